@@ -1,0 +1,40 @@
+# `make demo` and `make test` do everything on a fresh machine with Python 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := runs/demo
+# A thin network at a small size, from random weights: minutes on a laptop, no download. It shows the
+# commands; its scores mean nothing. With ImageNet weights at hand leave out --width and --backbone_weights.
+TOY := --dataset synthetic --rows 120 --cols 160 --loss kld --optimizer adam --epochs 6 \
+	--weights_dir $(DEMO)/weights --width 0.25 --backbone_weights none --overwrite
+
+.PHONY: demo test test-all lint clean
+
+.venv/installed: requirements.txt requirements-dev.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/python main.py train $(TOY) --freeze_backbone True --output $(DEMO)/frozen
+	$(BIN)/python main.py train $(TOY) --freeze_backbone False --output $(DEMO)/finetuned
+	$(BIN)/python examples/write_pictures.py $(DEMO)/pictures
+	$(BIN)/python main.py test $(DEMO)/pictures --overlay --weights_dir $(DEMO)/weights \
+		--output $(DEMO)/predictions
+	for run in scratch-frozen scratch; do $(BIN)/python main.py evaluate --dataset synthetic \
+		--weights $(DEMO)/weights/mlnet-$$run.weights.h5 --output $(DEMO)/evaluation/$$run; done
+	@echo "Look at $(DEMO)/finetuned/examples.png, $(DEMO)/finetuned/curves.png and $(DEMO)/predictions/."
+
+test: .venv/installed lint
+	$(BIN)/python -m pytest
+
+test-all: .venv/installed lint
+	$(BIN)/python -m pytest -m ""
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf .venv runs/demo

@@ -1,0 +1,133 @@
+"""VGG16: its features for a saliency head, and where its ImageNet weights come from.
+
+Its input is BGR minus the ImageNet mean, not divided (see `utilities.preprocess`).
+"""
+
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+from keras import layers
+
+from errors import UserError
+
+FILE_NAME = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+DOWNLOAD = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg16/{FILE_NAME}"
+DOWNLOAD_MD5 = "6d6bbae143d832006294945121d1f1fc"  # as keras.applications checks it
+# convolutions in each block, and their channels (Simonyan and Zisserman 2015, table 1, column D)
+BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+CONVOLUTIONS = [
+    f"block{b}_conv{c}" for b, (count, _) in enumerate(BLOCKS, 1) for c in range(1, count + 1)
+]
+
+
+def vgg16(inputs, width: float = 1.0, trainable: bool = True) -> dict:
+    """Return the taps of VGG16 at one eighth: `block3_pool`, `block4_pool` and `block5_conv3`.
+
+    The last pooling is left out and the fourth has stride 1, so that blocks 4 and 5 both end at an
+    eighth of the input (Cornia et al., ICPR 2016). Layer names are VGG16's own.
+
+    Args:
+        inputs: Keras tensor [b, rows, cols, 3], BGR minus the ImageNet mean.
+        width: share of each layer's channels; 1 is VGG16.
+        trainable: whether the convolutions learn.
+
+    Returns:
+        Keras tensors [b, rows/8, cols/8, channels] by layer name.
+    """
+    x, taps = inputs, {}
+    for block, (count, channels) in enumerate(BLOCKS, 1):
+        for conv in range(1, count + 1):
+            x = layers.Conv2D(
+                max(1, round(channels * width)),
+                3,
+                padding="same",
+                activation="relu",
+                # He et al. 2015: a random start of 13 ReLU layers neither fades nor explodes
+                kernel_initializer="he_normal",
+                trainable=trainable,
+                name=f"block{block}_conv{conv}",
+            )(x)
+        if block == 5:
+            taps[f"block5_conv{count}"] = x  # (b, h/8, w/8, 512)
+            break
+        # stride 1 in the fourth keeps block 5 at one eighth
+        x = layers.MaxPooling2D(
+            2, strides=1 if block == 4 else 2, padding="same", name=f"block{block}_pool"
+        )(x)
+        if block >= 3:
+            taps[f"block{block}_pool"] = x  # (b, h/8, w/8, 256), then 512
+    return taps
+
+
+def find_weights(choice: str | None, weights_dir: Path = Path("weights")) -> Path | None:
+    """Return the file of VGG16's ImageNet weights, or None where a random start is asked for.
+
+    Args:
+        choice: a path, `none`, or None to look in `weights_dir`, then in Keras' cache, then to
+            download it.
+        weights_dir: the project's folder for weights.
+
+    Raises:
+        UserError: no file, and no network to get one.
+    """
+    if choice == "none":
+        return None
+    if choice is not None:
+        if not Path(choice).is_file():
+            raise UserError(f"--backbone_weights {choice}: no such file.")
+        return Path(choice)
+    if (weights_dir / FILE_NAME).is_file():
+        return weights_dir / FILE_NAME
+    try:
+        return Path(
+            keras.utils.get_file(FILE_NAME, DOWNLOAD, cache_subdir="models", file_hash=DOWNLOAD_MD5)
+        )
+    except Exception as error:  # get_file raises bare Exception for a failed download
+        raise UserError(
+            f"No ImageNet weights of VGG16: put {FILE_NAME} into {weights_dir}/ (the download from "
+            f"{DOWNLOAD} failed), name a copy with --backbone_weights PATH, or ask for a random "
+            "start with --backbone_weights none."
+        ) from error
+
+
+def load_weights(model: keras.Model, path: Path) -> None:
+    """Copy VGG16's ImageNet weights into the layers of a model that carry VGG16's names.
+
+    The file is HDF5 as `keras.applications` distributes it: a group a layer, whose attribute
+    `weight_names` names the kernel, then the bias. All shapes are checked before any is set.
+
+    Raises:
+        UserError: the file is not HDF5, lacks a layer, or a shape differs.
+    """
+    loaded = {}
+    try:
+        with h5py.File(path) as file:
+            for name in CONVOLUTIONS:
+                loaded[name] = _read_layer(file, name, path)
+    except OSError as error:
+        raise UserError(f"{path} is not an HDF5 file: truncated or of another type.") from error
+    for name, values in loaded.items():
+        expected = [tuple(w.shape) for w in model.get_layer(name).weights]
+        found = [v.shape for v in values]
+        if found != expected:
+            raise UserError(
+                f"{path}: layer {name} has weights of shape {found}, the network expects "
+                f"{expected}. Is it VGG16's file, and is --width 1?"
+            )
+    for name, values in loaded.items():
+        model.get_layer(name).set_weights(values)
+
+
+def _read_layer(file: h5py.File, name: str, path: Path) -> list[np.ndarray]:
+    """Return kernel and bias of one layer."""
+    group = file.get(name)
+    names = group.attrs.get("weight_names", []) if isinstance(group, h5py.Group) else []
+    texts = [n.decode() if isinstance(n, bytes) else str(n) for n in names]
+    if len(texts) != 2 or not all(isinstance(group.get(t), h5py.Dataset) for t in texts):
+        raise UserError(
+            f"{path} is not VGG16's weights file: layer {name} with its kernel and bias is "
+            f"expected, found {', '.join(list(file)[:4]) or 'nothing'} ..."
+        )
+    return [np.asarray(group[t]) for t in texts]

@@ -1,0 +1,115 @@
+"""The state of a run on disk: its settings, its history, its best and its last weights.
+
+Each file is saved whole or not at all. The best weights go to the run folder and to `weights/`.
+"""
+
+import csv
+import io
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import config as settings
+import weight_files
+from config import Config
+from errors import UserError
+from files import make_folder, write_text
+
+VERSION = "0.1.0"
+
+
+class RunFolder:
+    """The files of one training run.
+
+    Args:
+        config: the run's settings; the folder is `config.run_folder`.
+
+    Raises:
+        UserError: the run folder or the weights folder cannot be written.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.folder = make_folder(config.run_folder)
+        self.weights_dir = make_folder(config.weights_dir)
+        self.history: list[dict[str, float]] = []
+        if self.path("history.csv").exists() and not config.overwrite:
+            raise UserError(
+                f"{self.folder} holds an earlier run. Choose another folder with --output, or "
+                "replace that run with --overwrite."
+            )
+        settings.save(config, self.path("config.json"))
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file of this run."""
+        return self.folder / name
+
+    @property
+    def best_epoch(self) -> dict[str, float]:
+        """The history's row of the lowest validation loss."""
+        return min(self.history, key=lambda row: row["val_loss"])
+
+    def record(self, model: keras.Model, row: dict[str, float]) -> bool:
+        """Add an epoch to the history and save the weights; return whether it is the best so far.
+
+        Args:
+            model: the network after this epoch.
+            row: `epoch`, `loss`, `val_loss` and the metrics.
+        """
+        self.history.append(row)
+        write_text(self.path("history.csv"), as_csv(self.history))
+        card = self.card(row)
+        weight_files.save(model, self.path("last.weights.h5"), card)
+        best = self.best_epoch is row
+        if best:
+            weight_files.save(model, self.path("best.weights.h5"), card)
+            weight_files.save(model, self.weights_dir / f"{self.config.name}.weights.h5", card)
+        return best
+
+    def card(self, row: dict[str, float]) -> dict[str, Any]:
+        """Return what the weights of an epoch are: for people, and for `load_model`."""
+        return {
+            "model": self.config.model,
+            "strategy": self.config.strategy,
+            "input_shape": list(self.config.input_shape),
+            "dataset": self.config.dataset,
+            "metrics": row,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+            "config": settings.to_json(self.config),
+        }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    return {
+        "program": VERSION,
+        "python": platform.python_version(),
+        "keras": keras.__version__,
+        "backend": f"{keras.backend.backend()} {_backend_version()}",
+        "numpy": np.__version__,
+    }
+
+
+def _backend_version() -> str:
+    """Return the version of TensorFlow, JAX or PyTorch, whichever Keras runs on."""
+    import importlib.metadata
+
+    return importlib.metadata.version(keras.backend.backend())
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    r"""Return rows of equal keys as CSV text with a header.
+
+    >>> as_csv([{"epoch": 1, "loss": 0.5}])
+    'epoch,loss\n1,0.5\n'
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

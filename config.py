@@ -1,0 +1,395 @@
+"""What can be set, its default, its meaning and its unit, and the published recipe of each system.
+
+The command line's flags are made from the dataclasses here, so each fact stands once. A run's
+settings are resolved in this order, later ones winning: the recipe of the system, `--config FILE`,
+the flags.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import re
+import sys
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from errors import UserError, did_you_mean
+from files import read_json, write_json
+
+HERE = Path(__file__).resolve().parent
+MODELS = ("mlnet",)
+DATASETS = tuple(sorted(p.stem for p in (HERE / "datasets").glob("[!_]*.py")))
+OPTIMIZERS = ("sgd", "adam", "adamw")
+LOSSES = ("mlnet", "kld", "cc", "nss", "mse", "bce")
+COLORMAPS = ("jet", "turbo", "viridis", "inferno", "hot", "parula", "magma", "plasma")
+SPLITS = ("train", "val", "test")
+TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    unit: str = "",
+    choices: tuple = (),
+    least: float | None = None,
+    flag: str = "",
+    group: str = "",
+) -> Any:
+    """Declare a field: its default, the help of its flag, its unit, what it may be.
+
+    The flag is named like the field unless `flag` says otherwise. `group` heads this field and
+    those after it in the command's help.
+    """
+    meta = {
+        "help": help,
+        "unit": unit,
+        "choices": choices,
+        "least": least,
+        "flag": flag,
+        "group": group,
+    }
+    return dataclasses.field(default=default, metadata=meta)
+
+
+class Checked:
+    """The checks that every settings dataclass makes of its own fields."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            check_value(field, getattr(self, field.name))
+
+
+@dataclass(frozen=True)
+class Config(Checked):
+    """One training run. The defaults below are ML-Net's recipe (see RECIPES)."""
+
+    model: str = option("mlnet", "system to train", choices=MODELS, group="network")
+    freeze_backbone: bool = option(
+        True, "True trains only the head on frozen ImageNet features, False fine-tunes all weights"
+    )
+    backbone_weights: str | None = option(
+        None,
+        "ImageNet weights of the backbone: a file, or 'none' for a random start (the no-transfer "
+        "control); otherwise weights/, Keras' cache or its download are used",
+    )
+    rows: int = option(480, "height of the network's input", unit="pixels", least=8)
+    cols: int = option(640, "width of the network's input", unit="pixels", least=8)
+    width: float = option(
+        1.0,
+        "share of the channels of every hidden layer; below 1 is a toy for tests and demos, "
+        "which no ImageNet weights fit",
+        least=0.001,
+    )
+    dropout: float = option(0.5, "share of the features dropped before the head", least=0)
+    dataset: str = option("osie", "data set", choices=DATASETS, group="data")
+    data: Path | None = option(None, "folder of the data set")
+    split_seed: int = option(0, "seed of the split where the data set brings none", least=0)
+    sigma_pixels: float | None = option(
+        None,
+        "Gaussian that turns fixations into a density map; default: the data set's own",
+        unit="pixels of the original picture",
+        least=0.1,
+    )
+    flip: bool = option(False, "mirror half of the training pictures, their maps and fixations")
+    workers: int = option(2, "threads that read pictures", least=1)
+    loss: str = option(
+        "mlnet",
+        "one of " + ", ".join(LOSSES) + ", or a weighted sum such as kld+0.5*nss",
+        group="training",
+    )
+    optimizer: str = option("sgd", "optimiser", choices=OPTIMIZERS)
+    learning_rate: float = option(1e-3, "step size at the start", least=0)
+    momentum: float = option(0.9, "momentum of sgd", least=0)
+    nesterov: bool = option(True, "Nesterov's form of momentum, for sgd")
+    decay: float = option(
+        5e-4, "the step size after t steps is learning_rate / (1 + decay * t)", least=0
+    )
+    batch_size: int = option(10, "pictures a step", unit="pictures", least=1)
+    epochs: int = option(20, "passes over the training pictures at the most", least=1)
+    patience: int = option(
+        5, "stop after so many epochs without a lower validation loss", unit="epochs", least=1
+    )
+    seed: int = option(0, "seed of weights, order, dropout and flips", least=0)
+    output: Path | None = option(
+        None, "run folder; default: runs/MODEL-frozen or runs/MODEL-finetuned", group="output"
+    )
+    overwrite: bool = option(False, "replace an earlier run in the run folder")
+    weights_dir: Path = option(Path("weights"), "folder that the best weights are copied to")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_loss(self.loss)
+        for flag, size in (("rows", self.rows), ("cols", self.cols)):
+            if size % 8:
+                raise UserError(
+                    f"--{flag} {size} does not divide by 8, as ML-Net's output is an eighth of "
+                    f"its input. Try {max(8, round(size / 8) * 8)}."
+                )
+        if self.dropout >= 1:
+            raise UserError(f"--dropout {self.dropout} drops everything. Choose less than 1.")
+
+    @property
+    def strategy(self) -> str:
+        """The name of the transfer strategy: frozen, finetuned or scratch."""
+        if self.backbone_weights == "none":
+            return "scratch-frozen" if self.freeze_backbone else "scratch"
+        return "frozen" if self.freeze_backbone else "finetuned"
+
+    @property
+    def name(self) -> str:
+        """The run's name, such as mlnet-frozen: its files in weights/ and runs/ carry it."""
+        return f"{self.model}-{self.strategy}"
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder that the run writes into."""
+        return self.output or Path("runs") / self.name
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """Rows and columns of the network's input, pixels."""
+        return self.rows, self.cols
+
+
+# One recipe a system: what its authors published. Fields that a recipe does not name keep the
+# defaults above.
+RECIPES: dict[str, dict[str, Any]] = {
+    "mlnet": {  # Cornia et al., ICPR 2016, sections III and IV, and its published code
+        "rows": 480,
+        "cols": 640,
+        "batch_size": 10,
+        "loss": "mlnet",
+        "optimizer": "sgd",
+        "learning_rate": 1e-3,
+        "momentum": 0.9,
+        "nesterov": True,
+        "decay": 5e-4,  # Keras 1's argument of this name: a division at every step
+        "epochs": 20,
+        "patience": 5,
+    },
+}
+
+
+@dataclass(frozen=True)
+class PredictConfig(Checked):
+    """One pass of `test` over pictures."""
+
+    weights: Path | None = option(
+        None, "weights file (.weights.h5); default: the best of those in weights/", group="input"
+    )
+    weights_dir: Path = option(Path("weights"), "folder searched where no --weights is given")
+    recursive: bool = option(False, "search the folder's sub-folders too")
+    output: Path = option(Path("predictions"), "folder for the saliency maps", group="output")
+    overwrite: bool = option(False, "predict again where the output exists")
+    overlay: bool = option(False, "write the map as a heat-map over the picture, too")
+    float_maps: bool = option(False, "write the map as 32-bit .npy, too", flag="float")
+    colormap: str = option("jet", "colours of the overlay", choices=COLORMAPS)
+    smooth: float = option(
+        0.0, "Gaussian blur of the map", unit="pixels of the original picture", least=0
+    )
+    threshold: float = option(0.0, "values below become 0; the maximum of a map is 1", least=0)
+    batch_size: int = option(1, "pictures a step", unit="pictures", least=1, group="speed")
+    workers: int = option(2, "threads that read and write pictures", least=1)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Checked):
+    """One scoring of a model on a split of a data set."""
+
+    weights: Path | None = option(
+        None, "weights file (.weights.h5); default: the best of those in weights/"
+    )
+    weights_dir: Path = option(Path("weights"), "folder searched where no --weights is given")
+    dataset: str = option("osie", "data set", choices=DATASETS)
+    data: Path | None = option(None, "folder of the data set")
+    split: str = option("test", "part of the data set", choices=SPLITS)
+    split_seed: int = option(0, "seed of the split where the data set brings none", least=0)
+    sigma_pixels: float | None = option(
+        None,
+        "Gaussian that turns fixations into a density map; default: the data set's own",
+        unit="pixels of the original picture",
+        least=0.1,
+    )
+    smooth: float = option(
+        0.0, "Gaussian blur of the map", unit="pixels of the original picture", least=0
+    )
+    batch_size: int = option(10, "pictures a step", unit="pictures", least=1)
+    workers: int = option(2, "threads that read pictures and score maps", least=1)
+    output: Path | None = option(None, "folder for metrics.json and per_image.csv")
+
+
+def parse_bool(text: str) -> bool:
+    """Return the truth value of a flag's text.
+
+    >>> parse_bool("False"), parse_bool("yes")
+    (False, True)
+    """
+    if not is_bool(text):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither True nor False")
+    return TRUTHS[text.lower()]
+
+
+def is_bool(text: str) -> bool:
+    """Return whether a flag's text is a truth value."""
+    return text.lower() in TRUTHS
+
+
+def parse_loss(text: str) -> list[tuple[float, str]]:
+    """Return the (weight, name) terms of a loss such as `kld+0.5*nss`.
+
+    >>> parse_loss("kld+0.5*nss")
+    [(1.0, 'kld'), (0.5, 'nss')]
+
+    Raises:
+        UserError: a name is unknown or a weight is not a positive number.
+    """
+    terms = []
+    for part in text.replace(" ", "").split("+"):
+        match = re.fullmatch(r"(?:(\d*\.?\d+)\*)?([a-z]\w*)", part)
+        if not match or float(match[1] or 1) == 0:
+            raise UserError(f"--loss {text}: '{part}' is not NAME or WEIGHT*NAME, as in 0.5*nss.")
+        if match[2] not in LOSSES:
+            raise UserError(
+                f"--loss {text}: unknown '{match[2]}'. {did_you_mean(match[2], LOSSES)}"
+            )
+        terms.append((float(match[1] or 1), match[2]))
+    return terms
+
+
+def value_type(annotation: Any) -> type:
+    """Return the type of a field, without the None of an optional one."""
+    if isinstance(annotation, types.UnionType):
+        return next(t for t in typing.get_args(annotation) if t is not type(None))
+    return annotation
+
+
+def check_value(field: dataclasses.Field, value: Any) -> None:
+    """Raise UserError where a field's value is outside its choices or its range."""
+    choices, least = field.metadata["choices"], field.metadata["least"]
+    if choices and value not in choices:
+        raise UserError(
+            f"Unknown {field.name} '{value}'. {did_you_mean(str(value), map(str, choices))}"
+        )
+    if least is not None and value is not None and not value >= least:
+        raise UserError(f"--{field.name} {value} is too small: at least {least} is needed.")
+
+
+def add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
+    """Add a flag for every field of a settings dataclass.
+
+    Flags that are not given stay out of the parsed namespace, so that a recipe's or a file's value
+    is told from a typed one.
+    """
+    defaults, target = settings(), parser
+    for field in dataclasses.fields(settings):
+        kind = value_type(field.type)
+        unit, default = field.metadata["unit"], getattr(defaults, field.name)
+        shown = "" if default is None else f" (default: {default})"
+        extra: dict[str, Any] = {"type": kind, "metavar": kind.__name__.upper()}
+        if kind is bool:
+            extra = {"type": parse_bool, "metavar": "True|False"}
+        elif field.metadata["choices"]:
+            extra = {"choices": field.metadata["choices"], "metavar": field.name.upper()}
+            shown = f": {', '.join(field.metadata['choices'])}{shown}"
+        if field.metadata["group"]:
+            target = parser.add_argument_group(field.metadata["group"])
+        target.add_argument(
+            f"--{field.metadata['flag'] or field.name}",
+            dest=field.name,
+            default=argparse.SUPPRESS,
+            help=(field.metadata["help"] + (f" [{unit}]" if unit else "") + shown).replace(
+                "%", "%%"
+            ),
+            **extra,
+        )
+
+
+def resolve(flags: dict[str, Any], file: Path | None = None) -> Config:
+    """Return a run's settings: the recipe of its system, then the file, then the flags.
+
+    Raises:
+        UserError: the file holds an unknown or ill-typed field, or a value is out of range.
+    """
+    from_file = read_settings(file) if file else {}
+    model = flags.get("model", from_file.get("model", Config.model))
+    return Config(**{**RECIPES.get(model, {}), **from_file, **flags})
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """Return the fields of a config file that `save` wrote."""
+    values = read_json(file)
+    if not isinstance(values, dict):
+        raise UserError(f"{file} holds no settings: a JSON object of fields is expected.")
+    return from_json(values, where=str(file))
+
+
+def from_json(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return JSON values as a config's field values, each checked for its type."""
+    fields = {field.name: field for field in dataclasses.fields(Config)}
+    result = {}
+    for name, value in values.items():
+        if name not in fields:
+            raise UserError(f"{where}: unknown field '{name}'. {did_you_mean(name, fields)}")
+        kind = value_type(fields[name].type)
+        optional = isinstance(fields[name].type, types.UnionType)
+        if value is None and optional:
+            result[name] = None
+            continue
+        wanted = {Path: str, float: (int, float)}.get(kind, kind)
+        if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+            raise UserError(f"{where}: field '{name}' is {value!r}, {kind.__name__} is expected.")
+        result[name] = kind(value)
+    return result
+
+
+def to_json(settings: Any) -> dict[str, Any]:
+    """Return the fields of a settings dataclass as JSON values."""
+    values = dataclasses.asdict(settings)
+    return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
+
+
+def save(settings: Config, file: Path) -> None:
+    """Write a run's resolved settings; `--config FILE` reads them back."""
+    write_json(file, to_json(settings))
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that takes --a-b for --a_b and offers the nearest to a mistyped word."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # an abbreviation that works today is ambiguous once a flag is added
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the words, with - and _ alike inside a flag's name."""
+        words = list(sys.argv[1:] if args is None else args)
+        truths = {f for a in self._actions if a.type is parse_bool for f in a.option_strings}
+        positional = any(not action.option_strings for action in self._actions)
+        for i, word in enumerate(words):
+            if word.startswith("--") and len(word) > 2:
+                name, equals, rest = word[2:].partition("=")
+                words[i] = f"--{name.replace('-', '_')}{equals}{rest}"
+            value = words[i + 1] if i + 1 < len(words) else "--"
+            if words[i] in truths and (
+                value.startswith("--") or (positional and not is_bool(value))
+            ):
+                words[i] += "=True"  # so that `test --overlay images/` reads as it looks
+        namespace, unknown = super().parse_known_args(words, namespace)
+        if unknown:
+            # here rather than in the caller: only this parser knows the nearest flag
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return namespace, unknown
+
+    def error(self, message: str) -> typing.NoReturn:
+        """Print one line and leave with exit code 2."""
+        typed = re.search(r"(?:unrecognized arguments: |invalid choice: '?)([^\s']+)", message)
+        if typed:
+            known = [flag for action in self._actions for flag in action.option_strings]
+            known += [str(c) for action in self._actions for c in action.choices or ()]
+            near = difflib.get_close_matches(typed[1], known, n=1)
+            message += f". Did you mean '{near[0]}'?" if near else ""
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")

@@ -1,0 +1,69 @@
+"""EltWiseProduct, ML-Net's learned prior: where people look whatever the picture."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from utilities import linear_sampling, pixel_centres
+
+
+@keras.saving.register_keras_serializable(package="saliency")
+class EltWiseProduct(keras.layers.Layer):
+    """Multiply a map by a coarse learned prior, up-sampled bilinearly: x * upsample(1 + W).
+
+    W starts at zero, so a new layer is the identity. Without the 1 its output and its gradient
+    would be exactly zero, for ever. The up-sampling is two matrix products, which Keras' three
+    backends agree on, and is done in float32 under mixed precision too.
+
+    Args:
+        cell: rows and columns of the map that one weight covers, pixels of the map. A map that does
+            not divide by it has one cell fewer; one smaller than a cell has one weight.
+
+    Input: [b, rows, cols, channels], rows and cols known. Output: the same shape.
+
+    Raises:
+        ValueError: the input's rows or columns are not known.
+
+    Source: Cornia et al., ICPR 2016, section III-C; its code divides by 10.
+
+    >>> EltWiseProduct()(np.ones((1, 60, 80, 1))).shape
+    TensorShape([1, 60, 80, 1])
+    """
+
+    def __init__(self, cell: int = 10, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.cell = cell
+
+    def build(self, input_shape) -> None:
+        if len(input_shape) != 4 or None in input_shape[1:3]:
+            raise ValueError(
+                "EltWiseProduct expected an input [batch, rows, cols, channels] of known rows and "
+                f"columns, received {tuple(input_shape)}."
+            )
+        shape = tuple(max(1, length // self.cell) for length in input_shape[1:3])
+        self.prior = self.add_weight(
+            name="prior",
+            shape=shape,
+            initializer="zeros",
+            # the factor is the paper's: one over the number of weights
+            regularizer=keras.regularizers.L2(1 / (shape[0] * shape[1])),
+            autocast=False,
+        )
+        self.row_sampling, self.col_sampling = (
+            linear_sampling(pixel_centres(length, cells), cells)
+            for length, cells in zip(input_shape[1:3], shape, strict=True)
+        )
+        super().build(input_shape)
+
+    def call(self, inputs):
+        gain = ops.matmul(
+            ops.matmul(ops.convert_to_tensor(self.row_sampling), 1 + self.prior),
+            ops.convert_to_tensor(np.ascontiguousarray(self.col_sampling.T)),
+        )  # (rows, cols), float32
+        return ops.cast(ops.cast(inputs, "float32") * gain[None, :, :, None], self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "cell": self.cell}

@@ -1,0 +1,25 @@
+"""The one error that is the user's to fix. Anything else that is raised is a defect of ours."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input, told in one line: what is wrong, where, and what to do about it.
+
+    `main.py` prints the message and leaves with exit code 2. A library caller catches it like
+    any exception.
+    """
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Return a sentence that offers the nearest choice to a mistyped name.
+
+    >>> did_you_mean("mlnett", ["mlnet", "salnet-deep"])
+    "Did you mean 'mlnet'?"
+    >>> did_you_mean("xyz", ["mlnet", "salnet-deep"])
+    'Choose from mlnet, salnet-deep.'
+    """
+    choices = list(choices)
+    near = difflib.get_close_matches(name, choices, n=1)
+    return f"Did you mean '{near[0]}'?" if near else f"Choose from {', '.join(choices)}."

@@ -1,0 +1,83 @@
+"""Points to maps and back: density maps, fixation maps, counts on a grid, the centre bias.
+
+Fixations are float32 [n, 2] in (x, y), 0-based pixel-centre coordinates of the original picture.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+Array = NDArray[np.floating]
+
+
+def pixels(fixations: NDArray, shape: tuple[int, int]) -> NDArray[np.intp]:
+    """Return the (row, column) of each fixation's pixel; those outside the picture are left out.
+
+    Args:
+        fixations: [n, 2], (x, y), pixels.
+        shape: rows and columns of the picture.
+
+    Returns:
+        Integers [m, 2], m at most n. Two fixations at one pixel give two rows.
+
+    >>> pixels(np.array([[2.4, 0.0], [9.0, 0.0]]), (4, 8)).tolist()
+    [[0, 2]]
+    """
+    # a pixel reaches half a pixel to each side of its centre
+    cells = np.floor(np.asarray(within(fixations, shape), np.float64)[:, ::-1] + 0.5)
+    return cells.astype(np.intp)
+
+
+def within(fixations: NDArray, shape: tuple[int, int]) -> NDArray:
+    """Return the fixations that fall on a pixel of the picture, in their order."""
+    edges = np.array([shape[1], shape[0]]) - 0.5
+    return fixations[((fixations >= -0.5) & (fixations < edges)).all(axis=1)]
+
+
+def count_map(fixations: NDArray, shape: tuple[int, int]) -> Array:
+    """Return how many fixations fall into each pixel, [rows, columns]."""
+    counts = np.zeros(shape, np.float32)
+    cells = pixels(fixations, shape)
+    np.add.at(counts, (cells[:, 0], cells[:, 1]), 1)
+    return counts
+
+
+def density_map(fixations: NDArray, shape: tuple[int, int], sigma_pixels: float) -> Array:
+    """Return the fixations blurred by a Gaussian, [rows, columns], scaled to a maximum of 1.
+
+    A picture without fixations gives zeros. Outside the picture there is nothing, so density near
+    the border is not mirrored back into it.
+
+    Args:
+        fixations: [n, 2], (x, y), pixels.
+        shape: rows and columns of the picture.
+        sigma_pixels: standard deviation of the Gaussian, pixels.
+
+    >>> density_map(np.array([[3.0, 2.0]]), (5, 8), 1.0).argmax() == 2 * 8 + 3
+    np.True_
+    """
+    density = gaussian_filter(count_map(fixations, shape), sigma_pixels, mode="constant")
+    peak = density.max()
+    return density / peak if peak > 0 else density
+
+
+def centre_bias(
+    pictures: Iterable[tuple[NDArray, tuple[int, int]]], shape: tuple[int, int], sigma: float
+) -> Array:
+    """Return where people look whatever the picture: all fixations, scaled to one shape, blurred.
+
+    Args:
+        pictures: (fixations, shape of their picture) of each training picture.
+        shape: rows and columns of the map.
+        sigma: standard deviation of the Gaussian, pixels of the map.
+
+    Source: the baseline that Tatler (Journal of Vision, 2007) asks every model to beat.
+    """
+    scaled = [
+        # pixel centres, not corners, are what a scale keeps in place: hence the halves
+        (points + 0.5) * (shape[1] / columns, shape[0] / rows) - 0.5
+        for points, (rows, columns) in pictures
+    ]
+    return density_map(np.concatenate(scaled or [np.zeros((0, 2))]), shape, sigma)

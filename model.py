@@ -1,0 +1,125 @@
+"""ML-Net: the network, its loss, and what a notebook needs to load and run a trained model.
+
+Cornia, Baraldi, Serra and Cucchiara, "A deep multi-level network for saliency prediction",
+ICPR 2016 (arXiv 1609.01064).
+"""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers, ops
+from numpy.typing import NDArray
+
+import architectures
+import weight_files
+from backbone import vgg16
+from config import Config
+from eltwise_product import EltWiseProduct
+from losses import split_truth
+from utilities import postprocess, preprocess, read_image
+
+EPSILON = 1e-7  # guards the division by a map's maximum
+
+
+@keras.saving.register_keras_serializable(package="saliency")
+class PositiveGlorotNormal(keras.initializers.GlorotNormal):
+    """Glorot normal without the signs.
+
+    It serves the 1x1 convolution before the last ReLU. With signs, some seeds give an all-zero map,
+    through which no gradient ever comes; without, the map is positive wherever a feature is.
+    """
+
+    def __call__(self, shape, dtype=None, **kwargs):
+        return ops.abs(super().__call__(shape, dtype=dtype, **kwargs))
+
+
+def build(config: Config) -> keras.Model:
+    """Return ML-Net with random weights.
+
+    Input [b, rows, cols, 3], BGR minus the ImageNet mean; output [b, rows/8, cols/8, 1], 0 or more,
+    of no fixed scale. 15,452,145 weights at 480 x 640.
+
+    Args:
+        config: reads rows, cols, width, dropout, freeze_backbone and seed.
+
+    >>> build(Config(rows=48, cols=64, width=0.1)).output_shape
+    (None, 6, 8, 1)
+    """
+    initial = keras.initializers.GlorotNormal(config.seed)
+    inputs = keras.Input((config.rows, config.cols, 3), name="image")
+    taps = vgg16(inputs, config.width, trainable=not config.freeze_backbone)
+    x = layers.Concatenate(name="features")(list(taps.values()))  # (b, h/8, w/8, 1280)
+    x = layers.Dropout(config.dropout, seed=config.seed, name="dropout")(x)
+    x = layers.Conv2D(
+        max(1, round(64 * config.width)),
+        3,
+        padding="same",
+        activation="relu",
+        kernel_initializer=initial,
+        name="head_conv1",
+    )(x)  # (b, h/8, w/8, 64)
+    x = layers.Conv2D(
+        1,
+        1,
+        activation="relu",
+        kernel_initializer=PositiveGlorotNormal(config.seed),
+        name="head_conv2",
+    )(x)  # (b, h/8, w/8, 1)
+    x = EltWiseProduct(name="prior")(x)
+    # float32 whatever the precision policy: the loss divides by the map's maximum
+    x = layers.Activation("relu", dtype="float32", name="saliency")(x)
+    return keras.Model(inputs, x, name="mlnet")
+
+
+def to_unit_range(y_pred):
+    """Return each map over its own maximum, which is guarded against zero."""
+    y_pred = ops.cast(y_pred, "float32")
+    # the maximum is asked of each map, never of the batch
+    peak = ops.max(y_pred, axis=(1, 2, 3), keepdims=True)
+    return y_pred / ops.maximum(peak, EPSILON)
+
+
+def loss(y_true, y_pred):
+    """Return the mean of (prediction / its own maximum - y)^2 / (1.1 - y), one value a picture.
+
+    Args:
+        y_true: [b, rows, cols, 2]; the first channel is the density map with maximum 1.
+        y_pred: [b, rows, cols, 1], 0 or more.
+
+    Source: Cornia et al., equation 3, with alpha = 1.1: salient pixels weigh more.
+
+    >>> float(loss(np.zeros((1, 2, 2, 2)), np.ones((1, 2, 2, 1)))[0]) == float(np.float32(1 / 1.1))
+    True
+    """
+    y = split_truth(y_true)[0]
+    difference = to_unit_range(y_pred)[..., 0] - y
+    return ops.mean(ops.square(difference) / (1.1 - y), axis=(1, 2))
+
+
+def load_model(weights: str | Path) -> keras.Model:
+    """Return a trained model, ready to predict.
+
+    Args:
+        weights: a `.weights.h5` file that `train` wrote.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another model.
+    """
+    path = Path(weights)
+    config = weight_files.config_of(weight_files.read_card(path), path)
+    model = architectures.get(config.model).build(config)
+    weight_files.load(model, path)
+    return model
+
+
+def predict(model: keras.Model, image: str | Path | NDArray[np.uint8]) -> NDArray[np.floating]:
+    """Return the saliency map of one picture, float32 [rows, columns], 0 to 1.
+
+    Args:
+        model: from `load_model`.
+        image: a file, or a BGR uint8 array [rows, columns, 3] as OpenCV reads it.
+    """
+    pixels = image if isinstance(image, np.ndarray) else read_image(Path(image))
+    x, box = preprocess(pixels, model.input_shape[1:3])
+    return postprocess(np.asarray(model.predict_on_batch(x[None]))[0], box)

@@ -1,0 +1,312 @@
+"""What `train` does, in order: data, network, weights, epochs, and after each the validation."""
+
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+import architectures
+import backbone
+import datasets
+import figures
+import losses
+from checkpoint import RunFolder
+from config import Config
+from errors import UserError
+from metrics import METRICS, score
+from utilities import SaliencyBatches, postprocess, sample_density, sample_image
+
+VALIDATED = ("cc", "nss", "auc_judd")
+GRID_PICTURES = 4
+
+
+def train(config: Config, say: Callable[[str], None] = print) -> RunFolder:
+    """Train a network as configured; return its run folder, with the history.
+
+    Args:
+        config: the run's settings.
+        say: gets each line of news.
+
+    Raises:
+        UserError: the data, the backbone's weights or the output folder are not usable.
+    """
+    make_deterministic(config.seed)
+    training, validation = (batches(config, split) for split in ("train", "val"))
+    check_loss_has_its_truth(config, training)
+    weights = backbone.find_weights(config.backbone_weights, config.weights_dir)
+    run = RunFolder(config)
+    model = compiled(config)
+    if weights:
+        backbone.load_weights(model, weights)
+    say(describe(config, model, training, validation, weights))
+    epochs = Epochs(config, run, training, validation, say)
+    try:
+        model.fit(
+            training,
+            epochs=config.epochs,
+            shuffle=False,  # the generator shuffles, by seed and epoch
+            verbose=0,
+            callbacks=[epochs],
+        )
+    except Exception:
+        # Keras wraps what a reading thread raised; the user is owed the line that it had
+        failure = training.failure or validation.failure
+        if failure:
+            raise failure from None
+        raise
+    finally:
+        epochs.close()
+    best = run.best_epoch
+    say(
+        f"Best: epoch {best['epoch']}, {scores_line(best)}. Weights: "
+        f"{run.path('best.weights.h5')}, and {config.weights_dir / config.name}.weights.h5"
+    )
+    return run
+
+
+def make_deterministic(seed: int) -> None:
+    """Seed Python, NumPy and the backend; ask TensorFlow for reproducible operations."""
+    keras.utils.set_random_seed(seed)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+
+
+def batches(config: Config, split: str) -> SaliencyBatches:
+    """Return the generator of a split; only training shuffles and flips."""
+    samples = datasets.load(config.dataset, config.data, split, config.split_seed)
+    return SaliencyBatches(
+        samples,
+        config.input_shape,
+        config.batch_size,
+        sigma_pixels=config.sigma_pixels,
+        shuffle=split == "train",
+        flip=config.flip and split == "train",
+        seed=config.seed,
+        workers=config.workers,
+    )
+
+
+def check_loss_has_its_truth(config: Config, training: SaliencyBatches) -> None:
+    """Refuse a loss from fixations where the data set has none."""
+    bare = [sample.name for sample in training.samples if sample.fixations is None]
+    if bare and "nss" in config.loss:
+        raise UserError(
+            f"--loss {config.loss} needs fixations, but {len(bare)} pictures of {config.dataset} "
+            f"have only maps; first: {bare[0]}. Choose a loss without nss, such as kld."
+        )
+
+
+def compiled(config: Config) -> keras.Model:
+    """Return the configured network with its optimiser and loss."""
+    system = architectures.get(config.model)
+    model = system.build(config)
+    model.compile(
+        optimizer=optimizer(config),
+        loss=loss_function(config),
+        metrics=[losses.zero_maps],
+        jit_compile=False,  # XLA's convolutions are slower than oneDNN's on a CPU
+    )
+    return model
+
+
+def loss_function(config: Config) -> Callable:
+    """Return the configured loss, with the system's own among the names."""
+    system = architectures.get(config.model)
+    return losses.combine(config.loss, {config.model: system.loss}, system.to_unit_range)
+
+
+def optimizer(config: Config) -> keras.optimizers.Optimizer:
+    """Return the configured optimiser with its step size lr / (1 + decay * t)."""
+    rate = keras.optimizers.schedules.InverseTimeDecay(
+        config.learning_rate, decay_steps=1, decay_rate=config.decay
+    )
+    if config.optimizer == "sgd":
+        return keras.optimizers.SGD(rate, momentum=config.momentum, nesterov=config.nesterov)
+    return {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}[config.optimizer](rate)
+
+
+def describe(
+    config: Config,
+    model: keras.Model,
+    training: SaliencyBatches,
+    validation: SaliencyBatches,
+    weights: Path | None,
+) -> str:
+    """Return a few lines that say what is about to be trained, on what."""
+    trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    return (
+        f"{config.model} ({config.strategy}) at {config.rows}x{config.cols}: {trainable:,} of "
+        f"{model.count_params():,} weights learn; backbone from {weights or 'a random start'}\n"
+        f"{config.dataset}: {len(training.samples)} training and {len(validation.samples)} "
+        f"validation pictures; loss {config.loss}, {config.optimizer}, "
+        f"learning rate {config.learning_rate:g}, batch {config.batch_size}\n"
+        f"writing to {config.run_folder}/"
+    )
+
+
+def scores_line(row: dict[str, float]) -> str:
+    """Return an epoch's validation results as text."""
+    scores = "  ".join(f"{METRICS[n].name} {row[f'val_{n}']:.3f}" for n in VALIDATED)
+    return f"validation loss {row['val_loss']:.4f}  {scores}"
+
+
+class Epochs(keras.callbacks.Callback):
+    """What happens around an epoch: the order, the progress bar, validation, files, stopping."""
+
+    def __init__(
+        self,
+        config: Config,
+        run: RunFolder,
+        training: SaliencyBatches,
+        validation: SaliencyBatches,
+        say: Callable[[str], None],
+    ) -> None:
+        super().__init__()
+        self.config, self.run, self.say = config, run, say
+        self.training, self.validation = training, validation
+        self.validator = Validator(config, validation)
+        self.events = EventLog(run.path("tensorboard"))
+        self.bar = tqdm(disable=True)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.training.epoch = epoch
+        self.started = time.monotonic()
+        self.bar = progress(len(self.training.samples), f"epoch {epoch + 1}/{self.config.epochs}")
+
+    def on_train_batch_end(self, batch, logs=None):
+        done = min((batch + 1) * self.config.batch_size, len(self.training.samples))
+        self.bar.set_postfix(loss=f"{(logs or {}).get('loss', 0):.4f}", refresh=False)
+        self.bar.update(done - self.bar.n)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.bar.close()
+        logs = logs or {}
+        seconds = time.monotonic() - self.started
+        row = {
+            "epoch": epoch + 1,
+            "loss": float(logs["loss"]),
+            "zero_maps": float(logs["zero_maps"]),
+            **self.validator.validate(self.model),
+            "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
+            "seconds": round(seconds, 2),
+        }
+        best = self.run.record(self.model, row)
+        self.events.write(row)
+        figures.curves(self.run.history, self.run.path("curves.png"), self.config.name)
+        figures.picture_grid(self.validator.grid, self.run.path("examples.png"))
+        self.say(
+            f"epoch {epoch + 1}: loss {row['loss']:.4f}  {scores_line(row)}  "
+            f"{len(self.training.samples) / seconds:.2f} images/s{'  (best)' if best else ''}"
+        )
+        self.warn_of_zero_maps()
+        if row["epoch"] - self.run.best_epoch["epoch"] >= self.config.patience:
+            self.say(f"No better validation loss for {self.config.patience} epochs: stopping.")
+            self.model.stop_training = True
+
+    def warn_of_zero_maps(self) -> None:
+        """Say so when more training maps are all zero than in the epoch before."""
+        shares = [0.0] + [row["zero_maps"] for row in self.run.history]
+        if shares[-1] > shares[-2]:
+            self.say(
+                f"warning: {shares[-1]:.1%} of the training maps were zero everywhere (before: "
+                f"{shares[-2]:.1%}); no gradient comes through them. Try a lower --learning_rate, "
+                "or --optimizer adam."
+            )
+
+    def close(self) -> None:
+        """End the bar and the event file."""
+        self.bar.close()
+        self.events.close()
+
+
+def progress(total: int, label: str) -> tqdm:
+    """Return a progress bar in pictures; none where standard error is not a terminal."""
+    return tqdm(
+        total=total,
+        desc=label,
+        unit="images",
+        leave=False,
+        disable=not sys.stderr.isatty(),
+        bar_format="{desc} {percentage:3.0f}% |{bar}| {n}/{total} "
+        "{rate_fmt} ETA {remaining}{postfix}",
+    )
+
+
+class Validator:
+    """Scores the network on the validation pictures, at their original size."""
+
+    def __init__(self, config: Config, batches: SaliencyBatches) -> None:
+        self.config, self.batches = config, batches
+        self.loss = loss_function(config)
+        self.grid: list = []
+
+    def validate(self, model: keras.Model) -> dict[str, float]:
+        """Return `val_loss` and the mean metrics; one prediction a picture serves them all."""
+        bar = progress(len(self.batches.samples), "validation")
+        rows: list[dict[str, float]] = []
+        losses_by_picture: list[float] = []
+        self.grid = []
+        with ThreadPoolExecutor(self.config.workers) as pool:
+            for index in range(len(self.batches)):
+                x, y = self.batches[index]
+                predicted = np.asarray(model.predict_on_batch(x))
+                losses_by_picture += keras.ops.convert_to_numpy(self.loss(y, predicted)).tolist()
+                first = len(rows)
+                rows += pool.map(self.score, range(first, first + len(x)), predicted)
+                for i in range(first, min(len(rows), GRID_PICTURES)):
+                    self.grid.append(self.grid_row(i, predicted[i - first], rows[i]))
+                bar.update(len(x))
+        bar.close()
+        # the regulariser is part of the training loss; with it the two curves are comparable
+        penalty = sum(float(keras.ops.convert_to_numpy(p)) for p in model.losses)
+        means = {f"val_{n}": float(np.nanmean([row[n] for row in rows])) for n in VALIDATED}
+        return {"val_loss": float(np.mean(losses_by_picture)) + penalty, **means}
+
+    def score(self, index: int, prediction: NDArray) -> dict[str, float]:
+        """Return the metrics of one picture, whose batch has been read."""
+        sample, box = self.batches.samples[index], self.batches.boxes[index]
+        density = sample_density(sample, box.image_shape, self.config.sigma_pixels)
+        return score(postprocess(prediction, box), density, sample.fixations, VALIDATED)
+
+    def grid_row(self, index: int, prediction: NDArray, scores: dict[str, float]) -> tuple:
+        """Return a line of the picture grid."""
+        sample, box = self.batches.samples[index], self.batches.boxes[index]
+        return (
+            sample.name,
+            sample_image(sample),
+            sample_density(sample, box.image_shape, self.config.sigma_pixels),
+            postprocess(prediction, box),
+            f"prediction: CC {scores['cc']:.2f}, NSS {scores['nss']:.2f}",
+        )
+
+
+class EventLog:
+    """TensorBoard events, written by TensorBoard's own writer whatever Keras' backend is."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self.writer = EventFileWriter(str(folder))
+
+    def write(self, row: dict[str, float]) -> None:
+        """Add an epoch's values."""
+        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore
+        from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
+
+        values = [Summary.Value(tag=k, simple_value=v) for k, v in row.items() if k != "epoch"]
+        self.writer.add_event(
+            Event(wall_time=time.time(), step=int(row["epoch"]), summary=Summary(value=values))
+        )
+        self.writer.flush()
+
+    def close(self) -> None:
+        """Flush and end the file."""
+        self.writer.close()

@@ -1,0 +1,391 @@
+"""Pictures and maps in and out, and the batch generators that feed the networks.
+
+Reading, `Letterbox` (the padding and its undoing), preprocessing, postprocessing, writing, then
+`SaliencyBatches`. No network is known here.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # a bad picture gets our one line, not theirs
+import cv2
+import keras
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from errors import UserError
+from files import atomic
+from fixations import count_map, density_map, within
+from sample import Sample
+
+# ImageNet means of the caffe networks, in BGR order; nothing is divided (VGG16 and ResNet-50)
+CAFFE_MEAN_BGR = np.array([103.939, 116.779, 123.68], np.float32)
+STRIDE = 8  # a map has an eighth of the input's rows and columns
+
+Array = NDArray[np.floating]
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Return a picture as BGR uint8 [rows, columns, 3].
+
+    Grey, 16-bit, CMYK and transparent pictures are converted (transparency is dropped), and a
+    picture that says by EXIF how to turn it is turned.
+
+    Raises:
+        UserError: the file is missing, empty, truncated or not a picture.
+    """
+    return _decode(path, cv2.IMREAD_COLOR)
+
+
+def read_map(path: Path) -> Array:
+    """Return a map, stored as a grey picture, as float32 [rows, columns], 0 to 1.
+
+    Raises:
+        UserError: the file is missing, empty, truncated or not a picture.
+    """
+    values = _decode(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+    return values.astype(np.float32) / np.iinfo(values.dtype).max
+
+
+def _decode(path: Path, flags: int) -> NDArray:
+    """Decode a picture file, or say in one line why not."""
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    if not data.size:
+        raise UserError(f"{path} is empty (0 bytes). Copy or download it again.")
+    try:
+        picture = cv2.imdecode(data, flags)
+    except cv2.error:
+        picture = None
+    if picture is None:
+        raise UserError(f"{path} is not a picture that can be read: truncated or of another type.")
+    return picture
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """How a picture is placed into the network's input: scaled to fit, centred, black around it.
+
+    The same box undoes the placing for the map that comes out, so there is one geometry.
+
+    >>> box = Letterbox.fit((600, 800), (480, 480))
+    >>> box.scaled_shape, box.top, box.left
+    ((360, 480), 60, 0)
+    """
+
+    image_shape: tuple[int, int]
+    input_shape: tuple[int, int]
+    scaled_shape: tuple[int, int]
+    top: int
+    left: int
+
+    @classmethod
+    def fit(cls, image_shape: tuple[int, int], input_shape: tuple[int, int]) -> "Letterbox":
+        """Return the box that fits a picture into an input, both (rows, columns)."""
+        scale = min(input_shape[0] / image_shape[0], input_shape[1] / image_shape[1])
+        # a 1 x 5000 picture still covers one row
+        rows, cols = (
+            min(size, max(1, round(length * scale)))
+            for length, size in zip(image_shape, input_shape, strict=True)
+        )
+        top, left = (input_shape[0] - rows) // 2, (input_shape[1] - cols) // 2
+        return cls(image_shape, input_shape, (rows, cols), top, left)
+
+    def place(self, image: NDArray) -> NDArray:
+        """Return a picture or map scaled and padded with zeros to the input's shape."""
+        rows, cols = self.scaled_shape
+        shrinks = rows < image.shape[0] or cols < image.shape[1]
+        # area averaging keeps fine texture from turning into noise when shrinking
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        placed = np.zeros(self.input_shape + image.shape[2:], image.dtype)
+        placed[self.top : self.top + rows, self.left : self.left + cols] = cv2.resize(
+            image, (cols, rows), interpolation=method
+        )
+        return placed
+
+    def place_points(self, fixations: NDArray) -> Array:
+        """Return fixations (x, y) of the picture as (x, y) of the input."""
+        scale = np.array(
+            [self.scaled_shape[1] / self.image_shape[1], self.scaled_shape[0] / self.image_shape[0]]
+        )
+        # pixel centres lie at whole numbers, so a scale acts on x + 0.5
+        return ((fixations + 0.5) * scale - 0.5 + (self.left, self.top)).astype(np.float32)
+
+    def undo(self, saliency_map: NDArray) -> Array:
+        """Return a map of the input, at any resolution, cropped and scaled to the picture's shape.
+
+        Bilinear; each of the picture's pixels reads the map where `place` put that pixel.
+        """
+        offsets = (self.top, self.left)
+        rows, cols = (
+            linear_sampling(
+                # where each of the picture's pixel centres lies in the input, then in the map
+                (pixel_centres(self.image_shape[i], self.scaled_shape[i]) + offsets[i])
+                * (cells / self.input_shape[i]),
+                cells,
+            )
+            for i, cells in enumerate(saliency_map.shape)
+        )
+        return rows @ saliency_map.astype(np.float32) @ cols.T
+
+
+def pixel_centres(count: int, length: float) -> NDArray[np.floating]:
+    """Return where the centres of `count` equal pixels lie that span 0 to `length`.
+
+    >>> pixel_centres(2, 8).tolist()
+    [2.0, 6.0]
+    """
+    return (np.arange(count) + 0.5) * (length / count)
+
+
+def linear_sampling(where: NDArray, cells: int) -> Array:
+    """Return the [len(where), cells] matrix that reads a row of cells by linear interpolation.
+
+    Args:
+        where: positions, in cells from the row's edge; the centre of cell i is at i + 0.5. Beyond
+            the outer centres the outer cell's value goes on.
+        cells: the number of cells.
+
+    >>> linear_sampling(np.array([0.0, 1.0]), 2).tolist()
+    [[1.0, 0.0], [0.5, 0.5]]
+    """
+    position = np.clip(where - 0.5, 0, cells - 1)
+    low = np.minimum(position.astype(int), max(cells - 2, 0))
+    share = (position - low).astype(np.float32)
+    matrix = np.zeros((len(where), cells), np.float32)
+    matrix[np.arange(len(where)), low] = 1 - share
+    matrix[np.arange(len(where)), np.minimum(low + 1, cells - 1)] += share
+    return matrix
+
+
+def preprocess(image: NDArray[np.uint8], input_shape: tuple[int, int]) -> tuple[Array, Letterbox]:
+    """Return a BGR picture as the network's input [rows, cols, 3] and the box that placed it."""
+    box = Letterbox.fit((image.shape[0], image.shape[1]), input_shape)
+    return box.place(image).astype(np.float32) - CAFFE_MEAN_BGR, box
+
+
+def postprocess(prediction: NDArray, box: Letterbox, smooth_pixels: float = 0.0) -> Array:
+    """Return a network's output [rows/8, cols/8] or [..., 1] as a saliency map of the picture.
+
+    Args:
+        prediction: the map of the padded input.
+        box: the box that placed the picture.
+        smooth_pixels: standard deviation of a Gaussian blur, pixels of the original picture.
+
+    Returns:
+        [rows, columns] of the original picture, 0 to 1, the maximum 1 (an all-zero map stays so).
+    """
+    saliency_map = box.undo(prediction.reshape(prediction.shape[0], prediction.shape[1]))
+    if smooth_pixels:
+        saliency_map = gaussian_filter(saliency_map, smooth_pixels)
+    saliency_map = np.maximum(saliency_map, 0)
+    peak = saliency_map.max()
+    return saliency_map / peak if peak > 0 else saliency_map
+
+
+def to_8_bit(saliency_map: NDArray) -> NDArray[np.uint8]:
+    """Return a map of 0 to 1 as whole numbers of 0 to 255."""
+    return np.round(np.clip(saliency_map, 0, 1) * 255).astype(np.uint8)
+
+
+def overlay(
+    image: NDArray[np.uint8], saliency_map: NDArray, colormap: str = "jet", opacity: float = 0.6
+) -> NDArray[np.uint8]:
+    """Return the map as a heat-map over its BGR picture: the more salient, the more opaque."""
+    colours = cv2.applyColorMap(
+        to_8_bit(saliency_map), getattr(cv2, f"COLORMAP_{colormap.upper()}")
+    )
+    # the picture shows through where nothing is salient
+    weight = opacity * np.sqrt(np.clip(saliency_map, 0, 1))[..., None]
+    return np.round(image * (1 - weight) + colours * weight).astype(np.uint8)
+
+
+def write_image(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write a picture, whole or not at all; the suffix says the format."""
+    with atomic(path) as temporary:
+        if not cv2.imwrite(str(temporary), image):
+            raise UserError(f"Cannot write {path}: the folder is gone, not writable, or full.")
+
+
+def write_array(path: Path, array: NDArray) -> None:
+    """Write an array as .npy, whole or not at all."""
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def sample_image(sample: Sample) -> NDArray[np.uint8]:
+    """Return the picture of a sample, BGR uint8 [rows, columns, 3]."""
+    return read_image(sample.image) if isinstance(sample.image, Path) else sample.image()
+
+
+def sample_density(sample: Sample, shape: tuple[int, int], sigma_pixels: float | None) -> Array:
+    """Return a sample's density map at the picture's shape, maximum 1.
+
+    The data set's own map where it has one and no other sigma is asked for, else the blurred
+    fixations.
+
+    Raises:
+        UserError: the map's shape is not the picture's.
+    """
+    if sample.map is not None and (sigma_pixels is None or sample.fixations is None):
+        density = read_map(sample.map)
+        if density.shape != shape:
+            raise UserError(
+                f"{sample.map} is {density.shape[1]} x {density.shape[0]} but its picture "
+                f"{sample.name} is {shape[1]} x {shape[0]}. They must be equal."
+            )
+        return density / max(float(density.max()), 1e-12)
+    if sample.fixations is None:
+        raise UserError(f"{sample.name} has neither a map nor fixations.")
+    return density_map(sample.fixations, shape, sigma_pixels or sample.sigma_pixels)
+
+
+class TargetCache:
+    """Network-sized truth of each picture on disk, so that blurring happens once, not each epoch.
+
+    Keys hold everything that the truth is made from, so nothing has to be invalidated. A folder
+    that cannot be written only costs the time.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def get(self, key: str, make: Callable[[], Array]) -> Array:
+        """Return the array stored under a key, or make and store it."""
+        if self.folder is None:
+            return make()
+        path = self.folder / key[:2] / f"{key}.npy"
+        try:
+            return np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            array = make()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_array(path, array)
+        except (OSError, UserError):
+            self.folder = None  # a read-only or full disk: go on without
+        return array
+
+
+def default_cache() -> TargetCache:
+    """Return the user's cache: $SALIENCY_CACHE, or a folder of the user's own cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return TargetCache(Path(os.environ.get("SALIENCY_CACHE") or Path(home) / "saliency-maps"))
+
+
+class SaliencyBatches(keras.utils.PyDataset):
+    """Batches of pictures and their truth, shuffled by seed and epoch.
+
+    A batch depends on (seed, epoch, its index) alone, so the order and the flips are the same
+    whatever the number of workers, and an epoch can be repeated. Set `epoch` before each one.
+
+    Args:
+        samples: what to read.
+        input_shape: rows and columns of the network's input, pixels.
+        batch_size: pictures a batch; the last one may be smaller, and none is left out.
+        sigma_pixels: Gaussian for the density maps; None for the data set's own.
+        shuffle: a new order each epoch, else the order of `samples`.
+        flip: mirror half of the pictures with their maps and fixations.
+        seed: of order and flips.
+        cache: where network-sized truth is kept; None for the user's cache.
+        workers: reading threads. Decoding releases Python's lock, so threads suffice.
+
+    A batch is (pictures float32 [b, rows, cols, 3], truth float32 [b, rows/8, cols/8, 2]). The
+    truth's first channel is the density map, scaled to a maximum of 1; the second counts fixations.
+
+    Raises:
+        UserError: a file cannot be read. `failure` keeps it, since Keras wraps what workers raise.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        input_shape: tuple[int, int],
+        batch_size: int,
+        *,
+        sigma_pixels: float | None = None,
+        shuffle: bool = False,
+        flip: bool = False,
+        seed: int = 0,
+        cache: TargetCache | None = None,
+        workers: int = 1,
+    ) -> None:
+        super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=4)
+        self.samples = list(samples)
+        self.input_shape = input_shape
+        self.batch_size = batch_size
+        self.sigma_pixels = sigma_pixels
+        self.shuffle = shuffle
+        self.flip = flip
+        self.seed = seed
+        self.epoch = 0
+        self.cache = cache or default_cache()
+        self.failure: UserError | None = None
+        self.boxes: dict[int, Letterbox] = {}  # by sample, once its picture has been read
+
+    def __len__(self) -> int:
+        return -(-len(self.samples) // self.batch_size)
+
+    def order(self) -> NDArray[np.intp]:
+        """Return the indices of the samples in this epoch's order."""
+        if not self.shuffle:
+            return np.arange(len(self.samples))
+        return np.random.default_rng((self.seed, self.epoch)).permutation(len(self.samples))
+
+    def __getitem__(self, index: int) -> tuple[Array, Array]:
+        chosen = self.order()[index * self.batch_size : (index + 1) * self.batch_size]
+        try:
+            pairs = [self._pair(int(i)) for i in chosen]
+        except UserError as error:
+            self.failure = error
+            raise
+        return np.stack([x for x, _ in pairs]), np.stack([y for _, y in pairs])
+
+    def _pair(self, index: int) -> tuple[Array, Array]:
+        """Return one picture and its truth, flipped together or not at all."""
+        image = sample_image(self.samples[index])
+        x, box = preprocess(image, self.input_shape)
+        self.boxes[index] = box
+        y = self.truth(index, box)
+        if self.flip and np.random.default_rng((self.seed, self.epoch, index)).random() < 0.5:
+            x, y = x[:, ::-1], y[:, ::-1]
+        return x, y
+
+    def truth(self, index: int, box: Letterbox) -> Array:
+        """Return the network-sized truth of a sample, [rows/8, cols/8, 2], unflipped."""
+        sample = self.samples[index]
+        return self.cache.get(
+            _truth_key(sample, box, self.sigma_pixels),
+            lambda: make_truth(sample, box, self.sigma_pixels),
+        )
+
+
+def make_truth(sample: Sample, box: Letterbox, sigma_pixels: float | None) -> Array:
+    """Return density and fixation counts on the network's output grid, [rows/8, cols/8, 2]."""
+    rows, cols = (length // STRIDE for length in box.input_shape)
+    placed = box.place(sample_density(sample, box.image_shape, sigma_pixels))
+    density = cv2.resize(placed, (cols, rows), interpolation=cv2.INTER_AREA)
+    density /= max(float(density.max()), 1e-12)
+    counts = np.zeros_like(density)
+    if sample.fixations is not None:
+        # the centre of input pixel 0 is 0.5 from the edge, that of a cell 4 pixels
+        points = box.place_points(within(sample.fixations, box.image_shape))
+        counts = count_map((points + 0.5) / STRIDE - 0.5, (rows, cols))
+    return np.stack([density, counts], axis=-1).astype(np.float32)
+
+
+def _truth_key(sample: Sample, box: Letterbox, sigma_pixels: float | None) -> str:
+    """Return a name for what `make_truth` returns, made from all that it depends on."""
+    digest = hashlib.sha256(repr((1, box, sigma_pixels, sample.sigma_pixels)).encode())
+    if sample.fixations is not None:
+        digest.update(np.ascontiguousarray(sample.fixations, np.float32).tobytes())
+    if sample.map is not None:
+        status = sample.map.stat()
+        digest.update(repr((sample.map.resolve(), status.st_size, status.st_mtime_ns)).encode())
+    return digest.hexdigest()

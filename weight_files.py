@@ -1,0 +1,153 @@
+"""Weights files: Keras' `.weights.h5` with a card that says what the weights are.
+
+The card is stored in the file itself (attribute `card`) and, for people, as JSON beside it. Nothing
+here unpickles, and no code is read from a file.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+
+import config as settings
+from config import Config
+from errors import UserError
+from files import atomic, write_json
+
+SUFFIX = ".weights.h5"
+
+
+def card_path(path: Path) -> Path:
+    """Return where the JSON card of a weights file lies.
+
+    >>> card_path(Path("weights/mlnet-frozen.weights.h5")).name
+    'mlnet-frozen.json'
+    """
+    return path.with_name(path.name.removesuffix(SUFFIX) + ".json")
+
+
+def save(model: keras.Model, path: Path, card: dict[str, Any]) -> None:
+    """Write a model's weights, without the optimiser's state, and their card, whole or not at all.
+
+    Args:
+        model: any Keras model.
+        path: ends in `.weights.h5`.
+        card: what `read_card` returns again; `config` in it says how to build the model.
+    """
+    # a twin of the same layers that was never compiled, so that no optimiser's state is saved
+    bare = keras.Model(model.inputs, model.outputs)
+    with atomic(path) as temporary:
+        bare.save_weights(temporary)
+        with h5py.File(temporary, "r+") as file:
+            file.attrs["card"] = json.dumps(card)
+    write_json(card_path(path), card)
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Return the card of a weights file.
+
+    Raises:
+        UserError: the file is missing, is not HDF5, or carries no card.
+    """
+    if not path.is_file():
+        raise UserError(f"No weights file at {path}. `train` writes one, or name another.")
+    try:
+        with h5py.File(path) as file:
+            text = file.attrs.get("card")
+            card = json.loads(text) if isinstance(text, str) else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not an HDF5 file: truncated or of another type.") from error
+    if not isinstance(card, dict):
+        raise UserError(f"{path} carries no card, so it was not written by this program's train.")
+    return card
+
+
+def config_of(card: dict[str, Any], path: Path) -> Config:
+    """Return the settings that a card's weights were trained with."""
+    if not isinstance(card.get("config"), dict):
+        raise UserError(f"{path}: its card says nothing of the model's settings.")
+    return Config(**settings.from_json(card["config"], where=f"the card of {path}"))
+
+
+def load(model: keras.Model, path: Path) -> None:
+    """Set all weights of a model from a file.
+
+    Raises:
+        UserError: the file is damaged, or its weights are not the model's. The shapes are compared
+            before anything is set.
+    """
+    expected = Counter(tuple(weight.shape) for weight in model.weights)
+    try:
+        found = Counter(_shapes(path))
+        if found != expected:
+            raise UserError(
+                f"{path} does not fit {model.name}: the model's weights of shape "
+                f"{_listed(expected - found)} are not in the file, the file's of shape "
+                f"{_listed(found - expected)} are not in the model."
+            )
+        model.load_weights(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} cannot be read as weights of {model.name}: {error}") from error
+
+
+def _shapes(path: Path) -> list[tuple[int, ...]]:
+    """Return the shapes of the layers' weights in a file, without the dropout's random state."""
+    shapes = []
+
+    def note(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and "seed_generator" not in name:
+            shapes.append(item.shape)
+
+    with h5py.File(path) as file:
+        if "layers" in file:
+            file["layers"].visititems(note)
+    return shapes
+
+
+def _listed(shapes: Counter) -> str:
+    """Return the first few shapes as text."""
+    return ", ".join(str(shape) for shape in list(shapes)[:3]) or "(none)"
+
+
+def choose(weights: Path | None, folder: Path, say: Callable[[str], None]) -> Path:
+    """Return the weights file to use and say what it was trained on.
+
+    Args:
+        weights: the file asked for, or None for the best of `folder`: the highest validation CC.
+        folder: where `train` copies its best weights to.
+        say: gets the line.
+
+    Raises:
+        UserError: nothing there, or the file asked for is not usable.
+    """
+    cards: dict[Path, dict[str, Any]] = {}
+    for path in [weights] if weights else sorted(folder.glob("*" + SUFFIX)):
+        try:
+            cards[path] = read_card(path)
+        except UserError as error:
+            if weights:
+                raise
+            say(f"passed over: {error}")
+    if not cards:
+        raise UserError(
+            f"No trained weights in {folder}/. Run main.py train first, or name a file with "
+            "--weights."
+        )
+    best = max(cards, key=lambda path: validation_cc(cards[path]))
+    card = cards[best]
+    say(
+        f"weights {best}: {card.get('model')} ({card.get('strategy')}), trained on "
+        f"{card.get('dataset')}, validation CC {validation_cc(card):.3f}"
+    )
+    return best
+
+
+def validation_cc(card: dict[str, Any]) -> float:
+    """Return the validation CC of a card's weights; -1 where it names none."""
+    metrics = card.get("metrics")
+    value = metrics.get("val_cc") if isinstance(metrics, dict) else None
+    return float(value) if isinstance(value, int | float) and value == value else -1.0
