@@ -17,7 +17,7 @@ from checkpoint import as_csv
 from config import EvaluateConfig, to_json
 from files import make_folder, write_json, write_text
 from fixations import centre_bias
-from metrics import METRICS, score
+from metrics import METRICS, mean_scores, score
 from model import load_model
 from sample import Sample
 from utilities import Letterbox, postprocess, preprocess, sample_density, sample_image
@@ -106,21 +106,12 @@ def score_pictures(
     return rows
 
 
-def means(rows: Rows) -> dict[str, float]:
-    """Return the mean of each metric over the pictures that have it."""
-    return {
-        key: float(np.mean(values)) if (values := [r[key] for r in rows if r[key] == r[key]]) else
-        float("nan")
-        for key in METRICS
-    }  # fmt: skip
-
-
 def table(results: dict[str, Rows], caption: str) -> str:
     """Return the means as text, a line for each thing scored."""
     width = max(len(name) for name in results)
     lines = [caption, " " * width + "".join(f"{m.name:>10}" for m in METRICS.values())]
     for name, rows in results.items():
-        lines.append(f"{name:<{width}}" + "".join(f"{v:10.3f}" for v in means(rows).values()))
+        lines.append(f"{name:<{width}}" + "".join(f"{v:10.3f}" for v in mean_scores(rows).values()))
     return "\n".join(lines)
 
 
@@ -133,7 +124,7 @@ def write(
         {
             "settings": to_json(settings),
             "pictures": len(samples),
-            "means": {name: means(rows) for name, rows in results.items()},
+            "means": {name: mean_scores(rows) for name, rows in results.items()},
         },
     )
     write_text(

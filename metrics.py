@@ -80,15 +80,18 @@ def cc(saliency_map: NDArray, density_map: NDArray) -> float:
     """Return Pearson's linear correlation of the two maps.
 
     Returns:
-        -1 to 1; 0 is chance. NaN where either map is constant.
+        -1 to 1; 0 is chance, and what a constant saliency map gets, so that a dead network is not
+        left out of a mean. NaN where the density map is constant: there is no truth.
 
     >>> cc(np.array([[0.0, 1.0]]), np.array([[3.0, 5.0]]))
     1.0
     """
     a = np.asarray(saliency_map, np.float64) - np.mean(saliency_map, dtype=np.float64)
     b = np.asarray(density_map, np.float64) - np.mean(density_map, dtype=np.float64)
+    if not b.any():
+        return float("nan")
     scale = np.sqrt((a * a).sum() * (b * b).sum())
-    return float((a * b).sum() / scale) if scale > 0 else float("nan")
+    return float((a * b).sum() / scale) if scale > 0 else 0.0
 
 
 def as_distribution(saliency_map: NDArray) -> NDArray[np.float64]:
@@ -166,3 +169,18 @@ def score(
         else METRICS[name].function(saliency_map, truth)
         for name in names
     }
+
+
+def mean_scores(
+    rows: list[dict[str, float]], names: tuple[str, ...] = tuple(METRICS)
+) -> dict[str, float]:
+    """Return the mean of each named metric over the pictures that have it; NaN where none has.
+
+    >>> mean_scores([{"cc": 0.5}, {"cc": float("nan")}], ("cc",))
+    {'cc': 0.5}
+    """
+    means = {}
+    for name in names:
+        values = [row[name] for row in rows if not np.isnan(row[name])]
+        means[name] = float(np.mean(values)) if values else float("nan")
+    return means

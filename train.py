@@ -19,7 +19,7 @@ import losses
 from checkpoint import RunFolder
 from config import Config
 from errors import UserError
-from metrics import METRICS, score
+from metrics import METRICS, mean_scores, score
 from utilities import SaliencyBatches, postprocess, sample_density, sample_image
 
 VALIDATED = ("cc", "nss", "auc_judd")
@@ -40,10 +40,10 @@ def train(config: Config, say: Callable[[str], None] = print) -> RunFolder:
     training, validation = (batches(config, split) for split in ("train", "val"))
     check_loss_has_its_truth(config, training)
     weights = backbone.find_weights(config.backbone_weights, config.weights_dir)
-    run = RunFolder(config)
     model = compiled(config)
     if weights:
         backbone.load_weights(model, weights)
+    run = RunFolder(config)  # last, so that bad input leaves no empty folder behind
     say(describe(config, model, training, validation, weights))
     epochs = Epochs(config, run, training, validation, say)
     try:
@@ -267,8 +267,11 @@ class Validator:
         bar.close()
         # the regulariser is part of the training loss; with it the two curves are comparable
         penalty = sum(float(keras.ops.convert_to_numpy(p)) for p in model.losses)
-        means = {f"val_{n}": float(np.nanmean([row[n] for row in rows])) for n in VALIDATED}
-        return {"val_loss": float(np.mean(losses_by_picture)) + penalty, **means}
+        means = mean_scores(rows, VALIDATED)
+        return {
+            "val_loss": float(np.mean(losses_by_picture)) + penalty,
+            **{f"val_{name}": mean for name, mean in means.items()},
+        }
 
     def score(self, index: int, prediction: NDArray) -> dict[str, float]:
         """Return the metrics of one picture, whose batch has been read."""

@@ -1,0 +1,123 @@
+"""Shared by all tests: a quiet backend, a private cache, tiny settings, one tiny trained model."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# XLA's and oneDNN's own threads would make tiny models slower on two cores, not faster
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import cv2
+import numpy as np
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("SALIENCY_DATA", PROJECT.parent / "shared" / "data"))
+VGG16 = SHARED.parent / "weights" / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+TINY = {
+    "dataset": "synthetic",
+    "rows": 48,
+    "cols": 64,
+    "width": 0.05,
+    "backbone_weights": "none",
+    "batch_size": 8,
+    "epochs": 1,
+    "loss": "kld",
+    "optimizer": "adam",
+}
+
+
+def needs(path: Path) -> pytest.MarkDecorator:
+    """Skip a test, with the reason, where real data is absent; `.ci/run` fails if it is there."""
+    return pytest.mark.skipif(not path.exists(), reason=f"real data: {path} is absent")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory):
+    """Keep the tests out of the user's cache."""
+    os.environ["SALIENCY_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def few_synthetic_scenes(monkeypatch):
+    """Make an epoch over the synthetic set a matter of milliseconds."""
+    from datasets import synthetic
+
+    monkeypatch.setattr(synthetic, "COUNTS", {"train": 12, "val": 4, "test": 4})
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Return a function that makes a config of seconds, in a folder of its own."""
+    from config import Config
+
+    def make(**changes):
+        folders = {"output": tmp_path / "run", "weights_dir": tmp_path / "weights"}
+        return Config(**{**TINY, **folders, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """Return the weights file of a tiny trained model."""
+    from config import Config
+    from train import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    config = Config(**TINY, output=folder / "run", weights_dir=folder / "weights")
+    with pytest.MonkeyPatch.context() as patch:
+        from datasets import synthetic
+
+        patch.setattr(synthetic, "COUNTS", {"train": 12, "val": 4, "test": 4})
+        train(config, say=lambda line: None)
+    return folder / "weights" / f"{config.name}.weights.h5"
+
+
+@pytest.fixture
+def picture(rng):
+    """Return a function that makes a smooth random BGR picture."""
+
+    def make(rows=30, cols=40):
+        noise = rng.integers(0, 256, (rows, cols, 3), dtype=np.uint8)
+        return cv2.GaussianBlur(noise, (0, 0), 3)
+
+    return make
+
+
+@pytest.fixture
+def pictures(tmp_path, picture):
+    """Return a folder with two pictures and a sub-folder with one."""
+    folder = tmp_path / "pictures"
+    (folder / "sub").mkdir(parents=True)
+    for name, shape in (("a.jpg", (30, 40)), ("b.png", (50, 35)), ("sub/c.jpg", (24, 64))):
+        cv2.imwrite(str(folder / name), picture(*shape))
+    return folder
+
+
+@pytest.fixture
+def cli(tmp_path):
+    """Return a function that runs main.py in a fresh process, in an empty folder."""
+
+    def run(*words, code=0, **environment):
+        # as a user's shell has it: no log level set, so that the program's own silence is tested
+        inherited = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+        done = subprocess.run(
+            [sys.executable, str(PROJECT / "main.py"), *map(str, words)],
+            cwd=tmp_path,
+            env={**inherited, **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    return run

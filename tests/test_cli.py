@@ -1,0 +1,144 @@
+"""The program as its users start it: in a fresh process, from another folder."""
+
+import json
+import subprocess
+import sys
+
+import cv2
+import pytest
+from conftest import PROJECT, TINY
+
+FLAGS = [word for name, value in TINY.items() for word in (f"--{name}", str(value))] + [
+    "--rows",
+    "120",
+    "--cols",
+    "160",
+]
+
+
+@pytest.mark.parametrize("words", [[], ["train"], ["test"], ["evaluate"]])
+def test_help_is_complete_without_loading_a_network(words):
+    """Under a second, because neither Keras nor TensorFlow nor OpenCV is imported."""
+    code = (
+        "import sys, main\n"
+        "try: main.main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'keras', 'tensorflow', 'cv2', 'numpy', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words, "--help"],
+        cwd=PROJECT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert "usage: main.py" in done.stdout
+    assert len(done.stdout.splitlines()) > 10
+
+
+def test_train_test_evaluate_from_end_to_end(cli, tmp_path, pictures):
+    trained = cli("train", *FLAGS, "--freeze-backbone", "False", "--output", "runs/x")
+    assert "epoch 1: loss" in trained.stdout
+    # not a word of the libraries', and no progress bar where there is no terminal
+    assert trained.stderr == ""
+    assert (tmp_path / "weights/mlnet-scratch.weights.h5").exists()
+
+    tested = cli("test", "pictures", "--overlay", "--recursive")
+    assert tested.stderr == ""
+    assert "3 maps written to predictions/" in tested.stdout
+    assert cv2.imread(str(tmp_path / "predictions/sub/c.png")).shape == (24, 64, 3)
+
+    scored = cli("evaluate", "--dataset", "synthetic", "--output", "eval")
+    assert scored.stderr == ""
+    assert "centre bias" in scored.stdout
+    means = json.loads((tmp_path / "eval/metrics.json").read_text())["means"]
+    assert set(means) == {"mlnet-scratch", "centre bias"}
+    assert len((tmp_path / "eval/per_image.csv").read_text().splitlines()) == 1 + 2 * 32
+
+    repeated = cli("train", "--config", "runs/x/config.json", "--output", "runs/y")
+    losses = [
+        next(line for line in done.stdout.splitlines() if line.startswith("epoch 1:")).split("  ")
+        for done in (trained, repeated)
+    ]
+    assert losses[0][:5] == losses[1][:5]  # all but the images/s
+
+
+def test_one_bad_picture_gives_exit_code_1_and_all_the_rest(cli, tmp_path, pictures, trained):
+    (pictures / "bad.jpg").write_text("no picture")
+    done = cli("test", pictures, "--weights", trained, code=1)
+    assert done.stderr.startswith(f"skipped: {pictures / 'bad.jpg'}")
+    assert (tmp_path / "predictions/a.png").exists()
+
+
+BAD = {
+    "no command": ([], "the following arguments are required: COMMAND"),
+    "unknown command": (["trian"], "Did you mean 'train'?"),
+    "unknown flag": (["train", "--epoch", "3"], "Did you mean '--epochs'?"),
+    "unknown model": (["train", "--model", "mlnett"], "Did you mean 'mlnet'?"),
+    "no data": (["train"], "--data is needed"),
+    "missing folder": (["train", "--data", "nowhere"], "not at nowhere: no such folder"),
+    "empty folder": (["train", "--data", "empty"], "is missing, so empty is not OSIE's folder"),
+    "empty own folder": (["train", "--dataset", "folder", "--data", "empty"], "No images in"),
+    "no pictures": (["test", "empty"], "No pictures in the folder empty"),
+    "no such picture": (["test", "nowhere.jpg"], "No picture or folder at nowhere.jpg"),
+    "negative size": (["train", *FLAGS, "--rows", "-8"], "--rows -8 is too small"),
+    "odd size": (["train", *FLAGS, "--rows", "50"], "does not divide by 8"),
+    "no truth value": (["train", "--freeze_backbone", "maybe"], "neither True nor False"),
+    "no number": (["train", "--epochs", "many"], "invalid int value: 'many'"),
+    "no backbone": (["train", *FLAGS, "--backbone_weights", "no.h5"], "no.h5: no such file"),
+    "wrong backbone": (["train", *FLAGS, "--backbone_weights", "text.h5"], "not an HDF5 file"),
+    "output is a file": (["train", *FLAGS, "--output", "text.h5/run"], "Cannot create the folder"),
+    "no weights": (["test", "p.png"], "No trained weights in weights/"),
+    "missing weights": (["test", "p.png", "--weights", "no.h5"], "No weights file at no.h5"),
+    "text as weights": (["test", "p.png", "--weights", "text.h5"], "not an HDF5 file"),
+    "zero batch": (["test", "p.png", "--batch_size", "0"], "--batch_size 0 is too small"),
+    "unwritable output": (["test", "p.png", "--output", "text.h5/x"], "Cannot create the folder"),
+    "read-only output": (["test", "p.png", "--output", "/proc/x"], "Cannot create the folder"),
+    "no config": (["train", "--config", "no.json"], "Cannot read no.json"),
+    "no such split": (["evaluate", "--split", "tets"], "Did you mean 'test'?"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_clear_line_and_exit_code_2(
+    case, tmp_path, picture, monkeypatch, capsys
+):
+    """In this process, since each of two dozen fresh ones would load TensorFlow."""
+    import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.h5").write_text("hello")
+    cv2.imwrite("p.png", picture())
+    words, message = BAD[case]
+    try:
+        code = main.main(words)
+    except SystemExit as left:
+        code = left.code
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err + out
+    assert sorted(p.name for p in tmp_path.iterdir()) in (
+        ["empty", "p.png", "text.h5"],
+        ["empty", "p.png", "predictions", "text.h5"],
+    )
+
+
+def test_weights_of_another_size_are_refused_before_anything_is_written(
+    cli, trained, tmp_path, picture
+):
+    """A card that was tampered with does not load half a model."""
+    import h5py
+
+    other = tmp_path / "other.weights.h5"
+    other.write_bytes(trained.read_bytes())
+    with h5py.File(other, "r+") as file:
+        card = json.loads(file.attrs["card"])
+        card["config"]["width"] = 0.5
+        file.attrs["card"] = json.dumps(card)
+    cv2.imwrite(str(tmp_path / "p.png"), picture())
+    done = cli("test", "p.png", "--weights", other, code=2)
+    assert "does not fit mlnet" in done.stderr
+    assert not list((tmp_path / "predictions").iterdir())

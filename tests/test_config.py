@@ -1,0 +1,132 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+import config
+from config import RECIPES, Config, Parser, PredictConfig, add_flags, resolve
+from errors import UserError
+
+
+def parse(*words, settings=Config):
+    parser = Parser(prog="main.py")
+    add_flags(parser, settings)
+    return vars(parser.parse_args(words))
+
+
+@pytest.mark.parametrize("text", ["False", "false", "0", "no", "NO"])
+def test_false_is_false_however_it_is_spelt(text):
+    assert parse("--freeze_backbone", text) == {"freeze_backbone": False}
+    assert parse(f"--freeze-backbone={text}") == {"freeze_backbone": False}
+
+
+@pytest.mark.parametrize("text", ["True", "true", "1", "yes"])
+def test_true_is_true_however_it_is_spelt(text):
+    assert parse("--freeze-backbone", text) == {"freeze_backbone": True}
+
+
+def test_a_bare_flag_is_true_and_leaves_the_next_word_alone():
+    parser = Parser(prog="main.py")
+    parser.add_argument("images", nargs="+")
+    add_flags(parser, PredictConfig)
+    for words in (
+        ["--overlay", "a", "b"],
+        ["a", "b", "--overlay"],
+        ["--overlay", "True", "a", "b"],
+    ):
+        parsed = vars(parser.parse_args(words))
+        assert parsed == {"images": ["a", "b"], "overlay": True}
+
+
+def test_every_field_has_a_flag_and_a_help():
+    for settings in (Config, PredictConfig, config.EvaluateConfig):
+        parser = Parser(prog="main.py")
+        add_flags(parser, settings)
+        actions = {action.dest: action for action in parser._actions}
+        for field in dataclasses.fields(settings):
+            assert actions[field.name].help
+
+
+def test_ml_nets_recipe_is_the_published_one():
+    resolved = resolve({})
+    for name, value in {
+        "rows": 480,
+        "cols": 640,
+        "batch_size": 10,
+        "optimizer": "sgd",
+        "learning_rate": 1e-3,
+        "momentum": 0.9,
+        "nesterov": True,
+        "decay": 5e-4,
+        "epochs": 20,
+        "patience": 5,
+        "loss": "mlnet",
+        "dropout": 0.5,
+    }.items():
+        assert getattr(resolved, name) == value
+    assert set(RECIPES) == set(config.MODELS)
+
+
+def test_saved_settings_are_read_back_and_flags_win(tmp_path):
+    first = resolve({"rows": 240, "cols": 320, "output": Path("runs/x"), "sigma_pixels": 19.0})
+    config.save(first, tmp_path / "config.json")
+    assert resolve({}, tmp_path / "config.json") == first
+    again = resolve({"rows": 48}, tmp_path / "config.json")
+    assert again == dataclasses.replace(first, rows=48)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"row": 3}', "unknown field 'row'. Did you mean 'rows'"),
+        ('{"rows": "3"}', "field 'rows' is '3', int is expected"),
+        ('{"rows": true}', "field 'rows' is True, int is expected"),
+        ('{"freeze_backbone": "False"}', "bool is expected"),
+        ("[1]", "holds no settings"),
+        ("{", "is not valid JSON"),
+    ],
+)
+def test_ill_typed_files_are_refused(tmp_path, text, message):
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        resolve({}, tmp_path / "c.json")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"rows": -480}, "--rows -480 is too small"),
+        ({"cols": 321}, "--cols 321 does not divide by 8.* Try 320"),
+        ({"epochs": 0}, "--epochs 0 is too small"),
+        ({"dropout": 1.0}, "drops everything"),
+        ({"learning_rate": float("nan")}, "--learning_rate nan"),
+        ({"model": "mlnett"}, "Unknown model 'mlnett'. Did you mean 'mlnet'"),
+        ({"dataset": "osi"}, "Unknown dataset 'osi'. Did you mean 'osie'"),
+        ({"loss": "kl"}, "unknown 'kl'"),
+    ],
+)
+def test_values_out_of_range_are_refused(flags, message):
+    with pytest.raises(UserError, match=message):
+        resolve(flags)
+
+
+def test_a_run_is_named_by_what_it_transfers():
+    names = {
+        (frozen, weights): Config(freeze_backbone=frozen, backbone_weights=weights).name
+        for frozen in (True, False)
+        for weights in (None, "none")
+    }
+    assert names == {
+        (True, None): "mlnet-frozen",
+        (False, None): "mlnet-finetuned",
+        (True, "none"): "mlnet-scratch-frozen",
+        (False, "none"): "mlnet-scratch",
+    }
+    assert Config().run_folder == Path("runs/mlnet-frozen")
+
+
+def test_a_mistyped_flag_is_answered_with_the_nearest(capsys):
+    with pytest.raises(SystemExit) as left:
+        parse("--learning-rat", "1")
+    assert left.value.code == 2
+    assert "Did you mean '--learning_rate'?" in capsys.readouterr().err

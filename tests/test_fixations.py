@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from fixations import centre_bias, count_map, density_map, pixels, within
+
+
+def test_density_is_the_gaussian_of_the_counts():
+    fixations = np.array([[10.2, 5.0], [10.0, 5.3], [30.0, 20.0]])
+    counts = np.zeros((40, 50))
+    counts[5, 10], counts[20, 30] = 2, 1
+    expected = gaussian_filter(counts, 3, mode="constant")
+    np.testing.assert_allclose(
+        density_map(fixations, (40, 50), 3), expected / expected.max(), atol=1e-6
+    )
+
+
+def test_density_without_fixations_is_zero():
+    assert not density_map(np.zeros((0, 2)), (4, 5), 2).any()
+
+
+def test_corner_pixels_are_inside_and_their_neighbours_are_not():
+    corners = np.array([[0, 0], [7, 3], [-0.5, -0.5], [7.49, 3.49]])
+    beyond = np.array([[-0.51, 0], [7.5, 3], [7, 3.5], [0, -1]])
+    assert pixels(corners, (4, 8)).tolist() == [[0, 0], [3, 7], [0, 0], [3, 7]]
+    assert not len(pixels(beyond, (4, 8)))
+    assert not len(within(beyond, (4, 8)))
+
+
+def test_every_fixation_is_counted():
+    fixations = np.array([[1, 1], [1, 1], [2, 0], [99, 99]])
+    assert count_map(fixations, (3, 4)).sum() == 3
+    assert count_map(fixations, (3, 4))[1, 1] == 2
+
+
+def test_centre_bias_maps_every_picture_onto_one_shape():
+    # the same relative place in a small and a large picture
+    pictures = [(np.array([[1.5, 0.5]]), (2, 4)), (np.array([[15.5, 9.5]]), (20, 32))]
+    centre = centre_bias(pictures, (20, 32), 1.0)
+    assert np.unravel_index(centre.argmax(), centre.shape) in [(9, 15), (10, 16), (9, 16), (10, 15)]
+    assert centre.max() == pytest.approx(1)

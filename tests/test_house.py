@@ -1,0 +1,60 @@
+"""The house itself: imports point one way, and public things say what they are."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+# each floor may import from itself and from the floors above it
+FLOORS = [
+    {"errors", "files", "config", "sample"},
+    {"fixations", "metrics", "utilities"},
+    {"datasets"},
+    {"eltwise_product", "backbone", "losses", "weight_files"},
+    {"model", "architectures"},
+    {"checkpoint", "figures"},
+    {"train", "predict", "evaluate"},
+    {"main"},
+]
+LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
+SOURCES = sorted([*PROJECT.glob("*.py"), *PROJECT.glob("[ad]*s/*.py")])
+
+
+def module_of(path: Path) -> str:
+    return path.parent.name if path.parent != PROJECT else path.stem
+
+
+def imported(path: Path) -> set[str]:
+    """Return the project's modules that a file imports."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names & LEVEL.keys()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PROJECT)))
+def test_imports_point_one_way(path):
+    level = LEVEL[module_of(path)]
+    assert {name for name in imported(path) if LEVEL[name] > level} == set()
+
+
+def test_networks_are_written_for_every_backend():
+    """Only the seeding of TensorFlow names a backend."""
+    for path in SOURCES:
+        text = path.read_text()
+        if path.name != "train.py":
+            assert "import tensorflow" not in text, path
+        assert "import torch" not in text, path
+        assert "import jax" not in text, path
+
+
+def test_nothing_unpickles():
+    for path in SOURCES:
+        text = path.read_text()
+        assert "import pickle" not in text, path
+        assert "allow_pickle=True" not in text, path
+        assert "safe_mode=False" not in text, path

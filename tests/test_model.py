@@ -1,0 +1,184 @@
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import keras
+import numpy as np
+import pytest
+from conftest import PROJECT, VGG16, needs
+
+import backbone
+import model
+import train
+import weight_files
+from config import Config
+from errors import UserError
+
+THIN = {"width": 0.05, "rows": 48, "cols": 64, "backbone_weights": "none"}
+
+
+@pytest.fixture(scope="module")
+def full():
+    return model.build(Config())
+
+
+def test_full_size_has_the_papers_shapes(full):
+    assert full.input_shape == (None, 480, 640, 3)
+    assert full.output_shape == (None, 60, 80, 1)
+    shapes = {
+        name: tuple(full.get_layer(name).output.shape[1:])
+        for name in ("block3_pool", "block4_pool", "block5_conv3", "features", "head_conv1")
+    }
+    assert shapes == {
+        "block3_pool": (60, 80, 256),
+        "block4_pool": (60, 80, 512),
+        "block5_conv3": (60, 80, 512),
+        "features": (60, 80, 1280),
+        "head_conv1": (60, 80, 64),
+    }
+
+
+def test_full_size_has_the_papers_number_of_weights(full):
+    count = {layer.name: layer.count_params() for layer in full.layers}
+    assert sum(count[name] for name in backbone.CONVOLUTIONS) == 14_714_688
+    assert count["head_conv1"] == 737_344
+    assert count["head_conv2"] == 65
+    assert count["prior"] == 48
+    assert full.count_params() == 15_452_145
+
+
+def test_trunk_carries_vgg16s_own_names(full):
+    theirs = keras.applications.VGG16(include_top=False, weights=None)
+    names = [la.name for la in theirs.layers if la.name.startswith("block")][:-1]
+    assert [la.name for la in full.layers if la.name.startswith("block")] == names
+
+
+@pytest.mark.parametrize("size", [(8, 8), (240, 320), (480, 640), (72, 200)])
+def test_output_is_an_eighth_at_any_size_that_divides_by_eight(size):
+    built = model.build(Config(**{**THIN, "rows": size[0], "cols": size[1]}))
+    assert built.output_shape == (None, size[0] // 8, size[1] // 8, 1)
+
+
+def test_frozen_trains_the_head_and_the_prior_only():
+    frozen, tuned = (model.build(Config(**THIN, freeze_backbone=f)) for f in (True, False))
+    assert {w.path.split("/")[0] for w in frozen.trainable_weights} == {
+        "head_conv1",
+        "head_conv2",
+        "prior",
+    }
+    assert len(tuned.trainable_weights) == len(tuned.weights) == 2 * 13 + 5
+
+
+def gradients(network, x, y, loss):
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        value = tf.reduce_mean(loss(y, network(x, training=False)))
+    return tape.gradient(value, [w.value for w in network.trainable_weights])
+
+
+@pytest.mark.parametrize("loss", ["mlnet", "kld", "cc", "nss", "mse", "bce"])
+def test_a_gradient_reaches_every_trainable_weight(loss, tiny, rng):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("gradients are taken with TensorFlow here")
+    config = tiny(loss=loss, freeze_backbone=False, rows=160, cols=160)
+    network = model.build(config)
+    x, y = train.batches(config, "train")[0]
+    for weight, gradient in zip(
+        network.trainable_weights,
+        gradients(network, x, y, train.loss_function(config)),
+        strict=True,
+    ):
+        assert gradient is not None, weight.path
+        assert np.abs(gradient).max() > 0, weight.path
+
+
+def test_no_seed_starts_dead(rng):
+    """Every map of 20 seeds is alive, and so is the gradient of the head through each."""
+    # four cells of prior: a single one only scales the map, which the loss does not see
+    x = rng.uniform(-120, 130, (2, 160, 160, 3)).astype("float32")
+    y = rng.random((2, 20, 20, 2)).astype("float32")
+    for seed in range(20):
+        keras.utils.set_random_seed(seed)
+        network = model.build(Config(**{**THIN, "seed": seed, "rows": 160, "cols": 160}))
+        maps = np.asarray(network(x))
+        assert (maps.max(axis=(1, 2, 3)) > 0).all(), seed
+        if keras.backend.backend() == "tensorflow":
+            for gradient in gradients(network, x, y, model.loss):
+                assert np.abs(gradient).max() > 0, seed
+
+
+@needs(VGG16)
+def test_no_seed_starts_dead_on_imagenet_features(picture):
+    """Raw VGG16 activations reach the thousands; the maps of 20 seeds live all the same."""
+    from utilities import preprocess
+
+    x = np.stack([preprocess(picture(96, 128), (96, 128))[0] for _ in range(2)])
+    network = model.build(Config(rows=96, cols=128))
+    backbone.load_weights(network, VGG16)
+    features = keras.Model(network.input, network.get_layer("features").output)(x)
+    for seed in range(20):
+        head = model.build(Config(rows=96, cols=128, seed=seed))
+        z = features
+        for name in ("head_conv1", "head_conv2", "prior", "saliency"):
+            z = head.get_layer(name)(z)
+        alive = np.asarray(z)[..., 0] > 0
+        assert alive.mean(axis=(1, 2)).min() > 0.5, seed
+
+
+def test_few_steps_lower_the_loss(tiny):
+    for loss, optimizer in (("mlnet", "sgd"), ("kld", "adam")):
+        config = tiny(loss=loss, optimizer=optimizer, dropout=0.0)
+        keras.utils.set_random_seed(0)
+        network = train.compiled(config)
+        x, y = train.batches(config, "train")[0]
+        losses = [network.train_on_batch(x, y, return_dict=True)["loss"] for _ in range(12)]
+        assert losses[-1] < losses[0], (loss, losses)
+
+
+def test_saved_weights_predict_the_same(trained, picture):
+    image = picture()
+    first, second = (model.predict(model.load_model(trained), image) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert first.shape == image.shape[:2]
+    assert first.dtype == np.float32
+    assert first.max() == 1
+
+
+def test_weights_of_another_model_are_refused_with_the_shapes(trained, tmp_path):
+    other = model.build(Config(**{**THIN, "width": 0.1}))
+    before = [w.numpy().copy() for w in other.weights]
+    with pytest.raises(UserError, match="does not fit mlnet"):
+        weight_files.load(other, trained)
+    for weight, old in zip(other.weights, before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+
+
+def test_weights_open_with_keras_own_loader(trained):
+    """The file is Keras' own format: a notebook needs nothing of ours to read it."""
+    card = weight_files.read_card(trained)
+    network = model.build(weight_files.config_of(card, trained))
+    network.load_weights(trained)
+    np.testing.assert_array_equal(
+        network.get_weights()[0], model.load_model(trained).get_weights()[0]
+    )
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_backends_agree(backend, tmp_path):
+    """Equal weights give equal maps, and an equal prior, on Keras' three backends (1e-4)."""
+    if find_spec(backend) is None:
+        pytest.skip(f"optional: {backend} is not installed (requirements-backends.txt)")
+    outputs = {}
+    for name in ("tensorflow", backend):
+        path = tmp_path / f"{name}.npz"
+        subprocess.run(
+            [sys.executable, PROJECT / "tests" / "backend_probe.py", path],
+            env={**os.environ, "KERAS_BACKEND": name, "PYTHONPATH": str(PROJECT)},
+            check=True,
+            timeout=300,
+        )
+        outputs[name] = np.load(path)
+    for key, expected in outputs["tensorflow"].items():
+        np.testing.assert_allclose(outputs[backend][key], expected, rtol=1e-4, atol=1e-4)

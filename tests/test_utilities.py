@@ -1,0 +1,363 @@
+import os
+import threading
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from errors import UserError
+from sample import Sample
+from utilities import (
+    CAFFE_MEAN_BGR,
+    Letterbox,
+    SaliencyBatches,
+    TargetCache,
+    make_truth,
+    overlay,
+    postprocess,
+    preprocess,
+    read_image,
+    read_map,
+    sample_density,
+    to_8_bit,
+    write_image,
+)
+
+SIZES = st.integers(1, 300)
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [
+        ("L", "png"), ("LA", "png"), ("RGBA", "png"), ("P", "png"), ("1", "png"), ("I;16", "png"),
+        ("CMYK", "jpg"), ("L", "jpg"), ("RGB", "jpg"), ("RGB", "tiff"), ("RGB", "webp"),
+        ("RGB", "bmp"), ("P", "gif"),
+    ],
+)  # fmt: skip
+def test_every_kind_of_picture_comes_out_as_bgr(mode, suffix, tmp_path):
+    grey = np.tile(np.linspace(0, 255, 40), (30, 1))
+    if mode == "I;16":
+        image = Image.fromarray((grey * 257).astype(np.uint16))
+        expected = np.repeat(grey[..., None], 3, axis=2)
+    else:
+        image = Image.fromarray(grey.astype(np.uint8)).convert("RGB").convert(mode)
+        expected = np.asarray(image.convert("RGB"), float)[..., ::-1]
+    path = tmp_path / f"p.{suffix}"
+    image.save(path)
+    read = read_image(path)
+    assert read.shape == (30, 40, 3)
+    assert read.dtype == np.uint8
+    assert np.abs(read - expected).max() <= 12  # JPEG's and CMYK's loss
+
+
+def test_channels_are_in_bgr_order(tmp_path):
+    Image.new("RGB", (4, 3), (200, 100, 50)).save(tmp_path / "p.png")
+    assert read_image(tmp_path / "p.png")[0, 0].tolist() == [50, 100, 200]
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:10, :20] = 255  # the top left quarter is white
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to view
+    Image.fromarray(pixels).save(tmp_path / "p.jpg", exif=exif, quality=95)
+    read = read_image(tmp_path / "p.jpg")
+    assert read.shape == (40, 20, 3)
+    assert read[5, 15].min() > 200  # now it is the top right one
+    assert read[5, 5].max() < 50
+
+
+def test_map_of_16_bits_keeps_its_precision(tmp_path):
+    values = np.array([[0, 1, 65535]], np.uint16)
+    cv2.imwrite(str(tmp_path / "m.png"), values)
+    np.testing.assert_allclose(read_map(tmp_path / "m.png"), [[0, 1 / 65535, 1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp"])
+def test_truncated_picture_is_named(tmp_path, picture, suffix):
+    whole = cv2.imencode(suffix, picture())[1].tobytes()
+    path = tmp_path / f"cut{suffix}"
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    with pytest.raises(UserError, match=f"{path} is not a picture that can be read"):
+        read_image(path)
+
+
+def test_missing_empty_and_text_files_are_named(tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("hello")
+    for name, message in (
+        ("missing.jpg", "Cannot read .*missing.jpg: No such file"),
+        ("empty.jpg", "empty.jpg is empty"),
+        ("text.jpg", "text.jpg is not a picture"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_image(tmp_path / name)
+
+
+@given(SIZES, SIZES, SIZES, SIZES)
+def test_letterbox_keeps_the_aspect_ratio_and_fits(rows, cols, in_rows, in_cols):
+    box = Letterbox.fit((rows, cols), (in_rows, in_cols))
+    scaled = box.scaled_shape
+    assert 1 <= scaled[0] <= in_rows
+    assert 1 <= scaled[1] <= in_cols
+    assert scaled[0] == in_rows or scaled[1] == in_cols
+    # to the pixel that rounding leaves
+    scale = min(in_rows / rows, in_cols / cols)
+    for i, length in enumerate((rows, cols)):
+        assert abs(scaled[i] - length * scale) <= max(0.5, 1 - length * scale) + 1e-9
+    # centred
+    assert abs(box.top - (in_rows - scaled[0] - box.top)) <= 1
+    assert abs(box.left - (in_cols - scaled[1] - box.left)) <= 1
+
+
+def test_padding_is_black_before_the_mean_is_taken():
+    x, box = preprocess(np.full((10, 20, 3), 255, np.uint8), (32, 32))
+    np.testing.assert_allclose(x[0, 0], -CAFFE_MEAN_BGR)
+    np.testing.assert_allclose(x[16, 16], 255 - CAFFE_MEAN_BGR)
+    assert (box.top, box.scaled_shape) == (8, (16, 32))
+
+
+@pytest.mark.parametrize("image_shape", [(600, 800), (480, 640), (333, 517), (800, 300), (37, 900)])
+@pytest.mark.parametrize("input_shape", [(480, 640), (240, 320), (64, 64)])
+def test_undo_puts_each_point_back_where_it_was(image_shape, input_shape, rng):
+    """A ramp over x and over y, placed and undone, is the same ramp: to half a map's cell."""
+    box = Letterbox.fit(image_shape, input_shape)
+    rows, cols = input_shape
+    ramp_y, ramp_x = np.mgrid[:rows, :cols].astype(np.float32)
+    points = rng.uniform(0.2, 0.8, (20, 2)) * (image_shape[1] - 1, image_shape[0] - 1)
+    placed = box.place_points(points)
+    for axis, ramp in enumerate((ramp_x, ramp_y)):
+        for stride in (1, 8):
+            coarse = cv2.resize(
+                ramp, (cols // stride, rows // stride), interpolation=cv2.INTER_AREA
+            )
+            undone = box.undo(coarse)
+            assert undone.shape == image_shape
+            x, y = np.round(points).astype(int).T
+            # a rounded point is at most half a picture's pixel off, in input pixels
+            half = 0.5 * box.scaled_shape[1 - axis] / image_shape[1 - axis] + 1e-2
+            inner = np.abs(undone[y, x] - placed[:, axis]) <= half
+            # within half a cell of the map's border the outer cell's value goes on
+            length = (cols, rows)[axis]
+            border = np.abs(placed[:, axis] - length / 2) > length / 2 - stride / 2 - 1
+            assert (inner | border).all()
+
+
+def test_placing_a_picture_and_its_points_agree():
+    image = np.zeros((60, 90), np.float32)
+    image[40, 70] = 1
+    box = Letterbox.fit((60, 90), (240, 240))
+    placed = box.place(image)
+    y, x = np.unravel_index(placed.argmax(), placed.shape)
+    where = box.place_points(np.array([[70.0, 40.0]]))[0]
+    assert abs(where[0] - x) <= 1.5
+    assert abs(where[1] - y) <= 1.5
+
+
+def test_extreme_shapes_survive():
+    for shape in ((1, 5000), (5000, 1), (1, 1)):
+        x, box = preprocess(np.full((*shape, 3), 200, np.uint8), (48, 64))
+        assert x.shape == (48, 64, 3)
+        assert postprocess(np.ones((6, 8, 1)), box).shape == shape
+
+
+def test_saliency_map_has_maximum_one_and_zero_stays_zero(rng):
+    box = Letterbox.fit((33, 44), (48, 64))
+    assert postprocess(rng.random((6, 8, 1)) * 70, box).max() == pytest.approx(1)
+    assert not postprocess(np.zeros((6, 8)), box).any()
+    smooth = postprocess(rng.random((6, 8, 1)), box, smooth_pixels=5)
+    rough = postprocess(rng.random((6, 8, 1)), box)
+    assert np.abs(np.diff(smooth)).max() < np.abs(np.diff(rough)).max()
+
+
+def test_8_bit_map_rounds():
+    assert to_8_bit(np.array([[0, 0.5, 1, 0.4999 / 255]])).tolist() == [[0, 128, 255, 0]]
+
+
+def test_overlay_leaves_the_picture_where_nothing_is_salient(picture):
+    image = picture()
+    heat = np.zeros(image.shape[:2], np.float32)
+    heat[10:20, 10:20] = 1
+    drawn = overlay(image, heat)
+    np.testing.assert_array_equal(drawn[25:, 25:], image[25:, 25:])
+    assert drawn[15, 15, 2] > drawn[15, 15, 0]  # hot is red
+
+
+def test_failed_write_leaves_nothing_behind(tmp_path):
+    with pytest.raises(UserError, match="Cannot write"):
+        write_image(tmp_path / "gone" / "p.png", np.zeros((3, 3), np.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+# --- generators ---
+
+
+@pytest.fixture
+def samples(tmp_path, picture, rng):
+    made = []
+    for i in range(7):
+        path = tmp_path / f"{i}.png"
+        cv2.imwrite(str(path), picture(30, 44))
+        points = rng.uniform(0, 1, (9, 2)) * (43, 29)
+        made.append(Sample(path.name, path, fixations=points.astype("f4"), sigma_pixels=2.0))
+    return made
+
+
+def epoch_of(batches, epoch=0):
+    batches.epoch = epoch
+    return [batches[i] for i in range(len(batches))]
+
+
+def test_an_epoch_shows_every_picture_once(samples):
+    batches = SaliencyBatches(samples, (32, 48), 3, shuffle=True, seed=1)
+    assert [len(x) for x, _ in epoch_of(batches)] == [3, 3, 1]
+    shown = np.concatenate([x for x, _ in epoch_of(batches, 4)])
+    plain = np.concatenate([x for x, _ in epoch_of(SaliencyBatches(samples, (32, 48), 3))])
+    key = lambda x: x.tobytes()  # noqa: E731
+    assert sorted(map(key, shown)) == sorted(map(key, plain))
+
+
+def test_order_depends_on_seed_and_epoch_alone(samples):
+    def orders(seed):
+        batches = SaliencyBatches(samples, (32, 48), 3, shuffle=True, seed=seed)
+        return [epoch_of(batches, e)[0][0].tobytes() for e in range(3)]
+
+    assert orders(0) == orders(0)
+    assert len(set(orders(0))) > 1
+    assert orders(0) != orders(1)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_what_fit_sees_does_not_depend_on_the_workers(samples, workers):
+    """Through Keras' own reading threads, over two epochs, flips included."""
+    import keras
+
+    inputs = keras.Input((32, 48, 3))
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 8, strides=8)(inputs))
+    seen = []
+
+    class Note(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            batches.epoch = epoch
+
+    class Spy(keras.losses.Loss):
+        def call(self, y_true, y_pred):
+            seen.append(np.asarray(y_true))
+            return keras.ops.mean(y_pred) * 0 + keras.ops.mean(y_true)
+
+    batches = SaliencyBatches(
+        samples, (32, 48), 3, shuffle=True, flip=True, seed=5, workers=workers
+    )
+    model.compile(loss=Spy(), run_eagerly=True)
+    model.fit(batches, epochs=2, shuffle=False, verbose=0, callbacks=[Note()])
+    expected = [y for e in range(2) for _, y in epoch_of(batches, e)]
+    assert len(seen) == len(expected)
+    for a, b in zip(seen, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_flip_turns_picture_map_and_fixations_together(samples):
+    plain = SaliencyBatches(samples, (32, 48), 7)[0]
+    flipping = SaliencyBatches(samples, (32, 48), 7, flip=True, seed=3)
+    flipped = 0
+    for i in range(7):
+        x, y = (part[i] for part in flipping[0])
+        mirrored = not np.array_equal(x, plain[0][i])
+        flipped += mirrored
+        step = -1 if mirrored else 1
+        np.testing.assert_array_equal(x[:, ::step], plain[0][i])
+        np.testing.assert_array_equal(y[:, ::step], plain[1][i])
+    assert 0 < flipped < 7
+
+
+def test_truth_keeps_every_fixation_and_a_maximum_of_one(samples):
+    _, y = SaliencyBatches(samples, (32, 48), 7)[0]
+    np.testing.assert_allclose(y[..., 0].max(axis=(1, 2)), 1)
+    assert y[..., 1].sum(axis=(1, 2)).tolist() == [9] * 7
+
+
+def test_truth_lies_where_the_fixation_is():
+    point = np.array([[100.0, 40.0]], np.float32)  # of 200 x 100, at one half and two fifths
+    sample = Sample("s", lambda: np.zeros((100, 200, 3), np.uint8), fixations=point)
+    box = Letterbox.fit((100, 200), (160, 160))  # 80 rows of picture below 40 of padding
+    truth = make_truth(sample, box, 3.0)
+    assert truth.shape == (20, 20, 2)
+    cell = (int((40 + 40.5 * 0.8) // 8), int(100.5 * 0.8 // 8))
+    for channel in range(2):
+        found = np.unravel_index(truth[..., channel].argmax(), (20, 20))
+        assert found == cell
+
+
+def test_fixations_outside_the_picture_do_not_land_in_the_padding():
+    points = np.array([[5.0, 5.0], [5.0, -3.0]], np.float32)
+    sample = Sample("s", lambda: np.zeros((20, 40, 3), np.uint8), fixations=points)
+    truth = make_truth(sample, Letterbox.fit((20, 40), (40, 40)), 2.0)
+    assert truth[..., 1].sum() == 1
+
+
+def test_own_map_is_preferred_unless_a_sigma_is_asked_for(tmp_path):
+    own = np.zeros((20, 30), np.uint8)
+    own[3, 4] = 200
+    cv2.imwrite(str(tmp_path / "m.png"), own)
+    sample = Sample(
+        "s", tmp_path / "i.png", tmp_path / "m.png", np.array([[20.0, 10.0]], np.float32)
+    )
+    own_map = sample_density(sample, (20, 30), None)
+    assert own_map[3, 4] == 1
+    assert own_map.sum() == 1
+    assert sample_density(sample, (20, 30), 2.0).argmax() == 10 * 30 + 20
+    with pytest.raises(UserError, match=r"m\.png is 30 x 20 but its picture s is 40 x 20"):
+        sample_density(sample, (20, 40), None)
+
+
+def test_truth_is_made_once_and_a_changed_map_is_noticed(tmp_path):
+    image, own = np.zeros((16, 16, 3), np.uint8), tmp_path / "m.png"
+    cache = TargetCache(tmp_path / "cache")
+    sample = Sample("s", lambda: image, own)
+
+    def truth():
+        return SaliencyBatches([sample], (16, 16), 1, cache=cache)[0][1]
+
+    cv2.imwrite(str(own), np.eye(16, dtype=np.uint8) * 255)
+    first = truth()
+    np.testing.assert_array_equal(first, truth())
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 1
+    cv2.imwrite(str(own), np.eye(16, dtype=np.uint8)[::-1] * 255)
+    os.utime(own, ns=(1, 1))
+    assert not np.array_equal(first, truth())
+
+
+def test_a_damaged_or_unwritable_cache_only_costs_time(tmp_path):
+    cache = TargetCache(tmp_path / "cache")
+    made = cache.get("ab12", lambda: np.ones((2, 2), np.float32))
+    file = next((tmp_path / "cache").rglob("*.npy"))
+    file.write_bytes(b"broken")
+    np.testing.assert_array_equal(cache.get("ab12", lambda: made), made)
+    (tmp_path / "file").touch()
+    blocked = TargetCache(tmp_path / "file")
+    np.testing.assert_array_equal(blocked.get("ab12", lambda: made), made)
+
+
+def test_unreadable_training_picture_is_remembered(samples):
+    samples[0].image.write_text("no picture")
+    batches = SaliencyBatches(samples, (32, 48), 3)
+    with pytest.raises(UserError):
+        batches[0]
+    assert "0.png is not a picture" in str(batches.failure)
+
+
+def test_batches_can_be_read_from_several_threads(samples):
+    batches = SaliencyBatches(samples, (32, 48), 2, shuffle=True)
+    expected, found = epoch_of(batches), {}
+    threads = [
+        threading.Thread(target=lambda i=i: found.setdefault(i, batches[i])) for i in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in range(4):
+        np.testing.assert_array_equal(found[i][0], expected[i][0])
