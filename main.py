@@ -1,13 +1,12 @@
 """The command line: parse, dispatch, print the outcome. Networks are imported inside a command."""
 
 import argparse
-import logging
-import os
 import sys
 from pathlib import Path
 
 from config import Config, EvaluateConfig, Parser, PredictConfig, add_flags, resolve
 from errors import UserError
+from quiet import hushed
 
 EXIT_PARTIAL, EXIT_USER_ERROR = 1, 2
 
@@ -58,23 +57,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def import_quietly() -> None:
-    """Import Keras and its backend without what the backend writes before it reads its log level.
-
-    Whoever sets TF_CPP_MIN_LOG_LEVEL wants to read it, and does.
-    """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
-        return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    sys.stderr.flush()
-    standard_error = os.dup(2)
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            import keras  # noqa: F401
-        finally:
-            os.dup2(standard_error, 2)
-            os.close(standard_error)
+    """Import Keras and its backend, which is slow, and loud by default."""
+    with hushed():
+        import keras  # noqa: F401
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,10 +1,13 @@
 """What `train` does, in order: data, network, weights, epochs, and after each the validation."""
 
+import os
+import platform
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,7 +22,9 @@ import losses
 from checkpoint import RunFolder
 from config import Config
 from errors import UserError
+from files import make_folder
 from metrics import METRICS, mean_scores, score
+from quiet import hushed
 from utilities import SaliencyBatches, postprocess, sample_density, sample_image
 
 VALIDATED = ("cc", "nss", "auc_judd")
@@ -72,7 +77,8 @@ def train(config: Config, say: Callable[[str], None] = print) -> RunFolder:
 
 def make_deterministic(seed: int) -> None:
     """Seed Python, NumPy and the backend; ask TensorFlow for reproducible operations."""
-    keras.utils.set_random_seed(seed)
+    with hushed():  # Keras imports TensorFlow to seed it, whatever the backend
+        keras.utils.set_random_seed(seed)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -292,24 +298,31 @@ class Validator:
 
 
 class EventLog:
-    """TensorBoard events, written by TensorBoard's own writer whatever Keras' backend is."""
+    """TensorBoard events, in TensorBoard's own record format whatever Keras' backend is."""
 
     def __init__(self, folder: Path) -> None:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        # this writer alone: TensorBoard's file writer would import TensorFlow under JAX and PyTorch
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self.writer = EventFileWriter(str(folder))
+        make_folder(folder)
+        name = f"events.out.tfevents.{int(time.time())}.{platform.node()}.{os.getpid()}"
+        self.writer = RecordWriter((folder / name).open("wb"))
+        self._add(file_version="brain.Event:2")
 
     def write(self, row: dict[str, float]) -> None:
         """Add an epoch's values."""
-        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore
         from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 
         values = [Summary.Value(tag=k, simple_value=v) for k, v in row.items() if k != "epoch"]
-        self.writer.add_event(
-            Event(wall_time=time.time(), step=int(row["epoch"]), summary=Summary(value=values))
-        )
+        self._add(step=int(row["epoch"]), summary=Summary(value=values))
+
+    def _add(self, **content: Any) -> None:
+        """Append one event and flush it, so that a viewer sees it at once."""
+        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore
+
+        self.writer.write(Event(wall_time=time.time(), **content).SerializeToString())
         self.writer.flush()
 
     def close(self) -> None:
-        """Flush and end the file."""
+        """End the file."""
         self.writer.close()
