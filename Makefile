@@ -7,7 +7,7 @@ DEMO := runs/demo
 TOY := --dataset synthetic --rows 120 --cols 160 --loss kld --optimizer adam --epochs 6 \
 	--weights_dir $(DEMO)/weights --width 0.25 --backbone_weights none --overwrite
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-slow lint clean
 
 .venv/installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11')"
@@ -28,8 +28,8 @@ demo: .venv/installed
 test: .venv/installed lint
 	$(BIN)/python -m pytest
 
-test-all: .venv/installed lint
-	$(BIN)/python -m pytest -m ""
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -m slow
 
 lint: .venv/installed
 	$(BIN)/ruff check .
