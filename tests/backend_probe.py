@@ -10,22 +10,28 @@ import model
 from config import Config
 from eltwise_product import EltWiseProduct
 
-rng = np.random.default_rng(0)
-network = model.build(Config(rows=48, cols=64, width=0.1))
-network.set_weights([rng.normal(0, 0.1, w.shape) for w in network.weights])
-network.get_layer("head_conv2").set_weights([np.ones((1, 1, 6, 1)) / 6, np.zeros(1)])
-prediction = network.predict(rng.uniform(-120, 130, (2, 48, 64, 3)), verbose=0)
-results = {"prediction": prediction / prediction.max()}
 
-layer = EltWiseProduct()
-layer.build((None, 67, 89, 1))
-layer.prior.assign(rng.normal(size=(6, 8)))
-results["prior"] = keras.ops.convert_to_numpy(layer(rng.normal(size=(2, 67, 89, 1))))
+def outputs() -> dict[str, np.ndarray]:
+    """Return the network's prediction, the prior's output and each loss."""
+    rng = np.random.default_rng(0)
+    network = model.build(Config(rows=48, cols=64, width=0.1))
+    network.set_weights([rng.normal(0, 0.1, w.shape) for w in network.weights])
+    network.get_layer("head_conv2").set_weights([np.ones((1, 1, 6, 1)) / 6, np.zeros(1)])
+    prediction = network.predict(rng.uniform(-120, 130, (2, 48, 64, 3)), verbose=0)
+    assert prediction.max() > 0
+    results = {"prediction": prediction / prediction.max()}
 
-truth = rng.random((2, 6, 8, 2)).astype("float32")
-for name, loss in {**losses.SHARED, "mlnet": model.loss}.items():
-    value = loss(truth, results["prediction"])
-    results[name] = keras.ops.convert_to_numpy(value)
+    layer = EltWiseProduct()
+    layer.build((None, 67, 89, 1))
+    layer.prior.assign(rng.normal(size=(6, 8)))
+    results["prior"] = keras.ops.convert_to_numpy(layer(rng.normal(size=(2, 67, 89, 1))))
 
-assert prediction.max() > 0
-np.savez(sys.argv[1], **results)
+    truth = rng.random((2, 6, 8, 2)).astype("float32")
+    for name, loss in {**losses.SHARED, "mlnet": model.loss}.items():
+        value = loss(truth, results["prediction"])
+        results[name] = keras.ops.convert_to_numpy(value)
+    return results
+
+
+if __name__ == "__main__":
+    np.savez(sys.argv[1], **outputs())
