@@ -19,8 +19,9 @@ from files import make_folder, write_json, write_text
 from fixations import centre_bias
 from metrics import METRICS, mean_scores, score
 from model import load_model
+from pictures import sample_density, sample_image
 from sample import Sample
-from utilities import Letterbox, postprocess, preprocess, sample_density, sample_image
+from utilities import Letterbox, postprocess, preprocess
 
 MODEL, CENTRE_BIAS = "model", "centre bias"
 Rows = list[dict[str, float]]

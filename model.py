@@ -17,7 +17,8 @@ from backbone import vgg16
 from config import Config
 from eltwise_product import EltWiseProduct
 from losses import split_truth
-from utilities import postprocess, preprocess, read_image
+from pictures import read_image
+from utilities import postprocess, preprocess
 
 EPSILON = 1e-7  # guards the division by a map's maximum
 

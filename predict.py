@@ -19,17 +19,9 @@ from config import PredictConfig
 from errors import UserError
 from files import make_folder
 from model import load_model
+from pictures import overlay, read_image, to_8_bit, write_array, write_image
 from sample import IMAGE_SUFFIXES
-from utilities import (
-    Letterbox,
-    overlay,
-    postprocess,
-    preprocess,
-    read_image,
-    to_8_bit,
-    write_array,
-    write_image,
-)
+from utilities import Letterbox, postprocess, preprocess
 
 
 @dataclass(frozen=True)

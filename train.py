@@ -24,8 +24,9 @@ from config import Config
 from errors import UserError
 from files import make_folder
 from metrics import METRICS, mean_scores, score
+from pictures import sample_density, sample_image
 from quiet import hushed
-from utilities import SaliencyBatches, postprocess, sample_density, sample_image
+from utilities import SaliencyBatches, postprocess
 
 VALIDATED = ("cc", "nss", "auc_judd")
 GRID_PICTURES = 4

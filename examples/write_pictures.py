@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import datasets
 from files import make_folder
-from utilities import sample_image, write_image
+from pictures import sample_image, write_image
 
 
 def main(folder: Path, count: int = 8) -> None:

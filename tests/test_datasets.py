@@ -9,7 +9,7 @@ from scipy.io import savemat
 import datasets
 from datasets import folder, osie, seeded_split, synthetic
 from errors import UserError
-from utilities import sample_image
+from pictures import sample_image
 
 # --- osie ---
 

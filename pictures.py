@@ -1,0 +1,115 @@
+"""Pictures and maps as files and arrays: reading, writing, overlays, what a sample holds.
+
+Everything here is at the original picture's size, and knows no network.
+"""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # a bad picture gets our one line, not theirs
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from errors import UserError
+from files import atomic
+from fixations import density_map
+from sample import Sample
+
+Array = NDArray[np.floating]
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Return a picture as BGR uint8 [rows, columns, 3].
+
+    Grey, 16-bit, CMYK and transparent pictures are converted (transparency is dropped), and a
+    picture that says by EXIF how to turn it is turned.
+
+    Raises:
+        UserError: the file is missing, empty, truncated or not a picture.
+    """
+    return _decode(path, cv2.IMREAD_COLOR)
+
+
+def read_map(path: Path) -> Array:
+    """Return a map, stored as a grey picture, as float32 [rows, columns], 0 to 1.
+
+    Raises:
+        UserError: the file is missing, empty, truncated or not a picture.
+    """
+    values = _decode(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+    return values.astype(np.float32) / np.iinfo(values.dtype).max
+
+
+def _decode(path: Path, flags: int) -> NDArray:
+    """Decode a picture file, or say in one line why not."""
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    if not data.size:
+        raise UserError(f"{path} is empty (0 bytes). Copy or download it again.")
+    try:
+        picture = cv2.imdecode(data, flags)
+    except cv2.error:
+        picture = None
+    if picture is None:
+        raise UserError(f"{path} is not a picture that can be read: truncated or of another type.")
+    return picture
+
+
+def to_8_bit(saliency_map: NDArray) -> NDArray[np.uint8]:
+    """Return a map of 0 to 1 as whole numbers of 0 to 255."""
+    return np.round(np.clip(saliency_map, 0, 1) * 255).astype(np.uint8)
+
+
+def overlay(
+    image: NDArray[np.uint8], saliency_map: NDArray, colormap: str = "jet", opacity: float = 0.6
+) -> NDArray[np.uint8]:
+    """Return the map as a heat-map over its BGR picture: the more salient, the more opaque."""
+    colours = cv2.applyColorMap(
+        to_8_bit(saliency_map), getattr(cv2, f"COLORMAP_{colormap.upper()}")
+    )
+    # the picture shows through where nothing is salient
+    weight = opacity * np.sqrt(np.clip(saliency_map, 0, 1))[..., None]
+    return np.round(image * (1 - weight) + colours * weight).astype(np.uint8)
+
+
+def write_image(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write a picture, whole or not at all; the suffix says the format."""
+    with atomic(path) as temporary:
+        if not cv2.imwrite(str(temporary), image):
+            raise UserError(f"Cannot write {path}: the folder is gone, not writable, or full.")
+
+
+def write_array(path: Path, array: NDArray) -> None:
+    """Write an array as .npy, whole or not at all."""
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def sample_image(sample: Sample) -> NDArray[np.uint8]:
+    """Return the picture of a sample, BGR uint8 [rows, columns, 3]."""
+    return read_image(sample.image) if isinstance(sample.image, Path) else sample.image()
+
+
+def sample_density(sample: Sample, shape: tuple[int, int], sigma_pixels: float | None) -> Array:
+    """Return a sample's density map at the picture's shape, maximum 1.
+
+    The data set's own map where it has one and no other sigma is asked for, else the blurred
+    fixations.
+
+    Raises:
+        UserError: the map's shape is not the picture's.
+    """
+    if sample.map is not None and (sigma_pixels is None or sample.fixations is None):
+        density = read_map(sample.map)
+        if density.shape != shape:
+            raise UserError(
+                f"{sample.map} is {density.shape[1]} x {density.shape[0]} but its picture "
+                f"{sample.name} is {shape[1]} x {shape[0]}. They must be equal."
+            )
+        return density / max(float(density.max()), 1e-12)
+    if sample.fixations is None:
+        raise UserError(f"{sample.name} has neither a map nor fixations.")
+    return density_map(sample.fixations, shape, sigma_pixels or sample.sigma_pixels)

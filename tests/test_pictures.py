@@ -1,0 +1,113 @@
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from errors import UserError
+from pictures import overlay, read_image, read_map, sample_density, to_8_bit, write_image
+from sample import Sample
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [
+        ("L", "png"), ("LA", "png"), ("RGBA", "png"), ("P", "png"), ("1", "png"), ("I;16", "png"),
+        ("CMYK", "jpg"), ("L", "jpg"), ("RGB", "jpg"), ("RGB", "tiff"), ("RGB", "webp"),
+        ("RGB", "bmp"), ("P", "gif"),
+    ],
+)  # fmt: skip
+def test_every_kind_of_picture_comes_out_as_bgr(mode, suffix, tmp_path):
+    grey = np.tile(np.linspace(0, 255, 40), (30, 1))
+    if mode == "I;16":
+        image = Image.fromarray((grey * 257).astype(np.uint16))
+        expected = np.repeat(grey[..., None], 3, axis=2)
+    else:
+        image = Image.fromarray(grey.astype(np.uint8)).convert("RGB").convert(mode)
+        expected = np.asarray(image.convert("RGB"), float)[..., ::-1]
+    path = tmp_path / f"p.{suffix}"
+    image.save(path)
+    read = read_image(path)
+    assert read.shape == (30, 40, 3)
+    assert read.dtype == np.uint8
+    assert np.abs(read - expected).max() <= 12  # JPEG's and CMYK's loss
+
+
+def test_channels_are_in_bgr_order(tmp_path):
+    Image.new("RGB", (4, 3), (200, 100, 50)).save(tmp_path / "p.png")
+    assert read_image(tmp_path / "p.png")[0, 0].tolist() == [50, 100, 200]
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:10, :20] = 255  # the top left quarter is white
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to view
+    Image.fromarray(pixels).save(tmp_path / "p.jpg", exif=exif, quality=95)
+    read = read_image(tmp_path / "p.jpg")
+    assert read.shape == (40, 20, 3)
+    assert read[5, 15].min() > 200  # now it is the top right one
+    assert read[5, 5].max() < 50
+
+
+def test_map_of_16_bits_keeps_its_precision(tmp_path):
+    values = np.array([[0, 1, 65535]], np.uint16)
+    cv2.imwrite(str(tmp_path / "m.png"), values)
+    np.testing.assert_allclose(read_map(tmp_path / "m.png"), [[0, 1 / 65535, 1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp"])
+def test_truncated_picture_is_named(tmp_path, picture, suffix):
+    whole = cv2.imencode(suffix, picture())[1].tobytes()
+    path = tmp_path / f"cut{suffix}"
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    with pytest.raises(UserError, match=f"{path} is not a picture that can be read"):
+        read_image(path)
+
+
+def test_missing_empty_and_text_files_are_named(tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("hello")
+    for name, message in (
+        ("missing.jpg", "Cannot read .*missing.jpg: No such file"),
+        ("empty.jpg", "empty.jpg is empty"),
+        ("text.jpg", "text.jpg is not a picture"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_image(tmp_path / name)
+
+
+def test_8_bit_map_rounds():
+    assert to_8_bit(np.array([[0, 0.5, 1, 0.4999 / 255]])).tolist() == [[0, 128, 255, 0]]
+
+
+def test_overlay_leaves_the_picture_where_nothing_is_salient(picture):
+    image = picture()
+    heat = np.zeros(image.shape[:2], np.float32)
+    heat[10:20, 10:20] = 1
+    drawn = overlay(image, heat)
+    np.testing.assert_array_equal(drawn[25:, 25:], image[25:, 25:])
+    assert drawn[15, 15, 2] > drawn[15, 15, 0]  # hot is red
+
+
+def test_failed_write_leaves_nothing_behind(tmp_path):
+    with pytest.raises(UserError, match="Cannot write"):
+        write_image(tmp_path / "gone" / "p.png", np.zeros((3, 3), np.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+# --- generators ---
+
+
+def test_own_map_is_preferred_unless_a_sigma_is_asked_for(tmp_path):
+    own = np.zeros((20, 30), np.uint8)
+    own[3, 4] = 200
+    cv2.imwrite(str(tmp_path / "m.png"), own)
+    sample = Sample(
+        "s", tmp_path / "i.png", tmp_path / "m.png", np.array([[20.0, 10.0]], np.float32)
+    )
+    own_map = sample_density(sample, (20, 30), None)
+    assert own_map[3, 4] == 1
+    assert own_map.sum() == 1
+    assert sample_density(sample, (20, 30), 2.0).argmax() == 10 * 30 + 20
+    with pytest.raises(UserError, match=r"m\.png is 30 x 20 but its picture s is 40 x 20"):
+        sample_density(sample, (20, 40), None)
