@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from fixations import centre_bias, count_map, density_map, pixels, within
+from fixations import blurred, centre_bias, count_map, density_map, pixels, within
 
 
 def test_density_is_the_gaussian_of_the_counts():
@@ -39,3 +39,10 @@ def test_centre_bias_maps_every_picture_onto_one_shape():
     centre = centre_bias(pictures, (20, 32), 1.0)
     assert np.unravel_index(centre.argmax(), centre.shape) in [(9, 15), (10, 16), (9, 16), (10, 15)]
     assert centre.max() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 2.0, 24.0])
+def test_blur_is_scipys_with_nothing_beyond_the_borders(sigma, rng):
+    counts = rng.poisson(0.01, (90, 120)).astype(np.float32)
+    expected = gaussian_filter(counts, sigma, mode="constant")
+    np.testing.assert_allclose(blurred(counts, sigma), expected, atol=1e-6 * expected.max())
