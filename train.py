@@ -165,6 +165,16 @@ def scores_line(row: dict[str, float]) -> str:
     return f"validation loss {row['val_loss']:.4f}  {scores}"
 
 
+def peak_memory_mb() -> float:
+    """Return the most memory that this process has held so far, MiB (main memory, not a GPU's)."""
+    if sys.platform == "win32":
+        return float("nan")
+    import resource  # Windows has none
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # bytes there, KiB here
+
+
 class Epochs(keras.callbacks.Callback):
     """What happens around an epoch: the order, the progress bar, validation, files, stopping."""
 
@@ -204,6 +214,7 @@ class Epochs(keras.callbacks.Callback):
             **self.validator.validate(self.model),
             "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
             "seconds": round(seconds, 2),
+            "peak_memory_mb": peak_memory_mb(),
         }
         best = self.run.record(self.model, row)
         self.events.write(row)
