@@ -23,6 +23,7 @@ from pictures import sample_density, sample_image
 from sample import Sample
 from utilities import Letterbox, postprocess, preprocess
 
+SCORED = ("cc", "nss", "auc_judd", "sim", "kld")
 MODEL, CENTRE_BIAS = "model", "centre bias"
 Rows = list[dict[str, float]]
 
@@ -92,7 +93,9 @@ def score_pictures(
         maps = {MODEL: postprocess(prediction, box, settings.smooth)}
         if centre is not None:
             maps[CENTRE_BIAS] = np.asarray(cv2.resize(centre, box.image_shape[::-1]), np.float32)
-        return {name: score(values, density, sample.fixations) for name, values in maps.items()}
+        return {
+            name: score(values, density, sample.fixations, SCORED) for name, values in maps.items()
+        }
 
     bar = tqdm(total=len(samples), unit="images", disable=not sys.stderr.isatty())
     rows: list[dict[str, dict[str, float]]] = []
@@ -110,7 +113,7 @@ def score_pictures(
 def table(results: dict[str, Rows], caption: str) -> str:
     """Return the means as text, a line for each thing scored."""
     width = max(len(name) for name in results)
-    lines = [caption, " " * width + "".join(f"{m.name:>10}" for m in METRICS.values())]
+    lines = [caption, " " * width + "".join(f"{METRICS[m].name:>10}" for m in SCORED)]
     for name, rows in results.items():
         lines.append(f"{name:<{width}}" + "".join(f"{v:10.3f}" for v in mean_scores(rows).values()))
     return "\n".join(lines)

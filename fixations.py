@@ -3,9 +3,8 @@
 Fixations are float32 [n, 2] in (x, y), 0-based pixel-centre coordinates of the original picture.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -71,6 +70,8 @@ def blurred(counts: NDArray, sigma_pixels: float) -> Array:
     >>> round(float(blurred(np.ones((1, 1)), 1.0)[0, 0]), 4)  # 1 / (2 pi)
     0.1592
     """
+    import cv2  # here: metrics.py uses this module, and runs with NumPy and SciPy alone
+
     reach = int(4 * sigma_pixels + 0.5)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma_pixels) ** 2)
     kernel /= kernel.sum()
@@ -91,9 +92,41 @@ def centre_bias(
 
     Source: the baseline that Tatler (Journal of Vision, 2007) asks every model to beat.
     """
-    scaled = [
-        # pixel centres, not corners, are what a scale keeps in place: hence the halves
-        (points + 0.5) * (shape[1] / columns, shape[0] / rows) - 0.5
-        for points, (rows, columns) in pictures
-    ]
+    scaled = [rescaled(points, old, shape) for points, old in pictures]
     return density_map(np.concatenate(scaled or [np.zeros((0, 2))]), shape, sigma)
+
+
+def rescaled(fixations: NDArray, old: tuple[int, int], new: tuple[int, int]) -> NDArray:
+    """Return the fixations of a picture as they lie when it is scaled to another shape.
+
+    >>> rescaled(np.array([[0.0, 0.0]]), (2, 2), (4, 4)).tolist()
+    [[0.5, 0.5]]
+    """
+    # pixel centres, not corners, are what a scale keeps in place: hence the halves
+    return (np.asarray(fixations, np.float64) + 0.5) * (new[1] / old[1], new[0] / old[0]) - 0.5
+
+
+def other_fixations(
+    pictures: Sequence[tuple[NDArray, tuple[int, int]]],
+    index: int,
+    count: int | None = None,
+    seed: int | Sequence[int] = 0,
+) -> NDArray:
+    """Return the fixations of the other pictures, scaled to one picture: sAUC's negatives.
+
+    Args:
+        pictures: (fixations, shape of their picture) of each picture of the data set.
+        index: which of them is scored.
+        count: how many of the others to draw; None takes all.
+        seed: of the draw.
+
+    >>> two = [(np.zeros((1, 2)), (2, 2)), (np.zeros((3, 2)), (4, 4))]
+    >>> other_fixations(two, 1).tolist()
+    [[0.5, 0.5]]
+    """
+    chosen = [i for i in range(len(pictures)) if i != index]
+    if count is not None and count < len(chosen):
+        chosen = np.random.default_rng(seed).choice(chosen, count, replace=False).tolist()
+    shape = pictures[index][1]
+    scaled = [rescaled(*pictures[i], shape) for i in chosen]
+    return np.concatenate(scaled or [np.zeros((0, 2))])

@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from fixations import blurred, centre_bias, count_map, density_map, pixels, within
+from fixations import (
+    blurred,
+    centre_bias,
+    count_map,
+    density_map,
+    other_fixations,
+    pixels,
+    rescaled,
+    within,
+)
 
 
 def test_density_is_the_gaussian_of_the_counts():
@@ -46,3 +55,25 @@ def test_blur_is_scipys_with_nothing_beyond_the_borders(sigma, rng):
     counts = rng.poisson(0.01, (90, 120)).astype(np.float32)
     expected = gaussian_filter(counts, sigma, mode="constant")
     np.testing.assert_allclose(blurred(counts, sigma), expected, atol=1e-6 * expected.max())
+
+
+def test_scaling_keeps_the_pixel_and_comes_back(rng):
+    points = rng.random((50, 2)) * (79, 59)
+    doubled = rescaled(points, (60, 80), (120, 160))
+    assert (pixels(doubled, (120, 160)) // 2 == pixels(points, (60, 80))).all()
+    np.testing.assert_allclose(rescaled(doubled, (120, 160), (60, 80)), points)
+
+
+def test_other_fixations_are_those_of_all_pictures_but_one():
+    pictures = [(np.full((i + 1, 2), float(i)), (10, 10)) for i in range(6)]
+    assert np.unique(other_fixations(pictures, 2)).tolist() == [0, 1, 3, 4, 5]
+    assert len(other_fixations(pictures, 2)) == 1 + 2 + 4 + 5 + 6
+    assert other_fixations(pictures[:1], 0).shape == (0, 2)
+
+
+def test_a_few_other_pictures_are_drawn_by_seed():
+    pictures = [(np.full((1, 2), float(i)), (30, 30)) for i in range(20)]
+    draws = [set(other_fixations(pictures, 7, 10, seed)[:, 0]) for seed in (0, 0, 1, (1, 2))]
+    assert all(len(drawn) == 10 and 7 not in drawn for drawn in draws)
+    assert draws[0] == draws[1] != draws[2]
+    assert len(other_fixations(pictures, 7, 50)) == 19
