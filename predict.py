@@ -20,6 +20,7 @@ from errors import UserError
 from files import make_folder
 from model import load_model
 from pictures import overlay, read_image, to_8_bit, write_array, write_image
+from progress import progress
 from sample import IMAGE_SUFFIXES
 from utilities import Letterbox, postprocess, preprocess
 
@@ -148,7 +149,7 @@ def run(model: Any, jobs: list[Job], settings: PredictConfig) -> int:
     """Predict and write; return how many pictures could not be read."""
     failed = 0
     input_shape = model.input_shape[1:3]
-    bar = tqdm(total=len(jobs), unit="images", disable=not sys.stderr.isatty())
+    bar = progress(len(jobs), "pictures")
     with bar, ThreadPoolExecutor(settings.workers) as pool:
         ahead = settings.batch_size * 2 + settings.workers
         read = _in_order(pool, lambda job: _read(job, input_shape), jobs, ahead)

@@ -25,6 +25,7 @@ from errors import UserError
 from files import make_folder
 from metrics import METRICS, mean_scores, score
 from pictures import sample_density, sample_image
+from progress import progress
 from quiet import hushed
 from utilities import SaliencyBatches, postprocess
 
@@ -243,19 +244,6 @@ class Epochs(keras.callbacks.Callback):
         """End the bar and the event file."""
         self.bar.close()
         self.events.close()
-
-
-def progress(total: int, label: str) -> tqdm:
-    """Return a progress bar in pictures; none where standard error is not a terminal."""
-    return tqdm(
-        total=total,
-        desc=label,
-        unit="images",
-        leave=False,
-        disable=not sys.stderr.isatty(),
-        bar_format="{desc} {percentage:3.0f}% |{bar}| {n}/{total} "
-        "{rate_fmt} ETA {remaining}{postfix}",
-    )
 
 
 class Validator:
