@@ -3,8 +3,6 @@
 Each file is saved whole or not at all. The best weights go to the run folder and to `weights/`.
 """
 
-import csv
-import io
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +15,7 @@ import config as settings
 import weight_files
 from config import Config
 from errors import UserError
-from files import make_folder, write_text
+from files import as_csv, make_folder, write_text
 
 VERSION = "0.1.0"
 
@@ -100,16 +98,3 @@ def _backend_version() -> str:
     import importlib.metadata
 
     return importlib.metadata.version(keras.backend.backend())
-
-
-def as_csv(rows: list[dict[str, Any]]) -> str:
-    r"""Return rows of equal keys as CSV text with a header.
-
-    >>> as_csv([{"epoch": 1, "loss": 0.5}])
-    'epoch,loss\n1,0.5\n'
-    """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -8,6 +8,7 @@ the flags.
 import argparse
 import dataclasses
 import difflib
+import os
 import re
 import sys
 import types
@@ -26,6 +27,7 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 LOSSES = ("mlnet", "kld", "cc", "nss", "mse", "bce")
 COLORMAPS = ("jet", "turbo", "viridis", "inferno", "hot", "parula", "magma", "plasma")
 SPLITS = ("train", "val", "test")
+PROFILES = ("tuebingen", "mit")
 TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -197,14 +199,10 @@ class PredictConfig(Checked):
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(Checked):
-    """One scoring of a model on a split of a data set."""
+class ScoringConfig(Checked):
+    """What maps are scored against, shared by `evaluate` and `compare`."""
 
-    weights: Path | None = option(
-        None, "weights file (.weights.h5); default: the best of those in weights/"
-    )
-    weights_dir: Path = option(Path("weights"), "folder searched where no --weights is given")
-    dataset: str = option("osie", "data set", choices=DATASETS)
+    dataset: str = option("osie", "data set", choices=DATASETS, group="data")
     data: Path | None = option(None, "folder of the data set")
     split: str = option("test", "part of the data set", choices=SPLITS)
     split_seed: int = option(0, "seed of the split where the data set brings none", least=0)
@@ -214,12 +212,62 @@ class EvaluateConfig(Checked):
         unit="pixels of the original picture",
         least=0.1,
     )
-    smooth: float = option(
-        0.0, "Gaussian blur of the map", unit="pixels of the original picture", least=0
+    profile: str = option(
+        "tuebingen",
+        "definitions of the metrics: of the MIT/Tuebingen benchmark, or of the older MIT MATLAB "
+        "code (docs/METRICS.md)",
+        choices=PROFILES,
+        group="scoring",
     )
-    batch_size: int = option(10, "pictures a step", unit="pictures", least=1)
-    workers: int = option(2, "threads that read pictures and score maps", least=1)
-    output: Path | None = option(None, "folder for metrics.json and per_image.csv")
+    metrics: str = option("all", "metrics, as a list such as cc,nss,auc_judd")
+    human: bool = option(True, "score the human observers against each other, too")
+    seed: int = option(0, "seed of the resampling and of metrics that draw", least=0)
+    batch_size: int = option(10, "pictures a step of the network", unit="pictures", least=1)
+    workers: int = option(
+        os.cpu_count() or 2, "threads that read pictures and score maps: all cores", least=1
+    )
+    overwrite: bool = option(
+        False, "score again what the output folder already holds scores of", group="output"
+    )
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(ScoringConfig):
+    """One scoring of a model, or of maps made by anything else, on a split of a data set."""
+
+    output: Path | None = option(
+        None, "folder for metrics.json and per_image.csv, and for going on with half-done work"
+    )
+    weights: Path | None = option(
+        None, "weights file (.weights.h5); default: the best of those in weights/", group="maps"
+    )
+    weights_dir: Path = option(Path("weights"), "folder searched where no --weights is given")
+    maps: Path | None = option(
+        None,
+        "score the saliency maps of this folder (PNG, JPEG, .npy; named like the pictures) instead "
+        "of a model's",
+    )
+    smooth: float = option(
+        0.0, "Gaussian blur of the maps", unit="pixels of the original picture", least=0
+    )
+    tune: bool = option(
+        False,
+        "fit a blur and a centre bias to the maps of the validation pictures, and score the maps "
+        "so post-processed in a row of their own",
+    )
+    val_maps: Path | None = option(
+        None, "for --tune with --maps: the folder with the maps of the validation pictures"
+    )
+
+
+@dataclass(frozen=True)
+class CompareConfig(ScoringConfig):
+    """One comparison of trained runs on the same pictures."""
+
+    output: Path = option(
+        Path("comparison"), "folder for comparison.json, index.html and the scores"
+    )
+    gallery: int = option(24, "pictures shown on the page", unit="pictures", least=0)
 
 
 def parse_bool(text: str) -> bool:

@@ -1,143 +1,511 @@
-"""What `evaluate` does: score a model on a split, beside the centre bias of the training split."""
+"""What `evaluate` does: score saliency maps on a split, beside references, and go on where it was.
 
-import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+The scoring itself serves `compare` too: each picture's truth is made once, and every row that lacks
+a score of the picture gets it. Scores are appended to a file as they come.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 import datasets
-import weight_files
-from checkpoint import as_csv
-from config import EvaluateConfig, to_json
-from files import make_folder, write_json, write_text
-from fixations import centre_bias
-from metrics import METRICS, mean_scores, score
-from model import load_model
-from pictures import sample_density, sample_image
-from sample import Sample
-from utilities import Letterbox, postprocess, preprocess
+from config import EvaluateConfig, ScoringConfig, to_json
+from errors import UserError, did_you_mean
+from files import as_csv, make_folder, write_json, write_text
+from fixations import are_within, mixture_weights, pixels
+from metrics import METRICS, PROFILES, Metric
+from notes import Notes
+from progress import progress
+from references import HALVES, ONE, UNIFORM, CentreBias, Scores, Split, Truth
+from references import references as reference_rows
+from significance import Interval, mean_interval
+from sources import FolderMaps, ModelMaps, PostProcessing, Source, spread
 
-SCORED = ("cc", "nss", "auc_judd", "sim", "kld")
-MODEL, CENTRE_BIAS = "model", "centre bias"
-Rows = list[dict[str, float]]
+BLURS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)  # what --tune tries, in sigmas of the data set
+LOG = "scores.jsonl"
 
 
-def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = print) -> dict[str, Rows]:
-    """Score a model and the centre bias, picture by picture at original size, and print the means.
+@dataclass(frozen=True)
+class Row:
+    """A row of the table while it is scored: whose map, and what is done to it first.
+
+    Attributes:
+        name: of the row.
+        kind: "model" or "reference".
+        key: names all that its scores depend on; equal keys mean equal scores.
+        score: from a picture's truth and its map (None for a reference) to its metrics.
+        source: where the map comes from; None for a reference.
+    """
+
+    name: str
+    kind: str
+    key: str
+    score: Callable[[Truth, Any], Scores]
+    source: Source | None = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A finished row: the metrics of each picture, their means, and the share of the attainable.
+
+    Attributes:
+        name, kind: of the row.
+        scores: of each picture, in the order of `Evaluation.pictures`.
+        means: by metric, with bootstrap intervals.
+        share: by metric, where the mean lies between the uniform map (0) and the human ceiling
+            (1); NaN where there is no ceiling.
+    """
+
+    name: str
+    kind: str
+    scores: list[Scores]
+    means: dict[str, Interval]
+    share: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All rows on the same pictures, and what should be known beside them."""
+
+    pictures: list[str]
+    rows: list[Scored]
+    metrics: dict[str, Metric]
+    notes: Notes
+    left_out: list[str] = field(default_factory=list)
+
+    def row(self, name: str) -> Scored:
+        """Return the row of a name."""
+        return next(row for row in self.rows if row.name == name)
+
+
+class ScoreLog:
+    """Scores on disk, a line each as they come, so that half-done work is taken up again.
 
     Args:
-        settings: the model, the data and where to write.
+        path: of the file; None keeps them in memory alone.
+        overwrite: start anew.
+    """
+
+    def __init__(self, path: Path | None, overwrite: bool = False) -> None:
+        self.path = path
+        self.scores: dict[tuple[str, str], Scores] = {}
+        if path and path.exists() and not overwrite:
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    key, picture, values = json.loads(line)
+                except ValueError:
+                    continue  # the line that an interruption tore
+                self.scores[key, picture] = {
+                    name: float("nan") if value is None else value for name, value in values.items()
+                }
+        if path:  # whole lines alone
+            lines = [self._line(*key, scores) for key, scores in self.scores.items()]
+            write_text(path, "".join(lines))
+
+    @staticmethod
+    def _line(key: str, picture: str, scores: Scores) -> str:
+        values = {name: None if value != value else value for name, value in scores.items()}
+        return json.dumps([key, picture, values], ensure_ascii=False) + "\n"
+
+    def has(self, key: str, picture: str) -> bool:
+        """Return whether a picture's scores of a row are known."""
+        return (key, picture) in self.scores
+
+    def add(self, found: dict[tuple[str, str], Scores]) -> None:
+        """Keep scores by (key, picture)."""
+        self.scores |= found
+        if self.path and found:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(self._line(*key, scores) for key, scores in found.items())
+
+
+def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = print) -> Evaluation:
+    """Score a model, or a folder of maps, beside the references, and print the table.
+
+    Args:
+        settings: the maps, the data and where to write.
         say: gets each line of news.
 
     Returns:
-        The metrics of each picture, by the name of what was scored.
+        The rows; `left_out` names the pictures that had no usable map.
 
     Raises:
-        UserError: the data or the weights are not usable, or the output cannot be written.
+        UserError: the data, the weights or the maps are not usable, or the output cannot be
+            written.
     """
-    samples = load_split(settings, settings.split)
-    centre = training_centre_bias(load_split(settings, "train"))
+    notes = Notes()
+    split = load_split(settings, settings.split, notes)
     if settings.output:
         make_folder(settings.output)
-    weights = weight_files.choose(settings.weights, settings.weights_dir, say)
-    rows = score_pictures(load_model(weights), centre, samples, settings)
-    names = {MODEL: weight_files.card_path(weights).stem, CENTRE_BIAS: CENTRE_BIAS}
-    results = {names[key]: [row[key] for row in rows] for key in rows[0]}
-    say(table(results, f"{len(samples)} pictures of {settings.dataset}, {settings.split} split"))
+    source = source_of(settings, split, notes, say)
+    rows = [model_row(source, split)]
+    if settings.tune:
+        rows.append(tuned_row(settings, source, split, notes, say))
+    rows += all_reference_rows(split, settings.human)
+    log = ScoreLog(settings.output and settings.output / LOG, settings.overwrite)
+    evaluation = score_rows(split, rows, log, notes, settings)
+    say(table(evaluation, f"{settings.dataset}, {settings.split} split"))
+    for line in notes.lines():
+        say(f"note: {line}")
     if settings.output:
-        write(settings.output, results, samples, settings)
+        write(settings.output, evaluation, settings)
         say(f"wrote {settings.output}/metrics.json and {settings.output}/per_image.csv")
-    return results
+    return evaluation
 
 
-def load_split(settings: EvaluateConfig, split: str) -> list[Sample]:
-    """Return the samples of a split."""
-    return datasets.load(settings.dataset, settings.data, split, settings.split_seed)
+def load_split(settings: ScoringConfig, split: str, notes: Notes) -> Split:
+    """Return the pictures of a split, with notes on their fixations.
+
+    Raises:
+        UserError: the data set or a metric is unknown or unusable.
+    """
+    names = metric_names(settings.metrics)
+    samples = datasets.load(settings.dataset, settings.data, split, settings.split_seed)
+    found = Split(
+        samples,
+        names,
+        settings.sigma_pixels,
+        settings.profile,  # type: ignore[arg-type]
+        settings.seed,
+        settings.workers,
+    )
+    for sample, (fixations, shape) in zip(samples, found.pictures, strict=True):
+        if not len(fixations):
+            notes.add("pictures without fixations: only the map metrics count them", sample.name)
+        elif not are_within(fixations, shape).all():
+            notes.add("pictures with fixations outside: those are left out", sample.name)
+    return found
 
 
-def training_centre_bias(training: list[Sample]) -> NDArray[np.floating] | None:
-    """Return the density of all training fixations, or None where there are none."""
-    with_fixations = [s for s in training if s.fixations is not None]
-    if not with_fixations:
-        return None
-    shapes = [sample_image(s).shape[:2] for s in with_fixations]
-    pictures = [(s.fixations, shape) for s, shape in zip(with_fixations, shapes, strict=True)]
-    return centre_bias(pictures, shapes[0], with_fixations[0].sigma_pixels)  # type: ignore[arg-type]
+def metric_names(text: str) -> tuple[str, ...]:
+    """Return the metrics of a list such as "cc,nss", in the table's order.
+
+    >>> metric_names("nss,cc")
+    ('cc', 'nss')
+
+    Raises:
+        UserError: a name is unknown.
+    """
+    if text == "all":
+        return tuple(METRICS)
+    asked = [name.strip().lower().replace("-", "_") for name in text.split(",")]
+    for name in asked:
+        if name not in METRICS:
+            raise UserError(f"--metrics {text}: unknown '{name}'. {did_you_mean(name, METRICS)}")
+    return tuple(name for name in METRICS if name in asked)
 
 
-def score_pictures(
-    model: Any, centre: NDArray | None, samples: list[Sample], settings: EvaluateConfig
-) -> list[dict[str, dict[str, float]]]:
-    """Return the metrics of each picture, of the model and of the centre bias.
+def source_of(
+    settings: EvaluateConfig, split: Split, notes: Notes, say: Callable[[str], None]
+) -> Source:
+    """Return where the maps come from: the folder asked for, else a model."""
+    if settings.maps:
+        name = settings.maps.resolve().name
+        return FolderMaps(settings.maps, name, split.samples, notes, settings.smooth)
+    import weight_files  # here: scoring maps of a folder needs no network
+
+    weights = weight_files.choose(settings.weights, settings.weights_dir, say)
+    name = weight_files.card_path(weights).stem
+    return ModelMaps(weights, name, settings.batch_size, settings.workers, settings.smooth)
+
+
+def model_row(source: Source, split: Split) -> Row:
+    """Return the row that scores a source's maps as they are."""
+    return Row(
+        source.name,
+        "model",
+        key_of(split, source.fingerprint()),
+        lambda truth, saliency_map: truth.score(saliency_map),
+        source,
+    )
+
+
+def all_reference_rows(split: Split, human: bool) -> list[Row]:
+    """Return the reference rows of a split."""
+    return [
+        Row(name, "reference", key_of(split, name), lambda truth, _, score=score: score(truth))
+        for name, score in reference_rows(split, human).items()
+    ]
+
+
+def key_of(split: Split, about: str) -> str:
+    """Return the key of a row on a split."""
+    return hashlib.sha256(f"{split.fingerprint()} {about}".encode()).hexdigest()[:16]
+
+
+def tuned_row(
+    settings: EvaluateConfig,
+    source: Source,
+    split: Split,
+    notes: Notes,
+    say: Callable[[str], None],
+) -> Row:
+    """Return the row of the same maps, post-processed as suits the validation pictures best."""
+    validation = load_split(settings, "val", notes)
+    training = load_split(settings, "train", notes)
+    if settings.maps:
+        if not settings.val_maps:
+            raise UserError(
+                "--tune needs the maps of the validation pictures: name their folder with "
+                "--val_maps."
+            )
+        # its own notes: a validation map that is missing leaves no picture of the table out
+        val_source: Source = FolderMaps(
+            settings.val_maps, source.name, validation.samples, Notes(), settings.smooth
+        )
+    else:
+        val_source = source
+    if not training.centre.count or not validation.centre.count:
+        raise UserError(f"--tune needs fixations, and {settings.dataset} has none.")
+    post = fitted_post_processing(val_source, validation, training.centre)
+    own, bias, uniform = post.weights
+    say(
+        f"post-processing fitted on {len(validation.samples)} validation pictures: blur "
+        f"{post.blur_pixels:g} px, {own:.1%} map, {bias:.1%} centre bias, {uniform:.1%} uniform"
+    )
+    about = f"{source.fingerprint()} {post} {training.fingerprint()}"
+    return Row(
+        f"{source.name}, tuned",
+        "model",
+        key_of(split, about),
+        lambda truth, values: truth.score(
+            post.apply(values, training.centre.everywhere(truth.shape))
+        ),
+        source,
+    )
+
+
+def fitted_post_processing(
+    source: Source, validation: Split, training: CentreBias
+) -> PostProcessing:
+    """Return the blur and the shares under which the validation fixations are most likely.
 
     Args:
-        model: from `load_model`.
-        centre: the centre bias, at any size, or None.
-        samples: the pictures.
-        settings: reads batch_size, workers, smooth and sigma_pixels.
+        source: of the maps of the validation pictures.
+        validation: these pictures.
+        training: the centre bias of the training pictures.
     """
+    likelihoods: dict[float, list[NDArray]] = {blur: [] for blur in BLURS}
+    shapes = [shape for _, shape in validation.pictures]
+    bar = progress(len(shapes), "fitting on validation")
+    for i, saliency_map in enumerate(source.maps(validation.samples, shapes)):
+        bar.update()
+        if saliency_map is None:
+            continue
+        fixations, shape = validation.pictures[i]
+        at = tuple(pixels(fixations, shape).T)
+        centre = training.everywhere(shape)[at]
+        uniform = np.full(len(centre), 1 / np.prod(shape))
+        for blur, rows in likelihoods.items():
+            own = spread(saliency_map, blur * validation.sigma(i))[at]
+            rows.append(np.stack([own, centre, uniform], axis=1))
+    bar.close()
+    best = (-np.inf, 0.0, np.zeros(3))
+    for blur, rows in likelihoods.items():
+        seen = np.concatenate(rows)
+        weights = mixture_weights(seen)
+        best = max(best, (float(np.log(seen @ weights).mean()), blur, weights), key=lambda b: b[0])
+    own, bias, uniform_share = best[2].tolist()
+    return PostProcessing(best[1] * validation.sigma(0), (own, bias, uniform_share))
 
-    def read(sample: Sample) -> tuple[NDArray, Letterbox]:
-        return preprocess(sample_image(sample), model.input_shape[1:3])
 
-    def score_one(
-        sample: Sample, prediction: NDArray, box: Letterbox
-    ) -> dict[str, dict[str, float]]:
-        density = sample_density(sample, box.image_shape, settings.sigma_pixels)
-        maps = {MODEL: postprocess(prediction, box, settings.smooth)}
-        if centre is not None:
-            maps[CENTRE_BIAS] = np.asarray(cv2.resize(centre, box.image_shape[::-1]), np.float32)
-        return {
-            name: score(values, density, sample.fixations, SCORED) for name, values in maps.items()
-        }
+def score_rows(
+    split: Split, rows: list[Row], log: ScoreLog, notes: Notes, settings: ScoringConfig
+) -> Evaluation:
+    """Score every row on every picture that the log lacks, and gather the means.
 
-    bar = tqdm(total=len(samples), unit="images", disable=not sys.stderr.isatty())
-    rows: list[dict[str, dict[str, float]]] = []
+    A picture that one row has no map of is left out of all rows, so that means are over the same
+    pictures; the notes name it.
+    """
+    names = [sample.name for sample in split.samples]
+    todo = [
+        i for i, name in enumerate(names) if any(not log.has(row.key, name) for row in rows)
+    ]  # fmt: skip
+    waiting: list[Future] = []
+    bar = progress(len(names), "scoring")
+    bar.update(len(names) - len(todo))
+
+    def score(i: int, maps: dict[int, NDArray | None]) -> dict[tuple[str, str], Scores]:
+        truth, found = split.truth(i), {}
+        for row in rows:
+            saliency_map = maps.get(id(row.source))
+            if log.has(row.key, truth.name) or (row.source and saliency_map is None):
+                continue
+            found[row.key, truth.name] = row.score(truth, saliency_map)
+        return found
+
+    def take(future: Future) -> None:
+        log.add(future.result())
+        bar.update()
+
     with bar, ThreadPoolExecutor(settings.workers) as pool:
-        for start in range(0, len(samples), settings.batch_size):
-            batch = samples[start : start + settings.batch_size]
-            inputs, boxes = zip(*pool.map(read, batch), strict=True)
-            # one prediction a picture serves all metrics
-            predictions = np.asarray(model.predict_on_batch(np.stack(inputs)))
-            rows += pool.map(score_one, batch, predictions, boxes)
-            bar.update(len(batch))
-    return rows
+        for i, maps in zip(todo, maps_of(rows, split, todo, log), strict=True):
+            waiting.append(pool.submit(score, i, maps))
+            # a map in double precision has megabytes: only so many wait
+            while len(waiting) > 2 * settings.workers or (waiting and waiting[0].done()):
+                take(waiting.pop(0))
+        for future in waiting:
+            take(future)
+    pictures = [name for name in names if all(log.has(row.key, name) for row in rows)]
+    if not pictures:
+        raise UserError("No picture has a map that can be scored. " + "; ".join(notes.lines()))
+    left_out = [name for name in names if name not in set(pictures)]
+    scores = {row.name: [log.scores[row.key, name] for name in pictures] for row in rows}
+    return gather(pictures, rows, scores, split, notes, left_out, settings.seed)
 
 
-def table(results: dict[str, Rows], caption: str) -> str:
-    """Return the means as text, a line for each thing scored."""
-    width = max(len(name) for name in results)
-    lines = [caption, " " * width + "".join(f"{METRICS[m].name:>10}" for m in SCORED)]
-    for name, rows in results.items():
-        lines.append(f"{name:<{width}}" + "".join(f"{v:10.3f}" for v in mean_scores(rows).values()))
-    return "\n".join(lines)
+def maps_of(
+    rows: list[Row], split: Split, todo: list[int], log: ScoreLog
+) -> Iterator[dict[int, NDArray | None]]:
+    """Yield for each picture its map of every source that some row still needs."""
+    sources = {id(row.source): row.source for row in rows if row.source}
+    needing = {
+        key: [row for row in rows if row.source and id(row.source) == key] for key in sources
+    }
+    streams = {}
+    wanted: dict[int, set[int]] = {}
+    for key, source in sources.items():
+        chosen = [
+            i
+            for i in todo
+            if any(not log.has(row.key, split.samples[i].name) for row in needing[key])
+        ]
+        wanted[key] = set(chosen)
+        streams[key] = source.maps(
+            [split.samples[i] for i in chosen], [split.pictures[i][1] for i in chosen]
+        )
+    for i in todo:
+        yield {key: next(stream) for key, stream in streams.items() if i in wanted[key]}
 
 
-def write(
-    folder: Path, results: dict[str, Rows], samples: list[Sample], settings: EvaluateConfig
-) -> None:
+def gather(
+    pictures: list[str],
+    rows: list[Row],
+    scores: dict[str, list[Scores]],
+    split: Split,
+    notes: Notes,
+    left_out: list[str],
+    seed: int,
+) -> Evaluation:
+    """Return the finished rows: means, intervals, and shares of what is attainable."""
+    means = {
+        name: {
+            metric: mean_interval([picture[metric] for picture in values], seed)
+            for metric in split.names
+        }
+        for name, values in scores.items()
+    }
+    finished = [
+        Scored(
+            row.name,
+            row.kind,
+            scores[row.name],
+            means[row.name],
+            {name: attained(means, row.name, name) for name in split.names},
+        )
+        for row in rows
+    ]
+    chosen = {name: PROFILES[split.profile][name] for name in split.names}
+    return Evaluation(pictures, finished, chosen, notes, left_out)
+
+
+def ceiling_of(metric: str) -> str:
+    """Return the human row that a metric's share is of.
+
+    One observer against all others where the truth is fixations; halves where it is a density map,
+    for which one observer's fixations are too few.
+    """
+    return ONE if METRICS[metric].truth == "fixations" else HALVES
+
+
+def attained(means: dict[str, dict[str, Interval]], name: str, metric: str) -> float:
+    """Return where a row's mean lies between the uniform map's (0) and the human ceiling's (1)."""
+    ceiling = means.get(ceiling_of(metric))
+    if not ceiling or UNIFORM not in means:
+        return float("nan")
+    nothing, all_of_it = means[UNIFORM][metric].mean, ceiling[metric].mean
+    gap = all_of_it - nothing
+    # only a metric that puts humans above a map that knows nothing has such a scale
+    better = gap > 0 if METRICS[metric].higher_is_better else gap < 0
+    return (means[name][metric].mean - nothing) / gap if better else float("nan")
+
+
+def table(evaluation: Evaluation, caption: str) -> str:
+    """Return the means with their intervals as text: a line a metric, a column a row scored."""
+    lines = [["", *(row.name for row in evaluation.rows)]]
+    for key, metric in evaluation.metrics.items():
+        name = metric.name + ("" if metric.higher_is_better else " (low is good)")
+        lines.append([name, *(cell(row, key) for row in evaluation.rows)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
+        for name, *cells in lines
+    ]
+    count = len(evaluation.pictures)
+    ceiling = any(row.name == ONE for row in evaluation.rows)
+    of = "; % of what is attainable, from uniform (0 %) to the human ceiling" if ceiling else ""
+    return "\n".join([f"{caption}: {count} pictures, means [bootstrap 95 %]{of}", *text])
+
+
+def cell(row: Scored, metric: str) -> str:
+    """Return a mean with its interval, and for a model its share of what is attainable."""
+    found = row.means[metric]
+    if np.isnan(found.mean):
+        return "-"
+    interval = "" if np.isnan(found.low) else f" [{found.low:.3f}, {found.high:.3f}]"
+    known = row.kind == "model" and not np.isnan(row.share[metric])
+    return f"{found.mean:.3f}{interval}" + (f" {row.share[metric]:4.0%}" if known else "")
+
+
+def write(folder: Path, evaluation: Evaluation, settings: ScoringConfig) -> None:
     """Write the means as metrics.json and the pictures' rows as per_image.csv."""
     write_json(
         folder / "metrics.json",
         {
             "settings": to_json(settings),
-            "pictures": len(samples),
-            "means": {name: mean_scores(rows) for name, rows in results.items()},
+            "pictures": len(evaluation.pictures),
+            "left_out": evaluation.left_out,
+            "metrics": described(evaluation.metrics),
+            "rows": {
+                row.name: {
+                    "kind": row.kind,
+                    "means": {name: finite(dataclasses.asdict(m)) for name, m in row.means.items()},
+                    "share_of_attainable": finite(row.share),
+                }
+                for row in evaluation.rows
+            },
+            "notes": {**evaluation.notes.found, "remarks": evaluation.notes.remarks},
         },
     )
-    write_text(
-        folder / "per_image.csv",
-        as_csv(
-            [
-                {"picture": sample.name, "scored": name, **row}
-                for name, rows in results.items()
-                for sample, row in zip(samples, rows, strict=True)
-            ]
-        ),
-    )
+    write_per_image(folder / "per_image.csv", evaluation)
+
+
+def write_per_image(path: Path, evaluation: Evaluation) -> None:
+    """Write a line for each picture and row."""
+    lines = [
+        {"picture": name, "scored": row.name, **scores}
+        for row in evaluation.rows
+        for name, scores in zip(evaluation.pictures, row.scores, strict=True)
+    ]
+    write_text(path, as_csv(lines))
+
+
+def described(chosen: dict[str, Metric]) -> dict[str, dict[str, Any]]:
+    """Return what each metric is, for the files."""
+    return {
+        key: {"name": m.name, "higher_is_better": m.higher_is_better, "variant": m.variant}
+        for key, m in chosen.items()
+    }
+
+
+def finite(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values with None in the place of NaN, which JSON does not know."""
+    return {key: None if value != value else value for key, value in values.items()}

@@ -1,5 +1,7 @@
 """Files written whole or not at all: every output goes to a temporary name and is then renamed."""
 
+import csv
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -79,3 +81,16 @@ def read_json(path: Path) -> Any:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from error
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}.") from error
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    r"""Return rows of equal keys as CSV text with a header.
+
+    >>> as_csv([{"epoch": 1, "loss": 0.5}])
+    'epoch,loss\n1,0.5\n'
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

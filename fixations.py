@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 Array = NDArray[np.floating]
 
@@ -31,8 +32,13 @@ def pixels(fixations: NDArray, shape: tuple[int, int]) -> NDArray[np.intp]:
 
 def within(fixations: NDArray, shape: tuple[int, int]) -> NDArray:
     """Return the fixations that fall on a pixel of the picture, in their order."""
-    edges = np.array([shape[1], shape[0]]) - 0.5
-    return fixations[((fixations >= -0.5) & (fixations < edges)).all(axis=1)]
+    return fixations[are_within(fixations, shape)]
+
+
+def are_within(fixations: NDArray, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return for each fixation whether it falls on a pixel of the picture."""
+    x, y = fixations.T
+    return (x >= -0.5) & (y >= -0.5) & (x < shape[1] - 0.5) & (y < shape[0] - 0.5)
 
 
 def count_map(fixations: NDArray, shape: tuple[int, int]) -> Array:
@@ -130,3 +136,60 @@ def other_fixations(
     shape = pictures[index][1]
     scaled = [rescaled(*pictures[i], shape) for i in chosen]
     return np.concatenate(scaled or [np.zeros((0, 2))])
+
+
+def kernel_density(points: NDArray, at: NDArray, shape: tuple[int, int], sigma: float) -> NDArray:
+    """Return the share per pixel, at given places, of points blurred by a Gaussian.
+
+    What `blurred` gives when scaled to a sum of 1 over the picture, but only where it is asked for.
+
+    Args:
+        points: [n, 2], (x, y), pixels; n at least 1.
+        at: [m, 2], (x, y), pixels.
+        shape: rows and columns of the picture.
+        sigma: standard deviation of the Gaussian, pixels.
+
+    Returns:
+        [m], 0 or more.
+
+    >>> value = kernel_density(np.array([[50.0, 50.0]]), np.array([[50.0, 50.0]]), (101, 101), 2.0)
+    >>> round(float(value[0]), 4)  # 1 / (2 pi 2^2)
+    0.0398
+    """
+    squares = ((at[:, None] - points) ** 2).sum(axis=-1)
+    heights = np.exp(-0.5 * squares / sigma**2) / (2 * np.pi * sigma**2)
+    # what of each Gaussian lies inside the picture, whose edges are half a pixel beyond the centres
+    inside = np.prod(
+        [
+            ndtr((side - 0.5 - points[:, i]) / sigma) - ndtr((-0.5 - points[:, i]) / sigma)
+            for i, side in enumerate(shape[::-1])
+        ],
+        axis=0,
+    )
+    return heights.sum(axis=1) / inside.sum()
+
+
+def mixture_weights(likelihoods: NDArray, rounds: int = 200) -> NDArray[np.float64]:
+    """Return the weights of a mixture of densities under which what was seen is most likely.
+
+    Expectation maximisation; the problem is convex, so where it starts does not matter.
+
+    Args:
+        likelihoods: [n, k], the density that each of k components gives to each of n observations.
+        rounds: of the expectation and the maximisation.
+
+    Returns:
+        [k], 0 or more, summing to 1; equal ones where nothing was observed.
+
+    Source: Dempster, Laird and Rubin, JRSS B 1977.
+
+    >>> mixture_weights(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])).tolist()
+    [0.75, 0.25]
+    """
+    # an observation that every component excludes says nothing of their weights
+    seen = np.asarray(likelihoods, np.float64)[np.any(likelihoods, axis=1)]
+    weights = np.full(likelihoods.shape[1], 1 / likelihoods.shape[1])
+    for _ in range(rounds if len(seen) else 0):
+        shares = seen * weights
+        weights = (shares / shares.sum(axis=1, keepdims=True)).mean(axis=0)
+    return weights

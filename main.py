@@ -48,9 +48,10 @@ def parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser(
         "evaluate",
-        help="score a model on a split of a data set",
-        description="Score a model against the fixations of a data set, beside the centre bias.",
-        epilog="example: main.py evaluate --dataset osie --data PATH --split test",
+        help="score a model, or maps made elsewhere, on a split of a data set",
+        description="Score a model, or a folder of saliency maps, beside the centre bias, a "
+        "uniform map and the human observers.",
+        epilog="example: main.py evaluate --dataset osie --data PATH --split test --output eval/",
     )
     add_flags(evaluate, EvaluateConfig)
     return top
@@ -79,11 +80,11 @@ def run(arguments: argparse.Namespace) -> int:
 
         return EXIT_PARTIAL if predict(arguments.images, settings) else 0
     settings = EvaluateConfig(**flags)
-    import_quietly()
+    if not settings.maps:  # maps made elsewhere are scored without a network
+        import_quietly()
     from evaluate import evaluate
 
-    evaluate(settings)
-    return 0
+    return EXIT_PARTIAL if evaluate(settings).left_out else 0
 
 
 def main(words: list[str] | None = None) -> int:

@@ -41,6 +41,26 @@ def read_map(path: Path) -> Array:
     return values.astype(np.float32) / np.iinfo(values.dtype).max
 
 
+def read_stored_map(path: Path) -> NDArray:
+    """Return a map as its file holds it, [rows, columns]: integers of a picture, or .npy's numbers.
+
+    Raises:
+        UserError: the file is missing, empty, truncated, or holds no map of finite numbers.
+    """
+    if path.suffix.lower() != ".npy":
+        return _decode(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} cannot be read as an array: {error}") from error
+    if values.ndim != 2 or values.dtype.kind not in "uif" or not np.isfinite(values).all():
+        raise UserError(
+            f"{path} holds {values.dtype} of shape {values.shape}; a map is [rows, columns] of "
+            "finite numbers."
+        )
+    return values
+
+
 def _decode(path: Path, flags: int) -> NDArray:
     """Decode a picture file, or say in one line why not."""
     try:

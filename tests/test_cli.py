@@ -53,9 +53,12 @@ def test_train_test_evaluate_from_end_to_end(cli, tmp_path, pictures):
     scored = cli("evaluate", "--dataset", "synthetic", "--output", "eval")
     assert scored.stderr == ""
     assert "centre bias" in scored.stdout
-    means = json.loads((tmp_path / "eval/metrics.json").read_text())["means"]
-    assert set(means) == {"mlnet-scratch", "centre bias"}
-    assert len((tmp_path / "eval/per_image.csv").read_text().splitlines()) == 1 + 2 * 32
+    rows = json.loads((tmp_path / "eval/metrics.json").read_text())["rows"]
+    assert list(rows) == [
+        "mlnet-scratch", "centre bias", "uniform", "humans, split half",
+        "humans, one from the others",
+    ]  # fmt: skip
+    assert len((tmp_path / "eval/per_image.csv").read_text().splitlines()) == 1 + 5 * 32
 
     repeated = cli("train", "--config", "runs/x/config.json", "--output", "runs/y")
     losses = [

@@ -8,12 +8,12 @@ from conftest import PROJECT
 
 # each floor may import from itself and from the floors above it
 FLOORS = [
-    {"errors", "files", "config", "sample", "quiet"},
+    {"errors", "files", "config", "sample", "quiet", "notes", "progress"},
     {"fixations", "metrics", "pictures", "significance", "utilities"},
-    {"datasets"},
+    {"datasets", "references"},
     {"eltwise_product", "backbone", "losses", "weight_files"},
     {"model", "architectures"},
-    {"checkpoint", "figures"},
+    {"checkpoint", "figures", "sources"},
     {"train", "predict", "evaluate"},
     {"main"},
 ]

@@ -108,13 +108,12 @@ def test_validation_scores_equal_the_evaluation_of_the_same_weights(tiny, traine
     """The line after an epoch and `evaluate` are computed by different code: they must agree."""
     from config import EvaluateConfig
     from evaluate import evaluate
-    from metrics import mean_scores
 
     card = weight_files.read_card(trained)
     results = evaluate(EvaluateConfig(weights=trained, dataset="synthetic", split="val"), **QUIET)
-    scores = mean_scores(results["mlnet-scratch-frozen"])
+    means = results.row("mlnet-scratch-frozen").means
     for name in train.VALIDATED:
-        assert scores[name] == pytest.approx(card["metrics"][f"val_{name}"], abs=1e-5)
+        assert means[name].mean == pytest.approx(card["metrics"][f"val_{name}"], abs=1e-5)
 
 
 def test_best_weights_are_those_of_the_lowest_validation_loss(tiny, monkeypatch):
@@ -199,8 +198,11 @@ def test_own_folder_of_maps_trains_and_evaluates(tiny, tmp_path, picture):
     results = evaluate(
         EvaluateConfig(weights=run.path("best.weights.h5"), dataset="folder", data=root), **QUIET
     )
-    assert list(results) == ["best"]  # no fixations, so no centre bias
-    assert len(results["best"]) == 2
+    # no fixations, so no centre bias and no observers
+    assert [row.name for row in results.rows] == ["best", "uniform"]
+    assert len(results.pictures) == 2
+    assert np.isfinite(results.row("best").means["cc"].mean)
+    assert results.notes.lines()[0].startswith("2 pictures without fixations")
 
 
 def test_nss_loss_without_fixations_is_refused(tiny, tmp_path, picture):
