@@ -32,8 +32,8 @@ def pixels(fixations: NDArray, shape: tuple[int, int]) -> NDArray[np.intp]:
 
 def within(fixations: NDArray, shape: tuple[int, int]) -> NDArray:
     """Return the fixations that fall on a pixel of the picture, in their order."""
-    edges = np.array([shape[1], shape[0]]) - 0.5
-    return fixations[((fixations >= -0.5) & (fixations < edges)).all(axis=1)]
+    x, y = fixations.T
+    return fixations[(x >= -0.5) & (y >= -0.5) & (x < shape[1] - 0.5) & (y < shape[0] - 0.5)]
 
 
 def count_map(fixations: NDArray, shape: tuple[int, int]) -> Array:
