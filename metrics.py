@@ -5,7 +5,8 @@ saliency map at the original picture's size and either the fixations or a densit
 floats. Definitions are those of the MIT/Tuebingen benchmark as pysaliency implements them;
 `profile="mit"` gives those of the older MIT MATLAB code. docs/METRICS.md tabulates where they part.
 
-A constant saliency map scores what chance scores. NaN in a map gives NaN, never a number.
+A constant saliency map scores what chance scores. NaN in a map gives NaN, never a number; so do
+infinities, which only the AUCs that rank the map as it is put in their place.
 """
 
 import os
@@ -94,12 +95,11 @@ def auc_borji(
     >>> auc_borji(np.eye(2), np.array([[0.0, 0.0], [1.0, 1.0]]), seed=1) > 0.6
     True
     """
-    if _has_nan(saliency_map):
+    values = (_tenths(saliency_map) if profile == "mit" else np.asarray(saliency_map)).ravel()
+    if _has_nan(values):
         return float("nan")
     cells = _cells(saliency_map, fixations, merge=profile == "mit")
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(saliency_map.size, size=SPLITS * len(cells))
-    values = (_tenths(saliency_map) if profile == "mit" else np.asarray(saliency_map)).ravel()
+    draws = np.random.default_rng(seed).integers(values.size, size=SPLITS * len(cells))
     return _area(values[cells], values[draws])
 
 
@@ -134,7 +134,8 @@ def sauc(
     >>> sauc(np.eye(2), np.array([[0.0, 0.0]]), np.array([[1.0, 0.0], [1.0, 1.0]]))
     0.75
     """
-    if _has_nan(saliency_map):
+    values = (_tenths(saliency_map) if profile == "mit" else np.asarray(saliency_map)).ravel()
+    if _has_nan(values):
         return float("nan")
     cells = _cells(saliency_map, fixations, merge=profile == "mit")
     negatives = _cells(saliency_map, others, merge=profile == "mit")
@@ -142,11 +143,9 @@ def sauc(
     if profile == "mit":
         count = min(len(cells), len(negatives))
         draws = [rng.choice(negatives, count, replace=False) for _ in range(SPLITS)]
-        values = _tenths(saliency_map).ravel()
-        return _area(values[cells], values[np.concatenate(draws)])
-    if samples is not None and samples < len(negatives):
+        negatives = np.concatenate(draws)
+    elif samples is not None and samples < len(negatives):
         negatives = rng.choice(negatives, samples, replace=False)
-    values = np.asarray(saliency_map).ravel()
     return _area(values[cells], values[negatives])
 
 
@@ -384,22 +383,29 @@ def mse(saliency_map: NDArray, density_map: NDArray) -> float:
 
 
 def as_distribution(saliency_map: NDArray) -> NDArray[np.float64]:
-    """Return the map scaled to a sum of 1; an all-zero map becomes uniform.
+    """Return the map scaled to a sum of 1; an all-zero map becomes uniform, an infinite one NaN.
 
     Negative values cannot be shares: where there are any, the least is taken from all.
     """
     values = np.asarray(saliency_map, np.float64)
     least = values.min()
-    if least < 0:
+    if -np.inf < least < 0:
         values = values - least
     total = values.sum()
+    if not np.isfinite(total):
+        return np.full(values.shape, np.nan)
     return np.full(values.shape, 1 / values.size) if total == 0 else values / total
 
 
 def unit_range(saliency_map: NDArray) -> NDArray[np.float64]:
-    """Return the map scaled to a least value of 0 and a greatest of 1; a constant one is zeros."""
+    """Return the map scaled from its least and greatest value to 0 and 1.
+
+    A constant map becomes zeros, one with NaN or an infinity NaN.
+    """
     values = np.asarray(saliency_map, np.float64)
     least, greatest = values.min(), values.max()
+    if not np.isfinite(least) or not np.isfinite(greatest):
+        return np.full(values.shape, np.nan)
     values = values - least
     if greatest != least:
         values /= greatest - least
@@ -448,9 +454,12 @@ def _at(saliency_map: NDArray, fixations: NDArray, merge: bool = False) -> NDArr
 def _centred(values: NDArray) -> tuple[NDArray[np.float64], float]:
     """Return the values without their mean, exact zeros if they are all equal, and the mean."""
     values = np.asarray(values, np.float64)
+    first = values.flat[0]
     # a mean is rounded: of equal values it need not be that value
-    mean = values.mean() if values.max() != values.min() else values.flat[0]
-    return values - mean, float(mean)
+    constant = first == values.flat[-1] and (values == first).all()
+    with np.errstate(invalid="ignore"):  # infinities
+        mean = first if constant else values.mean()
+        return values - mean, float(mean)
 
 
 def _dot(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
@@ -458,12 +467,13 @@ def _dot(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float(np.einsum("ij,ij->", a, b))
 
 
-def _tenths(saliency_map: NDArray) -> NDArray[np.intp]:
-    """Return how many thresholds each pixel of the scaled map reaches.
+def _tenths(saliency_map: NDArray) -> NDArray:
+    """Return how many thresholds each pixel of the scaled map reaches; NaN if that is NaN.
 
     Walking a ROC curve at these thresholds is the same as ranking these whole numbers.
     """
-    return np.searchsorted(THRESHOLDS, unit_range(saliency_map), side="right")
+    scaled = unit_range(saliency_map)
+    return scaled if _has_nan(scaled) else np.searchsorted(THRESHOLDS, scaled, side="right")
 
 
 def _cell_masses(density: NDArray, cell_pixels: int) -> tuple[NDArray, NDArray]:

@@ -161,6 +161,16 @@ def test_nan_in_a_map_gives_nan(scene, profile, name):
     assert np.isnan(one_score({**scene, "saliency_map": saliency_map}, profile, name))
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("profile", "name"), [row for row in EVERY if row[0] == "mit" or "auc" not in row[1]]
+)
+def test_an_infinity_gives_nan_where_more_than_its_rank_counts(scene, profile, name, value):
+    saliency_map = scene["saliency_map"].copy()
+    saliency_map[0, 59] = value
+    assert np.isnan(one_score({**scene, "saliency_map": saliency_map}, profile, name))
+
+
 @pytest.mark.parametrize(("profile", "name"), ASKS_FIXATIONS)
 @pytest.mark.parametrize("points", [NOBODY, OUTSIDE], ids=["none", "outside"])
 def test_without_fixations_there_is_no_score(scene, profile, name, points):
@@ -376,6 +386,25 @@ def test_without_others_there_is_no_sauc(scene):
     for others in (NOBODY, OUTSIDE):
         assert np.isnan(sauc(scene["saliency_map"], scene["fixations"], others))
         assert np.isnan(sauc(scene["saliency_map"], scene["fixations"], others, profile="mit"))
+
+
+@given(MAPS, POINTS, POINTS, st.integers(0, 9))
+@settings(max_examples=25)
+def test_mit_sauc_is_the_curve_walked_in_tenths(saliency_map, fixations, others, seed):
+    values = unit_range(saliency_map)
+    here, away = (
+        np.unique([int(y) * 7 + int(x) for x, y in points]) for points in (fixations, others)
+    )
+    rng, count = np.random.default_rng(seed), min(len(here), len(away))
+    tenths = np.arange(11) * 0.1
+    splits = []
+    for _ in range(SPLITS):
+        drawn = values.ravel()[rng.choice(away, count, replace=False)]
+        positives = values.ravel()[here]
+        splits.append(walked(positives, drawn, tenths[tenths <= max(*positives, *drawn, 0)]))
+    assert sauc(saliency_map, fixations, others, seed, profile="mit") == pytest.approx(
+        np.mean(splits)
+    )
 
 
 def test_mit_sauc_knows_only_tenths():

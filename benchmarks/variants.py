@@ -1,0 +1,85 @@
+"""What the choice of a definition does to a score: the two profiles, and maps kept in 8 bits.
+
+    python benchmarks/variants.py --data ../shared/data/osie
+
+The maps are the blurred fixations of seven observers with a tenth of the centre bias, the truth is
+what the other eight looked at, on the first pictures of OSIE's test split.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a file, this folder's metrics.py would hide the program's
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.osie import SIGMA_PIXELS, read_fixations
+from fixations import centre_bias, density_map, other_fixations
+from metrics import METRICS, PROFILES, SHUFFLED_PICTURES, Profile, from_8bit, mean_scores, score
+
+SHAPE = (600, 800)
+PICTURES = 40
+OBSERVERS = 7  # who make the maps
+
+
+class Scenes:
+    """The first pictures of OSIE's test split, and the centre bias of its training split."""
+
+    def __init__(self, root: Path) -> None:
+        everything = read_fixations(root / "data" / "eye" / "fixations.mat")
+        split = json.loads((root / "split.json").read_text())
+        pictures = [everything[name] for name in split["test"][:PICTURES]]
+        self.seen = [points[subjects < OBSERVERS] for points, subjects in pictures]
+        self.truths = [points[subjects >= OBSERVERS] for points, subjects in pictures]
+        training = [(everything[name][0], SHAPE) for name in split["train"]]
+        self.bias = centre_bias(training, SHAPE, SIGMA_PIXELS)
+
+    def saliency_map(self, index: int) -> NDArray:
+        """Return the map of a picture, with maximum 1."""
+        blurred = 0.9 * density_map(self.seen[index], SHAPE, SIGMA_PIXELS) + 0.1 * self.bias
+        return blurred / blurred.max()
+
+    def scores(self, index: int, saliency_map: NDArray, profile: Profile) -> dict[str, float]:
+        """Return all metrics of a map of a picture."""
+        pictures = [(points, SHAPE) for points in self.truths]
+        points = self.truths[index]
+        return score(
+            saliency_map,
+            density_map(points, SHAPE, SIGMA_PIXELS),
+            points,
+            others=other_fixations(pictures, index, SHUFFLED_PICTURES[profile], index),
+            baseline=self.bias,
+            seed=index,
+            profile=profile,
+        )
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description="Show what the choice of a definition does.")
+    parser.add_argument("--data", type=Path, required=True, help="folder of OSIE")
+    scenes = Scenes(parser.parse_args().data)
+    columns: dict[str, list[dict[str, float]]] = {
+        name: [] for name in ("tuebingen", "mit", "8 bits as they are", "8 bits and half a step")
+    }
+    for index in range(PICTURES):
+        in_floats = scenes.saliency_map(index)
+        stored = np.round(255 * in_floats).astype(np.uint8)
+        maps = (in_floats, in_floats, stored, from_8bit(stored))
+        for (name, rows), values in zip(columns.items(), maps, strict=True):
+            profile = "mit" if name == "mit" else "tuebingen"
+            rows.append(scenes.scores(index, values, profile))
+    means = {name: mean_scores(rows) for name, rows in columns.items()}
+    print(f"| metric | {' | '.join(means)} | variant | variant in mit |")
+    print("| --- | " + "---: | " * len(means) + "--- | --- |")
+    for name, metric in METRICS.items():
+        numbers = " | ".join(f"{mean[name]:.4f}" for mean in means.values())
+        print(f"| {metric.name} | {numbers} | {metric.variant} | {PROFILES['mit'][name].variant} |")
+
+
+if __name__ == "__main__":
+    main()
