@@ -14,7 +14,7 @@ FLOORS = [
     {"eltwise_product", "backbone", "losses", "weight_files"},
     {"model", "architectures"},
     {"checkpoint", "figures"},
-    {"train", "predict", "evaluate"},
+    {"train", "predict", "evaluate", "report"},
     {"main"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
