@@ -13,8 +13,10 @@ FLOORS = [
     {"datasets", "references"},
     {"eltwise_product", "backbone", "losses", "weight_files"},
     {"model", "architectures"},
-    {"checkpoint", "figures", "sources"},
+    {"checkpoint", "figures", "report", "sources"},
     {"train", "predict", "evaluate"},
+    {"compare"},
+    {"strategies"},
     {"main"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
