@@ -15,7 +15,7 @@ import config as settings
 import weight_files
 from config import Config
 from errors import UserError
-from files import as_csv, make_folder, write_text
+from files import as_csv, make_folder, write_json, write_text
 
 VERSION = "0.1.0"
 
@@ -40,6 +40,7 @@ class RunFolder:
                 f"{self.folder} holds an earlier run. Choose another folder with --output, or "
                 "replace that run with --overwrite."
             )
+        self.path(settings.DONE).unlink(missing_ok=True)  # of the run that is replaced
         settings.save(config, self.path("config.json"))
 
     def path(self, name: str) -> Path:
@@ -67,6 +68,10 @@ class RunFolder:
             weight_files.save(model, self.path("best.weights.h5"), card)
             weight_files.save(model, self.weights_dir / f"{self.config.name}.weights.h5", card)
         return best
+
+    def finish(self) -> None:
+        """Mark the run as come to its end, by its last epoch or by patience."""
+        write_json(self.path(settings.DONE), {"epochs": len(self.history), **self.best_epoch})
 
     def card(self, row: dict[str, float]) -> dict[str, Any]:
         """Return what the weights of an epoch are: for people, and for `load_model`."""

@@ -28,6 +28,13 @@ LOSSES = ("mlnet", "kld", "cc", "nss", "mse", "bce")
 COLORMAPS = ("jet", "turbo", "viridis", "inferno", "hot", "parula", "magma", "plasma")
 SPLITS = ("train", "val", "test")
 PROFILES = ("tuebingen", "mit")
+# the arms of the transfer question, as what they change in a run's settings
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "frozen": {"freeze_backbone": True},
+    "finetuned": {"freeze_backbone": False},
+    "scratch": {"freeze_backbone": False, "backbone_weights": "none"},
+}
+DONE = "done.json"  # in a run folder: the run has come to its end
 TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -326,16 +333,24 @@ def check_value(field: dataclasses.Field, value: Any) -> None:
         raise UserError(f"--{field.name} {value} is too small: at least {least} is needed.")
 
 
-def add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
+def add_flags(
+    parser: argparse.ArgumentParser, settings: type, defaults: dict[str, str] | None = None
+) -> None:
     """Add a flag for every field of a settings dataclass.
 
     Flags that are not given stay out of the parsed namespace, so that a recipe's or a file's value
     is told from a typed one.
+
+    Args:
+        parser: gets the flags.
+        settings: the dataclass.
+        defaults: by field, what the help calls the default where a command has one of its own.
     """
-    defaults, target = settings(), parser
+    values, target = settings(), parser
     for field in dataclasses.fields(settings):
         kind = value_type(field.type)
-        unit, default = field.metadata["unit"], getattr(defaults, field.name)
+        unit = field.metadata["unit"]
+        default = (defaults or {}).get(field.name, getattr(values, field.name))
         shown = "" if default is None else f" (default: {default})"
         extra: dict[str, Any] = {"type": kind, "metavar": kind.__name__.upper()}
         if kind is bool:

@@ -359,7 +359,8 @@ def score_rows(
         raise UserError("No picture has a map that can be scored. " + "; ".join(notes.lines()))
     left_out = [name for name in names if name not in set(pictures)]
     scores = {row.name: [log.scores[row.key, name] for name in pictures] for row in rows}
-    return gather(pictures, rows, scores, split, notes, left_out, settings.seed)
+    kinds = {row.name: row.kind for row in rows}
+    return gather(pictures, kinds, scores, split, notes, left_out, settings.seed)
 
 
 def maps_of(
@@ -388,14 +389,24 @@ def maps_of(
 
 def gather(
     pictures: list[str],
-    rows: list[Row],
+    kinds: dict[str, str],
     scores: dict[str, list[Scores]],
     split: Split,
     notes: Notes,
     left_out: list[str],
     seed: int,
 ) -> Evaluation:
-    """Return the finished rows: means, intervals, and shares of what is attainable."""
+    """Return finished rows from their scores: means, intervals, and shares of the attainable.
+
+    Args:
+        pictures: what was scored.
+        kinds: "model" or "reference", by row.
+        scores: of each of the pictures, by row.
+        split: says which metrics, and in whose definitions.
+        notes: passed on.
+        left_out: passed on.
+        seed: of the bootstrap.
+    """
     means = {
         name: {
             metric: mean_interval([picture[metric] for picture in values], seed)
@@ -405,13 +416,13 @@ def gather(
     }
     finished = [
         Scored(
-            row.name,
-            row.kind,
-            scores[row.name],
-            means[row.name],
-            {name: attained(means, row.name, name) for name in split.names},
+            name,
+            kind,
+            scores[name],
+            means[name],
+            {metric: attained(means, name, metric) for metric in split.names},
         )
-        for row in rows
+        for name, kind in kinds.items()
     ]
     chosen = {name: PROFILES[split.profile][name] for name in split.names}
     return Evaluation(pictures, finished, chosen, notes, left_out)

@@ -3,12 +3,24 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
-from config import Config, EvaluateConfig, Parser, PredictConfig, add_flags, resolve
+from config import (
+    STRATEGIES,
+    CompareConfig,
+    Config,
+    EvaluateConfig,
+    Parser,
+    PredictConfig,
+    add_flags,
+    resolve,
+)
 from errors import UserError
-from quiet import hushed
+from quiet import import_keras
 
 EXIT_PARTIAL, EXIT_USER_ERROR = 1, 2
+# what the parser finds besides the fields of a settings dataclass
+NO_FIELDS = ("command", "config", "images", "runs", "strategies", "seeds")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,6 +49,22 @@ def parser() -> argparse.ArgumentParser:
         help="settings that an earlier run wrote (config.json); flags win over them",
     )
 
+    train.add_argument(
+        "--strategies",
+        nargs="+",
+        choices=STRATEGIES,
+        metavar="STRATEGY",
+        help="train these arms one after the other and compare them on the test split: "
+        + ", ".join(STRATEGIES),
+    )
+    train.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        metavar="INT",
+        help="with --strategies: train every arm with each of these seeds (default: --seed)",
+    )
+
     test = commands.add_parser(
         "test",
         help="write saliency maps of pictures",
@@ -54,37 +82,78 @@ def parser() -> argparse.ArgumentParser:
         epilog="example: main.py evaluate --dataset osie --data PATH --split test --output eval/",
     )
     add_flags(evaluate, EvaluateConfig)
+
+    compare = commands.add_parser(
+        "compare",
+        help="compare trained runs on the same pictures",
+        description="Score runs on the same pictures, test what differs, and write a page to look "
+        "at. The data set is the first run's unless named.",
+        epilog="example: main.py compare runs/frozen runs/finetuned --split test",
+    )
+    compare.add_argument("runs", nargs="+", type=Path, help="run folders that train wrote")
+    own = "that of the first run"
+    add_flags(compare, CompareConfig, {"dataset": own, "data": own, "split_seed": own})
     return top
-
-
-def import_quietly() -> None:
-    """Import Keras and its backend, which is slow, and loud by default."""
-    with hushed():
-        import keras  # noqa: F401
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out a parsed command and return the exit code."""
-    flags = {k: v for k, v in vars(arguments).items() if k not in ("command", "config", "images")}
-    if arguments.command == "train":
-        config = resolve(flags, arguments.config)
-        import_quietly()
-        from train import train
+    flags = {name: value for name, value in vars(arguments).items() if name not in NO_FIELDS}
+    return COMMANDS[arguments.command](arguments, flags)
 
-        train(config)
-        return 0
-    if arguments.command == "test":
-        settings = PredictConfig(**flags)
-        import_quietly()
-        from predict import predict
 
-        return EXIT_PARTIAL if predict(arguments.images, settings) else 0
+def run_train(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
+    """Train one run, or the arms of `--strategies`."""
+    config = resolve(flags, arguments.config)
+    if arguments.seeds and not arguments.strategies:
+        raise UserError("--seeds goes with --strategies; for one run there is --seed.")
+    if arguments.strategies and "freeze_backbone" in flags:
+        raise UserError("--strategies sets --freeze_backbone of each arm: leave one of them away.")
+    if arguments.strategies:
+        from strategies import run_strategies
+
+        done = run_strategies(config, arguments.strategies, arguments.seeds or [config.seed])
+        return EXIT_PARTIAL if done["left_out"] else 0
+    import_keras()
+    from train import train
+
+    train(config)
+    return 0
+
+
+def run_test(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
+    """Write saliency maps; some pictures may fail."""
+    settings = PredictConfig(**flags)
+    import_keras()
+    from predict import predict
+
+    return EXIT_PARTIAL if predict(arguments.images, settings) else 0
+
+
+def run_evaluate(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
+    """Score a model or maps; some pictures may have no map."""
     settings = EvaluateConfig(**flags)
     if not settings.maps:  # maps made elsewhere are scored without a network
-        import_quietly()
+        import_keras()
     from evaluate import evaluate
 
     return EXIT_PARTIAL if evaluate(settings).left_out else 0
+
+
+def run_compare(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
+    """Compare runs."""
+    import_keras()
+    from compare import compare
+
+    return EXIT_PARTIAL if compare(arguments.runs, flags)["left_out"] else 0
+
+
+COMMANDS = {
+    "train": run_train,
+    "test": run_test,
+    "evaluate": run_evaluate,
+    "compare": run_compare,
+}
 
 
 def main(words: list[str] | None = None) -> int:

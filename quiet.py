@@ -32,3 +32,14 @@ def hushed() -> Iterator[None]:
         finally:
             os.dup2(standard_error, 2)
             os.close(standard_error)
+
+
+def import_keras() -> None:
+    """Import Keras and its backend, which is slow, and loud by default."""
+    with hushed():
+        import keras  # noqa: F401
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for a process of our own, which decides for itself what to hush."""
+    return {k: v for k, v in os.environ.items() if k != LEVEL or ASKED_FOR_WORDS}

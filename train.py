@@ -69,6 +69,7 @@ def train(config: Config, say: Callable[[str], None] = print) -> RunFolder:
         raise
     finally:
         epochs.close()
+    run.finish()
     best = run.best_epoch
     say(
         f"Best: epoch {best['epoch']}, {scores_line(best)}. Weights: "
@@ -215,6 +216,7 @@ class Epochs(keras.callbacks.Callback):
             **self.validator.validate(self.model),
             "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
             "seconds": round(seconds, 2),
+            "images_per_second": round(len(self.training.samples) / seconds, 3),
             "peak_memory_mb": peak_memory_mb(),
         }
         best = self.run.record(self.model, row)
@@ -223,7 +225,7 @@ class Epochs(keras.callbacks.Callback):
         figures.picture_grid(self.validator.grid, self.run.path("examples.png"))
         self.say(
             f"epoch {epoch + 1}: loss {row['loss']:.4f}  {scores_line(row)}  "
-            f"{len(self.training.samples) / seconds:.2f} images/s{'  (best)' if best else ''}"
+            f"{row['images_per_second']:.2f} images/s{'  (best)' if best else ''}"
         )
         self.warn_of_zero_maps()
         if row["epoch"] - self.run.best_epoch["epoch"] >= self.config.patience:

@@ -19,7 +19,7 @@ FLAGS = [word for name, value in TINY.items() for word in (f"--{name}", str(valu
 ]
 
 
-@pytest.mark.parametrize("words", [[], ["train"], ["test"], ["evaluate"]])
+@pytest.mark.parametrize("words", [[], ["train"], ["test"], ["evaluate"], ["compare"]])
 def test_help_is_complete_without_loading_a_network(words):
     """Under a second, because neither Keras nor TensorFlow nor OpenCV is imported."""
     code = (
@@ -68,6 +68,18 @@ def test_train_test_evaluate_from_end_to_end(cli, tmp_path, pictures):
     assert losses[0][:5] == losses[1][:5]  # all but the images/s
 
 
+def test_strategies_train_every_arm_and_end_in_the_comparison(cli, tmp_path):
+    words = ("train", *FLAGS, "--strategies", "frozen", "scratch", "--output", "study")
+    done = cli(*words)
+    assert done.stderr == ""
+    assert "run 2 of 2: study/scratch-seed0" in done.stdout
+    assert "minus" in done.stdout
+    assert "wrote study/comparison/index.html" in done.stdout
+    assert (tmp_path / "study/comparison/index.html").stat().st_size > 50_000
+    again = cli(*words)
+    assert again.stdout.count("is done") == 2
+
+
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_train_and_their_weights_are_everyones(cli, tmp_path, pictures, backend):
     if find_spec(backend) is None and "REQUIRE_BACKENDS" not in os.environ:
@@ -114,6 +126,13 @@ BAD = {
     "unwritable output": (["test", "p.png", "--output", "text.h5/x"], "Cannot create the folder"),
     "read-only output": (["test", "p.png", "--output", "/proc/x"], "Cannot create the folder"),
     "no config": (["train", "--config", "no.json"], "Cannot read no.json"),
+    "seeds alone": (["train", "--seeds", "1"], "--seeds goes with --strategies"),
+    "both": (
+        ["train", "--strategies", "frozen", "--freeze_backbone", "True"],
+        "leave one of them away",
+    ),
+    "no run": (["compare", "nowhere"], "config.json is missing"),
+    "no such metric": (["evaluate", "--metrics", "ncc"], "Did you mean 'cc'?"),
     "no such split": (["evaluate", "--split", "tets"], "Did you mean 'test'?"),
 }
 

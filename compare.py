@@ -1,0 +1,461 @@
+"""What `compare` does: score several runs on the same pictures and say what differs, how surely.
+
+Runs that differ in their seed alone are one arm: its score of a picture is the mean over its runs.
+Writes `comparison.json`, `per_image.csv` and `index.html`, one page that opens anywhere.
+"""
+
+import csv
+import dataclasses
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import config as config_files
+from config import CompareConfig, Config, to_json
+from errors import UserError
+from evaluate import (
+    LOG,
+    Evaluation,
+    ScoreLog,
+    all_reference_rows,
+    described,
+    finite,
+    gather,
+    load_split,
+    model_row,
+    score_rows,
+    table,
+    write_per_image,
+)
+from files import make_folder, write_json
+from metrics import METRICS
+from notes import Notes
+from pictures import sample_density, sample_image
+from references import Split
+from report import map_png, thumbnail_jpeg, write_page
+from significance import Difference, compare_metrics
+from sources import ModelMaps
+
+# in which of the metrics a sentence sums the comparison up: the first that was asked for
+MAIN = ("nss", "ig", "cc", "auc_judd")
+EXTREMES = 5  # pictures named as the best, the worst and the most changed
+SIGNIFICANT = 0.05
+# settings that tell two runs of one arm apart, or only say where things lie
+NOT_THE_ARM = ("seed", "output", "overwrite", "weights_dir", "workers", "data", "batch_size")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that `train` wrote.
+
+    Raises:
+        UserError: the folder is missing or holds no finished epoch.
+    """
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        for name in ("config.json", "best.weights.h5", "history.csv"):
+            if not (self.folder / name).exists():
+                raise UserError(
+                    f"{self.folder} is no run of main.py train that has finished an epoch: "
+                    f"{name} is missing."
+                )
+
+    @property
+    def config(self) -> Config:
+        """The settings it was trained with."""
+        return Config(**config_files.read_settings(self.folder / "config.json"))
+
+    @property
+    def weights(self) -> Path:
+        """The weights of its best epoch."""
+        return self.folder / "best.weights.h5"
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """A row of numbers for each epoch."""
+        with (self.folder / "history.csv").open(encoding="utf-8") as file:
+            return [
+                {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
+            ]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs of one strategy that differ in their seed alone."""
+
+    name: str
+    runs: list[Run]
+
+
+def arms_of(runs: list[Run]) -> list[Arm]:
+    """Return the runs by arm, in their order; each arm is named by its strategy where that tells.
+
+    Raises:
+        UserError: a run is named twice.
+    """
+    if len({run.folder.resolve() for run in runs}) < len(runs):
+        raise UserError("A run folder is named twice; each run counts once.")
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        fields = {k: v for k, v in to_json(run.config).items() if k not in NOT_THE_ARM}
+        groups.setdefault(repr(sorted(fields.items())), []).append(run)
+    arms = list(groups.values())
+    for names in (
+        [arm[0].config.strategy for arm in arms],
+        [arm[0].config.name for arm in arms],
+        [arm[0].folder.name for arm in arms],
+    ):
+        if len(set(names)) == len(names):
+            return [Arm(name, arm) for name, arm in zip(names, arms, strict=True)]
+    return [Arm(str(arm[0].folder), arm) for arm in arms]
+
+
+def settings_of(runs: list[Run], flags: dict[str, Any]) -> CompareConfig:
+    """Return the settings: the data of the first run, unless flags say otherwise."""
+    first = runs[0].config
+    fields = ("dataset", "data", "split_seed", "sigma_pixels")
+    own = {name: getattr(first, name) for name in fields}
+    if flags.get("dataset", first.dataset) != first.dataset:
+        own = {}  # where one data set lies says nothing of another
+    return CompareConfig(**{**own, **flags})
+
+
+def compare(
+    folders: list[Path], flags: dict[str, Any], say: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Score runs on the same pictures, print and write what differs.
+
+    Args:
+        folders: of the runs.
+        flags: fields of CompareConfig; the data set is that of the first run unless named.
+        say: gets each line of news.
+
+    Returns:
+        What `comparison.json` holds.
+
+    Raises:
+        UserError: a run, or the data, is not usable, or the output cannot be written.
+    """
+    if not folders:
+        raise UserError("Name the run folders to compare, such as runs/frozen runs/finetuned.")
+    runs = [Run(folder) for folder in folders]
+    settings, arms, notes = settings_of(runs, flags), arms_of(runs), Notes()
+    make_folder(settings.output)
+    split = load_split(settings, settings.split, notes)
+    sources = {
+        run.folder: ModelMaps(run.weights, str(run.folder), settings.batch_size, settings.workers)
+        for run in runs
+    }
+    rows = [model_row(source, split) for source in sources.values()]
+    log = ScoreLog(settings.output / LOG, settings.overwrite)
+    scored = score_rows(
+        split, rows + all_reference_rows(split, settings.human), log, notes, settings
+    )
+    evaluation = by_arm(scored, arms, split, settings.seed)
+    add_notes(notes, runs, arms, scored, settings)
+    comparison = described_comparison(evaluation, arms, sources, settings, folders)
+    say(table(evaluation, f"{settings.dataset}, {settings.split} split"))
+    for line in (*difference_lines(comparison), *(f"note: {n}" for n in notes.lines())):
+        say(line)
+    say(comparison["sentence"])
+    write_json(settings.output / "comparison.json", without_nan(comparison))
+    write_per_image(settings.output / "per_image.csv", evaluation)
+    pictures = gallery_pictures(comparison, evaluation, settings.gallery)
+    page = {**comparison, "rows": page_rows(evaluation)}
+    page["gallery"] = list(gallery(pictures, split, arms, sources))
+    write_page(settings.output / "index.html", page)
+    say(f"wrote {settings.output}/index.html, comparison.json and per_image.csv")
+    return comparison
+
+
+def by_arm(scored: Evaluation, arms: list[Arm], split: Split, seed: int) -> Evaluation:
+    """Return the evaluation with one row an arm: each picture's mean over the arm's runs."""
+    kinds = {arm.name: "model" for arm in arms}
+    scores = {
+        arm.name: [
+            {name: float(np.mean([scores[name] for scores in picture])) for name in split.names}
+            for picture in zip(
+                *(scored.row(str(run.folder)).scores for run in arm.runs), strict=True
+            )
+        ]
+        for arm in arms
+    }
+    for row in scored.rows:
+        if row.kind == "reference":
+            kinds[row.name], scores[row.name] = row.kind, row.scores
+    return gather(scored.pictures, kinds, scores, split, scored.notes, scored.left_out, seed)
+
+
+def add_notes(
+    notes: Notes, runs: list[Run], arms: list[Arm], scored: Evaluation, settings: CompareConfig
+) -> None:
+    """Note what a reader of the comparison should know of the runs themselves."""
+    for run in runs:
+        if run.config.dataset != settings.dataset:
+            notes.explain(f"{run.folder} was trained on {run.config.dataset}.")
+    metric = main_metric(tuple(scored.metrics))
+    for arm in arms:
+        if len(arm.runs) > 1:
+            means = [scored.row(str(run.folder)).means[metric].mean for run in arm.runs]
+            seeds = ", ".join(str(run.config.seed) for run in arm.runs)
+            notes.explain(
+                f"{arm.name} is the mean of {len(means)} runs (seeds {seeds}); their mean "
+                f"{METRICS[metric].name} has a standard deviation of {np.std(means, ddof=1):.3f}. "
+                "Intervals and tests are over pictures, not over seeds."
+            )
+    if all(len(arm.runs) == 1 for arm in arms):
+        notes.explain(
+            "Each arm is one run: the intervals tell how it would do on other pictures, not how "
+            "another seed would."
+        )
+    # of settings other than the strategy, the reader should not have to guess
+    differing = differing_settings(arms)
+    if differing:
+        notes.explain("The arms also differ in " + ", ".join(differing) + ".")
+
+
+def differing_settings(arms: list[Arm]) -> list[str]:
+    """Return the settings, besides the strategy's own, in which the arms are not alike."""
+    own = (*NOT_THE_ARM, "freeze_backbone", "backbone_weights")
+    fields = [to_json(arm.runs[0].config) for arm in arms]
+    told = {name: {repr(values[name]) for values in fields} for name in fields[0]}
+    return [name for name, values in told.items() if name not in own and len(values) > 1]
+
+
+def main_metric(names: tuple[str, ...]) -> str:
+    """Return the metric that sentences are about."""
+    return next((name for name in MAIN if name in names), names[0])
+
+
+def described_comparison(
+    evaluation: Evaluation,
+    arms: list[Arm],
+    sources: dict[Path, ModelMaps],
+    settings: CompareConfig,
+    folders: list[Path],
+) -> dict[str, Any]:
+    """Return the comparison as plain values, as the page and the JSON file want them."""
+    by_name = {arm.name: arm for arm in arms}
+    scored = []
+    for row in evaluation.rows:
+        entry: dict[str, Any] = {
+            "name": row.name,
+            "kind": row.kind,
+            "means": {name: dataclasses.asdict(mean) for name, mean in row.means.items()},
+            "share": row.share if row.kind == "model" else {},
+            "cost": None,
+            "config": None,
+            "history": None,
+        }
+        if row.name in by_name:
+            arm = by_name[row.name]
+            entry["cost"] = cost(arm, sources[arm.runs[0].folder])
+            entry["config"] = to_json(arm.runs[0].config)
+            entry["history"] = arm.runs[0].history
+            entry["runs"] = [str(run.folder) for run in arm.runs]
+        scored.append(entry)
+    differences, effects = [], []
+    for a, b in combinations([arm.name for arm in arms], 2):
+        found = paired(evaluation, a, b, settings.seed)
+        differences += [
+            {"a": a, "b": b, "metric": name, **dataclasses.asdict(d)} for name, d in found.items()
+        ]
+        effects.append(effects_by_picture(evaluation, a, b))
+    names = [f"{arm.name}" for arm in arms]
+    comparison = {
+        "title": " or ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names),
+        "dataset": settings.dataset,
+        "split": settings.split,
+        "pictures": len(evaluation.pictures),
+        "left_out": evaluation.left_out,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(
+            ["python", "main.py", "compare", *map(str, folders)]
+            + ["--dataset", settings.dataset, "--split", settings.split]
+            + (["--data", str(settings.data)] if settings.data else [])
+        ),
+        "metrics": [{"key": key, **about} for key, about in described(evaluation.metrics).items()],
+        "scored": scored,
+        "differences": differences,
+        "effects": effects,
+        "notes": evaluation.notes.lines(),
+    }
+    return {**comparison, "sentence": sentence(comparison)}
+
+
+def paired(evaluation: Evaluation, a: str, b: str, seed: int) -> dict[str, Difference]:
+    """Return what changes from row `a` to row `b` in each metric."""
+    before, after = (
+        {
+            name: [scores[name] for scores in evaluation.row(row).scores]
+            for name in evaluation.metrics
+        }
+        for row in (a, b)
+    )
+    better = {name: metric.higher_is_better for name, metric in evaluation.metrics.items()}
+    return compare_metrics(before, after, better, seed)
+
+
+def effects_by_picture(evaluation: Evaluation, a: str, b: str) -> dict[str, Any]:
+    """Return the pictures that gained and lost most from arm `a` to arm `b`, and b's extremes."""
+    metric = main_metric(tuple(evaluation.metrics))
+    before, after = (
+        np.array([scores[metric] for scores in evaluation.row(name).scores]) for name in (a, b)
+    )
+    sign = 1 if METRICS[metric].higher_is_better else -1
+
+    def leading(values: NDArray) -> list[dict[str, Any]]:
+        """Return the pictures of the highest values, with their scores."""
+        order = [i for i in np.argsort(-values, kind="stable") if not np.isnan(values[i])]
+        return [
+            {"picture": evaluation.pictures[i], a: float(before[i]), b: float(after[i])}
+            for i in order[:EXTREMES]
+        ]
+
+    gain = sign * (after - before)
+    return {
+        "a": a,
+        "b": b,
+        "metric": metric,
+        "most_gained": leading(gain),
+        "most_lost": leading(-gain),
+        "best": leading(sign * after),
+        "worst": leading(-sign * after),
+    }
+
+
+def cost(arm: Arm, source: ModelMaps) -> dict[str, float | None]:
+    """Return what training an arm took, as the means over its runs; None where it is not known."""
+    histories = [row for run in arm.runs for row in run.history]
+
+    def over(name: str, function: Callable = np.mean) -> float | None:
+        values = [row[name] for row in histories if name in row]
+        return float(function(values)) if values else None
+
+    def count(weights: list[Any]) -> int:
+        return sum(int(np.prod(weight.shape)) for weight in weights)
+
+    return {
+        "trainable_weights": count(source.model.trainable_weights),
+        "weights": source.model.count_params(),
+        "seconds_per_epoch": over("seconds"),
+        "images_per_second": over("images_per_second"),
+        "peak_memory_mb": over("peak_memory_mb", max),
+    }
+
+
+def sentence(comparison: dict[str, Any]) -> str:
+    """Return the comparison's answer: who is best, by how much, how surely, and of what."""
+    arms = [entry for entry in comparison["scored"] if entry["kind"] == "model"]
+    keys = tuple(metric["key"] for metric in comparison["metrics"])
+    metric = main_metric(keys)
+    name, sign = METRICS[metric].name, 1 if METRICS[metric].higher_is_better else -1
+    best = max(arms, key=lambda arm: sign * arm["means"][metric]["mean"])
+    mean, share = best["means"][metric]["mean"], best["share"].get(metric, float("nan"))
+    where = f"On {comparison['pictures']} pictures of {comparison['dataset']}"
+    clauses = [
+        clause(comparison, best["name"], other["name"], metric) for other in arms if other != best
+    ]
+    lead = f"{where}, {best['name']} scores {name} {mean:.3f}"
+    if clauses:
+        lead += ", " + " and ".join(clauses)
+    if share == share:
+        lead += f"; that is {share:.0%} of what the observers reach of each other"
+    return lead + "."
+
+
+def clause(comparison: dict[str, Any], best: str, other: str, metric: str) -> str:
+    """Return by how much the best arm is better than another, and whether that could be chance."""
+    row = next(
+        d
+        for d in comparison["differences"]
+        if {d["a"], d["b"]} == {best, other} and d["metric"] == metric
+    )
+    sign = 1 if row["b"] == best else -1
+    low, high = sorted((sign * row["low"], sign * row["high"]))
+    gap = f"{sign * row['difference']:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
+    if not row["p_corrected"] < SIGNIFICANT:
+        return f"{gap} against {other}, which these pictures do not tell from chance"
+    improved = row["improved"] if row["b"] == best else 1 - row["improved"]
+    return f"{gap} against {other} and better in {improved:.0%} of the pictures"
+
+
+def difference_lines(comparison: dict[str, Any]) -> Iterator[str]:
+    """Yield the differences as text, a line a metric under a heading a pair."""
+    heading = ""
+    for row in comparison["differences"]:
+        pair = f"{row['b']} minus {row['a']}, paired by picture:"
+        if pair != heading:
+            heading = pair
+            yield pair
+        yield (
+            f"  {METRICS[row['metric']].name:<10}{row['difference']:+.3f} "
+            f"[{row['low']:+.3f}, {row['high']:+.3f}]  p {row['p']:.4f}, corrected "
+            f"{row['p_corrected']:.4f}; better in {row['improved']:.0%} of {row['pictures']}"
+        )
+
+
+def without_nan(value: Any) -> Any:
+    """Return nested values with None for NaN."""
+    if isinstance(value, dict):
+        return finite({key: without_nan(inner) for key, inner in value.items()})
+    if isinstance(value, list):
+        return [without_nan(inner) for inner in value]
+    return value
+
+
+def page_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Return the scores of each picture for the page."""
+    return [
+        {"picture": name, "scores": {row.name: row.scores[i] for row in evaluation.rows}}
+        for i, name in enumerate(evaluation.pictures)
+    ]
+
+
+def gallery_pictures(comparison: dict[str, Any], evaluation: Evaluation, count: int) -> list[str]:
+    """Return the pictures to show: those that changed most, the extremes, then evenly the rest."""
+    chosen: dict[str, None] = {}
+    kinds = ("most_gained", "most_lost", "best", "worst")
+    for rank in range(EXTREMES):
+        for effect in comparison["effects"]:
+            for kind in kinds:
+                if rank < len(effect[kind]):
+                    chosen.setdefault(effect[kind][rank]["picture"])
+    names = evaluation.pictures
+    for i in np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int):
+        chosen.setdefault(names[i])
+    for name in names:
+        chosen.setdefault(name)
+    shown = set(list(chosen)[:count])
+    return [name for name in names if name in shown]
+
+
+def gallery(
+    pictures: list[str], split: Split, arms: list[Arm], sources: dict[Path, ModelMaps]
+) -> Iterator[dict[str, Any]]:
+    """Yield each shown picture with its fixations, its truth, and each arm's first run's map."""
+    indices = [i for i, sample in enumerate(split.samples) if sample.name in set(pictures)]
+    samples = [split.samples[i] for i in indices]
+    shapes = [split.pictures[i][1] for i in indices]
+    streams = {arm.name: sources[arm.runs[0].folder].maps(samples, shapes) for arm in arms}
+    for sample, shape in zip(samples, shapes, strict=True):
+        density = sample_density(sample, shape, split.sigma_pixels)
+        fixations = [] if sample.fixations is None else sample.fixations.tolist()
+        yield {
+            "picture": sample.name,
+            "width": shape[1],
+            "height": shape[0],
+            "fixations": fixations,
+            "image": thumbnail_jpeg(sample_image(sample)),
+            "truth": map_png(density),
+            "maps": {name: map_png(np.asarray(next(maps))) for name, maps in streams.items()},
+        }
