@@ -5,7 +5,7 @@ DEMO := runs/demo
 # A thin network at a small size, from random weights: minutes on a laptop, no download. It shows the
 # commands; its scores mean nothing. With ImageNet weights at hand leave out --width and --backbone_weights.
 TOY := --dataset synthetic --rows 120 --cols 160 --loss kld --optimizer adam --epochs 6 \
-	--weights_dir $(DEMO)/weights --width 0.25 --backbone_weights none --overwrite
+	--weights_dir $(DEMO)/weights --width 0.25 --backbone_weights none
 
 .PHONY: demo test test-slow lint clean
 
@@ -16,14 +16,13 @@ TOY := --dataset synthetic --rows 120 --cols 160 --loss kld --optimizer adam --e
 	touch $@
 
 demo: .venv/installed
-	$(BIN)/python main.py train $(TOY) --freeze_backbone True --output $(DEMO)/frozen
-	$(BIN)/python main.py train $(TOY) --freeze_backbone False --output $(DEMO)/finetuned
+	$(BIN)/python main.py train $(TOY) --strategies frozen finetuned --output $(DEMO)
 	$(BIN)/python examples/write_pictures.py $(DEMO)/pictures
 	$(BIN)/python main.py test $(DEMO)/pictures --overlay --weights_dir $(DEMO)/weights \
 		--output $(DEMO)/predictions
-	for run in scratch-frozen scratch; do $(BIN)/python main.py evaluate --dataset synthetic \
-		--weights $(DEMO)/weights/mlnet-$$run.weights.h5 --output $(DEMO)/evaluation/$$run; done
-	@echo "Look at $(DEMO)/finetuned/examples.png, $(DEMO)/finetuned/curves.png and $(DEMO)/predictions/."
+	$(BIN)/python main.py evaluate --dataset synthetic --weights_dir $(DEMO)/weights \
+		--metrics cc,nss,auc_judd --output $(DEMO)/evaluation
+	@echo "Look at $(DEMO)/comparison/index.html, $(DEMO)/finetuned-seed0/examples.png and $(DEMO)/predictions/."
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest

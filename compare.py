@@ -264,12 +264,14 @@ def described_comparison(
             entry["runs"] = [str(run.folder) for run in arm.runs]
         scored.append(entry)
     differences, effects = [], []
-    for a, b in combinations([arm.name for arm in arms], 2):
-        found = paired(evaluation, a, b, settings.seed)
+    for before, after in combinations([arm.name for arm in arms], 2):
+        found = paired(evaluation, before, after, settings.seed)
+        # a minus b: what the later arm of the command line adds to the earlier
         differences += [
-            {"a": a, "b": b, "metric": name, **dataclasses.asdict(d)} for name, d in found.items()
+            {"a": after, "b": before, "metric": name, **dataclasses.asdict(d)}
+            for name, d in found.items()
         ]
-        effects.append(effects_by_picture(evaluation, a, b))
+        effects.append(effects_by_picture(evaluation, before, after))
     names = [f"{arm.name}" for arm in arms]
     comparison = {
         "title": " or ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names),
@@ -292,24 +294,22 @@ def described_comparison(
     return {**comparison, "sentence": sentence(comparison)}
 
 
-def paired(evaluation: Evaluation, a: str, b: str, seed: int) -> dict[str, Difference]:
-    """Return what changes from row `a` to row `b` in each metric."""
-    before, after = (
-        {
-            name: [scores[name] for scores in evaluation.row(row).scores]
-            for name in evaluation.metrics
-        }
-        for row in (a, b)
-    )
+def paired(evaluation: Evaluation, before: str, after: str, seed: int) -> dict[str, Difference]:
+    """Return what changes from one row to another in each metric."""
     better = {name: metric.higher_is_better for name, metric in evaluation.metrics.items()}
-    return compare_metrics(before, after, better, seed)
+    columns = [
+        {name: [scores[name] for scores in evaluation.row(row).scores] for name in better}
+        for row in (before, after)
+    ]
+    return compare_metrics(columns[0], columns[1], better, seed)
 
 
-def effects_by_picture(evaluation: Evaluation, a: str, b: str) -> dict[str, Any]:
-    """Return the pictures that gained and lost most from arm `a` to arm `b`, and b's extremes."""
+def effects_by_picture(evaluation: Evaluation, before: str, after: str) -> dict[str, Any]:
+    """Return the pictures that gained and lost most from one arm to another, and its extremes."""
     metric = main_metric(tuple(evaluation.metrics))
-    before, after = (
-        np.array([scores[metric] for scores in evaluation.row(name).scores]) for name in (a, b)
+    old, new = (
+        np.array([scores[metric] for scores in evaluation.row(name).scores])
+        for name in (before, after)
     )
     sign = 1 if METRICS[metric].higher_is_better else -1
 
@@ -317,19 +317,19 @@ def effects_by_picture(evaluation: Evaluation, a: str, b: str) -> dict[str, Any]
         """Return the pictures of the highest values, with their scores."""
         order = [i for i in np.argsort(-values, kind="stable") if not np.isnan(values[i])]
         return [
-            {"picture": evaluation.pictures[i], a: float(before[i]), b: float(after[i])}
+            {"picture": evaluation.pictures[i], before: float(old[i]), after: float(new[i])}
             for i in order[:EXTREMES]
         ]
 
-    gain = sign * (after - before)
+    gain = sign * (new - old)
     return {
-        "a": a,
-        "b": b,
+        "before": before,
+        "after": after,
         "metric": metric,
         "most_gained": leading(gain),
         "most_lost": leading(-gain),
-        "best": leading(sign * after),
-        "worst": leading(-sign * after),
+        "best": leading(sign * new),
+        "worst": leading(-sign * new),
     }
 
 
@@ -380,12 +380,12 @@ def clause(comparison: dict[str, Any], best: str, other: str, metric: str) -> st
         for d in comparison["differences"]
         if {d["a"], d["b"]} == {best, other} and d["metric"] == metric
     )
-    sign = 1 if row["b"] == best else -1
+    sign = 1 if row["a"] == best else -1
     low, high = sorted((sign * row["low"], sign * row["high"]))
     gap = f"{sign * row['difference']:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
     if not row["p_corrected"] < SIGNIFICANT:
         return f"{gap} against {other}, which these pictures do not tell from chance"
-    improved = row["improved"] if row["b"] == best else 1 - row["improved"]
+    improved = row["improved"] if row["a"] == best else 1 - row["improved"]
     return f"{gap} against {other} and better in {improved:.0%} of the pictures"
 
 
@@ -393,7 +393,7 @@ def difference_lines(comparison: dict[str, Any]) -> Iterator[str]:
     """Yield the differences as text, a line a metric under a heading a pair."""
     heading = ""
     for row in comparison["differences"]:
-        pair = f"{row['b']} minus {row['a']}, paired by picture:"
+        pair = f"{row['a']} minus {row['b']}, paired by picture:"
         if pair != heading:
             heading = pair
             yield pair

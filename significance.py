@@ -63,7 +63,7 @@ def sign_flip_p(differences: ArrayLike, seed: int = 0) -> float:
 
     Under the hypothesis that the two arms are exchangeable, each picture's difference could as
     well have the other sign; p is the share of sign flips whose mean is at least as far from 0.
-    Exact up to 13 pictures, else from 9999 random flips, so that it is never below 1e-4.
+    Exact up to 13 pictures, else from 9999 random flips, so that it is never below 2e-4.
 
     Args:
         differences: [pictures]; NaN is left out.

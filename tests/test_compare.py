@@ -50,7 +50,7 @@ def test_a_comparison_answers_and_writes_all_that_it_promises(two_runs, tmp_path
         "scratch-frozen", "scratch",
     ]  # fmt: skip
     assert written["dataset"] == "synthetic"  # that of the runs, unasked
-    assert {(d["a"], d["b"]) for d in written["differences"]} == {("scratch-frozen", "scratch")}
+    assert {(d["a"], d["b"]) for d in written["differences"]} == {("scratch", "scratch-frozen")}
     by_metric = {d["metric"]: d for d in written["differences"]}
     means = {e["name"]: e["means"] for e in written["scored"]}
     for metric, row in by_metric.items():
@@ -132,10 +132,10 @@ def test_a_run_named_twice_is_refused(two_runs):
 
 
 def answer(a, b, **difference):
-    """Return the sentence about two arms, `b` minus `a`."""
+    """Return the sentence about two arms, `a` minus `b`."""
     row = {
-        "a": "a", "b": "b", "metric": "nss", "difference": b - a, "low": b - a - 0.1,
-        "high": b - a + 0.1, "p": 0.001, "p_corrected": 0.002, "improved": 0.7, **difference,
+        "a": "a", "b": "b", "metric": "nss", "difference": a - b, "low": a - b - 0.1,
+        "high": a - b + 0.1, "p": 0.001, "p_corrected": 0.002, "improved": 0.7, **difference,
     }  # fmt: skip
     arms = [
         {"name": n, "kind": "model", "means": {"nss": {"mean": m}}, "share": {"nss": 0.8}}
@@ -153,13 +153,13 @@ def answer(a, b, **difference):
 
 
 def test_the_sentence_is_about_the_better_arm_whichever_comes_first():
-    assert answer(2.0, 2.5) == (
-        "On 9 pictures of osie, b scores NSS 2.500, +0.500 (95 % interval +0.400 to +0.600) "
-        "against a and better in 70% of the pictures; that is 80% of what the observers reach of "
+    assert answer(2.5, 2.0) == (
+        "On 9 pictures of osie, a scores NSS 2.500, +0.500 (95 % interval +0.400 to +0.600) "
+        "against b and better in 70% of the pictures; that is 80% of what the observers reach of "
         "each other."
     )
-    turned = answer(2.5, 2.0, improved=0.3)
-    assert "a scores NSS 2.500, +0.500 (95 % interval +0.400 to +0.600) against b" in turned
+    turned = answer(2.0, 2.5, improved=0.3)
+    assert "b scores NSS 2.500, +0.500 (95 % interval +0.400 to +0.600) against a" in turned
     assert "better in 70% of the pictures" in turned
     assert "do not tell from chance" in answer(2.0, 2.5, p_corrected=0.2)
 
