@@ -451,14 +451,15 @@ def attained(means: dict[str, dict[str, Interval]], name: str, metric: str) -> f
 
 def table(evaluation: Evaluation, caption: str) -> str:
     """Return the means with their intervals as text: a line a metric, a column a row scored."""
-    lines = [["", *(row.name for row in evaluation.rows)]]
+    lines = [["", *(row.name for row in evaluation.rows), ""]]
     for key, metric in evaluation.metrics.items():
         name = metric.name + ("" if metric.higher_is_better else " (low is good)")
-        lines.append([name, *(cell(row, key) for row in evaluation.rows)])
+        # the variant: a score without it is not comparable
+        lines.append([name, *(cell(row, key) for row in evaluation.rows), metric.variant])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
-        "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
-        for name, *cells in lines
+        "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:]), variant]).rstrip()
+        for name, *cells, variant in lines
     ]
     count = len(evaluation.pictures)
     ceiling = any(row.name == ONE for row in evaluation.rows)

@@ -1,6 +1,7 @@
 """The command line: parse, dispatch, print the outcome. Networks are imported inside a command."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,9 @@ def main(words: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # what reads our words has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PARTIAL
 
 
 if __name__ == "__main__":

@@ -181,3 +181,13 @@ def test_weights_of_another_size_are_refused_before_anything_is_written(
     done = cli("test", "p.png", "--weights", other, code=2)
     assert "does not fit mlnet" in done.stderr
     assert not list((tmp_path / "predictions").iterdir())
+
+
+def test_a_reader_who_leaves_early_gets_no_traceback(tmp_path, picture):
+    for i in range(32):
+        np.save(tmp_path / f"test_{i:03d}.npy", picture(120, 160)[..., 0])
+    words = f"{PROJECT / 'main.py'} evaluate --dataset synthetic --metrics cc --maps {tmp_path}"
+    command = f"{sys.executable} {words} | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""

@@ -78,6 +78,7 @@ def test_the_table_shows_the_maps_beside_the_references(run, maps, tmp_path):
     table = next(line for line in lines if "bootstrap 95 %" in line)
     assert f"{model.means['cc'].mean:.3f} [{model.means['cc'].low:.3f}" in table
     assert "KLD (low is good)" in table
+    assert "nats, eps 2.2204e-16" in table
     written = json.loads((tmp_path / "out/metrics.json").read_text())
     assert written["rows"]["maps"]["means"]["cc"]["mean"] == model.means["cc"].mean
     assert written["metrics"]["kld"]["variant"]
