@@ -473,8 +473,11 @@ def cell(row: Scored, metric: str) -> str:
     if np.isnan(found.mean):
         return "-"
     interval = "" if np.isnan(found.low) else f" [{found.low:.3f}, {found.high:.3f}]"
-    known = row.kind == "model" and not np.isnan(row.share[metric])
-    return f"{found.mean:.3f}{interval}" + (f" {row.share[metric]:4.0%}" if known else "")
+    share = row.share[metric]
+    if row.kind != "model" or np.isnan(share):
+        return f"{found.mean:.3f}{interval}"
+    # how far below a map that knows nothing is no share of anything
+    return f"{found.mean:.3f}{interval} " + ("< 0%" if share < 0 else f"{share:4.0%}")
 
 
 def write(folder: Path, evaluation: Evaluation, settings: ScoringConfig) -> None:
