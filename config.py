@@ -64,6 +64,16 @@ def option(
     return dataclasses.field(default=default, metadata=meta)
 
 
+def sigma_option() -> Any:
+    """Declare the blur of the density maps, which training and scoring both have."""
+    return option(
+        None,
+        "Gaussian that turns fixations into a density map; default: the data set's own",
+        unit="pixels of the original picture",
+        least=0.1,
+    )
+
+
 class Checked:
     """The checks that every settings dataclass makes of its own fields."""
 
@@ -97,12 +107,7 @@ class Config(Checked):
     dataset: str = option("osie", "data set", choices=DATASETS, group="data")
     data: Path | None = option(None, "folder of the data set")
     split_seed: int = option(0, "seed of the split where the data set brings none", least=0)
-    sigma_pixels: float | None = option(
-        None,
-        "Gaussian that turns fixations into a density map; default: the data set's own",
-        unit="pixels of the original picture",
-        least=0.1,
-    )
+    sigma_pixels: float | None = sigma_option()
     flip: bool = option(False, "mirror half of the training pictures, their maps and fixations")
     workers: int = option(2, "threads that read pictures", least=1)
     loss: str = option(
@@ -213,12 +218,7 @@ class ScoringConfig(Checked):
     data: Path | None = option(None, "folder of the data set")
     split: str = option("test", "part of the data set", choices=SPLITS)
     split_seed: int = option(0, "seed of the split where the data set brings none", least=0)
-    sigma_pixels: float | None = option(
-        None,
-        "Gaussian that turns fixations into a density map; default: the data set's own",
-        unit="pixels of the original picture",
-        least=0.1,
-    )
+    sigma_pixels: float | None = sigma_option()
     profile: str = option(
         "tuebingen",
         "definitions of the metrics: of the MIT/Tuebingen benchmark, or of the older MIT MATLAB "

@@ -1,130 +1,33 @@
-"""What `evaluate` does: score saliency maps on a split, beside references, and go on where it was.
+"""What `evaluate` does: score a model or a folder of maps on a split, beside the references."""
 
-The scoring itself serves `compare` too: each picture's truth is made once, and every row that lacks
-a score of the picture gets it. Scores are appended to a file as they come.
-"""
-
-import dataclasses
-import hashlib
-import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-import datasets
-from config import EvaluateConfig, ScoringConfig, to_json
-from errors import UserError, did_you_mean
-from files import as_csv, make_folder, write_json, write_text
-from fixations import are_within, mixture_weights, pixels
-from metrics import METRICS, PROFILES, Metric
+from config import EvaluateConfig
+from errors import UserError
+from files import make_folder
+from fixations import mixture_weights, pixels
 from notes import Notes
 from progress import progress
-from references import HALVES, ONE, UNIFORM, CentreBias, Scores, Split, Truth
-from references import references as reference_rows
-from significance import Interval, mean_interval
+from references import CentreBias, Split
+from scoring import (
+    LOG,
+    Evaluation,
+    Row,
+    ScoreLog,
+    all_reference_rows,
+    key_of,
+    load_split,
+    model_row,
+    score_rows,
+    table,
+    write,
+)
 from sources import FolderMaps, ModelMaps, PostProcessing, Source, spread
 
 BLURS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)  # what --tune tries, in sigmas of the data set
-LOG = "scores.jsonl"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the table while it is scored: whose map, and what is done to it first.
-
-    Attributes:
-        name: of the row.
-        kind: "model" or "reference".
-        key: names all that its scores depend on; equal keys mean equal scores.
-        score: from a picture's truth and its map (None for a reference) to its metrics.
-        source: where the map comes from; None for a reference.
-    """
-
-    name: str
-    kind: str
-    key: str
-    score: Callable[[Truth, Any], Scores]
-    source: Source | None = None
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A finished row: the metrics of each picture, their means, and the share of the attainable.
-
-    Attributes:
-        name, kind: of the row.
-        scores: of each picture, in the order of `Evaluation.pictures`.
-        means: by metric, with bootstrap intervals.
-        share: by metric, where the mean lies between the uniform map (0) and the human ceiling
-            (1); NaN where there is no ceiling.
-    """
-
-    name: str
-    kind: str
-    scores: list[Scores]
-    means: dict[str, Interval]
-    share: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """All rows on the same pictures, and what should be known beside them."""
-
-    pictures: list[str]
-    rows: list[Scored]
-    metrics: dict[str, Metric]
-    notes: Notes
-    left_out: list[str] = field(default_factory=list)
-
-    def row(self, name: str) -> Scored:
-        """Return the row of a name."""
-        return next(row for row in self.rows if row.name == name)
-
-
-class ScoreLog:
-    """Scores on disk, a line each as they come, so that half-done work is taken up again.
-
-    Args:
-        path: of the file; None keeps them in memory alone.
-        overwrite: start anew.
-    """
-
-    def __init__(self, path: Path | None, overwrite: bool = False) -> None:
-        self.path = path
-        self.scores: dict[tuple[str, str], Scores] = {}
-        if path and path.exists() and not overwrite:
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    key, picture, values = json.loads(line)
-                except ValueError:
-                    continue  # the line that an interruption tore
-                self.scores[key, picture] = {
-                    name: float("nan") if value is None else value for name, value in values.items()
-                }
-        if path:  # whole lines alone
-            lines = [self._line(*key, scores) for key, scores in self.scores.items()]
-            write_text(path, "".join(lines))
-
-    @staticmethod
-    def _line(key: str, picture: str, scores: Scores) -> str:
-        values = {name: None if value != value else value for name, value in scores.items()}
-        return json.dumps([key, picture, values], ensure_ascii=False) + "\n"
-
-    def has(self, key: str, picture: str) -> bool:
-        """Return whether a picture's scores of a row are known."""
-        return (key, picture) in self.scores
-
-    def add(self, found: dict[tuple[str, str], Scores]) -> None:
-        """Keep scores by (key, picture)."""
-        self.scores |= found
-        if self.path and found:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(self._line(*key, scores) for key, scores in found.items())
 
 
 def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = print) -> Evaluation:
@@ -161,48 +64,6 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = print) -> Ev
     return evaluation
 
 
-def load_split(settings: ScoringConfig, split: str, notes: Notes) -> Split:
-    """Return the pictures of a split, with notes on their fixations.
-
-    Raises:
-        UserError: the data set or a metric is unknown or unusable.
-    """
-    names = metric_names(settings.metrics)
-    samples = datasets.load(settings.dataset, settings.data, split, settings.split_seed)
-    found = Split(
-        samples,
-        names,
-        settings.sigma_pixels,
-        settings.profile,  # type: ignore[arg-type]
-        settings.seed,
-        settings.workers,
-    )
-    for sample, (fixations, shape) in zip(samples, found.pictures, strict=True):
-        if not len(fixations):
-            notes.add("pictures without fixations: only the map metrics count them", sample.name)
-        elif not are_within(fixations, shape).all():
-            notes.add("pictures with fixations outside: those are left out", sample.name)
-    return found
-
-
-def metric_names(text: str) -> tuple[str, ...]:
-    """Return the metrics of a list such as "cc,nss", in the table's order.
-
-    >>> metric_names("nss,cc")
-    ('cc', 'nss')
-
-    Raises:
-        UserError: a name is unknown.
-    """
-    if text == "all":
-        return tuple(METRICS)
-    asked = [name.strip().lower().replace("-", "_") for name in text.split(",")]
-    for name in asked:
-        if name not in METRICS:
-            raise UserError(f"--metrics {text}: unknown '{name}'. {did_you_mean(name, METRICS)}")
-    return tuple(name for name in METRICS if name in asked)
-
-
 def source_of(
     settings: EvaluateConfig, split: Split, notes: Notes, say: Callable[[str], None]
 ) -> Source:
@@ -215,30 +76,6 @@ def source_of(
     weights = weight_files.choose(settings.weights, settings.weights_dir, say)
     name = weight_files.card_path(weights).stem
     return ModelMaps(weights, name, settings.batch_size, settings.workers, settings.smooth)
-
-
-def model_row(source: Source, split: Split) -> Row:
-    """Return the row that scores a source's maps as they are."""
-    return Row(
-        source.name,
-        "model",
-        key_of(split, source.fingerprint()),
-        lambda truth, saliency_map: truth.score(saliency_map),
-        source,
-    )
-
-
-def all_reference_rows(split: Split, human: bool) -> list[Row]:
-    """Return the reference rows of a split."""
-    return [
-        Row(name, "reference", key_of(split, name), lambda truth, _, score=score: score(truth))
-        for name, score in reference_rows(split, human).items()
-    ]
-
-
-def key_of(split: Split, about: str) -> str:
-    """Return the key of a row on a split."""
-    return hashlib.sha256(f"{split.fingerprint()} {about}".encode()).hexdigest()[:16]
 
 
 def tuned_row(
@@ -315,212 +152,3 @@ def fitted_post_processing(
         best = max(best, (float(np.log(seen @ weights).mean()), blur, weights), key=lambda b: b[0])
     own, bias, uniform_share = best[2].tolist()
     return PostProcessing(best[1] * validation.sigma(0), (own, bias, uniform_share))
-
-
-def score_rows(
-    split: Split, rows: list[Row], log: ScoreLog, notes: Notes, settings: ScoringConfig
-) -> Evaluation:
-    """Score every row on every picture that the log lacks, and gather the means.
-
-    A picture that one row has no map of is left out of all rows, so that means are over the same
-    pictures; the notes name it.
-    """
-    names = [sample.name for sample in split.samples]
-    todo = [
-        i for i, name in enumerate(names) if any(not log.has(row.key, name) for row in rows)
-    ]  # fmt: skip
-    waiting: list[Future] = []
-    bar = progress(len(names), "scoring")
-    bar.update(len(names) - len(todo))
-
-    def score(i: int, maps: dict[int, NDArray | None]) -> dict[tuple[str, str], Scores]:
-        truth, found = split.truth(i), {}
-        for row in rows:
-            saliency_map = maps.get(id(row.source))
-            if log.has(row.key, truth.name) or (row.source and saliency_map is None):
-                continue
-            found[row.key, truth.name] = row.score(truth, saliency_map)
-        return found
-
-    def take(future: Future) -> None:
-        log.add(future.result())
-        bar.update()
-
-    with bar, ThreadPoolExecutor(settings.workers) as pool:
-        for i, maps in zip(todo, maps_of(rows, split, todo, log), strict=True):
-            waiting.append(pool.submit(score, i, maps))
-            # a map in double precision has megabytes: only so many wait
-            while len(waiting) > 2 * settings.workers or (waiting and waiting[0].done()):
-                take(waiting.pop(0))
-        for future in waiting:
-            take(future)
-    pictures = [name for name in names if all(log.has(row.key, name) for row in rows)]
-    if not pictures:
-        raise UserError("No picture has a map that can be scored. " + "; ".join(notes.lines()))
-    left_out = [name for name in names if name not in set(pictures)]
-    scores = {row.name: [log.scores[row.key, name] for name in pictures] for row in rows}
-    kinds = {row.name: row.kind for row in rows}
-    return gather(pictures, kinds, scores, split, notes, left_out, settings.seed)
-
-
-def maps_of(
-    rows: list[Row], split: Split, todo: list[int], log: ScoreLog
-) -> Iterator[dict[int, NDArray | None]]:
-    """Yield for each picture its map of every source that some row still needs."""
-    sources = {id(row.source): row.source for row in rows if row.source}
-    needing = {
-        key: [row for row in rows if row.source and id(row.source) == key] for key in sources
-    }
-    streams = {}
-    wanted: dict[int, set[int]] = {}
-    for key, source in sources.items():
-        chosen = [
-            i
-            for i in todo
-            if any(not log.has(row.key, split.samples[i].name) for row in needing[key])
-        ]
-        wanted[key] = set(chosen)
-        streams[key] = source.maps(
-            [split.samples[i] for i in chosen], [split.pictures[i][1] for i in chosen]
-        )
-    for i in todo:
-        yield {key: next(stream) for key, stream in streams.items() if i in wanted[key]}
-
-
-def gather(
-    pictures: list[str],
-    kinds: dict[str, str],
-    scores: dict[str, list[Scores]],
-    split: Split,
-    notes: Notes,
-    left_out: list[str],
-    seed: int,
-) -> Evaluation:
-    """Return finished rows from their scores: means, intervals, and shares of the attainable.
-
-    Args:
-        pictures: what was scored.
-        kinds: "model" or "reference", by row.
-        scores: of each of the pictures, by row.
-        split: says which metrics, and in whose definitions.
-        notes: passed on.
-        left_out: passed on.
-        seed: of the bootstrap.
-    """
-    means = {
-        name: {
-            metric: mean_interval([picture[metric] for picture in values], seed)
-            for metric in split.names
-        }
-        for name, values in scores.items()
-    }
-    finished = [
-        Scored(
-            name,
-            kind,
-            scores[name],
-            means[name],
-            {metric: attained(means, name, metric) for metric in split.names},
-        )
-        for name, kind in kinds.items()
-    ]
-    chosen = {name: PROFILES[split.profile][name] for name in split.names}
-    return Evaluation(pictures, finished, chosen, notes, left_out)
-
-
-def ceiling_of(metric: str) -> str:
-    """Return the human row that a metric's share is of.
-
-    One observer against all others where the truth is fixations; halves where it is a density map,
-    for which one observer's fixations are too few.
-    """
-    return ONE if METRICS[metric].truth == "fixations" else HALVES
-
-
-def attained(means: dict[str, dict[str, Interval]], name: str, metric: str) -> float:
-    """Return where a row's mean lies between the uniform map's (0) and the human ceiling's (1)."""
-    ceiling = means.get(ceiling_of(metric))
-    if not ceiling or UNIFORM not in means:
-        return float("nan")
-    nothing, all_of_it = means[UNIFORM][metric].mean, ceiling[metric].mean
-    gap = all_of_it - nothing
-    # only a metric that puts humans above a map that knows nothing has such a scale
-    better = gap > 0 if METRICS[metric].higher_is_better else gap < 0
-    return (means[name][metric].mean - nothing) / gap if better else float("nan")
-
-
-def table(evaluation: Evaluation, caption: str) -> str:
-    """Return the means with their intervals as text: a line a metric, a column a row scored."""
-    lines = [["", *(row.name for row in evaluation.rows), ""]]
-    for key, metric in evaluation.metrics.items():
-        name = metric.name + ("" if metric.higher_is_better else " (low is good)")
-        # the variant: a score without it is not comparable
-        lines.append([name, *(cell(row, key) for row in evaluation.rows), metric.variant])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:]), variant]).rstrip()
-        for name, *cells, variant in lines
-    ]
-    count = len(evaluation.pictures)
-    ceiling = any(row.name == ONE for row in evaluation.rows)
-    of = "; % of what is attainable, from uniform (0 %) to the human ceiling" if ceiling else ""
-    return "\n".join([f"{caption}: {count} pictures, means [bootstrap 95 %]{of}", *text])
-
-
-def cell(row: Scored, metric: str) -> str:
-    """Return a mean with its interval, and for a model its share of what is attainable."""
-    found = row.means[metric]
-    if np.isnan(found.mean):
-        return "-"
-    interval = "" if np.isnan(found.low) else f" [{found.low:.3f}, {found.high:.3f}]"
-    share = row.share[metric]
-    if row.kind != "model" or np.isnan(share):
-        return f"{found.mean:.3f}{interval}"
-    # how far below a map that knows nothing is no share of anything
-    return f"{found.mean:.3f}{interval} " + ("< 0%" if share < 0 else f"{share:4.0%}")
-
-
-def write(folder: Path, evaluation: Evaluation, settings: ScoringConfig) -> None:
-    """Write the means as metrics.json and the pictures' rows as per_image.csv."""
-    write_json(
-        folder / "metrics.json",
-        {
-            "settings": to_json(settings),
-            "pictures": len(evaluation.pictures),
-            "left_out": evaluation.left_out,
-            "metrics": described(evaluation.metrics),
-            "rows": {
-                row.name: {
-                    "kind": row.kind,
-                    "means": {name: finite(dataclasses.asdict(m)) for name, m in row.means.items()},
-                    "share_of_attainable": finite(row.share),
-                }
-                for row in evaluation.rows
-            },
-            "notes": {**evaluation.notes.found, "remarks": evaluation.notes.remarks},
-        },
-    )
-    write_per_image(folder / "per_image.csv", evaluation)
-
-
-def write_per_image(path: Path, evaluation: Evaluation) -> None:
-    """Write a line for each picture and row."""
-    lines = [
-        {"picture": name, "scored": row.name, **scores}
-        for row in evaluation.rows
-        for name, scores in zip(evaluation.pictures, row.scores, strict=True)
-    ]
-    write_text(path, as_csv(lines))
-
-
-def described(chosen: dict[str, Metric]) -> dict[str, dict[str, Any]]:
-    """Return what each metric is, for the files."""
-    return {
-        key: {"name": m.name, "higher_is_better": m.higher_is_better, "variant": m.variant}
-        for key, m in chosen.items()
-    }
-
-
-def finite(values: dict[str, Any]) -> dict[str, Any]:
-    """Return values with None in the place of NaN, which JSON does not know."""
-    return {key: None if value != value else value for key, value in values.items()}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import TINY
 
+import arms
 import compare
 import config as config_files
 import strategies
@@ -37,7 +38,7 @@ def two_runs(tmp_path_factory):
 def twin(folder, to, **changes):
     """Return a copy of a run whose config says something else."""
     shutil.copytree(folder, to)
-    changed = dataclasses.replace(compare.Run(folder).config, output=to, **changes)
+    changed = dataclasses.replace(arms.Run(folder).config, output=to, **changes)
     config_files.save(changed, to / "config.json")
     return to
 
@@ -200,9 +201,9 @@ def test_arms_are_trained_with_every_seed_and_not_again(tiny, tmp_path, trained_
     names = ["frozen-seed0", "frozen-seed1", "scratch-seed0", "scratch-seed1"]
     assert trained_here == names
     assert [folder.name for folder in compared[0]] == names
-    assert compare.Run(tmp_path / "study/frozen-seed1").config.freeze_backbone
-    assert compare.Run(tmp_path / "study/scratch-seed1").config.seed == 1
-    assert [arm.name for arm in compare.arms_of([compare.Run(f) for f in compared[0]])] == [
+    assert arms.Run(tmp_path / "study/frozen-seed1").config.freeze_backbone
+    assert arms.Run(tmp_path / "study/scratch-seed1").config.seed == 1
+    assert [arm.name for arm in arms.arms_of([arms.Run(f) for f in compared[0]])] == [
         "scratch-frozen", "scratch",
     ]  # fmt: skip
 

@@ -11,6 +11,7 @@ from conftest import PROJECT
 
 import datasets
 import evaluate
+import scoring
 from config import PROFILES as PROFILE_CHOICES
 from config import EvaluateConfig, PredictConfig
 from errors import UserError
@@ -189,7 +190,7 @@ def test_8_bit_maps_are_scored_half_a_step_higher(run, tmp_path):
 
 def test_a_half_done_evaluation_is_taken_up_again(run, maps, tmp_path, monkeypatch):
     whole, _ = run(maps=maps, output=tmp_path / "out")
-    log = tmp_path / "out" / evaluate.LOG
+    log = tmp_path / "out" / scoring.LOG
     lines = log.read_text().splitlines()
     assert len(lines) == 4 * 3
     kept = [line for line in lines if samples()[3].name not in line]
@@ -223,7 +224,7 @@ def test_what_was_scored_stays_when_scoring_breaks(run, maps, tmp_path, monkeypa
     monkeypatch.setattr(FolderMaps, "_read", failing)
     with pytest.raises(KeyboardInterrupt):
         run(maps=maps, output=tmp_path / "out", workers=1)
-    assert (tmp_path / "out" / evaluate.LOG).read_text().count("\n") >= 1
+    assert (tmp_path / "out" / scoring.LOG).read_text().count("\n") >= 1
 
 
 def test_fixations_outside_and_missing_are_noted(run, tmp_path, picture, rng):
@@ -246,7 +247,7 @@ def test_fixations_outside_and_missing_are_noted(run, tmp_path, picture, rng):
 @pytest.mark.parametrize("text", ["cc,nsss", ""])
 def test_unknown_metric_is_named(text):
     with pytest.raises(UserError, match="unknown '"):
-        evaluate.metric_names(text)
+        scoring.metric_names(text)
 
 
 def test_tuning_finds_the_blur_and_the_centre_bias_that_maps_lack(run, tmp_path, rng):

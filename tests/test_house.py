@@ -13,9 +13,8 @@ FLOORS = [
     {"datasets", "references"},
     {"eltwise_product", "backbone", "losses", "weight_files"},
     {"model", "architectures"},
-    {"checkpoint", "figures", "report", "sources"},
-    {"train", "predict", "evaluate"},
-    {"compare"},
+    {"checkpoint", "figures", "report", "sources", "scoring", "arms"},
+    {"train", "predict", "evaluate", "compare"},
     {"strategies"},
     {"main"},
 ]

@@ -1,0 +1,88 @@
+"""Runs that `train` wrote, and the arms that they make: runs that differ in their seed alone."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import config as config_files
+from config import Config, to_json
+from errors import UserError
+
+# settings that tell two runs of one arm apart, or only say where things lie
+NOT_THE_ARM = ("seed", "output", "overwrite", "weights_dir", "workers", "data", "batch_size")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that `train` wrote.
+
+    Raises:
+        UserError: the folder is missing or holds no finished epoch.
+    """
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        for name in ("config.json", "best.weights.h5", "history.csv"):
+            if not (self.folder / name).exists():
+                raise UserError(
+                    f"{self.folder} is no run of main.py train that has finished an epoch: "
+                    f"{name} is missing."
+                )
+
+    @property
+    def config(self) -> Config:
+        """The settings it was trained with."""
+        return Config(**config_files.read_settings(self.folder / "config.json"))
+
+    @property
+    def weights(self) -> Path:
+        """The weights of its best epoch."""
+        return self.folder / "best.weights.h5"
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """A row of numbers for each epoch."""
+        with (self.folder / "history.csv").open(encoding="utf-8") as file:
+            return [
+                {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
+            ]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs of one strategy that differ in their seed alone."""
+
+    name: str
+    runs: list[Run]
+
+
+def arms_of(runs: list[Run]) -> list[Arm]:
+    """Return the runs by arm, in their order; each arm is named by its strategy where that tells.
+
+    Raises:
+        UserError: a run is named twice.
+    """
+    if len({run.folder.resolve() for run in runs}) < len(runs):
+        raise UserError("A run folder is named twice; each run counts once.")
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        fields = {k: v for k, v in to_json(run.config).items() if k not in NOT_THE_ARM}
+        groups.setdefault(repr(sorted(fields.items())), []).append(run)
+    arms = list(groups.values())
+    for names in (
+        [arm[0].config.strategy for arm in arms],
+        [arm[0].config.name for arm in arms],
+        [arm[0].folder.name for arm in arms],
+    ):
+        if len(set(names)) == len(names):
+            return [Arm(name, arm) for name, arm in zip(names, arms, strict=True)]
+    return [Arm(str(arm[0].folder), arm) for arm in arms]
+
+
+def differing_settings(arms: list[Arm]) -> list[str]:
+    """Return the settings, besides the strategy's own, in which the arms are not alike."""
+    own = (*NOT_THE_ARM, "freeze_backbone", "backbone_weights")
+    fields = [to_json(arm.runs[0].config) for arm in arms]
+    told = {name: {repr(values[name]) for values in fields} for name in fields[0]}
+    return [name for name, values in told.items() if name not in own and len(values) > 1]
