@@ -3,6 +3,10 @@
 Its input is BGR minus the ImageNet mean, not divided (see `utilities.preprocess`).
 """
 
+import contextlib
+import io
+import socket
+import sys
 from pathlib import Path
 
 import h5py
@@ -15,6 +19,7 @@ from errors import UserError
 FILE_NAME = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
 DOWNLOAD = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg16/{FILE_NAME}"
 DOWNLOAD_MD5 = "6d6bbae143d832006294945121d1f1fc"  # as keras.applications checks it
+TIMEOUT_SECONDS = 20
 # convolutions in each block, and their channels (Simonyan and Zisserman 2015, table 1, column D)
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 CONVOLUTIONS = [
@@ -22,7 +27,7 @@ CONVOLUTIONS = [
 ]
 
 
-def vgg16(inputs, width: float = 1.0, trainable: bool = True) -> dict:
+def vgg16(inputs, width: float = 1.0, trainable: bool = True, seed: int = 0) -> dict:
     """Return the taps of VGG16 at one eighth: `block3_pool`, `block4_pool` and `block5_conv3`.
 
     The last pooling is left out and the fourth has stride 1, so that blocks 4 and 5 both end at an
@@ -32,11 +37,13 @@ def vgg16(inputs, width: float = 1.0, trainable: bool = True) -> dict:
         inputs: Keras tensor [b, rows, cols, 3], BGR minus the ImageNet mean.
         width: share of each layer's channels; 1 is VGG16.
         trainable: whether the convolutions learn.
+        seed: of the random start; every layer has its own, drawn from it.
 
     Returns:
         Keras tensors [b, rows/8, cols/8, channels] by layer name.
     """
     x, taps = inputs, {}
+    seeds = iter(np.random.SeedSequence(seed).generate_state(len(CONVOLUTIONS)).tolist())
     for block, (count, channels) in enumerate(BLOCKS, 1):
         for conv in range(1, count + 1):
             x = layers.Conv2D(
@@ -45,7 +52,7 @@ def vgg16(inputs, width: float = 1.0, trainable: bool = True) -> dict:
                 padding="same",
                 activation="relu",
                 # He et al. 2015: a random start of 13 ReLU layers neither fades nor explodes
-                kernel_initializer="he_normal",
+                kernel_initializer=keras.initializers.HeNormal(next(seeds)),
                 trainable=trainable,
                 name=f"block{block}_conv{conv}",
             )(x)
@@ -65,9 +72,9 @@ def find_weights(choice: str | None, weights_dir: Path = Path("weights")) -> Pat
     """Return the file of VGG16's ImageNet weights, or None where a random start is asked for.
 
     Args:
-        choice: a path, `none`, or None to look in `weights_dir`, then in Keras' cache, then to
-            download it.
-        weights_dir: the project's folder for weights.
+        choice: a path, `none`, or None to look in `weights_dir` and `weights/`, then in Keras'
+            cache, then to download it.
+        weights_dir: the folder that this run's weights go to.
 
     Raises:
         UserError: no file, and no network to get one.
@@ -78,18 +85,33 @@ def find_weights(choice: str | None, weights_dir: Path = Path("weights")) -> Pat
         if not Path(choice).is_file():
             raise UserError(f"--backbone_weights {choice}: no such file.")
         return Path(choice)
-    if (weights_dir / FILE_NAME).is_file():
-        return weights_dir / FILE_NAME
+    for folder in (weights_dir, Path("weights")):
+        if (folder / FILE_NAME).is_file():
+            return folder / FILE_NAME
     try:
-        return Path(
-            keras.utils.get_file(FILE_NAME, DOWNLOAD, cache_subdir="models", file_hash=DOWNLOAD_MD5)
-        )
+        return _download()
     except Exception as error:  # get_file raises bare Exception for a failed download
         raise UserError(
-            f"No ImageNet weights of VGG16: put {FILE_NAME} into {weights_dir}/ (the download from "
+            f"No ImageNet weights of VGG16: put {FILE_NAME} into weights/ (the download from "
             f"{DOWNLOAD} failed), name a copy with --backbone_weights PATH, or ask for a random "
             "start with --backbone_weights none."
         ) from error
+
+
+def _download() -> Path:
+    """Return the file from Keras' cache or its download, with its progress on a terminal."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_SECONDS)  # a network that swallows packets is none
+    try:
+        words = sys.stderr if sys.stderr.isatty() else io.StringIO()
+        with contextlib.redirect_stdout(words):
+            return Path(
+                keras.utils.get_file(
+                    FILE_NAME, DOWNLOAD, cache_subdir="models", file_hash=DOWNLOAD_MD5
+                )
+            )
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def load_weights(model: keras.Model, path: Path) -> None:

@@ -33,14 +33,20 @@ class RunFolder:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.folder = make_folder(config.run_folder)
-        self.weights_dir = make_folder(config.weights_dir)
+        self.weights_dir = make_folder(config.weights_dir, "--weights_dir")
         self.history: list[dict[str, float]] = []
+        self.started = _now()
+        self.kept_back = ""  # why the best weights are not in weights/
         if self.path("history.csv").exists() and not config.overwrite:
             raise UserError(
                 f"{self.folder} holds an earlier run. Choose another folder with --output, or "
                 "replace that run with --overwrite."
             )
-        self.path(settings.DONE).unlink(missing_ok=True)  # of the run that is replaced
+        # files of two runs side by side would be read as those of one
+        for name in ("history.csv", "*.weights.h5", "best.json", "last.json", "*.png",
+                     settings.DONE, "tensorboard/events.*"):  # fmt: skip
+            for old in self.folder.glob(name):
+                old.unlink()
         settings.save(config, self.path("config.json"))
 
     def path(self, name: str) -> Path:
@@ -66,8 +72,30 @@ class RunFolder:
         best = self.best_epoch is row
         if best:
             weight_files.save(model, self.path("best.weights.h5"), card)
-            weight_files.save(model, self.weights_dir / f"{self.config.name}.weights.h5", card)
+            self.publish(model, card)
         return best
+
+    @property
+    def published(self) -> Path:
+        """The file of the best weights in the weights folder."""
+        return self.weights_dir / f"{self.config.name}.weights.h5"
+
+    def publish(self, model: keras.Model, card: dict[str, Any]) -> None:
+        """Copy the best weights to the weights folder, unless better ones of another run are there.
+
+        Better is a higher validation CC on the same data set; and weights from people's fixations
+        are not replaced by those of a trial on synthetic scenes. `kept_back` says which.
+        """
+        self.kept_back = ""
+        if self.published.exists():
+            try:
+                there = weight_files.read_card(self.published)
+            except UserError:
+                there = {}  # nothing that could be used
+            if there.get("run") != card["run"]:
+                self.kept_back = weight_files.why_better(there, card)
+        if not self.kept_back:
+            weight_files.save(model, self.published, card)
 
     def finish(self) -> None:
         """Mark the run as come to its end, by its last epoch or by patience."""
@@ -80,11 +108,17 @@ class RunFolder:
             "strategy": self.config.strategy,
             "input_shape": list(self.config.input_shape),
             "dataset": self.config.dataset,
+            "run": f"{self.folder.resolve()} {self.started}",
             "metrics": row,
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "date": _now(),
             "versions": versions(),
             "config": settings.to_json(self.config),
         }
+
+
+def _now() -> str:
+    """Return the date and time, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def versions() -> dict[str, str]:

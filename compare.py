@@ -30,7 +30,6 @@ from scoring import (
     ScoreLog,
     all_reference_rows,
     described,
-    finite,
     gather,
     load_split,
     model_row,
@@ -95,7 +94,7 @@ def compare(
     for line in (*difference_lines(comparison), *(f"note: {n}" for n in notes.lines())):
         say(line)
     say(comparison["sentence"])
-    write_json(settings.output / "comparison.json", without_nan(comparison))
+    write_json(settings.output / "comparison.json", comparison)
     write_per_image(settings.output / "per_image.csv", evaluation)
     pictures = gallery_pictures(comparison, evaluation, settings.gallery)
     page = {**comparison, "rows": page_rows(evaluation)}
@@ -322,15 +321,6 @@ def difference_lines(comparison: dict[str, Any]) -> Iterator[str]:
             f"[{row['low']:+.3f}, {row['high']:+.3f}]  p {row['p']:.4f}, corrected "
             f"{row['p_corrected']:.4f}; better in {row['improved']:.0%} of {row['pictures']}"
         )
-
-
-def without_nan(value: Any) -> Any:
-    """Return nested values with None for NaN."""
-    if isinstance(value, dict):
-        return finite({key: without_nan(inner) for key, inner in value.items()})
-    if isinstance(value, list):
-        return [without_nan(inner) for inner in value]
-    return value
 
 
 def page_rows(evaluation: Evaluation) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ the flags.
 import argparse
 import dataclasses
 import difflib
+import math
 import os
 import re
 import sys
@@ -45,6 +46,7 @@ def option(
     unit: str = "",
     choices: tuple = (),
     least: float | None = None,
+    most: float | None = None,
     flag: str = "",
     group: str = "",
 ) -> Any:
@@ -58,6 +60,7 @@ def option(
         "unit": unit,
         "choices": choices,
         "least": least,
+        "most": most,
         "flag": flag,
         "group": group,
     }
@@ -122,6 +125,9 @@ class Config(Checked):
     decay: float = option(
         5e-4, "the step size after t steps is learning_rate / (1 + decay * t)", least=0
     )
+    weight_decay: float = option(
+        0.004, "share of every weight that adamw takes off, times the step size", least=0
+    )
     batch_size: int = option(10, "pictures a step", unit="pictures", least=1)
     epochs: int = option(20, "passes over the training pictures at the most", least=1)
     patience: int = option(
@@ -129,7 +135,10 @@ class Config(Checked):
     )
     seed: int = option(0, "seed of weights, order, dropout and flips", least=0)
     output: Path | None = option(
-        None, "run folder; default: runs/MODEL-frozen or runs/MODEL-finetuned", group="output"
+        None,
+        "run folder; default: runs/MODEL-frozen or runs/MODEL-finetuned, or with a random start "
+        "runs/MODEL-scratch-frozen or runs/MODEL-scratch",
+        group="output",
     )
     overwrite: bool = option(False, "replace an earlier run in the run folder")
     weights_dir: Path = option(Path("weights"), "folder that the best weights are copied to")
@@ -205,7 +214,9 @@ class PredictConfig(Checked):
     smooth: float = option(
         0.0, "Gaussian blur of the map", unit="pixels of the original picture", least=0
     )
-    threshold: float = option(0.0, "values below become 0; the maximum of a map is 1", least=0)
+    threshold: float = option(
+        0.0, "values below become 0; the maximum of a map is 1", least=0, most=1
+    )
     batch_size: int = option(1, "pictures a step", unit="pictures", least=1, group="speed")
     workers: int = option(2, "threads that read and write pictures", least=1)
 
@@ -304,7 +315,7 @@ def parse_loss(text: str) -> list[tuple[float, str]]:
     """
     terms = []
     for part in text.replace(" ", "").split("+"):
-        match = re.fullmatch(r"(?:(\d*\.?\d+)\*)?([a-z]\w*)", part)
+        match = re.fullmatch(r"(?:(\d*\.?\d+(?:e-?\d+)?)\*)?([a-z]\w*)", part)
         if not match or float(match[1] or 1) == 0:
             raise UserError(f"--loss {text}: '{part}' is not NAME or WEIGHT*NAME, as in 0.5*nss.")
         if match[2] not in LOSSES:
@@ -329,8 +340,14 @@ def check_value(field: dataclasses.Field, value: Any) -> None:
         raise UserError(
             f"Unknown {field.name} '{value}'. {did_you_mean(str(value), map(str, choices))}"
         )
+    flag = f"--{field.metadata['flag'] or field.name} {value}"
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{flag} is not a finite number.")
     if least is not None and value is not None and not value >= least:
-        raise UserError(f"--{field.name} {value} is too small: at least {least} is needed.")
+        raise UserError(f"{flag} is too small: at least {least} is needed.")
+    most = field.metadata["most"]
+    if most is not None and value is not None and value > most:
+        raise UserError(f"{flag} is too large: at most {most} is possible.")
 
 
 def add_flags(
@@ -378,6 +395,8 @@ def resolve(flags: dict[str, Any], file: Path | None = None) -> Config:
         UserError: the file holds an unknown or ill-typed field, or a value is out of range.
     """
     from_file = read_settings(file) if file else {}
+    # a run is replaced by who asks for it now, not by who asked for it then
+    from_file.pop("overwrite", None)
     model = flags.get("model", from_file.get("model", Config.model))
     return Config(**{**RECIPES.get(model, {}), **from_file, **flags})
 
@@ -433,7 +452,9 @@ class Parser(argparse.ArgumentParser):
         truths = {f for a in self._actions if a.type is parse_bool for f in a.option_strings}
         positional = any(not action.option_strings for action in self._actions)
         for i, word in enumerate(words):
-            if word.startswith("--") and len(word) > 2:
+            if word == "--":  # what follows is no flag, whatever it looks like
+                break
+            if word.startswith("--"):
                 name, equals, rest = word[2:].partition("=")
                 words[i] = f"--{name.replace('-', '_')}{equals}{rest}"
             value = words[i + 1] if i + 1 < len(words) else "--"

@@ -1,5 +1,6 @@
 """Figures of a run: its curves, and a grid of pictures with truth and prediction."""
 
+import warnings
 from pathlib import Path
 
 import cv2
@@ -53,7 +54,7 @@ def picture_grid(rows: list[tuple[str, NDArray, NDArray, NDArray, str]], path: P
     for line, (name, image, density_map, saliency_map, caption) in zip(axes, rows, strict=True):
         small = shrink(image)
         line[0].imshow(cv2.cvtColor(small, cv2.COLOR_BGR2RGB))
-        line[0].set_title(name, fontsize=8)
+        line[0].set_title(name, fontsize=8, parse_math=False)  # a name may hold any $
         for axis, values, label in (
             (line[1], density_map, "observers"),
             (line[2], saliency_map, caption),
@@ -76,5 +77,7 @@ def shrink(image: NDArray, longest: int = 320) -> NDArray:
 
 def _save(figure: Figure, path: Path) -> None:
     """Write a figure, whole or not at all."""
-    with atomic(path) as temporary:
+    with atomic(path) as temporary, warnings.catch_warnings():
+        # a name in a script that matplotlib's font lacks is shown as boxes
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(temporary)

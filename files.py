@@ -2,7 +2,9 @@
 
 import csv
 import io
+import itertools
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,8 +14,8 @@ from typing import Any
 from errors import UserError
 
 
-def make_folder(folder: Path) -> Path:
-    """Create a folder with its parents and return it.
+def make_folder(folder: Path, flag: str = "--output") -> Path:
+    """Create a folder with its parents and return it; `flag` is what chooses another.
 
     Raises:
         UserError: it cannot be created or written into.
@@ -22,24 +24,29 @@ def make_folder(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"Cannot create the folder {folder}: {error.strerror}. Choose another with --output."
+            f"Cannot create the folder {folder}: {error.strerror}. Choose another with {flag}."
         ) from error
     if not os.access(folder, os.W_OK):
-        raise UserError(f"The folder {folder} is not writable. Choose another with --output.")
+        raise UserError(f"The folder {folder} is not writable. Choose another with {flag}.")
     return folder
+
+
+_numbers = itertools.count()
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block ends well.
 
-    The temporary name keeps the suffixes, because OpenCV and Keras choose the format by them.
-    After an error the temporary file is removed and `path` is as it was.
+    The temporary name keeps the suffixes, because OpenCV and Keras choose the format by them, and
+    nothing else, because a name may be as long as the file system takes; its number tells threads
+    apart. After an error the temporary file is removed and `path` is as it was.
 
     Raises:
         UserError: the file cannot be written (unwritable folder, full disk).
     """
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    suffixes = "".join(path.suffixes[-2:])[-40:]
+    temporary = path.with_name(f".{os.getpid()}-{next(_numbers)}{suffixes}")
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -65,8 +72,22 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write a value as indented JSON, NaN as null, whole or not at all."""
+    text = json.dumps(without_nan(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def without_nan(value: Any) -> Any:
+    """Return nested values with None for NaN and infinities, which JSON does not know.
+
+    >>> without_nan({"nss": [1.0, float("nan")]})
+    {'nss': [1.0, None]}
+    """
+    if isinstance(value, dict):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path) -> Any:

@@ -164,6 +164,15 @@ def main(words: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except ModuleNotFoundError as error:
+        if error.name is None or (Path(__file__).parent / f"{error.name}.py").exists():
+            raise  # ours, so a defect
+        print(
+            f"error: the package {error.name} is not installed in {sys.executable}. Activate the "
+            "environment (source .venv/bin/activate), or pip install -r requirements.txt.",
+            file=sys.stderr,
+        )
+        return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

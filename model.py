@@ -49,7 +49,7 @@ def build(config: Config) -> keras.Model:
     """
     initial = keras.initializers.GlorotNormal(config.seed)
     inputs = keras.Input((config.rows, config.cols, 3), name="image")
-    taps = vgg16(inputs, config.width, trainable=not config.freeze_backbone)
+    taps = vgg16(inputs, config.width, not config.freeze_backbone, config.seed)
     x = layers.Concatenate(name="features")(list(taps.values()))  # (b, h/8, w/8, 1280)
     x = layers.Dropout(config.dropout, seed=config.seed, name="dropout")(x)
     x = layers.Conv2D(

@@ -3,16 +3,14 @@
 Everything here is at the original picture's size, and knows no network.
 """
 
-import os
 from pathlib import Path
 
-os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # a bad picture gets our one line, not theirs
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from errors import UserError
-from files import atomic
+from files import atomic, write_bytes
 from fixations import density_map
 from sample import Sample
 
@@ -38,6 +36,10 @@ def read_map(path: Path) -> Array:
         UserError: the file is missing, empty, truncated or not a picture.
     """
     values = _decode(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+    if values.dtype.kind == "f":  # a floating-point TIFF has no greatest value of its own
+        if not np.isfinite(values).all() or values.min() < 0:
+            raise UserError(f"{path} holds values that are negative or not finite.")
+        return values.astype(np.float32) / max(float(values.max()), 1e-12)
     return values.astype(np.float32) / np.iinfo(values.dtype).max
 
 
@@ -97,9 +99,7 @@ def overlay(
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
     """Write a picture, whole or not at all; the suffix says the format."""
-    with atomic(path) as temporary:
-        if not cv2.imwrite(str(temporary), image):
-            raise UserError(f"Cannot write {path}: the folder is gone, not writable, or full.")
+    write_bytes(path, cv2.imencode(path.suffix, image)[1].tobytes())
 
 
 def write_array(path: Path, array: NDArray) -> None:

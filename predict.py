@@ -1,5 +1,7 @@
 """What `test` does: pictures in, saliency maps out; a stream that memory does not grow with."""
 
+import errno
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +26,9 @@ from progress import progress
 from sample import IMAGE_SUFFIXES
 from utilities import Letterbox, postprocess, preprocess
 
+# a disk that is full or read-only, not one picture's fault
+NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+
 
 @dataclass(frozen=True)
 class Job:
@@ -35,11 +40,12 @@ class Job:
     @property
     def done(self) -> bool:
         """Whether every output is there."""
-        return all(path.exists() for path in self.outputs.values())
+        # unlike Path.is_file, this answers for a name that is too long, too
+        return all(os.path.isfile(path) for path in self.outputs.values())  # noqa: PTH113
 
 
 def predict(images: list[str], settings: PredictConfig, say: Callable[[str], None] = print) -> int:
-    """Write the saliency maps of pictures; return how many pictures could not be read.
+    """Write the saliency maps of pictures; return how many pictures gave none.
 
     Args:
         images: folders, files or globs.
@@ -60,7 +66,7 @@ def predict(images: list[str], settings: PredictConfig, say: Callable[[str], Non
     say(
         f"{len(waiting) - failed} maps written to {settings.output}/"
         + (f", {kept} kept (--overwrite predicts them again)" if kept else "")
-        + (f", {failed} unreadable pictures skipped" if failed else "")
+        + (f", {failed} pictures skipped" if failed else "")
     )
     return failed
 
@@ -68,24 +74,30 @@ def predict(images: list[str], settings: PredictConfig, say: Callable[[str], Non
 def find_images(images: list[str], recursive: bool, output: Path) -> list[tuple[Path, Path]]:
     """Return (file, path relative to the output) of each picture, sorted within each argument.
 
-    Files below the output folder are left out, so that a second run over `.` does not predict the
-    first one's maps.
+    Where the output folder lies inside a searched one, its files are left out, so that a second run
+    over `.` does not predict the first one's maps.
 
     Raises:
-        UserError: an argument names nothing, or a folder holds no picture.
+        UserError: an argument names nothing, a folder holds no picture, or the maps would go among
+            the pictures.
     """
     found: dict[Path, Path] = {}
     several = len(images) > 1
     for text in images:
         path = Path(text)
-        if path.is_dir():
+        if text and path.is_dir():
+            if path.resolve() == output.resolve():
+                raise UserError(
+                    f"--output {output} is the folder of the pictures: the next run would take the "
+                    "maps for pictures. Choose another."
+                )
             inside = sorted(path.rglob("*") if recursive else path.glob("*"))
             files = [
                 p
                 for p in inside
                 if p.suffix.lower() in IMAGE_SUFFIXES
-                and p.is_file()
-                and not p.resolve().is_relative_to(output.resolve())
+                and (p.is_file() or p.is_symlink())  # a broken link is named when it is read
+                and not _lies_in(p, output, path)
             ]
             if not files:
                 hint = "" if recursive else " Its sub-folders are searched with --recursive."
@@ -96,30 +108,39 @@ def find_images(images: list[str], recursive: bool, output: Path) -> list[tuple[
             found.setdefault(path, Path(path.name))
         else:
             matches = [Path(p) for p in sorted(glob(text, recursive=recursive))]
-            files = [p for p in matches if p.is_file()]
-            if not files:
-                raise UserError(f"No picture or folder at {text}.")
+            files = [p for p in matches if p.is_file() and not _lies_in(p, output, Path())]
+            if not text or not files:
+                raise UserError(f"No picture or folder at '{text}'.")
             found.update((p, Path(p.name)) for p in files if p not in found)
     return list(found.items())
 
 
+def _lies_in(path: Path, output: Path, searched: Path) -> bool:
+    """Return whether a file lies in the output folder, and that inside the searched one."""
+    there = output.resolve()
+    nested = there != searched.resolve() and there.is_relative_to(searched.resolve())
+    return nested and path.resolve().is_relative_to(there)
+
+
 def plan(sources: list[tuple[Path, Path]], settings: PredictConfig) -> list[Job]:
-    """Return a job a picture, so that no two pictures write the same file.
+    """Return a job a picture, so that no two pictures write the same file, and none a picture.
 
     A picture's map is named like the picture; where that is not unique the old suffix is kept in
     the name (a.jpg.png), and where that is not enough a number is added.
     """
     stems = [relative.with_suffix("") for _, relative in sources]
     shared = {stem for stem, n in _counts(stems).items() if n > 1}
+    pictures = {source.resolve() for source, _ in sources}
     taken: set[Path] = set()
     jobs = []
     for (source, relative), stem in zip(sources, stems, strict=True):
         base = relative if stem in shared else stem
-        names = (base, *(base.with_name(f"{base.name}-{n}") for n in range(2, len(sources) + 2)))
+        numbered = (base.with_name(f"{base.name}-{n}") for n in range(2, len(sources) + 3))
         outputs = next(
             made
-            for name in names
+            for name in (base, relative, *numbered)
             if not taken & set((made := _all_outputs(name, settings)).values())
+            and pictures.isdisjoint(path.resolve() for path in made.values())
         )
         taken |= set(outputs.values())
         wanted = {"map": True, "overlay": settings.overlay, "float": settings.float_maps}
@@ -146,7 +167,7 @@ def _all_outputs(name: Path, settings: PredictConfig) -> dict[str, Path]:
 
 
 def run(model: Any, jobs: list[Job], settings: PredictConfig) -> int:
-    """Predict and write; return how many pictures could not be read."""
+    """Predict and write; return how many pictures could not be read, or their maps not written."""
     failed = 0
     input_shape = model.input_shape[1:3]
     bar = progress(len(jobs), "pictures")
@@ -154,12 +175,25 @@ def run(model: Any, jobs: list[Job], settings: PredictConfig) -> int:
         ahead = settings.batch_size * 2 + settings.workers
         read = _in_order(pool, lambda job: _read(job, input_shape), jobs, ahead)
         writing: deque[Future] = deque()
+
+        def skip(error: UserError) -> None:
+            nonlocal failed
+            failed += 1
+            tqdm.write(f"skipped: {error}", file=sys.stderr)
+
+        def finish(future: Future) -> None:
+            try:
+                future.result()
+            except UserError as error:
+                if getattr(error.__cause__, "errno", None) in NO_MORE:
+                    raise  # no other map could be written either
+                skip(error)
+
         for batch in _groups(read, settings.batch_size):
             good = []
             for item in batch:
                 if isinstance(item, UserError):
-                    failed += 1
-                    tqdm.write(f"skipped: {item}", file=sys.stderr)
+                    skip(item)
                 else:
                     good.append(item)
             if good:
@@ -169,10 +203,10 @@ def run(model: Any, jobs: list[Job], settings: PredictConfig) -> int:
                 for (job, image, _, box), prediction in zip(good, predictions, strict=True):
                     writing.append(pool.submit(_write, job, image, prediction, box, settings))
             while len(writing) > ahead:
-                writing.popleft().result()
+                finish(writing.popleft())
             bar.update(len(batch))
         for future in writing:
-            future.result()
+            finish(future)
     return failed
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+# a bad picture gets our one line, not OpenCV's; it reads this when it is first imported
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 # whoever sets the level wants to read what TensorFlow says, and does
 ASKED_FOR_WORDS = LEVEL in os.environ
 

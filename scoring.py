@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import datasets
 from config import ScoringConfig, to_json
 from errors import UserError, did_you_mean
-from files import as_csv, write_json, write_text
+from files import as_csv, without_nan, write_json, write_text
 from fixations import are_within
 from metrics import METRICS, PROFILES, Metric
 from notes import Notes
@@ -111,8 +111,7 @@ class ScoreLog:
 
     @staticmethod
     def _line(key: str, picture: str, scores: Scores) -> str:
-        values = {name: None if value != value else value for name, value in scores.items()}
-        return json.dumps([key, picture, values], ensure_ascii=False) + "\n"
+        return json.dumps([key, picture, without_nan(scores)], ensure_ascii=False) + "\n"
 
     def has(self, key: str, picture: str) -> bool:
         """Return whether a picture's scores of a row are known."""
@@ -367,8 +366,8 @@ def write(folder: Path, evaluation: Evaluation, settings: ScoringConfig) -> None
             "rows": {
                 row.name: {
                     "kind": row.kind,
-                    "means": {name: finite(dataclasses.asdict(m)) for name, m in row.means.items()},
-                    "share_of_attainable": finite(row.share),
+                    "means": {name: dataclasses.asdict(m) for name, m in row.means.items()},
+                    "share_of_attainable": row.share,
                 }
                 for row in evaluation.rows
             },
@@ -394,8 +393,3 @@ def described(chosen: dict[str, Metric]) -> dict[str, dict[str, Any]]:
         key: {"name": m.name, "higher_is_better": m.higher_is_better, "variant": m.variant}
         for key, m in chosen.items()
     }
-
-
-def finite(values: dict[str, Any]) -> dict[str, Any]:
-    """Return values with None in the place of NaN, which JSON does not know."""
-    return {key: None if value != value else value for key, value in values.items()}

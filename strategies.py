@@ -96,9 +96,9 @@ def train_apart(run: Config) -> None:
         UserError: it ended with an error, which it has told.
     """
     settings = run.run_folder.with_name(f"{run.run_folder.name}.json")
+    config_files.save(run, settings)
     # what half a run left is begun anew
-    config_files.save(dataclasses.replace(run, overwrite=True), settings)
-    words = [sys.executable, str(MAIN), "train", "--config", str(settings)]
+    words = [sys.executable, str(MAIN), "train", "--config", str(settings), "--overwrite"]
     sys.stdout.flush()
     code = subprocess.run(words, env=environment()).returncode
     if code == INTERRUPTED:

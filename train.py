@@ -71,9 +71,12 @@ def train(config: Config, say: Callable[[str], None] = print) -> RunFolder:
         epochs.close()
     run.finish()
     best = run.best_epoch
+    copy = f", and {run.published}"
+    if run.kept_back:
+        copy = f" alone: {run.published} is kept, as {run.kept_back}"
     say(
         f"Best: epoch {best['epoch']}, {scores_line(best)}. Weights: "
-        f"{run.path('best.weights.h5')}, and {config.weights_dir / config.name}.weights.h5"
+        f"{run.path('best.weights.h5')}{copy}"
     )
     return run
 
@@ -121,7 +124,9 @@ def compiled(config: Config) -> keras.Model:
         optimizer=optimizer(config),
         loss=loss_function(config),
         metrics=[losses.zero_maps],
-        jit_compile=False,  # XLA's convolutions are slower than oneDNN's on a CPU
+        # compiled where that pays: Keras leaves XLA off under TensorFlow on a CPU (its convolutions
+        # are slower than oneDNN's) and wherever reproducible operations are asked for
+        jit_compile="auto",
     )
     return model
 
@@ -139,7 +144,9 @@ def optimizer(config: Config) -> keras.optimizers.Optimizer:
     )
     if config.optimizer == "sgd":
         return keras.optimizers.SGD(rate, momentum=config.momentum, nesterov=config.nesterov)
-    return {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}[config.optimizer](rate)
+    if config.optimizer == "adamw":
+        return keras.optimizers.AdamW(rate, weight_decay=config.weight_decay)
+    return keras.optimizers.Adam(rate)
 
 
 def describe(
@@ -202,7 +209,9 @@ class Epochs(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         done = min((batch + 1) * self.config.batch_size, len(self.training.samples))
-        self.bar.set_postfix(loss=f"{(logs or {}).get('loss', 0):.4f}", refresh=False)
+        loss = float((logs or {}).get("loss", 0))
+        self.refuse_if_not_finite(loss, f"loss after {done} pictures")
+        self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
         self.bar.update(done - self.bar.n)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -219,6 +228,7 @@ class Epochs(keras.callbacks.Callback):
             "images_per_second": round(len(self.training.samples) / seconds, 3),
             "peak_memory_mb": peak_memory_mb(),
         }
+        self.refuse_if_not_finite(row["val_loss"], "validation loss")
         best = self.run.record(self.model, row)
         self.events.write(row)
         figures.curves(self.run.history, self.run.path("curves.png"), self.config.name)
@@ -231,6 +241,14 @@ class Epochs(keras.callbacks.Callback):
         if row["epoch"] - self.run.best_epoch["epoch"] >= self.config.patience:
             self.say(f"No better validation loss for {self.config.patience} epochs: stopping.")
             self.model.stop_training = True
+
+    def refuse_if_not_finite(self, value: float, what: str) -> None:
+        """End the run where its weights are ruined; what earlier epochs saved stays."""
+        if not np.isfinite(value):
+            raise UserError(
+                f"epoch {len(self.run.history) + 1}: the {what} is {value}. Try a lower "
+                "--learning_rate."
+            )
 
     def warn_of_zero_maps(self) -> None:
         """Say so when more training maps are all zero than in the epoch before."""
@@ -263,8 +281,11 @@ class Validator:
         losses_by_picture: list[float] = []
         self.grid = []
         with ThreadPoolExecutor(self.config.workers) as pool:
+            ahead = pool.submit(self.batches.__getitem__, 0)
             for index in range(len(self.batches)):
-                x, y = self.batches[index]
+                x, y = ahead.result()
+                if index + 1 < len(self.batches):  # read while the network works
+                    ahead = pool.submit(self.batches.__getitem__, index + 1)
                 predicted = np.asarray(model.predict_on_batch(x))
                 losses_by_picture += keras.ops.convert_to_numpy(self.loss(y, predicted)).tolist()
                 first = len(rows)

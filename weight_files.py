@@ -16,7 +16,7 @@ import keras
 import config as settings
 from config import Config
 from errors import UserError
-from files import atomic, write_json
+from files import atomic, without_nan, write_json
 
 SUFFIX = ".weights.h5"
 
@@ -43,7 +43,7 @@ def save(model: keras.Model, path: Path, card: dict[str, Any]) -> None:
     with atomic(path) as temporary:
         bare.save_weights(temporary)
         with h5py.File(temporary, "r+") as file:
-            file.attrs["card"] = json.dumps(card)
+            file.attrs["card"] = json.dumps(without_nan(card))
     write_json(card_path(path), card)
 
 
@@ -117,7 +117,8 @@ def choose(weights: Path | None, folder: Path, say: Callable[[str], None]) -> Pa
     """Return the weights file to use and say what it was trained on.
 
     Args:
-        weights: the file asked for, or None for the best of `folder`: the highest validation CC.
+        weights: the file asked for, or None for the best of `folder`: the highest validation CC,
+            those trained on people's fixations before those trained on synthetic scenes.
         folder: where `train` copies its best weights to.
         say: gets the line.
 
@@ -125,7 +126,8 @@ def choose(weights: Path | None, folder: Path, say: Callable[[str], None]) -> Pa
         UserError: nothing there, or the file asked for is not usable.
     """
     cards: dict[Path, dict[str, Any]] = {}
-    for path in [weights] if weights else sorted(folder.glob("*" + SUFFIX)):
+    # not what an interrupted write left: those names begin with a dot
+    for path in [weights] if weights else sorted(folder.glob("[!.]*" + SUFFIX)):
         try:
             cards[path] = read_card(path)
         except UserError as error:
@@ -137,13 +139,28 @@ def choose(weights: Path | None, folder: Path, say: Callable[[str], None]) -> Pa
             f"No trained weights in {folder}/. Run main.py train first, or name a file with "
             "--weights."
         )
-    best = max(cards, key=lambda path: validation_cc(cards[path]))
+    best = max(cards, key=lambda path: (not is_toy(cards[path]), validation_cc(cards[path])))
     card = cards[best]
     say(
         f"weights {best}: {card.get('model')} ({card.get('strategy')}), trained on "
         f"{card.get('dataset')}, validation CC {validation_cc(card):.3f}"
     )
     return best
+
+
+def why_better(there: dict[str, Any], new: dict[str, Any]) -> str:
+    """Return why the weights of one card are not to be replaced by another's; "" if they are."""
+    if is_toy(new) and there and not is_toy(there):
+        return f"it was trained on {there.get('dataset')}, not on synthetic scenes"
+    same = there.get("dataset") == new.get("dataset")
+    if same and validation_cc(there) > validation_cc(new):
+        return f"its validation CC is {validation_cc(there):.3f}, not {validation_cc(new):.3f}"
+    return ""
+
+
+def is_toy(card: dict[str, Any]) -> bool:
+    """Return whether weights were trained on the built-in scenes, which nothing is concluded of."""
+    return card.get("dataset") == "synthetic"
 
 
 def validation_cc(card: dict[str, Any]) -> float:

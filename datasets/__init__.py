@@ -32,7 +32,10 @@ def load(name: str, root: Path | None, split: str, seed: int = 0) -> list[Sample
                         f"{offer(module.SOURCE)}")  # fmt: skip
     samples = module.load(root, split, seed)
     if not samples:
-        raise UserError(f"{name} at {root} has no pictures in its {split} split.")
+        raise UserError(
+            f"{name} at {root} has no pictures in its {split} split. A seeded split of 70, 10 and "
+            "20 % needs 6 pictures or more."
+        )
     return samples
 
 

@@ -15,6 +15,7 @@ from scipy.io import loadmat
 
 from datasets import offer, seeded_split
 from errors import UserError
+from pictures import read_image
 from sample import IMAGE_SUFFIXES, Sample
 
 NEEDS_FILES = True
@@ -75,7 +76,7 @@ def _samples(folders: dict[str, Path], root: Path) -> list[Sample]:
             name=path.name,
             image=path,
             map=maps.get(stem),
-            fixations=read_fixations(points[stem]) if points else None,
+            fixations=read_fixations(points[stem], path) if points else None,
         )
         for stem, path in sorted(images.items())
     ]
@@ -94,11 +95,15 @@ def _by_stem(folder: Path, suffixes: set[str]) -> dict[str, Path]:
     return found
 
 
-def read_fixations(path: Path) -> NDArray[np.floating]:
+def read_fixations(path: Path, image: Path) -> NDArray[np.floating]:
     """Return the fixations of a .npy or .mat file as 0-based (x, y), float32 [n, 2].
 
+    Args:
+        path: the file.
+        image: its picture, which is read for its size where the file holds a mask.
+
     Raises:
-        UserError: the file cannot be read, or holds neither points nor a mask.
+        UserError: the file cannot be read, or holds neither points nor a mask of that picture.
     """
     try:
         if path.suffix.lower() == ".npy":
@@ -119,11 +124,26 @@ def read_fixations(path: Path) -> NDArray[np.floating]:
             f"{path} holds {values.dtype} of shape {values.shape}; points [n, 2] or a mask "
             "[rows, columns] are expected."
         )
+    if not np.isfinite(values).all():
+        raise UserError(f"{path} holds values that are not finite.")
     if values.shape[1] == 2:
         return (values - float(first_pixel)).astype(np.float32)
-    rows, columns = np.nonzero(values)
-    # a mask of counts gives a point for each count
-    repeats = values[rows, columns].astype(int) if values.dtype.kind != "b" else 1
-    if np.max(repeats, initial=0) > 100:
-        repeats = 1  # a mask of 0 and 255
-    return np.repeat(np.stack([columns, rows], axis=1), repeats, axis=0).astype(np.float32)
+    return _points_of_mask(values, path, image)
+
+
+def _points_of_mask(mask: NDArray, path: Path, image: Path) -> NDArray[np.floating]:
+    """Return the points of a mask of counts, one for each count."""
+    shape = read_image(image).shape[:2]
+    if mask.shape != shape:  # (x, y, duration) would else pass for a mask, three pixels wide
+        raise UserError(
+            f"{path} holds {mask.shape[0]} x {mask.shape[1]} numbers: neither points [n, 2] nor a "
+            f"mask of {image.name}, which has {shape[0]} rows and {shape[1]} columns."
+        )
+    counts = mask.astype(np.float64)
+    if counts.max() > 100:
+        counts = (counts > 0) * 1.0  # a mask of 0 and 255
+    if counts.min() < 0 or (counts % 1).any():
+        raise UserError(f"{path} is a mask of counts, but not all of them are 0, 1, 2 and so on.")
+    rows, columns = np.nonzero(counts)
+    points = np.stack([columns, rows], axis=1)
+    return np.repeat(points, counts[rows, columns].astype(int), axis=0).astype(np.float32)

@@ -30,6 +30,27 @@ def test_named_file_comes_first(tmp_path, offline):
     assert backbone.find_weights(None, tmp_path) == local
 
 
+def test_the_projects_folder_is_searched_whatever_the_weights_folder(
+    tmp_path, offline, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / backbone.FILE_NAME).touch()
+    found = backbone.find_weights(None, tmp_path / "mine")
+    assert found == backbone.Path("weights") / backbone.FILE_NAME
+
+
+def test_a_failing_download_says_nothing_of_its_own(tmp_path, monkeypatch, capsys):
+    def get_file(*arguments, **options):
+        print("Downloading data from ...")
+        raise Exception("no network")
+
+    monkeypatch.setattr(keras.utils, "get_file", get_file)
+    with pytest.raises(UserError, match="the download from"):
+        backbone.find_weights(None, tmp_path)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_keras_cache_or_download_comes_last(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(keras.utils, "get_file", lambda *a, **k: asked.append(a) or "cached.h5")
@@ -39,7 +60,7 @@ def test_keras_cache_or_download_comes_last(tmp_path, monkeypatch):
 
 def test_none_is_the_only_way_to_a_random_start(tmp_path, offline):
     assert backbone.find_weights("none", tmp_path) is None
-    with pytest.raises(UserError, match=f"put {backbone.FILE_NAME} into {tmp_path}"):
+    with pytest.raises(UserError, match=f"put {backbone.FILE_NAME} into weights/"):
         backbone.find_weights(None, tmp_path)
     with pytest.raises(UserError, match=r"missing\.h5: no such file"):
         backbone.find_weights(str(tmp_path / "missing.h5"), tmp_path)

@@ -111,7 +111,7 @@ BAD = {
     "empty folder": (["train", "--data", "empty"], "is missing, so empty is not OSIE's folder"),
     "empty own folder": (["train", "--dataset", "folder", "--data", "empty"], "No images in"),
     "no pictures": (["test", "empty"], "No pictures in the folder empty"),
-    "no such picture": (["test", "nowhere.jpg"], "No picture or folder at nowhere.jpg"),
+    "no such picture": (["test", "nowhere.jpg"], "No picture or folder at 'nowhere.jpg'"),
     "negative size": (["train", *FLAGS, "--rows", "-8"], "--rows -8 is too small"),
     "odd size": (["train", *FLAGS, "--rows", "50"], "does not divide by 8"),
     "no truth value": (["train", "--freeze_backbone", "maybe"], "neither True nor False"),

@@ -176,7 +176,20 @@ def test_empty_folder_is_named(tmp_path):
         datasets.load("folder", tmp_path, "train")
 
 
-def test_fixation_files_of_every_form_give_the_same_points(tmp_path):
+@pytest.fixture
+def blank(tmp_path_factory):
+    """Return a function that writes a blank picture of a shape."""
+
+    def write(*shape):
+        path = tmp_path_factory.mktemp("blank") / "blank.png"
+        cv2.imwrite(str(path), np.zeros(shape, np.uint8))
+        return path
+
+    return write
+
+
+def test_fixation_files_of_every_form_give_the_same_points(tmp_path, blank):
+    picture = blank(3, 6)
     expected = [[4, 1], [4, 1], [0, 2]]
     mask = np.zeros((3, 6))
     mask[1, 4], mask[2, 0] = 2, 1
@@ -185,15 +198,34 @@ def test_fixation_files_of_every_form_give_the_same_points(tmp_path):
     savemat(tmp_path / "points.mat", {"fixations": np.array(expected) + 1})  # 1-based
     savemat(tmp_path / "mask.mat", {"fixLocs": mask.astype(np.uint8)})
     for path in sorted(tmp_path.iterdir()):
-        np.testing.assert_array_equal(folder.read_fixations(path), expected, err_msg=path.name)
+        found = folder.read_fixations(path, picture)
+        np.testing.assert_array_equal(found, expected, err_msg=path.name)
 
 
-def test_white_mask_means_one_fixation_a_pixel(tmp_path):
+def test_white_mask_means_one_fixation_a_pixel(tmp_path, blank):
     np.save(tmp_path / "m.npy", np.diag([0, 255, 255]).astype(np.uint8))
-    assert folder.read_fixations(tmp_path / "m.npy").tolist() == [[1, 1], [2, 2]]
+    assert folder.read_fixations(tmp_path / "m.npy", blank(3, 3)).tolist() == [[1, 1], [2, 2]]
 
 
-def test_pickled_and_shapeless_fixations_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.ones((9, 3)), "9 x 3 numbers: neither points .* nor a mask of blank.png, which has 3"),
+        (np.ones((2, 9)), "2 x 9 numbers"),  # points lying on their side
+        (np.full((3, 6), -1), "not all of them are 0, 1, 2"),
+        (np.full((3, 6), 0.5), "not all of them are 0, 1, 2"),
+        (np.full((9, 2), np.nan), "not finite"),
+    ],
+)
+def test_numbers_that_are_neither_points_nor_the_pictures_mask_are_refused(
+    tmp_path, blank, values, message
+):
+    np.save(tmp_path / "f.npy", values)
+    with pytest.raises(UserError, match=message):
+        folder.read_fixations(tmp_path / "f.npy", blank(3, 6))
+
+
+def test_pickled_and_shapeless_fixations_are_refused(tmp_path, blank):
     np.save(tmp_path / "o.npy", np.array([{"a": 1}], object), allow_pickle=True)
     np.save(tmp_path / "v.npy", np.zeros(5))
     savemat(tmp_path / "n.mat", {"points": np.zeros((2, 2))})
@@ -203,7 +235,7 @@ def test_pickled_and_shapeless_fixations_are_refused(tmp_path):
         ("n.mat", "no variable 'fixations' or 'fixLocs'"),
     ):
         with pytest.raises(UserError, match=message):
-            folder.read_fixations(tmp_path / name)
+            folder.read_fixations(tmp_path / name, blank(3, 3))
 
 
 # --- synthetic and the rest ---

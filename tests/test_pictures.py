@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from errors import UserError
-from pictures import overlay, read_image, read_map, sample_density, to_8_bit, write_image
+from pictures import overlay, read_image, read_map, sample_density, to_8_bit
 from sample import Sample
 
 
@@ -89,13 +89,13 @@ def test_overlay_leaves_the_picture_where_nothing_is_salient(picture):
     assert drawn[15, 15, 2] > drawn[15, 15, 0]  # hot is red
 
 
-def test_failed_write_leaves_nothing_behind(tmp_path):
-    with pytest.raises(UserError, match="Cannot write"):
-        write_image(tmp_path / "gone" / "p.png", np.zeros((3, 3), np.uint8))
-    assert not list(tmp_path.iterdir())
-
-
-# --- generators ---
+def test_a_map_of_floats_is_read_and_nonsense_in_it_refused(tmp_path):
+    values = np.array([[0.0, 0.5], [2.0, 1.0]], np.float32)
+    cv2.imwrite(str(tmp_path / "m.tiff"), values)
+    np.testing.assert_allclose(read_map(tmp_path / "m.tiff"), values / 2)
+    cv2.imwrite(str(tmp_path / "n.tiff"), -values)
+    with pytest.raises(UserError, match="negative or not finite"):
+        read_map(tmp_path / "n.tiff")
 
 
 def test_own_map_is_preferred_unless_a_sigma_is_asked_for(tmp_path):

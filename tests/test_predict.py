@@ -1,3 +1,5 @@
+import errno
+
 import cv2
 import numpy as np
 import pytest
@@ -48,6 +50,45 @@ def test_sub_folders_are_searched_only_when_asked(run, pictures, tmp_path):
 def test_a_file_and_a_glob_are_understood(run, pictures, tmp_path):
     run(pictures / "a.jpg", str(pictures / "*" / "*.jpg"))
     assert files(tmp_path / "out") == ["a.png", "c.png"]
+
+
+def test_a_map_never_takes_the_place_of_a_picture(run, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(pictures)
+    before = (pictures / "b.png").read_bytes()
+    _, lines = run("b.png", output=pictures, overwrite=True)
+    assert (pictures / "b.png").read_bytes() == before
+    assert (pictures / "b.png.png").exists()
+    assert "1 maps written" in lines[-1]
+    with pytest.raises(UserError, match="is the folder of the pictures"):
+        run(pictures, output=pictures)
+    # an output that holds the pictures' folder is fine
+    run(pictures, output=tmp_path)
+    assert (tmp_path / "a.png").exists()
+
+
+def test_one_map_that_cannot_be_written_costs_that_map_alone(run, pictures, tmp_path, capsys):
+    (pictures / "a.jpg").rename(pictures / f"{'n' * 251}.jpg")  # a legal name; with _overlay not
+    failed, lines = run(pictures, overlay=True)
+    assert failed == 1
+    assert (tmp_path / "out" / "b.png").exists()
+    assert "skipped: Cannot write" in capsys.readouterr().err
+    assert "1 pictures skipped" in lines[-1]
+    assert not [name for name in files(tmp_path / "out") if name.startswith(".")]
+
+
+def test_a_full_disk_ends_the_run(run, pictures, monkeypatch):
+    def full(*arguments):
+        raise UserError("Cannot write: no space left.") from OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(predict_module, "write_image", full)
+    with pytest.raises(UserError, match="no space left"):
+        run(pictures)
+
+
+def test_a_broken_link_is_named(run, pictures, capsys):
+    (pictures / "gone.jpg").symlink_to(pictures / "nowhere.jpg")
+    assert run(pictures)[0] == 1
+    assert "gone.jpg" in capsys.readouterr().err
 
 
 def test_existing_outputs_are_kept_unless_overwritten(run, pictures, tmp_path):
@@ -115,7 +156,7 @@ def test_unreadable_pictures_are_named_and_the_rest_is_done(run, pictures, tmp_p
     failed, lines = run(pictures, batch_size=2)
     assert failed == 3
     assert files(tmp_path / "out") == ["a.png", "b.png"]
-    assert "3 unreadable pictures skipped" in lines[-1]
+    assert "3 pictures skipped" in lines[-1]
     err = capsys.readouterr().err
     for name in ("cut.jpg", "empty.png", "text.jpg"):
         assert f"skipped: {pictures / name}" in err

@@ -1,6 +1,8 @@
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import h5py
@@ -58,6 +60,10 @@ def test_same_seed_gives_the_same_weights_bit_for_bit(tiny, tmp_path):
                          freeze_backbone=False, epochs=2), **QUIET)
         for name, seed, workers in (("a", 1, 1), ("b", 1, 3), ("c", 2, 1))
     ]  # fmt: skip
+    # a CPU might give equal weights by luck: that they are asked for is what holds elsewhere
+    from tensorflow.python.framework.config import is_op_determinism_enabled  # pyright: ignore
+
+    assert is_op_determinism_enabled()
     a, b, c = (weights_of(run.path("last.weights.h5")) for run in runs)
     assert a.keys() == b.keys()
     for name, value in a.items():
@@ -173,7 +179,69 @@ def test_earlier_run_is_not_overwritten_unasked(tiny):
     with pytest.raises(UserError, match=r"holds an earlier run.*--overwrite"):
         train.train(tiny(seed=5), **QUIET)
     assert tiny().run_folder.joinpath("history.csv").read_bytes() == before
-    train.train(tiny(seed=5, overwrite=True), **QUIET)
+    # the settings of a run are no leave to replace it
+    with pytest.raises(UserError, match="holds an earlier run"):
+        train.train(settings.resolve({"seed": 5}, _with_overwrite(tiny())), **QUIET)
+
+
+def _with_overwrite(config):
+    """Return a config file whose run was allowed to replace another."""
+    path = config.run_folder / "copy.json"
+    settings.save(replace(config, overwrite=True), path)
+    return path
+
+
+def test_a_replaced_run_leaves_nothing_of_itself(tiny, monkeypatch):
+    folder = train.train(tiny(), **QUIET).folder
+    monkeypatch.setattr(train.Validator, "validate", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train.train(tiny(seed=5, overwrite=True), **QUIET)
+    left = [p for p in folder.rglob("*") if p.is_file()]
+    events = [p for p in left if "tfevents" in p.name]
+    assert len(events) == 1
+    assert set(left) - set(events) == {folder / "config.json"}
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run_in_one_line(tiny):
+    with pytest.raises(UserError, match=r"epoch 1: the .*loss.* is (nan|inf).*--learning_rate"):
+        train.train(tiny(loss="mse", optimizer="sgd", learning_rate=1e30, epochs=3), **QUIET)
+    assert not tiny().run_folder.joinpath("best.weights.h5").exists()
+
+
+def card_of(weights_dir):
+    return weight_files.read_card(weights_dir / "mlnet-scratch-frozen.weights.h5")
+
+
+@pytest.mark.parametrize(
+    ("there", "kept"),
+    [
+        ({"dataset": "synthetic", "metrics": {"val_cc": 0.99}}, "validation CC is 0.990"),
+        ({"dataset": "synthetic", "metrics": {"val_cc": -0.99}}, None),
+        ({"dataset": "osie", "metrics": {"val_cc": -0.99}}, "trained on osie, not on synthetic"),
+    ],
+)
+def test_weights_that_are_better_are_not_replaced_unasked(tiny, trained, tmp_path, there, kept):
+    from model import load_model
+
+    config, lines = tiny(), []
+    config.weights_dir.mkdir()
+    old = {**weight_files.read_card(trained), "run": "another", **there}
+    published = config.weights_dir / "mlnet-scratch-frozen.weights.h5"
+    weight_files.save(load_model(trained), published, old)
+    run = train.train(config, say=lines.append)
+    assert (card_of(config.weights_dir)["run"] == "another") == bool(kept)
+    assert run.path("best.weights.h5").exists()
+    assert bool(kept) == ("is kept, as" in lines[-1])
+    assert (kept or "") in lines[-1]
+
+
+def test_a_name_that_looks_like_mathematics_is_only_a_name(tmp_path, picture):
+    import figures
+
+    image = picture()
+    row = ("val$x_{0$ \N{CJK UNIFIED IDEOGRAPH-4E2D}.png", image, image[..., 0] / 255.0)
+    figures.picture_grid([(*row, image[..., 1] / 255.0, "caption")], tmp_path / "grid.png")
+    assert (tmp_path / "grid.png").stat().st_size > 1000
 
 
 def write_set(root: Path, picture, broken=None, fixations=False):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import utilities
 from errors import UserError
 from sample import Sample
 from utilities import (
@@ -154,6 +155,7 @@ def test_what_fit_sees_does_not_depend_on_the_workers(samples, workers):
     batches = SaliencyBatches(
         samples, (32, 48), 3, shuffle=True, flip=True, seed=5, workers=workers
     )
+    assert batches.workers == workers
     model.compile(loss=Spy(), run_eagerly=True)
     model.fit(batches, epochs=2, shuffle=False, verbose=0, callbacks=[Note()])
     expected = [y for e in range(2) for _, y in epoch_of(batches, e)]
@@ -201,7 +203,7 @@ def test_fixations_outside_the_picture_do_not_land_in_the_padding():
     assert truth[..., 1].sum() == 1
 
 
-def test_truth_is_made_once_and_a_changed_map_is_noticed(tmp_path):
+def test_truth_is_made_once_and_a_changed_map_is_noticed(tmp_path, monkeypatch):
     image, own = np.zeros((16, 16, 3), np.uint8), tmp_path / "m.png"
     cache = TargetCache(tmp_path / "cache")
     sample = Sample("s", lambda: image, own)
@@ -209,9 +211,13 @@ def test_truth_is_made_once_and_a_changed_map_is_noticed(tmp_path):
     def truth():
         return SaliencyBatches([sample], (16, 16), 1, cache=cache)[0][1]
 
+    made = []
+    real = utilities.make_truth
+    monkeypatch.setattr(utilities, "make_truth", lambda *a: made.append(a) or real(*a))
     cv2.imwrite(str(own), np.eye(16, dtype=np.uint8) * 255)
     first = truth()
     np.testing.assert_array_equal(first, truth())
+    assert len(made) == 1
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == 1
     cv2.imwrite(str(own), np.eye(16, dtype=np.uint8)[::-1] * 255)
     os.utime(own, ns=(1, 1))
