@@ -25,6 +25,7 @@ from pictures import sample_density, sample_image
 from references import Split
 from report import map_png, thumbnail_jpeg, write_page
 from scoring import (
+    DIGITS,
     LOG,
     Evaluation,
     ScoreLog,
@@ -316,9 +317,10 @@ def difference_lines(comparison: dict[str, Any]) -> Iterator[str]:
         if pair != heading:
             heading = pair
             yield pair
+        d = DIGITS.get(row["metric"], 3)
         yield (
-            f"  {METRICS[row['metric']].name:<10}{row['difference']:+.3f} "
-            f"[{row['low']:+.3f}, {row['high']:+.3f}]  p {row['p']:.4f}, corrected "
+            f"  {METRICS[row['metric']].name:<10}{row['difference']:+.{d}f} "
+            f"[{row['low']:+.{d}f}, {row['high']:+.{d}f}]  p {row['p']:.4f}, corrected "
             f"{row['p_corrected']:.4f}; better in {row['improved']:.0%} of {row['pictures']}"
         )
 

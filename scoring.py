@@ -30,6 +30,7 @@ from significance import Interval, mean_interval
 from sources import Source
 
 LOG = "scores.jsonl"
+DIGITS = {"mse": 4}  # decimals that tell scores apart; three for all others
 
 
 @dataclass(frozen=True)
@@ -346,12 +347,13 @@ def cell(row: Scored, metric: str) -> str:
     found = row.means[metric]
     if np.isnan(found.mean):
         return "-"
-    interval = "" if np.isnan(found.low) else f" [{found.low:.3f}, {found.high:.3f}]"
+    d = DIGITS.get(metric, 3)
+    interval = "" if np.isnan(found.low) else f" [{found.low:.{d}f}, {found.high:.{d}f}]"
     share = row.share[metric]
     if row.kind != "model" or np.isnan(share):
-        return f"{found.mean:.3f}{interval}"
+        return f"{found.mean:.{d}f}{interval}"
     # how far below a map that knows nothing is no share of anything
-    return f"{found.mean:.3f}{interval} " + ("< 0%" if share < 0 else f"{share:4.0%}")
+    return f"{found.mean:.{d}f}{interval} " + ("< 0%" if share < 0 else f"{share:4.0%}")
 
 
 def write(folder: Path, evaluation: Evaluation, settings: ScoringConfig) -> None:
