@@ -7,9 +7,10 @@ from pathlib import Path
 import config as config_files
 from config import Config, to_json
 from errors import UserError
+from references import model_name
 
 # settings that tell two runs of one arm apart, or only say where things lie
-NOT_THE_ARM = ("seed", "output", "overwrite", "weights_dir", "workers", "data", "batch_size")
+NOT_THE_ARM = ("seed", "output", "overwrite", "weights_dir", "workers")
 
 
 @dataclass(frozen=True)
@@ -61,28 +62,38 @@ def arms_of(runs: list[Run]) -> list[Arm]:
     """Return the runs by arm, in their order; each arm is named by its strategy where that tells.
 
     Raises:
-        UserError: a run is named twice.
+        UserError: a run is named twice, or two are alike in all, the seed included.
     """
     if len({run.folder.resolve() for run in runs}) < len(runs):
         raise UserError("A run folder is named twice; each run counts once.")
     groups: dict[str, list[Run]] = {}
     for run in runs:
         fields = {k: v for k, v in to_json(run.config).items() if k not in NOT_THE_ARM}
+        # where a named data set lies is no matter; which folder one's own is, is
+        fields["data"] = fields["data"] if run.config.dataset == "folder" else None
         groups.setdefault(repr(sorted(fields.items())), []).append(run)
     arms = list(groups.values())
+    for arm in arms:
+        seeds: dict[int, Run] = {}
+        for run in arm:
+            twin = seeds.setdefault(run.config.seed, run)
+            if twin is not run:
+                raise UserError(
+                    f"{twin.folder} and {run.folder} are one run twice: the same settings and seed."
+                )
     for names in (
         [arm[0].config.strategy for arm in arms],
         [arm[0].config.name for arm in arms],
         [arm[0].folder.name for arm in arms],
     ):
         if len(set(names)) == len(names):
-            return [Arm(name, arm) for name, arm in zip(names, arms, strict=True)]
-    return [Arm(str(arm[0].folder), arm) for arm in arms]
+            return [Arm(model_name(name), arm) for name, arm in zip(names, arms, strict=True)]
+    return [Arm(model_name(str(arm[0].folder)), arm) for arm in arms]
 
 
 def differing_settings(arms: list[Arm]) -> list[str]:
     """Return the settings, besides the strategy's own, in which the arms are not alike."""
-    own = (*NOT_THE_ARM, "freeze_backbone", "backbone_weights")
+    own = (*NOT_THE_ARM, "data", "freeze_backbone", "backbone_weights")
     fields = [to_json(arm.runs[0].config) for arm in arms]
     told = {name: {repr(values[name]) for values in fields} for name in fields[0]}
     return [name for name, values in told.items() if name not in own and len(values) > 1]

@@ -22,7 +22,7 @@ from files import make_folder, write_json
 from metrics import METRICS
 from notes import Notes
 from pictures import sample_density, sample_image
-from references import Split
+from references import Split, model_name
 from report import map_png, thumbnail_jpeg, write_page
 from scoring import (
     DIGITS,
@@ -34,6 +34,7 @@ from scoring import (
     gather,
     load_split,
     model_row,
+    note_training_pictures,
     score_rows,
     table,
     write_per_image,
@@ -85,12 +86,13 @@ def compare(
     }
     rows = [model_row(source, split) for source in sources.values()]
     log = ScoreLog(settings.output / LOG, settings.overwrite)
-    scored = score_rows(
-        split, rows + all_reference_rows(split, settings.human), log, notes, settings
-    )
+    scored = score_rows(split, rows + all_reference_rows(split), log, notes, settings)
     evaluation = by_arm(scored, arms, split, settings.seed)
+    for run in runs:
+        note_training_pictures(run.config, settings, split, notes)
     add_notes(notes, runs, arms, scored, settings)
-    comparison = described_comparison(evaluation, arms, sources, settings, folders)
+    comparison = described_comparison(evaluation, arms, sources, settings)
+    comparison["command"] = command_of(folders, settings)
     say(table(evaluation, f"{settings.dataset}, {settings.split} split"))
     for line in (*difference_lines(comparison), *(f"note: {n}" for n in notes.lines())):
         say(line)
@@ -110,9 +112,9 @@ def by_arm(scored: Evaluation, arms: list[Arm], split: Split, seed: int) -> Eval
     kinds = {arm.name: "model" for arm in arms}
     scores = {
         arm.name: [
-            {name: float(np.mean([scores[name] for scores in picture])) for name in split.names}
+            {name: float(np.mean([scores[name] for scores in picture])) for name in picture[0]}
             for picture in zip(
-                *(scored.row(str(run.folder)).scores for run in arm.runs), strict=True
+                *(scored.row(model_name(str(run.folder))).scores for run in arm.runs), strict=True
             )
         ]
         for arm in arms
@@ -130,10 +132,15 @@ def add_notes(
     for run in runs:
         if run.config.dataset != settings.dataset:
             notes.explain(f"{run.folder} was trained on {run.config.dataset}.")
-    metric = main_metric(tuple(scored.metrics))
+    metric = main_metric(scored)
+    if any(len(arm.runs) > 1 for arm in arms):
+        notes.explain(
+            "Of an arm of several runs, scores and costs are those of all; the maps, the curves "
+            "and the settings shown are those of its first."
+        )
     for arm in arms:
         if len(arm.runs) > 1:
-            means = [scored.row(str(run.folder)).means[metric].mean for run in arm.runs]
+            means = [scored.row(model_name(str(run.folder))).means[metric].mean for run in arm.runs]
             seeds = ", ".join(str(run.config.seed) for run in arm.runs)
             notes.explain(
                 f"{arm.name} is the mean of {len(means)} runs (seeds {seeds}); their mean "
@@ -151,9 +158,17 @@ def add_notes(
         notes.explain("The arms also differ in " + ", ".join(differing) + ".")
 
 
-def main_metric(names: tuple[str, ...]) -> str:
-    """Return the metric that sentences are about."""
-    return next((name for name in MAIN if name in names), names[0])
+def main_metric(evaluation: Evaluation) -> str:
+    """Return the metric that sentences are about: the first of MAIN that every model has."""
+    models = [row for row in evaluation.rows if row.kind == "model"]
+    known = [
+        name
+        for name in evaluation.metrics
+        if all(not np.isnan(row.means[name].mean) for row in models)
+    ]
+    if not known:
+        raise UserError("No metric has a value for every run: the pictures have no truth to score.")
+    return next((name for name in MAIN if name in known), known[0])
 
 
 def described_comparison(
@@ -161,7 +176,6 @@ def described_comparison(
     arms: list[Arm],
     sources: dict[Path, ModelMaps],
     settings: CompareConfig,
-    folders: list[Path],
 ) -> dict[str, Any]:
     """Return the comparison as plain values, as the page and the JSON file want them."""
     by_name = {arm.name: arm for arm in arms}
@@ -200,18 +214,24 @@ def described_comparison(
         "pictures": len(evaluation.pictures),
         "left_out": evaluation.left_out,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(
-            ["python", "main.py", "compare", *map(str, folders)]
-            + ["--dataset", settings.dataset, "--split", settings.split]
-            + (["--data", str(settings.data)] if settings.data else [])
-        ),
+        "scoring": to_json(settings),
         "metrics": [{"key": key, **about} for key, about in described(evaluation.metrics).items()],
         "scored": scored,
         "differences": differences,
         "effects": effects,
         "notes": evaluation.notes.lines(),
     }
-    return {**comparison, "sentence": sentence(comparison)}
+    return {**comparison, "sentence": sentence(comparison, main_metric(evaluation))}
+
+
+def command_of(folders: list[Path], settings: CompareConfig) -> str:
+    """Return the command that makes this comparison again, with all that is not the default."""
+    words = ["python", "main.py", "compare", *map(str, folders)]
+    plain = to_json(CompareConfig())
+    for name, value in to_json(settings).items():
+        if name not in ("workers", "overwrite") and value != plain[name]:
+            words += [f"--{name}", str(value)]
+    return shlex.join(words)
 
 
 def paired(evaluation: Evaluation, before: str, after: str, seed: int) -> dict[str, Difference]:
@@ -226,7 +246,7 @@ def paired(evaluation: Evaluation, before: str, after: str, seed: int) -> dict[s
 
 def effects_by_picture(evaluation: Evaluation, before: str, after: str) -> dict[str, Any]:
     """Return the pictures that gained and lost most from one arm to another, and its extremes."""
-    metric = main_metric(tuple(evaluation.metrics))
+    metric = main_metric(evaluation)
     old, new = (
         np.array([scores[metric] for scores in evaluation.row(name).scores])
         for name in (before, after)
@@ -273,15 +293,14 @@ def cost(arm: Arm, source: ModelMaps) -> dict[str, float | None]:
     }
 
 
-def sentence(comparison: dict[str, Any]) -> str:
-    """Return the comparison's answer: who is best, by how much, how surely, and of what."""
+def sentence(comparison: dict[str, Any], metric: str) -> str:
+    """Return the comparison's answer in a metric: who is best, by how much, and how surely."""
     arms = [entry for entry in comparison["scored"] if entry["kind"] == "model"]
-    keys = tuple(metric["key"] for metric in comparison["metrics"])
-    metric = main_metric(keys)
     name, sign = METRICS[metric].name, 1 if METRICS[metric].higher_is_better else -1
     best = max(arms, key=lambda arm: sign * arm["means"][metric]["mean"])
     mean, share = best["means"][metric]["mean"], best["share"].get(metric, float("nan"))
-    where = f"On {comparison['pictures']} pictures of {comparison['dataset']}"
+    count = comparison["pictures"]
+    where = f"On {count} picture{'s' * (count != 1)} of {comparison['dataset']}"
     clauses = [
         clause(comparison, best["name"], other["name"], metric) for other in arms if other != best
     ]
@@ -289,7 +308,10 @@ def sentence(comparison: dict[str, Any]) -> str:
     if clauses:
         lead += ", " + " and ".join(clauses)
     if share == share:
-        lead += f"; that is {share:.0%} of what the observers reach of each other"
+        lead += (
+            f"; that is {share:.0%} of the way from a uniform map to what observers foretell of "
+            "each other"
+        )
     return lead + "."
 
 
@@ -301,9 +323,13 @@ def clause(comparison: dict[str, Any], best: str, other: str, metric: str) -> st
         if {d["a"], d["b"]} == {best, other} and d["metric"] == metric
     )
     sign = 1 if row["a"] == best else -1
+    gap = f"{sign * row['difference']:+.3f}"
+    if np.isnan(row["low"]):
+        return f"{gap} against {other}, of which too few pictures tell nothing"
     low, high = sorted((sign * row["low"], sign * row["high"]))
-    gap = f"{sign * row['difference']:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
-    if not row["p_corrected"] < SIGNIFICANT:
+    gap = f"{gap} (95 % interval {low:+.3f} to {high:+.3f})"
+    # as the page does: the interval and the corrected test must both say so
+    if not (row["p_corrected"] < SIGNIFICANT and low > 0):
         return f"{gap} against {other}, which these pictures do not tell from chance"
     improved = row["improved"] if row["a"] == best else 1 - row["improved"]
     return f"{gap} against {other} and better in {improved:.0%} of the pictures"
@@ -313,15 +339,18 @@ def difference_lines(comparison: dict[str, Any]) -> Iterator[str]:
     """Yield the differences as text, a line a metric under a heading a pair."""
     heading = ""
     for row in comparison["differences"]:
+        if np.isnan(row["low"]):
+            continue  # fewer than two pictures have both scores
         pair = f"{row['a']} minus {row['b']}, paired by picture:"
         if pair != heading:
             heading = pair
             yield pair
         d = DIGITS.get(row["metric"], 3)
+        gap, low, high = (round(row[key], d) + 0.0 for key in ("difference", "low", "high"))
         yield (
-            f"  {METRICS[row['metric']].name:<10}{row['difference']:+.{d}f} "
-            f"[{row['low']:+.{d}f}, {row['high']:+.{d}f}]  p {row['p']:.4f}, corrected "
-            f"{row['p_corrected']:.4f}; better in {row['improved']:.0%} of {row['pictures']}"
+            f"  {METRICS[row['metric']].name:<10}{gap:+.{d}f} [{low:+.{d}f}, {high:+.{d}f}]  "
+            f"p {row['p']:.4f}, corrected {row['p_corrected']:.4f}; "
+            f"better in {row['improved']:.0%} of {row['pictures']}"
         )
 
 

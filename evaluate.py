@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from config import EvaluateConfig
+from config import Config, EvaluateConfig
 from errors import UserError
 from files import make_folder
 from fixations import mixture_weights, pixels
@@ -21,6 +21,7 @@ from scoring import (
     key_of,
     load_split,
     model_row,
+    note_training_pictures,
     score_rows,
     table,
     write,
@@ -49,10 +50,12 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = print) -> Ev
     if settings.output:
         make_folder(settings.output)
     source = source_of(settings, split, notes, say)
+    if isinstance(source, ModelMaps):
+        note_training_pictures(weight_files_config(source), settings, split, notes)
     rows = [model_row(source, split)]
     if settings.tune:
         rows.append(tuned_row(settings, source, split, notes, say))
-    rows += all_reference_rows(split, settings.human)
+    rows += all_reference_rows(split)
     log = ScoreLog(settings.output and settings.output / LOG, settings.overwrite)
     evaluation = score_rows(split, rows, log, notes, settings)
     say(table(evaluation, f"{settings.dataset}, {settings.split} split"))
@@ -62,6 +65,13 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = print) -> Ev
         write(settings.output, evaluation, settings)
         say(f"wrote {settings.output}/metrics.json and {settings.output}/per_image.csv")
     return evaluation
+
+
+def weight_files_config(source: ModelMaps) -> Config:
+    """Return the settings that a model was trained with."""
+    import weight_files
+
+    return weight_files.config_of(weight_files.read_card(source.weights), source.weights)
 
 
 def source_of(
@@ -86,27 +96,33 @@ def tuned_row(
     say: Callable[[str], None],
 ) -> Row:
     """Return the row of the same maps, post-processed as suits the validation pictures best."""
-    validation = load_split(settings, "val", notes)
-    training = load_split(settings, "train", notes)
+    if settings.split != "test":
+        raise UserError(
+            f"--tune fits on the val split and takes the centre bias of train, so it can be scored "
+            f"on test alone, not on {settings.split}."
+        )
+    about_val = Notes()
+    validation = load_split(settings, "val", about_val)
+    training = load_split(settings, "train", Notes())
+    if not training.centre.count or not validation.centre.count:
+        raise UserError(f"--tune needs fixations, and {settings.dataset} has none.")
+    val_source = source
     if settings.maps:
         if not settings.val_maps:
             raise UserError(
                 "--tune needs the maps of the validation pictures: name their folder with "
                 "--val_maps."
             )
-        # its own notes: a validation map that is missing leaves no picture of the table out
-        val_source: Source = FolderMaps(
-            settings.val_maps, source.name, validation.samples, Notes(), settings.smooth
+        val_source = FolderMaps(
+            settings.val_maps, source.name, validation.samples, about_val, settings.smooth
         )
-    else:
-        val_source = source
-    if not training.centre.count or not validation.centre.count:
-        raise UserError(f"--tune needs fixations, and {settings.dataset} has none.")
-    post = fitted_post_processing(val_source, validation, training.centre)
+    post, count = fitted_post_processing(val_source, validation, training.centre)
+    notes.merge(about_val, "validation")
     own, bias, uniform = post.weights
     say(
-        f"post-processing fitted on {len(validation.samples)} validation pictures: blur "
-        f"{post.blur_pixels:g} px, {own:.1%} map, {bias:.1%} centre bias, {uniform:.1%} uniform"
+        f"post-processing fitted on {count} of {len(validation.samples)} validation pictures: blur "
+        f"{post.blur * validation.sigma(0):g} px, {own:.1%} map, {bias:.1%} centre bias, "
+        f"{uniform:.1%} uniform"
     )
     about = f"{source.fingerprint()} {post} {training.fingerprint()}"
     return Row(
@@ -114,7 +130,7 @@ def tuned_row(
         "model",
         key_of(split, about),
         lambda truth, values: truth.score(
-            post.apply(values, training.centre.everywhere(truth.shape))
+            post.apply(values, training.centre.everywhere(truth.shape), truth.sigma_pixels)
         ),
         source,
     )
@@ -122,33 +138,40 @@ def tuned_row(
 
 def fitted_post_processing(
     source: Source, validation: Split, training: CentreBias
-) -> PostProcessing:
-    """Return the blur and the shares under which the validation fixations are most likely.
+) -> tuple[PostProcessing, int]:
+    """Return the blur and shares that make the validation fixations likeliest, and on how many.
 
     Args:
         source: of the maps of the validation pictures.
         validation: these pictures.
         training: the centre bias of the training pictures.
+
+    Raises:
+        UserError: no validation picture has both a map and fixations.
     """
     likelihoods: dict[float, list[NDArray]] = {blur: [] for blur in BLURS}
     shapes = [shape for _, shape in validation.pictures]
     bar = progress(len(shapes), "fitting on validation")
     for i, saliency_map in enumerate(source.maps(validation.samples, shapes)):
         bar.update()
-        if saliency_map is None:
-            continue
         fixations, shape = validation.pictures[i]
-        at = tuple(pixels(fixations, shape).T)
+        cells = pixels(fixations, shape)
+        if saliency_map is None or not len(cells):
+            continue
+        at = tuple(cells.T)
         centre = training.everywhere(shape)[at]
         uniform = np.full(len(centre), 1 / np.prod(shape))
         for blur, rows in likelihoods.items():
             own = spread(saliency_map, blur * validation.sigma(i))[at]
             rows.append(np.stack([own, centre, uniform], axis=1))
     bar.close()
+    count = len(likelihoods[BLURS[0]])
+    if not count:
+        raise UserError("--tune: no validation picture has both a usable map and fixations.")
     best = (-np.inf, 0.0, np.zeros(3))
     for blur, rows in likelihoods.items():
         seen = np.concatenate(rows)
         weights = mixture_weights(seen)
         best = max(best, (float(np.log(seen @ weights).mean()), blur, weights), key=lambda b: b[0])
     own, bias, uniform_share = best[2].tolist()
-    return PostProcessing(best[1] * validation.sigma(0), (own, bias, uniform_share))
+    return PostProcessing(best[1], (own, bias, uniform_share)), count

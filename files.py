@@ -62,7 +62,8 @@ def atomic(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole or not at all."""
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # a file name may hold bytes that are no UTF-8
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_bytes(path: Path, data: bytes) -> None:

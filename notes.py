@@ -34,6 +34,18 @@ class Notes:
             if remark not in self.remarks:
                 self.remarks.append(remark)
 
+    def about(self, name: str) -> list[str]:
+        """Return the kinds of the findings about a picture."""
+        return [kind for kind, names in self.found.items() if name in names]
+
+    def merge(self, other: "Notes", label: str) -> None:
+        """Take over another's findings, each kind under a label."""
+        for kind, names in other.found.items():
+            for name in names:
+                self.add(f"{label}: {kind}", name)
+        for remark in other.remarks:
+            self.explain(f"{label}: {remark}")
+
     def lines(self) -> list[str]:
         """Return a line for each kind with its count and the first names, then the remarks."""
         lines = []

@@ -15,6 +15,7 @@ from fixations import density_map
 from sample import Sample
 
 Array = NDArray[np.floating]
+GREY_TOLERANCE = 8  # levels that JPEG's colour coding may put between the channels of a grey map
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -50,11 +51,17 @@ def read_stored_map(path: Path) -> NDArray:
         UserError: the file is missing, empty, truncated, or holds no map of finite numbers.
     """
     if path.suffix.lower() != ".npy":
-        return _decode(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} cannot be read as an array: {error}") from error
+        values = _decode(path, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+        if values.ndim == 3 and np.ptp(values, axis=2).max() > GREY_TOLERANCE:
+            raise UserError(
+                f"{path} is in colour: the colours of a heat-map are no saliency. Store grey maps."
+            )
+        values = values[..., 0] if values.ndim == 3 else values
+    else:
+        try:
+            values = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{path} cannot be read as an array: {error}") from error
     if values.ndim != 2 or values.dtype.kind not in "uif" or not np.isfinite(values).all():
         raise UserError(
             f"{path} holds {values.dtype} of shape {values.shape}; a map is [rows, columns] of "

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -20,6 +21,7 @@ from fixations import (
     are_within,
     blurred,
     count_map,
+    density_map,
     kernel_density,
     mixture_weights,
     other_fixations,
@@ -33,10 +35,20 @@ from sample import Sample
 
 CENTRE_BIAS, UNIFORM = "centre bias", "uniform"
 HALVES, ONE = "humans, split half", "humans, one from the others"
+RESERVED = (CENTRE_BIAS, UNIFORM, HALVES, ONE)
+# Map metrics whose share of the attainable is asked for: they are scored against each half of the
+# observers, too, since that is the truth that the other half is scored against.
+HALVED = ("cc", "sim", "kld")
 FITTED_PICTURES = 200  # at the most; the shares of a mixture need no more
-# All metrics read the halves. One observer's few fixations make no density map that the structure
+# One observer's few fixations make no density map that the structure
 # or the transport of a whole one could be held against, and there are fifteen of them a picture.
 SKIPPED_FOR_ONE = ("emd", "ssim", "mse")
+
+HERE = Path(__file__).resolve().parent
+# what a change of makes earlier scores stale
+SCORING_CODE = (
+    "metrics.py", "fixations.py", "pictures.py", "utilities.py", "references.py", "sources.py",
+)  # fmt: skip
 
 Picture = tuple[NDArray, tuple[int, int]]  # fixations, and the shape of their picture
 Scores = dict[str, float]
@@ -52,7 +64,7 @@ class CentreBias:
         sigma_pixels: of the blur, in pixels of the map asked for.
     """
 
-    KEPT = 8  # blurred totals in memory; most data sets have few shapes
+    KEPT = 64  # blurred totals in memory, a few megabytes each
 
     def __init__(self, pictures: Sequence[Picture], sigma_pixels: float) -> None:
         self.pictures, self.sigma_pixels = pictures, sigma_pixels
@@ -75,9 +87,10 @@ class CentreBias:
         """Return all fixations at one shape, blurred; blurring is linear, so one can be taken."""
         with self._lock:
             if shape not in self._totals:
-                counts = np.zeros(shape, np.float32)
-                for fixations, old in self.pictures:
-                    counts += count_map(rescaled(within(fixations, old), old, shape), shape)
+                scaled = [
+                    rescaled(within(points, old), old, shape) for points, old in self.pictures
+                ]
+                counts = count_map(np.concatenate(scaled), shape)
                 self._totals[shape] = blurred(counts, self.sigma_pixels)
                 if len(self._totals) > self.KEPT:
                     self._totals.popitem(last=False)
@@ -97,6 +110,8 @@ class Truth:
         sigma_pixels: of the density map.
         others: [m, 2], the fixations of other pictures at this one's scale, or None.
         baseline: the centre bias without this picture, sum 1, or None.
+        halves: the density map of each half of the observers, none for fewer than two; None where
+            the observers are not compared.
         names: the metrics asked for.
         seed: of what is drawn for this picture.
         profile: whose definitions.
@@ -110,13 +125,19 @@ class Truth:
     sigma_pixels: float
     others: NDArray | None
     baseline: NDArray | None
+    halves: tuple[NDArray, ...] | None
     names: tuple[str, ...]
     seed: tuple[int, int]
     profile: metrics.Profile
 
     def score(self, saliency_map: NDArray) -> Scores:
-        """Return the metrics of a map of this picture."""
-        return self.score_against(saliency_map, self.density, self.fixations, self.names)
+        """Return the metrics of a map of this picture, some against half of the observers, too."""
+        scores = self.score_against(saliency_map, self.density, self.fixations, self.names)
+        if self.halves is None:
+            return scores
+        halved = [name for name in self.names if name in HALVED]
+        rows = [self.score_against(saliency_map, half, None, halved) for half in self.halves]
+        return scores | against_half(mean_scores(rows, halved))
 
     def score_against(
         self,
@@ -149,6 +170,7 @@ class Split:
         profile: whose definitions of the metrics.
         seed: of whatever is drawn.
         workers: threads that read the pictures.
+        human: whether the observers are compared with each other.
     """
 
     samples: list[Sample]
@@ -157,11 +179,13 @@ class Split:
     profile: metrics.Profile = "tuebingen"
     seed: int = 0
     workers: int = 2
+    human: bool = True
     pictures: list[Picture] = field(init=False)
     centre: CentreBias = field(init=False)
     uniform_share: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
+        self.human = self.human and any(s.subjects is not None for s in self.samples)
         with ThreadPoolExecutor(self.workers) as pool:
             shapes = list(pool.map(lambda sample: sample_image(sample).shape[:2], self.samples))
         nothing = np.zeros((0, 2), np.float32)
@@ -203,6 +227,8 @@ class Split:
         """Return what the maps of a picture are scored against."""
         sample, (_, shape) = self.samples[index], self.pictures[index]
         others = None
+        parts = _folds(sample, shape, (self.seed, index), folds_of_half) if self.human else []
+        halves = [density_map(sample.fixations[own], shape, self.sigma(index)) for own in parts]  # type: ignore[index]
         if self.centre.count and "sauc" in self.names:
             count = metrics.SHUFFLED_PICTURES[self.profile]
             others = other_fixations(self.pictures, index, count, (self.seed, index))
@@ -215,6 +241,7 @@ class Split:
             self.sigma(index),
             others,
             self.baseline(index),
+            tuple(halves) if self.human else None,
             self.names,
             (self.seed, index),
             self.profile,
@@ -222,15 +249,19 @@ class Split:
 
     def fingerprint(self) -> str:
         """Return a name for all that scores on this split depend on, besides the map."""
-        about = (1, self.names, self.sigma_pixels, self.profile, self.seed)
+        about = (self.names, self.sigma_pixels, self.profile, self.seed, self.human)
         digest = hashlib.sha256(repr(about).encode())
+        for module in SCORING_CODE:
+            digest.update((HERE / module).read_bytes())
         for sample, (fixations, shape) in zip(self.samples, self.pictures, strict=True):
             digest.update(repr((sample.name, shape, sample.sigma_pixels)).encode())
             digest.update(np.ascontiguousarray(fixations, np.float32).tobytes())
             if sample.subjects is not None:
                 digest.update(np.ascontiguousarray(sample.subjects, np.int32).tobytes())
-            if sample.map is not None:
-                status = sample.map.stat()
+            for file in (sample.image, sample.map):
+                if not isinstance(file, Path):
+                    continue
+                status = file.stat()
                 digest.update(repr((status.st_size, status.st_mtime_ns)).encode())
         return digest.hexdigest()[:16]
 
@@ -259,7 +290,9 @@ def folds_of_half(subjects: NDArray, seed: tuple[int, int]) -> list[NDArray[np.b
 
 @dataclass(frozen=True)
 class Ceiling:
-    """How well observers foretell other observers: the most that a map can be expected to reach.
+    """How well observers foretell other observers, as the mark that a map is held against.
+
+    A map that knew the population better than so few of its members do could pass it.
 
     Each fold of the fixations is foretold from the rest: blurred with the data set's sigma and
     mixed with the centre bias and a uniform density, in the shares under which the folds are most
@@ -303,8 +336,12 @@ class Ceiling:
             truth.score_against(foretold, density, fixations, names)
             for foretold, density, fixations in self._foretold(truth)
         ]
-        missing = dict.fromkeys(truth.names, float("nan"))
-        return missing | (mean_scores(rows, names) if rows else {})
+        scores = dict.fromkeys(truth.names, float("nan"))
+        scores |= mean_scores(rows, names) if rows else {}
+        halved = [name for name in truth.names if name in HALVED]
+        if self.folds is folds_of_half:
+            return scores | against_half({name: scores[name] for name in halved})
+        return scores | against_half(dict.fromkeys(halved, float("nan")))
 
     def _foretold(self, truth: Truth) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
         """Yield for each fold the map made from the rest, and the fold's density and fixations."""
@@ -324,6 +361,24 @@ class Ceiling:
             yield foretold, part / part.max(), fixations[own]
 
 
+def against_half(scores: Scores) -> Scores:
+    """Return the scores under the names that they have against half of the observers.
+
+    >>> against_half({"cc": 0.5})
+    {'cc_vs_half': 0.5}
+    """
+    return {f"{name}_vs_half": value for name, value in scores.items()}
+
+
+def model_name(name: str) -> str:
+    """Return a name for a row of maps that is no reference's.
+
+    >>> model_name("uniform")
+    'uniform (maps)'
+    """
+    return f"{name} (maps)" if name in RESERVED else name
+
+
 def _folds(
     sample: Sample | Truth, shape: tuple[int, int], seed: tuple[int, int], folds: Folding
 ) -> list[NDArray[np.bool_]]:
@@ -336,18 +391,17 @@ def _folds(
     return found if len(found) > 1 else []
 
 
-def references(split: Split, human: bool) -> dict[str, Callable[[Truth], Scores]]:
+def references(split: Split) -> dict[str, Callable[[Truth], Scores]]:
     """Return the reference rows by name, each a function from a picture's truth to its scores.
 
     Args:
         split: the pictures; the shares of the human ceilings are fitted here.
-        human: whether the observers are scored against each other.
     """
     rows: dict[str, Callable[[Truth], Scores]] = {}
     if split.centre.count:
         rows[CENTRE_BIAS] = lambda truth: truth.score(np.asarray(truth.baseline))
     rows[UNIFORM] = lambda truth: truth.score(np.ones(truth.shape))
-    if human and any(sample.subjects is not None for sample in split.samples):
+    if split.human:
         rows[HALVES] = Ceiling.fitted(folds_of_half, split).score
         rows[ONE] = Ceiling.fitted(folds_of_one, split).score
     return rows

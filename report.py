@@ -391,7 +391,7 @@ def _first_pair(comparison: dict[str, Any]) -> list[int]:
     for row in comparison["differences"]:
         if row["a"] in names and row["b"] in names:
             return [names.index(row["a"]), names.index(row["b"])]
-    return [min(1, len(names) - 1), 0]
+    return [0, min(1, len(names) - 1)]  # the one model first: better is said of the first
 
 
 def _short(value: float | None) -> float | None:

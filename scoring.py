@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import datasets
-from config import ScoringConfig, to_json
+from config import Config, ScoringConfig, to_json
 from errors import UserError, did_you_mean
 from files import as_csv, without_nan, write_json, write_text
 from fixations import are_within
@@ -60,8 +60,7 @@ class Scored:
         name, kind: of the row.
         scores: of each picture, in the order of `Evaluation.pictures`.
         means: by metric, with bootstrap intervals.
-        share: by metric, where the mean lies between the uniform map (0) and the human ceiling
-            (1); NaN where there is no ceiling.
+        share: by metric, where the mean lies between the uniform map (0) and the observers (1).
     """
 
     name: str
@@ -97,33 +96,44 @@ class ScoreLog:
     def __init__(self, path: Path | None, overwrite: bool = False) -> None:
         self.path = path
         self.scores: dict[tuple[str, str], Scores] = {}
+        # by key and picture: what was noted when it was scored
+        self.findings: dict[str, dict[str, list[str]]] = {}
         if path and path.exists() and not overwrite:
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in path.read_text(encoding="utf-8").split("\n"):
                 try:
-                    key, picture, values = json.loads(line)
+                    key, picture, values, findings = json.loads(line)
                 except ValueError:
                     continue  # the line that an interruption tore
+                self.findings.setdefault(key, {})[picture] = findings
                 self.scores[key, picture] = {
                     name: float("nan") if value is None else value for name, value in values.items()
                 }
         if path:  # whole lines alone
-            lines = [self._line(*key, scores) for key, scores in self.scores.items()]
-            write_text(path, "".join(lines))
+            write_text(path, "".join(self._line(*about) for about in self.scores))
 
-    @staticmethod
-    def _line(key: str, picture: str, scores: Scores) -> str:
-        return json.dumps([key, picture, without_nan(scores)], ensure_ascii=False) + "\n"
+    def _line(self, key: str, picture: str) -> str:
+        """Return the line of a score; in ASCII, as a name may hold anything."""
+        findings = self.findings.get(key, {}).get(picture, [])
+        return json.dumps([key, picture, without_nan(self.scores[key, picture]), findings]) + "\n"
 
     def has(self, key: str, picture: str) -> bool:
         """Return whether a picture's scores of a row are known."""
         return (key, picture) in self.scores
 
-    def add(self, found: dict[tuple[str, str], Scores]) -> None:
-        """Keep scores by (key, picture)."""
+    def add(self, found: dict[tuple[str, str], Scores], notes: Notes) -> None:
+        """Keep scores by (key, picture), with what was noted about the pictures."""
         self.scores |= found
+        for key, picture in found:
+            self.findings.setdefault(key, {})[picture] = notes.about(picture)
         if self.path and found:
             with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(self._line(*key, scores) for key, scores in found.items())
+                file.writelines(self._line(*about) for about in found)
+
+    def recall(self, key: str, pictures: list[str], notes: Notes) -> None:
+        """Note again what was noted when the pictures of a row were scored."""
+        for picture in pictures:
+            for finding in self.findings.get(key, {}).get(picture, []):
+                notes.add(finding, picture)
 
 
 def load_split(settings: ScoringConfig, split: str, notes: Notes) -> Split:
@@ -141,13 +151,41 @@ def load_split(settings: ScoringConfig, split: str, notes: Notes) -> Split:
         settings.profile,  # type: ignore[arg-type]
         settings.seed,
         settings.workers,
+        settings.human,
     )
     for sample, (fixations, shape) in zip(samples, found.pictures, strict=True):
-        if not len(fixations):
-            notes.add("pictures without fixations: only the map metrics count them", sample.name)
-        elif not are_within(fixations, shape).all():
+        inside = are_within(fixations, shape)
+        if not inside.all():
             notes.add("pictures with fixations outside: those are left out", sample.name)
+        if not inside.any():
+            without = "fixations" if sample.map else "fixations or a map"
+            counted = "metrics from maps alone count" if sample.map else "no metric counts"
+            notes.add(f"pictures without {without}: {counted} them", sample.name)
     return found
+
+
+def note_training_pictures(
+    trained: Config, settings: ScoringConfig, split: Split, notes: Notes
+) -> None:
+    """Note how many of the scored pictures a model was trained on.
+
+    Args:
+        trained: the settings of its training.
+        settings: of the scoring; says where the data set lies now.
+        split: the scored pictures.
+        notes: gets the finding.
+    """
+    if trained.dataset != settings.dataset:
+        return
+    training = datasets.load(trained.dataset, settings.data, "train", trained.split_seed)
+    seen = {sample.image if isinstance(sample.image, Path) else sample.name for sample in training}
+    both = [
+        sample.name
+        for sample in split.samples
+        if (sample.image if isinstance(sample.image, Path) else sample.name) in seen
+    ]
+    for name in both:
+        notes.add("WARNING: scored pictures that a model was trained on", name)
 
 
 def metric_names(text: str) -> tuple[str, ...]:
@@ -179,11 +217,11 @@ def model_row(source: Source, split: Split) -> Row:
     )
 
 
-def all_reference_rows(split: Split, human: bool) -> list[Row]:
+def all_reference_rows(split: Split) -> list[Row]:
     """Return the reference rows of a split."""
     return [
         Row(name, "reference", key_of(split, name), lambda truth, _, score=score: score(truth))
-        for name, score in reference_rows(split, human).items()
+        for name, score in reference_rows(split).items()
     ]
 
 
@@ -201,6 +239,8 @@ def score_rows(
     pictures; the notes name it.
     """
     names = [sample.name for sample in split.samples]
+    for row in rows:
+        log.recall(row.key, names, notes)
     todo = [
         i for i, name in enumerate(names) if any(not log.has(row.key, name) for row in rows)
     ]  # fmt: skip
@@ -210,6 +250,10 @@ def score_rows(
 
     def score(i: int, maps: dict[int, NDArray | None]) -> dict[tuple[str, str], Scores]:
         truth, found = split.truth(i), {}
+        if split.samples[i].map and not np.ptp(truth.density):
+            notes.add(
+                "pictures whose map is of one value: metrics from maps leave them out", truth.name
+            )
         for row in rows:
             saliency_map = maps.get(id(row.source))
             if log.has(row.key, truth.name) or (row.source and saliency_map is None):
@@ -218,7 +262,7 @@ def score_rows(
         return found
 
     def take(future: Future) -> None:
-        log.add(future.result())
+        log.add(future.result(), notes)
         bar.update()
 
     with bar, ThreadPoolExecutor(settings.workers) as pool:
@@ -273,6 +317,8 @@ def gather(
 ) -> Evaluation:
     """Return finished rows from their scores: means, intervals, and shares of the attainable.
 
+    Means over fewer pictures than there are, for want of a value, are noted.
+
     Args:
         pictures: what was scored.
         kinds: "model" or "reference", by row.
@@ -285,10 +331,20 @@ def gather(
     means = {
         name: {
             metric: mean_interval([picture[metric] for picture in values], seed)
-            for metric in split.names
+            for metric in values[0]
         }
         for name, values in scores.items()
     }
+    for name, found in means.items():
+        fewer: dict[int, list[str]] = {}
+        for metric in split.names:
+            if 0 < found[metric].pictures < len(pictures):
+                fewer.setdefault(found[metric].pictures, []).append(METRICS[metric].name)
+        for count, which in fewer.items():
+            notes.explain(
+                f"{name}: {', '.join(which)} are means over those {count} of {len(pictures)} "
+                "pictures that have a value."
+            )
     finished = [
         Scored(
             name,
@@ -303,25 +359,23 @@ def gather(
     return Evaluation(pictures, finished, chosen, notes, left_out)
 
 
-def ceiling_of(metric: str) -> str:
-    """Return the human row that a metric's share is of.
-
-    One observer against all others where the truth is fixations; halves where it is a density map,
-    for which one observer's fixations are too few.
-    """
-    return ONE if METRICS[metric].truth == "fixations" else HALVES
-
-
 def attained(means: dict[str, dict[str, Interval]], name: str, metric: str) -> float:
-    """Return where a row's mean lies between the uniform map's (0) and the human ceiling's (1)."""
-    ceiling = means.get(ceiling_of(metric))
-    if not ceiling or UNIFORM not in means:
+    """Return where a row's mean lies between the uniform map's (0) and the observers' (1).
+
+    All three are scored against the same truth: for a metric from fixations each observer's, whom
+    the others foretell; for CC, SIM and KLD the maps of half of the observers, whom the other half
+    foretells. NaN for the metrics without such a mark.
+    """
+    fixations = METRICS[metric].truth == "fixations"
+    ceiling = means.get(ONE if fixations else HALVES)
+    key = metric if fixations else f"{metric}_vs_half"
+    if not ceiling or UNIFORM not in means or key not in ceiling:
         return float("nan")
-    nothing, all_of_it = means[UNIFORM][metric].mean, ceiling[metric].mean
-    gap = all_of_it - nothing
+    nothing, mark = means[UNIFORM][key].mean, ceiling[key].mean
+    gap = mark - nothing
     # only a metric that puts humans above a map that knows nothing has such a scale
     better = gap > 0 if METRICS[metric].higher_is_better else gap < 0
-    return (means[name][metric].mean - nothing) / gap if better else float("nan")
+    return (means[name][key].mean - nothing) / gap if better else float("nan")
 
 
 def table(evaluation: Evaluation, caption: str) -> str:
@@ -338,7 +392,8 @@ def table(evaluation: Evaluation, caption: str) -> str:
     ]
     count = len(evaluation.pictures)
     ceiling = any(row.name == ONE for row in evaluation.rows)
-    of = "; % of what is attainable, from uniform (0 %) to the human ceiling" if ceiling else ""
+    of = "; %: from the uniform map (0 %) to what observers foretell of others (100 %)"
+    of = of if ceiling else ""
     return "\n".join([f"{caption}: {count} pictures, means [bootstrap 95 %]{of}", *text])
 
 

@@ -19,6 +19,7 @@ from fixations import blurred
 from metrics import as_distribution, from_8bit
 from notes import Notes
 from pictures import read_stored_map, sample_image
+from references import model_name
 from sample import IMAGE_SUFFIXES, Sample
 
 MAP_SUFFIXES = (".npy", *sorted(IMAGE_SUFFIXES))  # where there are several, the first is taken
@@ -59,7 +60,7 @@ class ModelMaps:
     ) -> None:
         from model import load_model  # here: scoring maps of a folder needs no network
 
-        self.weights, self.name, self.smooth = weights, name, smooth
+        self.weights, self.name, self.smooth = weights, model_name(name), smooth
         self.batch_size, self.workers = batch_size, workers
         self.model = load_model(weights)
 
@@ -81,7 +82,12 @@ class ModelMaps:
                 read = pool.map(lambda s: preprocess(sample_image(s), input_shape), batch)
                 inputs, boxes = zip(*read, strict=True)
                 predictions = np.asarray(self.model.predict_on_batch(np.stack(inputs)))
-                for prediction, box in zip(predictions, boxes, strict=True):
+                for sample, prediction, box in zip(batch, predictions, boxes, strict=True):
+                    if not np.isfinite(prediction).all():
+                        raise UserError(
+                            f"{self.weights} gives numbers that are not finite for {sample.name}: "
+                            "its training went wrong."
+                        )
                     yield postprocess(prediction, box, self.smooth)
 
 
@@ -111,6 +117,7 @@ class FolderMaps:
     files: dict[str, Path] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.name = model_name(self.name)
         if not self.folder.is_dir():
             raise UserError(f"The maps are not at {self.folder}: no such folder.")
         found: dict[str, list[Path]] = {}
@@ -167,6 +174,8 @@ class FolderMaps:
         if values.dtype == np.uint8:
             self.notes.add("8-bit maps: scored half a step higher, as 0 is not nothing", name)
             values = from_8bit(values)
+        if values.min() < 0:
+            self.notes.add("maps with negative values: as shares, their least becomes 0", name)
         if values.shape != shape:
             self.notes.add("maps of another size than the picture: scaled to it", name)
             values = cv2.resize(
@@ -180,21 +189,24 @@ class PostProcessing:
     """A blur and a centre bias given to maps that were made without.
 
     Attributes:
-        blur_pixels: standard deviation of the Gaussian, pixels of the original picture.
+        blur: standard deviation of the Gaussian, in those of the picture's density map.
         weights: shares of the blurred map, the centre bias, and a uniform density.
     """
 
-    blur_pixels: float
+    blur: float
     weights: tuple[float, float, float]
 
-    def apply(self, saliency_map: NDArray, centre: NDArray) -> NDArray[np.float64]:
+    def apply(
+        self, saliency_map: NDArray, centre: NDArray, sigma_pixels: float
+    ) -> NDArray[np.float64]:
         """Return the post-processed map as a density.
 
         Args:
             saliency_map: [rows, columns], 0 or more.
             centre: the centre bias of the training pictures at this shape, sum 1.
+            sigma_pixels: of the picture's density map.
         """
-        density = spread(saliency_map, self.blur_pixels)
+        density = spread(saliency_map, self.blur * sigma_pixels)
         own, bias, uniform = self.weights
         return own * density + bias * centre + uniform / density.size
 

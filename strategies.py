@@ -42,6 +42,7 @@ def run_strategies(
     Raises:
         UserError: a run failed, or its folder holds a run of other settings.
     """
+    check(config, strategies, seeds)
     root = make_folder(config.output or Path("runs") / f"{config.model}-strategies")
     runs = [
         dataclasses.replace(
@@ -68,6 +69,23 @@ def run_strategies(
         {"output": root / "comparison", "workers": config.workers},
         say,
     )
+
+
+def check(config: Config, strategies: list[str], seeds: list[int]) -> None:
+    """Refuse, before hours of training, arms that could not be compared.
+
+    Raises:
+        UserError: a strategy or a seed is named twice, or two strategies are one without weights.
+    """
+    named: dict[str, list[Any]] = {"--strategies": strategies, "--seeds": seeds}
+    for flag, values in named.items():
+        twice = [value for value in values if values.count(value) > 1]
+        if twice:
+            raise UserError(f"{flag} names {twice[0]} twice.")
+    if config.backbone_weights == "none" and {"finetuned", "scratch"} <= set(strategies):
+        raise UserError(
+            "--backbone_weights none makes finetuned and scratch the same: leave one of them away."
+        )
 
 
 def is_done(run: Config) -> bool:

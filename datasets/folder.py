@@ -126,6 +126,8 @@ def read_fixations(path: Path, image: Path) -> NDArray[np.floating]:
         )
     if not np.isfinite(values).all():
         raise UserError(f"{path} holds values that are not finite.")
+    if not values.size:  # MATLAB's [] is 0 x 0
+        return np.zeros((0, 2), np.float32)
     if values.shape[1] == 2:
         return (values - float(first_pixel)).astype(np.float32)
     return _points_of_mask(values, path, image)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 from conftest import TINY
@@ -119,6 +120,55 @@ def test_runs_that_differ_in_their_seed_are_one_arm(two_runs, tmp_path):
     assert "is the mean of 2 runs (seeds 0, 1)" in "\n".join(lines)
 
 
+def test_runs_that_differ_in_more_than_the_seed_are_two_arms(two_runs, tmp_path):
+    other = twin(two_runs[0], tmp_path / "other", batch_size=3)
+    assert len(arms.arms_of([arms.Run(two_runs[0]), arms.Run(other)])) == 2
+    mine = [
+        arms.Run(twin(two_runs[0], tmp_path / name, dataset="folder", data=tmp_path / name, seed=i))
+        for i, name in enumerate(("a", "b"))
+    ]
+    assert len(arms.arms_of(mine)) == 2
+    same = twin(two_runs[0], tmp_path / "same")
+    with pytest.raises(UserError, match="are one run twice"):
+        arms.arms_of([arms.Run(two_runs[0]), arms.Run(same)])
+
+
+def test_an_arm_named_like_a_reference_keeps_its_own_scores(two_runs, tmp_path):
+    copy = twin(two_runs[0], tmp_path / "uniform", learning_rate=0.5)
+    done = compare.compare([two_runs[0], copy], {**FEW, "output": tmp_path / "o"}, **QUIET)
+    means = {e["name"]: e["means"]["nss"]["mean"] for e in done["scored"]}
+    assert means["uniform (maps)"] == means["frozen"] != means["uniform"] == 0
+
+
+def test_the_command_shown_makes_the_comparison_again(two_runs, tmp_path):
+    flags = {**FEW, "human": False, "output": tmp_path, "profile": "mit"}
+    command = compare.compare(two_runs, flags, **QUIET)["command"]
+    for words in ("--metrics cc,nss,kld", "--human False", "--profile mit", "--dataset synthetic"):
+        assert words in command
+
+
+def test_maps_without_fixations_are_compared_by_map_metrics(two_runs, tmp_path, picture):
+    for i in range(3):
+        for kind in ("images", "maps"):
+            (tmp_path / "set/test" / kind).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(tmp_path / f"set/test/{kind}/{i}.png"), picture())
+    lines = []
+    flags = {**FEW, "dataset": "folder", "data": tmp_path / "set", "output": tmp_path / "o"}
+    done = compare.compare(two_runs, flags, lines.append)
+    assert "scores CC" in done["sentence"]
+    assert "nan" not in "\n".join(lines)
+
+
+def test_each_arm_is_shown_by_its_own_maps(two_runs, tmp_path, monkeypatch):
+    pages = []
+    monkeypatch.setattr(compare, "write_page", lambda path, page: pages.append(page))
+    compare.compare(two_runs, {**FEW, "output": tmp_path}, **QUIET)
+    for shown in pages[0]["gallery"]:
+        assert len(set(shown["maps"].values())) == 2
+    histories = [e["history"] for e in pages[0]["scored"] if e["history"]]
+    assert histories[0] != histories[1]
+
+
 @pytest.mark.parametrize("missing", ["config.json", "best.weights.h5", "history.csv"])
 def test_a_folder_that_is_no_run_is_named(two_runs, tmp_path, missing):
     copy = twin(two_runs[0], tmp_path / "copy")
@@ -142,27 +192,22 @@ def answer(a, b, **difference):
         {"name": n, "kind": "model", "means": {"nss": {"mean": m}}, "share": {"nss": 0.8}}
         for n, m in (("a", a), ("b", b))
     ]
-    return compare.sentence(
-        {
-            "pictures": 9,
-            "dataset": "osie",
-            "metrics": [{"key": "nss"}],
-            "scored": arms,
-            "differences": [row],
-        }
-    )
+    found = {"pictures": 9, "dataset": "osie", "scored": arms, "differences": [row]}
+    return compare.sentence(found, "nss")
 
 
 def test_the_sentence_is_about_the_better_arm_whichever_comes_first():
     assert answer(2.5, 2.0) == (
         "On 9 pictures of osie, a scores NSS 2.500, +0.500 (95 % interval +0.400 to +0.600) "
-        "against b and better in 70% of the pictures; that is 80% of what the observers reach of "
-        "each other."
+        "against b and better in 70% of the pictures; that is 80% of the way from a uniform map to "
+        "what observers foretell of each other."
     )
     turned = answer(2.0, 2.5, improved=0.3)
     assert "b scores NSS 2.500, +0.500 (95 % interval +0.400 to +0.600) against a" in turned
     assert "better in 70% of the pictures" in turned
     assert "do not tell from chance" in answer(2.0, 2.5, p_corrected=0.2)
+    assert "do not tell from chance" in answer(2.0, 2.5, high=0.1)  # the interval holds zero
+    assert "too few pictures" in answer(2.0, 2.5, low=float("nan"))
 
 
 def test_the_gallery_shows_what_changed_most_and_keeps_the_order(two_runs, tmp_path):
@@ -214,6 +259,22 @@ def test_arms_are_trained_with_every_seed_and_not_again(tiny, tmp_path, trained_
 
     with pytest.raises(UserError, match=r"holds a run with epochs 1, not 2\. .* --overwrite"):
         strategies.run_strategies(dataclasses.replace(config, epochs=2), ["frozen"], [0], **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((["frozen", "frozen"], [0]), "--strategies names frozen twice"),
+        ((["frozen"], [1, 1]), "--seeds names 1 twice"),
+        ((["finetuned", "scratch"], [0]), "makes finetuned and scratch the same"),
+    ],
+)
+def test_arms_that_cannot_be_compared_are_refused_before_training(
+    tiny, trained_here, words, message
+):
+    with pytest.raises(UserError, match=message):
+        strategies.run_strategies(tiny(), *words, **QUIET)
+    assert trained_here == []
 
 
 def test_a_failing_arm_stops_the_study_in_one_line(tiny, tmp_path):

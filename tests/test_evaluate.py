@@ -17,8 +17,8 @@ from config import EvaluateConfig, PredictConfig
 from errors import UserError
 from metrics import PROFILES
 from pictures import sample_density, sample_image
-from references import CENTRE_BIAS, HALVES, ONE, UNIFORM
-from sources import FolderMaps, PostProcessing
+from references import CENTRE_BIAS, HALVES, ONE, UNIFORM, Split
+from sources import FolderMaps, ModelMaps, PostProcessing
 
 FEW = "cc,nss,auc_judd,ig"
 
@@ -71,11 +71,13 @@ def test_the_table_shows_the_maps_beside_the_references(run, maps, tmp_path):
     assert done.row(CENTRE_BIAS).means["ig"].mean == pytest.approx(0, abs=1e-12)
     # the share runs from the uniform map to the ceiling that suits the metric
     for metric, ceiling in (("nss", ONE), ("cc", HALVES), ("kld", HALVES)):
-        top = done.row(ceiling).means[metric].mean
-        bottom = done.row(UNIFORM).means[metric].mean
-        expected = (model.means[metric].mean - bottom) / (top - bottom)
+        key = metric if ceiling == ONE else f"{metric}_vs_half"
+        top, bottom = (done.row(name).means[key].mean for name in (ceiling, UNIFORM))
+        expected = (model.means[key].mean - bottom) / (top - bottom)
         assert model.share[metric] == pytest.approx(expected)
         assert done.row(ceiling).share[metric] == pytest.approx(1)
+    # no observers' maps to hold these against
+    assert np.isnan(model.share["emd"])
     table = next(line for line in lines if "bootstrap 95 %" in line)
     assert f"{model.means['cc'].mean:.3f} [{model.means['cc'].low:.3f}" in table
     assert "KLD (low is good)" in table
@@ -92,7 +94,7 @@ def test_perfect_maps_reach_the_best_scores(run, tmp_path):
     for sample in samples():
         np.save(tmp_path / sample.name.replace(".png", ".npy"), density(sample))
     done, _ = run(maps=tmp_path, metrics="cc,sim,kld,emd,ssim,mse")
-    means = {name: found.mean for name, found in done.row(tmp_path.name).means.items()}
+    means = {name: done.row(tmp_path.name).means[name].mean for name in done.metrics}
     assert means == pytest.approx(
         {"cc": 1, "sim": 1, "kld": 0, "emd": 0, "ssim": 1, "mse": 0}, abs=1e-6
     )
@@ -239,7 +241,8 @@ def test_fixations_outside_and_missing_are_noted(run, tmp_path, picture, rng):
     done, lines = run(maps=tmp_path / "set/test/maps", dataset="folder", data=tmp_path / "set")
     text = "\n".join(lines)
     assert "1 pictures with fixations outside: those are left out (1.png)" in text
-    assert "1 pictures without fixations: only the map metrics count them (2.png)" in text
+    assert "1 pictures without fixations: metrics from maps alone count them (2.png)" in text
+    assert "maps: NSS, AUC-Judd, IG are means over those 2 of 3 pictures that have a value" in text
     assert done.row("maps").means["cc"].pictures == 3
     assert done.row("maps").means["nss"].pictures == 2
 
@@ -264,8 +267,114 @@ def test_tuning_finds_the_blur_and_the_centre_bias_that_maps_lack(run, tmp_path,
     raw, tuned = done.row("test").means, done.row("test, tuned").means
     assert tuned["ig"].mean > raw["ig"].mean + 0.5
     assert tuned["cc"].mean > raw["cc"].mean
-    line = next(line for line in lines if line.startswith("post-processing fitted on 4 validation"))
+    line = next(line for line in lines if line.startswith("post-processing fitted on 4 of 4"))
     assert "blur 0 px" not in line
+
+
+@pytest.fixture
+def perfect(tmp_path):
+    """Return a function that writes the truth of a split as its maps, shifted or not."""
+
+    def write(split, shift=0):
+        folder = tmp_path / f"{split}-{shift}"
+        folder.mkdir()
+        for sample in samples(split):
+            path = folder / sample.name.replace(".png", ".npy")
+            np.save(path, np.roll(density(sample), shift, axis=1))
+        return folder
+
+    return write
+
+
+def test_tuning_sees_the_validation_pictures_alone(run, perfect):
+    """Their maps are perfect, the test pictures' useless: what fits the former is chosen."""
+    _, lines = run(maps=perfect("test", 70), val_maps=perfect("val"), tune=True)
+    line = next(line for line in lines if line.startswith("post-processing"))
+    assert "blur 0 px" in line
+    assert float(line.split("px, ")[1].split("%")[0]) > 80
+
+
+def test_tuning_adds_the_centre_bias_of_the_training_pictures(run, perfect, monkeypatch):
+    post = PostProcessing(0.0, (0.0, 1.0, 0.0))
+    monkeypatch.setattr(evaluate, "fitted_post_processing", lambda *a: (post, 4))
+    done, _ = run(maps=perfect("test"), val_maps=perfect("val"), tune=True)
+    training = Split(samples("train"), human=False).centre.everywhere((120, 160))
+    split = Split(samples(), ("cc",), human=False)
+    for i, scores in enumerate(done.row("test-0, tuned").scores):
+        assert scores["cc"] == pytest.approx(split.truth(i).score(training)["cc"])
+
+
+def test_tuning_says_what_it_could_not_use(run, perfect, tmp_path):
+    folder = perfect("val")
+    (folder / "val_001.npy").unlink()
+    _, lines = run(maps=perfect("test"), val_maps=folder, tune=True)
+    assert any(line.startswith("post-processing fitted on 3 of 4") for line in lines)
+    assert any("validation: maps missing" in line and "val_001" in line for line in lines)
+    for path in folder.iterdir():
+        path.write_text("no array")
+    with pytest.raises(UserError, match="no validation picture has both"):
+        run(maps=tmp_path / "test-0", val_maps=folder, tune=True)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_tuning_is_not_scored_on_what_it_was_fitted_on(run, perfect, split):
+    with pytest.raises(UserError, match="on test alone"):
+        run(maps=perfect(split), val_maps=perfect("test"), tune=True, split=split)
+
+
+def test_a_folder_named_like_a_reference_keeps_its_own_scores(run, perfect):
+    folder = perfect("test")
+    folder = folder.rename(folder.with_name(UNIFORM))
+    done, _ = run(maps=folder)
+    assert done.row("uniform (maps)").means["cc"].mean == pytest.approx(1)
+    assert done.row(UNIFORM).means["cc"].mean == 0
+
+
+def test_what_was_found_in_maps_is_said_again_when_nothing_is_read(run, tmp_path):
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    for sample in samples():
+        cv2.imwrite(str(folder / sample.name), np.round(255 * density(sample)).astype(np.uint8))
+    notes = [run(maps=folder, output=tmp_path / "out")[1][1:-1] for _ in range(2)]
+    assert notes[0] == notes[1]
+    assert any("8-bit maps" in line for line in notes[0])
+
+
+def test_a_heat_map_and_numbers_that_are_none_are_refused(run, perfect):
+    folder = perfect("test")
+    first, second, third = (sample.name for sample in samples()[:3])
+    for name in (first, second, third):
+        (folder / name.replace(".png", ".npy")).unlink()
+    values = np.round(255 * density(samples()[0])).astype(np.uint8)
+    cv2.imwrite(str(folder / first), cv2.applyColorMap(values, cv2.COLORMAP_JET))
+    broken = density(samples()[1])
+    broken[3, 3] = np.nan
+    cv2.imwrite(str(folder / second.replace(".png", ".tiff")), broken)
+    np.save(folder / third.replace(".png", ".npy"), density(samples()[2]) - 0.5)
+    done, lines = run(maps=folder)
+    text = "\n".join(lines)
+    assert done.left_out == [first, second]
+    assert "is in colour" in text
+    assert f"1 maps with negative values: as shares, their least becomes 0 ({third})" in text
+
+
+def test_a_network_that_gives_no_numbers_is_an_error(run, trained, monkeypatch):
+    monkeypatch.setattr(
+        "keras.Model.predict_on_batch", lambda self, x: np.full((len(x), 6, 8, 1), np.nan)
+    )
+    with pytest.raises(UserError, match="not finite for test_000"):
+        run(weights=trained)
+
+
+def test_scoring_what_was_trained_on_is_said(run, trained):
+    assert "WARNING" not in "\n".join(run(weights=trained)[1])
+    text = "\n".join(run(weights=trained, split="train")[1])
+    assert "12 WARNING: scored pictures that a model was trained on (train_000.png" in text
+
+
+def test_the_key_of_a_model_holds_its_blur(trained):
+    plain, blurred = (ModelMaps(trained, "m", 2, 1, smooth) for smooth in (0.0, 2.0))
+    assert plain.fingerprint() != blurred.fingerprint()
 
 
 def test_tuning_maps_needs_the_maps_of_the_validation_pictures(run, maps):
@@ -275,6 +384,6 @@ def test_tuning_maps_needs_the_maps_of_the_validation_pictures(run, maps):
 
 def test_post_processing_gives_a_density(rng):
     centre = np.full((20, 30), 1 / 600)
-    made = PostProcessing(2.0, (0.7, 0.2, 0.1)).apply(rng.random((20, 30)), centre)
+    made = PostProcessing(2.0, (0.7, 0.2, 0.1)).apply(rng.random((20, 30)), centre, 1.5)
     assert made.sum() == pytest.approx(1)
     assert made.min() >= 0.3 / 600

@@ -1,9 +1,13 @@
 """What scores are read against: the left-out centre bias, the uniform map, the observers."""
 
+import os
+
+import cv2
 import numpy as np
 import pytest
 
 from fixations import blurred, count_map, kernel_density, mixture_weights, pixels
+from metrics import cc
 from references import (
     CENTRE_BIAS,
     HALVES,
@@ -82,7 +86,7 @@ def test_pictures_of_other_shapes_count_where_they_lie_when_scaled():
 
 
 def test_the_centre_bias_gains_nothing_over_itself_and_uniform_is_chance(agreeing):
-    rows = references(agreeing, human=False)
+    rows = references(Split(agreeing.samples, human=False))
     assert set(rows) == {CENTRE_BIAS, UNIFORM}
     for i in range(3):
         truth = agreeing.truth(i)
@@ -107,6 +111,65 @@ def test_observers_who_agree_are_foretold_and_guessers_are_not(agreeing, guessin
         assert good.score(agreeing.truth(0))["ig"] > 1
 
 
+def test_no_observer_is_foretold_from_himself(agreeing):
+    """Two observers at two places: each one's map lies where the other looked, and only there."""
+    fixations = np.array([[10, 10]] * 5 + [[70, 50]] * 5, np.float32)
+    split = Split([sample_of("0.png", fixations, [0] * 5 + [1] * 5), *agreeing.samples])
+    for folds in (folds_of_one, folds_of_half):
+        ceiling = Ceiling(folds, (1.0, 0.0, 0.0))
+        made = list(ceiling._foretold(split.truth(0)))
+        assert len(made) == 2
+        for foretold, density, own in made:
+            x, y = own[0].astype(int)
+            assert foretold[y, x] < 1e-9 < density[y, x]
+            assert foretold[60 - y, 80 - x] > 1e-3
+
+
+def test_negatives_of_sauc_are_other_pictures_fixations(agreeing):
+    for i in range(3):
+        own = agreeing.pictures[i][0]
+        others = np.asarray(agreeing.truth(i).others)
+        assert len(others) == sum(len(p) for p, _ in agreeing.pictures) - len(own)
+        assert not (others[:, None] == own).all(axis=2).any()
+
+
+def test_fixations_outside_the_picture_make_no_fold(agreeing):
+    fixations = np.array([[10, 10], [12, 10], [500, 500]], np.float32)
+    split = Split([sample_of("0.png", fixations, [0, 1, 2]), *agreeing.samples])
+    ceiling = Ceiling(folds_of_one, (1.0, 0.0, 0.0))
+    assert [own.tolist() for _, _, own in ceiling._foretold(split.truth(0))] == [
+        [[10, 10]], [[12, 10]],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("count", "asked"), [(3, 3), (10, 10), (450, 150)])
+def test_shares_are_fitted_on_pictures_spread_over_the_split(agreeing, count, asked):
+    split = Split(agreeing.samples)
+    split.samples = [agreeing.samples[0]] * count
+    chosen = split.over_fitted_pictures(lambda i: i)
+    assert len(chosen) == asked
+    assert max(chosen) >= count - 3
+
+
+def test_model_and_observers_are_held_against_the_same_halves(agreeing):
+    truth = agreeing.truth(0)
+    scores = truth.score(truth.halves[0])
+    expected = np.mean([cc(truth.halves[0], half) for half in truth.halves])
+    assert scores["cc_vs_half"] == pytest.approx(expected)
+    halves = references(agreeing)[HALVES](truth)
+    assert halves["cc_vs_half"] == halves["cc"]
+
+
+def test_a_picture_that_changed_has_another_fingerprint(tmp_path):
+    def fingerprint(value):
+        cv2.imwrite(str(tmp_path / "a.png"), np.full((*SHAPE, 3), value, np.uint8))
+        os.utime(tmp_path / "a.png", ns=(value, value))
+        points = np.array([[3.0, 3.0]], np.float32)
+        return Split([Sample("a", tmp_path / "a.png", None, points)]).fingerprint()
+
+    assert fingerprint(1) == fingerprint(1) != fingerprint(2)
+
+
 def test_a_lonely_fixation_does_not_rule_the_ceiling(agreeing, rng):
     """Mixed with a little of the uniform, a place nobody foretold costs bits, not the mean."""
     fixations = np.concatenate([agreeing.pictures[0][0], [[1.0, 58.0]]]).astype(np.float32)
@@ -124,6 +187,7 @@ def test_folds_part_the_observers_and_miss_none(rng):
     assert (np.sum(ones, axis=0) == 1).all()
     halves = folds_of_half(subjects, (0, 0))
     assert (np.sum(halves, axis=0) == 1).all()
+    assert sorted(len(np.unique(subjects[half])) for half in halves) == [3, 4]
     for half in halves:
         assert set(subjects[half]).isdisjoint(subjects[~half])
     assert not np.array_equal(halves[0], folds_of_half(subjects, (0, 1))[0])
@@ -132,7 +196,7 @@ def test_folds_part_the_observers_and_miss_none(rng):
 def test_a_picture_with_one_observer_has_no_ceiling(agreeing):
     lonely = sample_of("x.png", [[3, 3], [9, 9]], [0, 0])
     split = Split([*agreeing.samples, lonely])
-    rows = references(split, human=True)
+    rows = references(split)
     assert set(rows) == {CENTRE_BIAS, UNIFORM, HALVES, ONE}
     assert np.isnan(list(rows[ONE](split.truth(10)).values())).all()
     assert np.isnan(rows[HALVES](split.truth(10))["nss"])
