@@ -448,6 +448,49 @@ def test_layer_is_put_on_the_right(visit):
     page.wait_for_selector("#right-canvas[data-painted='difference']")
 
 
+def pixel(page, x, y):
+    """Return the red, green and blue of the right side at a place, as shares of the picture."""
+    return page.evaluate(
+        """([x, y]) => {
+            const shown = document.querySelector("#right-canvas");
+            const copy = new OffscreenCanvas(shown.width, shown.height);
+            const context = copy.getContext("2d", { willReadFrequently: true });
+            context.drawImage(shown, 0, 0);
+            const at = [Math.floor(x * shown.width), Math.floor(y * shown.height)];
+            return [...context.getImageData(...at, 1, 1).data].slice(0, 3);
+        }""",
+        [x, y],
+    )
+
+
+def test_fixations_lie_where_people_looked(visit):
+    page = visit()
+    page.fill("#name", NASTY[0])
+    page.click(".open")
+    page.locator(".layer", has_text="fixations").click()
+    page.wait_for_selector("#right-canvas[data-painted='fixations']")
+    for x, y in ((3.0, 4.0), (70.5, 50.0)):
+        assert pixel(page, (x + 0.5) / 80, (y + 0.5) / 60) == [0xFF, 0xE0, 0x66]
+
+
+def test_difference_is_warm_where_the_first_is_higher(visit, comparison):
+    page = visit()
+    page.fill("#name", NASTY[0])
+    page.click(".open")
+    page.locator(".layer", has_text="difference").click()
+    page.wait_for_selector("#right-canvas[data-painted='difference']")
+    first, second = (
+        cv2.imdecode(np.frombuffer(comparison["gallery"][0]["maps"][name], np.uint8), 0) / 255.0
+        for name in ("fine-tuned", "frozen")
+    )
+    gap = first - second
+    for place, warm in ((gap.argmax(), True), (gap.argmin(), False)):
+        y, x = np.unravel_index(place, gap.shape)
+        red, _, blue = pixel(page, (x + 0.5) / gap.shape[1], (y + 0.5) / gap.shape[0])
+        assert (red > blue) == warm
+        assert abs(red - blue) > 10
+
+
 def test_picture_without_maps_is_shown(visit):
     page = visit()
     page.fill("#name", "picture 8.jpg")
