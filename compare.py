@@ -34,6 +34,7 @@ from scoring import (
     gather,
     load_split,
     model_row,
+    note_gaps,
     note_training_pictures,
     score_rows,
     table,
@@ -88,6 +89,7 @@ def compare(
     log = ScoreLog(settings.output / LOG, settings.overwrite)
     scored = score_rows(split, rows + all_reference_rows(split), log, notes, settings)
     evaluation = by_arm(scored, arms, split, settings.seed)
+    note_gaps(evaluation)
     for run in runs:
         note_training_pictures(run.config, settings, split, notes)
     add_notes(notes, runs, arms, scored, settings)

@@ -177,7 +177,10 @@ def note_training_pictures(
     """
     if trained.dataset != settings.dataset:
         return
-    training = datasets.load(trained.dataset, settings.data, "train", trained.split_seed)
+    try:
+        training = datasets.load(trained.dataset, settings.data, "train", trained.split_seed)
+    except UserError:
+        return  # no training pictures here, so none of these
     seen = {sample.image if isinstance(sample.image, Path) else sample.name for sample in training}
     both = [
         sample.name
@@ -317,8 +320,6 @@ def gather(
 ) -> Evaluation:
     """Return finished rows from their scores: means, intervals, and shares of the attainable.
 
-    Means over fewer pictures than there are, for want of a value, are noted.
-
     Args:
         pictures: what was scored.
         kinds: "model" or "reference", by row.
@@ -335,16 +336,6 @@ def gather(
         }
         for name, values in scores.items()
     }
-    for name, found in means.items():
-        fewer: dict[int, list[str]] = {}
-        for metric in split.names:
-            if 0 < found[metric].pictures < len(pictures):
-                fewer.setdefault(found[metric].pictures, []).append(METRICS[metric].name)
-        for count, which in fewer.items():
-            notes.explain(
-                f"{name}: {', '.join(which)} are means over those {count} of {len(pictures)} "
-                "pictures that have a value."
-            )
     finished = [
         Scored(
             name,
@@ -357,6 +348,21 @@ def gather(
     ]
     chosen = {name: PROFILES[split.profile][name] for name in split.names}
     return Evaluation(pictures, finished, chosen, notes, left_out)
+
+
+def note_gaps(evaluation: Evaluation) -> None:
+    """Note the means that are over fewer pictures than there are, for want of a value."""
+    total = len(evaluation.pictures)
+    for row in evaluation.rows:
+        fewer: dict[int, list[str]] = {}
+        for key, metric in evaluation.metrics.items():
+            if 0 < row.means[key].pictures < total:
+                fewer.setdefault(row.means[key].pictures, []).append(metric.name)
+        for count, names in fewer.items():
+            evaluation.notes.explain(
+                f"{row.name}: {', '.join(names)} are means over those {count} of {total} pictures "
+                "that have a value."
+            )
 
 
 def attained(means: dict[str, dict[str, Interval]], name: str, metric: str) -> float:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -12,10 +13,12 @@ from conftest import PROJECT
 import datasets
 import evaluate
 import scoring
+import weight_files
 from config import PROFILES as PROFILE_CHOICES
 from config import EvaluateConfig, PredictConfig
 from errors import UserError
 from metrics import PROFILES
+from notes import Notes
 from pictures import sample_density, sample_image
 from references import CENTRE_BIAS, HALVES, ONE, UNIFORM, Split
 from sources import FolderMaps, ModelMaps, PostProcessing
@@ -370,6 +373,20 @@ def test_scoring_what_was_trained_on_is_said(run, trained):
     assert "WARNING" not in "\n".join(run(weights=trained)[1])
     text = "\n".join(run(weights=trained, split="train")[1])
     assert "12 WARNING: scored pictures that a model was trained on (train_000.png" in text
+
+
+def test_a_data_set_without_training_pictures_is_scored(run, trained, tmp_path, picture):
+    own = replace(
+        weight_files.config_of(weight_files.read_card(trained), trained), dataset="folder"
+    )
+    for kind in ("images", "maps"):
+        (tmp_path / "set/test" / kind).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / f"set/test/{kind}/a.png"), picture())
+    notes = Notes()
+    settings = EvaluateConfig(dataset="folder", data=tmp_path / "set", metrics="cc")
+    split = scoring.load_split(settings, "test", notes)
+    scoring.note_training_pictures(own, settings, split, notes)
+    assert not [line for line in notes.lines() if "WARNING" in line]
 
 
 def test_the_key_of_a_model_holds_its_blur(trained):
