@@ -34,7 +34,7 @@ from scoring import (
     gather,
     load_split,
     model_row,
-    note_gaps,
+    note_reading,
     note_training_pictures,
     score_rows,
     table,
@@ -89,7 +89,7 @@ def compare(
     log = ScoreLog(settings.output / LOG, settings.overwrite)
     scored = score_rows(split, rows + all_reference_rows(split), log, notes, settings)
     evaluation = by_arm(scored, arms, split, settings.seed)
-    note_gaps(evaluation)
+    note_reading(evaluation)
     for run in runs:
         note_training_pictures(run.config, settings, split, notes)
     add_notes(notes, runs, arms, scored, settings)
@@ -308,7 +308,7 @@ def sentence(comparison: dict[str, Any], metric: str) -> str:
     ]
     lead = f"{where}, {best['name']} scores {name} {mean:.3f}"
     if clauses:
-        lead += ", " + " and ".join(clauses)
+        lead += ", " + ", and ".join(clauses)
     if share == share:
         lead += (
             f"; that is {share:.0%} of the way from a uniform map to what observers foretell of "

@@ -21,7 +21,7 @@ from scoring import (
     key_of,
     load_split,
     model_row,
-    note_gaps,
+    note_reading,
     note_training_pictures,
     score_rows,
     table,
@@ -59,7 +59,7 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = print) -> Ev
     rows += all_reference_rows(split)
     log = ScoreLog(settings.output and settings.output / LOG, settings.overwrite)
     evaluation = score_rows(split, rows, log, notes, settings)
-    note_gaps(evaluation)
+    note_reading(evaluation)
     say(table(evaluation, f"{settings.dataset}, {settings.split} split"))
     for line in notes.lines():
         say(f"note: {line}")

@@ -24,7 +24,7 @@ from fixations import are_within
 from metrics import METRICS, PROFILES, Metric
 from notes import Notes
 from progress import progress
-from references import HALVES, ONE, UNIFORM, Scores, Split, Truth
+from references import HALVED, HALVES, ONE, UNIFORM, Scores, Split, Truth
 from references import references as reference_rows
 from significance import Interval, mean_interval
 from sources import Source
@@ -350,8 +350,14 @@ def gather(
     return Evaluation(pictures, finished, chosen, notes, left_out)
 
 
-def note_gaps(evaluation: Evaluation) -> None:
-    """Note the means that are over fewer pictures than there are, for want of a value."""
+def note_reading(evaluation: Evaluation) -> None:
+    """Note what the table alone would not tell: against what, and over how many pictures."""
+    against_one = [m.name for key, m in evaluation.metrics.items() if key in HALVED]
+    if against_one and any(row.name == ONE for row in evaluation.rows):
+        evaluation.notes.explain(
+            f"{ONE}: {', '.join(against_one)} are against the map of one observer's few fixations; "
+            "compare the split half instead."
+        )
     total = len(evaluation.pictures)
     for row in evaluation.rows:
         fewer: dict[int, list[str]] = {}
