@@ -355,8 +355,8 @@ def note_reading(evaluation: Evaluation) -> None:
     against_one = [m.name for key, m in evaluation.metrics.items() if key in HALVED]
     if against_one and any(row.name == ONE for row in evaluation.rows):
         evaluation.notes.explain(
-            f"{ONE}: {', '.join(against_one)} are against the map of one observer's few fixations; "
-            "compare the split half instead."
+            f"{ONE}: scores of {', '.join(against_one)} are against the map of one observer's few "
+            "fixations; compare the split half instead."
         )
     total = len(evaluation.pictures)
     for row in evaluation.rows:
