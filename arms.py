@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import config as config_files
@@ -31,7 +32,7 @@ class Run:
                     f"{name} is missing."
                 )
 
-    @property
+    @cached_property
     def config(self) -> Config:
         """The settings it was trained with."""
         return Config(**config_files.read_settings(self.folder / "config.json"))
@@ -41,7 +42,7 @@ class Run:
         """The weights of its best epoch."""
         return self.folder / "best.weights.h5"
 
-    @property
+    @cached_property
     def history(self) -> list[dict[str, float]]:
         """A row of numbers for each epoch."""
         with (self.folder / "history.csv").open(encoding="utf-8") as file:

@@ -90,8 +90,10 @@ def compare(
     scored = score_rows(split, rows + all_reference_rows(split), log, notes, settings)
     evaluation = by_arm(scored, arms, split, settings.seed)
     note_reading(evaluation)
-    for run in runs:
-        note_training_pictures(run.config, settings, split, notes)
+    # runs of one data set and split have the same training pictures, which are read once
+    trainings = {(run.config.dataset, run.config.split_seed): run.config for run in runs}
+    for trained in trainings.values():
+        note_training_pictures(trained, settings, split, notes)
     add_notes(notes, runs, arms, scored, settings)
     comparison = described_comparison(evaluation, arms, sources, settings)
     comparison["command"] = command_of(folders, settings)
@@ -283,11 +285,8 @@ def cost(arm: Arm, source: ModelMaps) -> dict[str, float | None]:
         values = [row[name] for row in histories if name in row]
         return float(function(values)) if values else None
 
-    def count(weights: list[Any]) -> int:
-        return sum(int(np.prod(weight.shape)) for weight in weights)
-
     return {
-        "trainable_weights": count(source.model.trainable_weights),
+        "trainable_weights": sum(int(np.prod(w.shape)) for w in source.model.trainable_weights),
         "weights": source.model.count_params(),
         "seconds_per_epoch": over("seconds"),
         "images_per_second": over("images_per_second"),

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from config import Config, EvaluateConfig
+from config import EvaluateConfig
 from errors import UserError
 from files import make_folder
 from fixations import mixture_weights, pixels
@@ -52,7 +52,7 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = print) -> Ev
         make_folder(settings.output)
     source = source_of(settings, split, notes, say)
     if isinstance(source, ModelMaps):
-        note_training_pictures(weight_files_config(source), settings, split, notes)
+        note_training_pictures(source.config, settings, split, notes)
     rows = [model_row(source, split)]
     if settings.tune:
         rows.append(tuned_row(settings, source, split, notes, say))
@@ -67,13 +67,6 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = print) -> Ev
         write(settings.output, evaluation, settings)
         say(f"wrote {settings.output}/metrics.json and {settings.output}/per_image.csv")
     return evaluation
-
-
-def weight_files_config(source: ModelMaps) -> Config:
-    """Return the settings that a model was trained with."""
-    import weight_files
-
-    return weight_files.config_of(weight_files.read_card(source.weights), source.weights)
 
 
 def source_of(
@@ -126,7 +119,7 @@ def tuned_row(
         f"{post.blur * validation.sigma(0):g} px, {own:.1%} map, {bias:.1%} centre bias, "
         f"{uniform:.1%} uniform"
     )
-    about = f"{source.fingerprint()} {post} {training.fingerprint()}"
+    about = f"{source.fingerprint()} {post} {training.fingerprint}"
     return Row(
         f"{source.name}, tuned",
         "model",

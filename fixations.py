@@ -98,8 +98,20 @@ def centre_bias(
 
     Source: the baseline that Tatler (Journal of Vision, 2007) asks every model to beat.
     """
+    return density_map(gathered(pictures, shape), shape, sigma)
+
+
+def gathered(
+    pictures: Iterable[tuple[NDArray, tuple[int, int]]], shape: tuple[int, int]
+) -> NDArray:
+    """Return the fixations of many pictures as they lie when all are scaled to one shape, [n, 2].
+
+    Args:
+        pictures: (fixations, shape of their picture) of each picture.
+        shape: rows and columns that all are scaled to.
+    """
     scaled = [rescaled(points, old, shape) for points, old in pictures]
-    return density_map(np.concatenate(scaled or [np.zeros((0, 2))]), shape, sigma)
+    return np.concatenate(scaled or [np.zeros((0, 2))])
 
 
 def rescaled(fixations: NDArray, old: tuple[int, int], new: tuple[int, int]) -> NDArray:
@@ -133,9 +145,7 @@ def other_fixations(
     chosen = [i for i in range(len(pictures)) if i != index]
     if count is not None and count < len(chosen):
         chosen = np.random.default_rng(seed).choice(chosen, count, replace=False).tolist()
-    shape = pictures[index][1]
-    scaled = [rescaled(*pictures[i], shape) for i in chosen]
-    return np.concatenate(scaled or [np.zeros((0, 2))])
+    return gathered([pictures[i] for i in chosen], pictures[index][1])
 
 
 def kernel_density(points: NDArray, at: NDArray, shape: tuple[int, int], sigma: float) -> NDArray:

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 
@@ -22,11 +23,11 @@ from fixations import (
     blurred,
     count_map,
     density_map,
+    gathered,
     kernel_density,
     mixture_weights,
     other_fixations,
     pixels,
-    rescaled,
     within,
 )
 from metrics import as_distribution, mean_scores
@@ -87,10 +88,8 @@ class CentreBias:
         """Return all fixations at one shape, blurred; blurring is linear, so one can be taken."""
         with self._lock:
             if shape not in self._totals:
-                scaled = [
-                    rescaled(within(points, old), old, shape) for points, old in self.pictures
-                ]
-                counts = count_map(np.concatenate(scaled), shape)
+                kept = [(within(points, old), old) for points, old in self.pictures]
+                counts = count_map(gathered(kept, shape), shape)
                 self._totals[shape] = blurred(counts, self.sigma_pixels)
                 if len(self._totals) > self.KEPT:
                     self._totals.popitem(last=False)
@@ -247,8 +246,9 @@ class Split:
             self.profile,
         )
 
+    @cached_property
     def fingerprint(self) -> str:
-        """Return a name for all that scores on this split depend on, besides the map."""
+        """A name for all that scores on this split depend on, besides the map."""
         about = (self.names, self.sigma_pixels, self.profile, self.seed, self.human)
         digest = hashlib.sha256(repr(about).encode())
         for module in SCORING_CODE:

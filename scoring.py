@@ -26,6 +26,7 @@ from notes import Notes
 from progress import progress
 from references import HALVED, HALVES, ONE, UNIFORM, Scores, Split, Truth
 from references import references as reference_rows
+from sample import Sample
 from significance import Interval, mean_interval
 from sources import Source
 
@@ -181,14 +182,15 @@ def note_training_pictures(
         training = datasets.load(trained.dataset, settings.data, "train", trained.split_seed)
     except UserError:
         return  # no training pictures here, so none of these
-    seen = {sample.image if isinstance(sample.image, Path) else sample.name for sample in training}
-    both = [
-        sample.name
-        for sample in split.samples
-        if (sample.image if isinstance(sample.image, Path) else sample.name) in seen
-    ]
-    for name in both:
-        notes.add("WARNING: scored pictures that a model was trained on", name)
+
+    def identity(sample: Sample) -> Path | str:
+        # two splits may each have a 0.png; built-in scenes have no file, but names of their own
+        return sample.image if isinstance(sample.image, Path) else sample.name
+
+    seen = {identity(sample) for sample in training}
+    for sample in split.samples:
+        if identity(sample) in seen:
+            notes.add("WARNING: scored pictures that a model was trained on", sample.name)
 
 
 def metric_names(text: str) -> tuple[str, ...]:
@@ -230,7 +232,7 @@ def all_reference_rows(split: Split) -> list[Row]:
 
 def key_of(split: Split, about: str) -> str:
     """Return the key of a row on a split."""
-    return hashlib.sha256(f"{split.fingerprint()} {about}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{split.fingerprint} {about}".encode()).hexdigest()[:16]
 
 
 def score_rows(

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from config import Config
 from errors import UserError
 from fixations import blurred
 from metrics import as_distribution, from_8bit
@@ -63,6 +64,13 @@ class ModelMaps:
         self.weights, self.name, self.smooth = weights, model_name(name), smooth
         self.batch_size, self.workers = batch_size, workers
         self.model = load_model(weights)
+
+    @property
+    def config(self) -> Config:
+        """The settings that it was trained with."""
+        import weight_files
+
+        return weight_files.config_of(weight_files.read_card(self.weights), self.weights)
 
     def fingerprint(self) -> str:
         """Return the weights' digest and the blur."""

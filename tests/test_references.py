@@ -165,7 +165,7 @@ def test_a_picture_that_changed_has_another_fingerprint(tmp_path):
         cv2.imwrite(str(tmp_path / "a.png"), np.full((*SHAPE, 3), value, np.uint8))
         os.utime(tmp_path / "a.png", ns=(value, value))
         points = np.array([[3.0, 3.0]], np.float32)
-        return Split([Sample("a", tmp_path / "a.png", None, points)]).fingerprint()
+        return Split([Sample("a", tmp_path / "a.png", None, points)]).fingerprint
 
     assert fingerprint(1) == fingerprint(1) != fingerprint(2)
 
@@ -225,7 +225,7 @@ def test_no_other_mixture_makes_the_observations_likelier(rng):
 
 def test_the_fingerprint_follows_all_that_scores_depend_on(agreeing):
     same = Split(agreeing.samples)
-    assert same.fingerprint() == agreeing.fingerprint()
+    assert same.fingerprint == agreeing.fingerprint
     moved = sample_of("0.png", agreeing.pictures[0][0] + 1, agreeing.samples[0].subjects)
     others = [
         Split([moved, *agreeing.samples[1:]]),
@@ -235,5 +235,5 @@ def test_the_fingerprint_follows_all_that_scores_depend_on(agreeing):
         Split(agreeing.samples, profile="mit"),
         Split(agreeing.samples, seed=1),
     ]
-    prints = {split.fingerprint() for split in (agreeing, *others)}
+    prints = {split.fingerprint for split in (agreeing, *others)}
     assert len(prints) == 1 + len(others)
