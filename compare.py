@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arms import Arm, Run, arms_of, differing_settings
-from config import CompareConfig, to_json
+from config import CompareConfig, TruthConfig, to_json
 from errors import UserError
 from files import make_folder, write_json
 from metrics import METRICS
@@ -47,12 +47,13 @@ from sources import ModelMaps
 MAIN = ("nss", "ig", "cc", "auc_judd")
 EXTREMES = 5  # pictures named as the best, the worst and the most changed
 SIGNIFICANT = 0.05
+TRUTH_FIELDS = tuple(field.name for field in dataclasses.fields(TruthConfig))
 
 
 def settings_of(runs: list[Run], flags: dict[str, Any]) -> CompareConfig:
     """Return the settings: the data of the first run, unless flags say otherwise."""
     first = runs[0].config
-    fields = ("dataset", "data", "split_seed", "sigma_pixels")
+    fields = ("dataset", "data", *TRUTH_FIELDS)
     own = {name: getattr(first, name) for name in fields}
     if flags.get("dataset", first.dataset) != first.dataset:
         own = {}  # where one data set lies says nothing of another
@@ -91,7 +92,7 @@ def compare(
     evaluation = by_arm(scored, arms, split, settings.seed)
     note_reading(evaluation)
     # runs of one data set and split have the same training pictures, which are read once
-    trainings = {(run.config.dataset, run.config.split_seed): run.config for run in runs}
+    trainings = {(run.config.dataset, run.config.plan): run.config for run in runs}
     for trained in trainings.values():
         note_training_pictures(trained, settings, split, notes)
     add_notes(notes, runs, arms, scored, settings)

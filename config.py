@@ -35,6 +35,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "finetuned": {"freeze_backbone": False},
     "scratch": {"freeze_backbone": False, "backbone_weights": "none"},
 }
+OUT_OF_BOUNDS = ("drop", "clip")
 DONE = "done.json"  # in a run folder: the run has come to its end
 TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -67,16 +68,6 @@ def option(
     return dataclasses.field(default=default, metadata=meta)
 
 
-def sigma_option() -> Any:
-    """Declare the blur of the density maps, which training and scoring both have."""
-    return option(
-        None,
-        "Gaussian that turns fixations into a density map; default: the data set's own",
-        unit="pixels of the original picture",
-        least=0.1,
-    )
-
-
 class Checked:
     """The checks that every settings dataclass makes of its own fields."""
 
@@ -86,7 +77,77 @@ class Checked:
 
 
 @dataclass(frozen=True)
-class Config(Checked):
+class Plan:
+    """How a data set that brings no split of its own is divided.
+
+    Attributes:
+        seed: of the draw.
+        val, test: shares of the pictures.
+        folds: where above 1, the pictures are divided into so many parts, of which one is the test
+            split; `val` is then the share of the rest that validates.
+        fold: which of them, from 0.
+    """
+
+    seed: int = 0
+    val: float = 0.1
+    test: float = 0.2
+    folds: int = 0
+    fold: int = 0
+
+
+BY_SHARES = Plan()
+
+
+@dataclass(frozen=True)
+class TruthConfig(Checked):
+    """How the pictures of a data set are divided, and what their truth is made of."""
+
+    split_seed: int = option(
+        0, "seed of the split where the data set brings none", least=0, group="split and truth"
+    )
+    val_share: float = option(
+        0.1, "share of the pictures that validates, where the data set brings no split", least=0
+    )
+    test_share: float = option(
+        0.2, "share of the pictures that tests, where the data set brings no split", least=0
+    )
+    folds: int = option(
+        0, "divide the pictures into so many parts, one of which tests; 0: by the shares", least=0
+    )
+    fold: int = option(0, "which of the --folds tests, counted from 0", least=0)
+    out_of_bounds: str = option(
+        "drop",
+        "what is done with fixations outside the picture: drop them, or clip them to its border",
+        choices=OUT_OF_BOUNDS,
+    )
+    sigma_pixels: float | None = option(
+        None,
+        "Gaussian that turns fixations into a density map; default: the data set's own",
+        unit="pixels of the original picture",
+        least=0.1,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.val_share + self.test_share >= 1:
+            raise UserError(
+                f"--val_share {self.val_share} and --test_share {self.test_share} leave no picture "
+                "to train on."
+            )
+        if self.folds == 1 or (self.folds and self.fold >= self.folds):
+            raise UserError(
+                f"--folds {self.folds} --fold {self.fold}: at least 2 folds are needed, and the "
+                "fold counts from 0."
+            )
+
+    @property
+    def plan(self) -> Plan:
+        """How a data set without a split of its own is divided."""
+        return Plan(self.split_seed, self.val_share, self.test_share, self.folds, self.fold)
+
+
+@dataclass(frozen=True)
+class Config(TruthConfig):
     """One training run. The defaults below are ML-Net's recipe (see RECIPES)."""
 
     model: str = option("mlnet", "system to train", choices=MODELS, group="network")
@@ -109,8 +170,6 @@ class Config(Checked):
     dropout: float = option(0.5, "share of the features dropped before the head", least=0)
     dataset: str = option("osie", "data set", choices=DATASETS, group="data")
     data: Path | None = option(None, "folder of the data set")
-    split_seed: int = option(0, "seed of the split where the data set brings none", least=0)
-    sigma_pixels: float | None = sigma_option()
     flip: bool = option(False, "mirror half of the training pictures, their maps and fixations")
     workers: int = option(2, "threads that read pictures", least=1)
     loss: str = option(
@@ -222,14 +281,12 @@ class PredictConfig(Checked):
 
 
 @dataclass(frozen=True)
-class ScoringConfig(Checked):
+class ScoringConfig(TruthConfig):
     """What maps are scored against, shared by `evaluate` and `compare`."""
 
     dataset: str = option("osie", "data set", choices=DATASETS, group="data")
     data: Path | None = option(None, "folder of the data set")
     split: str = option("test", "part of the data set", choices=SPLITS)
-    split_seed: int = option(0, "seed of the split where the data set brings none", least=0)
-    sigma_pixels: float | None = sigma_option()
     profile: str = option(
         "tuebingen",
         "definitions of the metrics: of the MIT/Tuebingen benchmark, or of the older MIT MATLAB "

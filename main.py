@@ -1,6 +1,7 @@
 """The command line: parse, dispatch, print the outcome. Networks are imported inside a command."""
 
 import argparse
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from config import (
     EvaluateConfig,
     Parser,
     PredictConfig,
+    TruthConfig,
     add_flags,
     resolve,
 )
@@ -93,7 +95,8 @@ def parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("runs", nargs="+", type=Path, help="run folders that train wrote")
     own = "that of the first run"
-    add_flags(compare, CompareConfig, {"dataset": own, "data": own, "split_seed": own})
+    truths = [field.name for field in dataclasses.fields(TruthConfig)]
+    add_flags(compare, CompareConfig, dict.fromkeys(["dataset", "data", *truths], own))
     return top
 
 

@@ -3,11 +3,13 @@
 Everything here is at the original picture's size, and knows no network.
 """
 
+import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from errors import UserError
 from files import atomic, write_bytes
@@ -17,17 +19,19 @@ from sample import Sample
 Array = NDArray[np.floating]
 GREY_TOLERANCE = 8  # levels that JPEG's colour coding may put between the channels of a grey map
 
+ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange rows and columns
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+
+def read_image(path: Path, turn: bool = True) -> NDArray[np.uint8]:
     """Return a picture as BGR uint8 [rows, columns, 3].
 
     Grey, 16-bit, CMYK and transparent pictures are converted (transparency is dropped), and a
-    picture that says by EXIF how to turn it is turned.
+    picture that says by EXIF how to turn it is turned, unless `turn` is False.
 
     Raises:
         UserError: the file is missing, empty, truncated or not a picture.
     """
-    return _decode(path, cv2.IMREAD_COLOR)
+    return _decode(path, cv2.IMREAD_COLOR | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION))
 
 
 def read_map(path: Path) -> Array:
@@ -68,6 +72,22 @@ def read_stored_map(path: Path) -> NDArray:
             "finite numbers."
         )
     return values
+
+
+def header_shape(path: Path) -> tuple[int, int] | None:
+    """Return a picture's rows and columns, turned as its EXIF data say, without decoding it.
+
+    None where the header cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a great size, or a damaged EXIF block
+            with Image.open(path) as picture:
+                cols, rows = picture.size
+                turned = picture.getexif().get(ORIENTATION, 1) >= 5
+    except Exception:  # Pillow raises many types on a damaged file
+        return None
+    return (cols, rows) if turned else (rows, cols)
 
 
 def _decode(path: Path, flags: int) -> NDArray:
@@ -116,8 +136,20 @@ def write_array(path: Path, array: NDArray) -> None:
 
 
 def sample_image(sample: Sample) -> NDArray[np.uint8]:
-    """Return the picture of a sample, BGR uint8 [rows, columns, 3]."""
-    return read_image(sample.image) if isinstance(sample.image, Path) else sample.image()
+    """Return the picture of a sample, BGR uint8 [rows, columns, 3].
+
+    A picture that its EXIF data turn away from the shape of its truth is left as it is stored.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if not isinstance(sample.image, Path):
+        return sample.image()
+    image = read_image(sample.image)
+    if sample.shape in (None, image.shape[:2]):
+        return image
+    unturned = read_image(sample.image, turn=False)
+    return unturned if unturned.shape[:2] == sample.shape else image
 
 
 def sample_density(sample: Sample, shape: tuple[int, int], sigma_pixels: float | None) -> Array:

@@ -25,6 +25,10 @@ class Sample:
             picture, or None.
         subjects: int [n], which observer made each fixation, or None.
         sigma_pixels: the data set's own Gaussian, about one degree of visual angle.
+        category: the data set's own kind of picture, such as CAT2000's; empty where it has none.
+        shape: rows and columns of the picture, where the truth tells without decoding it. A picture
+            that its EXIF data turns away from this shape is read unturned.
+        outside: how many fixations lay outside the picture, dropped or clipped as was asked.
     """
 
     name: str
@@ -33,3 +37,6 @@ class Sample:
     fixations: NDArray[np.floating] | None = None
     subjects: NDArray[np.int32] | None = None
     sigma_pixels: float = 24.0
+    category: str = ""
+    shape: tuple[int, int] | None = None
+    outside: int = 0

@@ -144,7 +144,9 @@ def load_split(settings: ScoringConfig, split: str, notes: Notes) -> Split:
         UserError: the data set or a metric is unknown or unusable.
     """
     names = metric_names(settings.metrics)
-    samples = datasets.load(settings.dataset, settings.data, split, settings.split_seed)
+    samples = datasets.load(
+        settings.dataset, settings.data, split, settings.plan, settings.out_of_bounds
+    )
     found = Split(
         samples,
         names,
@@ -156,8 +158,9 @@ def load_split(settings: ScoringConfig, split: str, notes: Notes) -> Split:
     )
     for sample, (fixations, shape) in zip(samples, found.pictures, strict=True):
         inside = are_within(fixations, shape)
-        if not inside.all():
-            notes.add("pictures with fixations outside: those are left out", sample.name)
+        if sample.outside:
+            done = "clipped to its border" if settings.out_of_bounds == "clip" else "left out"
+            notes.add(f"pictures with fixations outside: those are {done}", sample.name)
         if not inside.any():
             without = "fixations" if sample.map else "fixations or a map"
             counted = "metrics from maps alone count" if sample.map else "no metric counts"
@@ -179,7 +182,7 @@ def note_training_pictures(
     if trained.dataset != settings.dataset:
         return
     try:
-        training = datasets.load(trained.dataset, settings.data, "train", trained.split_seed)
+        training = datasets.load(trained.dataset, settings.data, "train", trained.plan)
     except UserError:
         return  # no training pictures here, so none of these
 

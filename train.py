@@ -93,7 +93,7 @@ def make_deterministic(seed: int) -> None:
 
 def batches(config: Config, split: str) -> SaliencyBatches:
     """Return the generator of a split; only training shuffles and flips."""
-    samples = datasets.load(config.dataset, config.data, split, config.split_seed)
+    samples = datasets.load(config.dataset, config.data, split, config.plan, config.out_of_bounds)
     return SaliencyBatches(
         samples,
         config.input_shape,

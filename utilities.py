@@ -1,14 +1,12 @@
 """What lies between pictures and networks: inputs, outputs, and the generators of batches.
 
-`Letterbox` (the padding and its undoing), preprocessing, postprocessing, the cache of truths, then
-`SaliencyBatches`. Files are read and written in `pictures.py`. No network is known here.
+`Letterbox` (the padding and its undoing), preprocessing, postprocessing, then `SaliencyBatches`.
+Files are read and written in `pictures.py`. No network is known here.
 """
 
 import hashlib
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import keras
@@ -16,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from cache import ArrayCache, default_cache
 from errors import UserError
 from fixations import count_map, within
-from pictures import Array, sample_density, sample_image, write_array
+from pictures import Array, sample_density, sample_image
 from sample import Sample
 
 # ImageNet means of the caffe networks, in BGR order; nothing is divided (VGG16 and ResNet-50)
@@ -147,39 +146,6 @@ def postprocess(prediction: NDArray, box: Letterbox, smooth_pixels: float = 0.0)
     return saliency_map / peak if peak > 0 else saliency_map
 
 
-class TargetCache:
-    """Network-sized truth of each picture on disk, so that blurring happens once, not each epoch.
-
-    Keys hold everything that the truth is made from, so nothing has to be invalidated. A folder
-    that cannot be written only costs the time.
-    """
-
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
-
-    def get(self, key: str, make: Callable[[], Array]) -> Array:
-        """Return the array stored under a key, or make and store it."""
-        if self.folder is None:
-            return make()
-        path = self.folder / key[:2] / f"{key}.npy"
-        try:
-            return np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            array = make()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_array(path, array)
-        except (OSError, UserError):
-            self.folder = None  # a read-only or full disk: go on without
-        return array
-
-
-def default_cache() -> TargetCache:
-    """Return the user's cache: $SALIENCY_CACHE, or a folder of the user's own cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return TargetCache(Path(os.environ.get("SALIENCY_CACHE") or Path(home) / "saliency-maps"))
-
-
 class SaliencyBatches(keras.utils.PyDataset):
     """Batches of pictures and their truth, shuffled by seed and epoch.
 
@@ -214,7 +180,7 @@ class SaliencyBatches(keras.utils.PyDataset):
         shuffle: bool = False,
         flip: bool = False,
         seed: int = 0,
-        cache: TargetCache | None = None,
+        cache: ArrayCache | None = None,
         workers: int = 1,
     ) -> None:
         super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=4)

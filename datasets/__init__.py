@@ -1,25 +1,39 @@
-"""Data sets: one file each, `load(root, split, seed) -> [Sample]`; the file's name is the choice.
+"""Data sets: one file each, `load(root, split, plan) -> [Sample]`; the file's name is the choice.
 
 No network code. Each loader says what its files hold and converts it to the contract of `Sample`.
 """
 
+import dataclasses
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from config import BY_SHARES, Plan
 from errors import UserError
+from fixations import are_within
+from pictures import header_shape
 from sample import Sample
 
 
-def load(name: str, root: Path | None, split: str, seed: int = 0) -> list[Sample]:
+def load(
+    name: str,
+    root: Path | None,
+    split: str,
+    plan: Plan = BY_SHARES,
+    out_of_bounds: str = "drop",
+    truth: bool = True,
+) -> list[Sample]:
     """Return the samples of a split of a data set.
 
     Args:
         name: a file of this folder.
         root: the data set's folder; built-in sets need none.
         split: train, val or test.
-        seed: of the split, where the data set brings none of its own.
+        plan: the split, where the data set brings none of its own.
+        out_of_bounds: "drop" the fixations outside their picture, or "clip" them to its border.
+        truth: whether pictures without a map and fixations are refused.
 
     Raises:
         UserError: the folder or a part of it is missing; the message says how to get it.
@@ -30,13 +44,47 @@ def load(name: str, root: Path | None, split: str, seed: int = 0) -> list[Sample
     if module.NEEDS_FILES and root is not None and not root.is_dir():
         raise UserError(f"The {name} data set is not at {root}: no such folder. "
                         f"{offer(module.SOURCE)}")  # fmt: skip
-    samples = module.load(root, split, seed)
+    samples = [bounded(sample, out_of_bounds) for sample in module.load(root, split, plan)]
     if not samples:
         raise UserError(
-            f"{name} at {root} has no pictures in its {split} split. A seeded split of 70, 10 and "
-            "20 % needs 6 pictures or more."
+            f"{name} at {root} has no pictures in its {split} split. Too few pictures for "
+            "--val_share, --test_share or --folds?"
+        )
+    if truth and all(sample.map is None and sample.fixations is None for sample in samples):
+        raise UserError(
+            f"The {split} split of {name} comes without maps and fixations: it can neither train "
+            "nor be scored here. Take another --split."
         )
     return samples
+
+
+def bounded(sample: Sample, out_of_bounds: str) -> Sample:
+    """Return a sample whose fixations all lie in its picture, and which counts those that did not.
+
+    Where the picture's shape cannot be told the sample is returned as it is: reading it will say
+    what is wrong.
+    """
+    if sample.fixations is None:
+        return sample
+    shape = sample.shape
+    if shape is None and isinstance(sample.image, Path):
+        shape = header_shape(sample.image)
+    if shape is None:
+        return sample
+    inside = are_within(sample.fixations, shape)
+    points, subjects = sample.fixations, sample.subjects
+    if not inside.all() and out_of_bounds == "clip":
+        points = np.clip(points, 0, np.array([shape[1] - 1, shape[0] - 1], np.float32))
+    elif not inside.all():
+        points = points[inside]
+        subjects = None if subjects is None else subjects[inside]
+    return dataclasses.replace(
+        sample,
+        fixations=points,
+        subjects=subjects,
+        shape=shape,
+        outside=int(np.count_nonzero(~inside)),
+    )
 
 
 def offer(source: str) -> str:
@@ -44,13 +92,39 @@ def offer(source: str) -> str:
     return f"{source} To try without data: --dataset synthetic."
 
 
-def seeded_split(names: list[str], split: str, seed: int) -> list[str]:
-    """Return the names of a split, drawn once by a seed: 70 % train, 10 % val, 20 % test.
+def divided(names: Sequence[str], split: str, plan: Plan, categories: Sequence[str] = ()) -> list:
+    """Return the names of a split, drawn once by the plan's seed, sorted.
 
-    >>> [len(seeded_split([str(i) for i in range(10)], s, 0)) for s in ("train", "val", "test")]
+    Args:
+        names: of all pictures, in any order.
+        split: train, val or test.
+        plan: the shares, or the folds.
+        categories: of each picture; each category is then divided by itself.
+
+    >>> [len(divided([str(i) for i in range(10)], s, Plan())) for s in ("train", "val", "test")]
     [7, 1, 2]
     """
-    order = np.random.default_rng(seed).permutation(len(names))
-    val, test = round(len(names) * 0.7), round(len(names) * 0.8)
-    parts = {"train": order[:val], "val": order[val:test], "test": order[test:]}
-    return sorted(sorted(names)[i] for i in parts[split])
+    groups: dict[str, list[str]] = {}
+    for name, category in zip(names, categories or [""] * len(names), strict=True):
+        groups.setdefault(category, []).append(name)
+    return sorted(
+        name
+        for category in sorted(groups)
+        for name in _drawn(sorted(groups[category]), split, plan)
+    )
+
+
+def _drawn(names: list[str], split: str, plan: Plan) -> list[str]:
+    """Return the names of a split of one category."""
+    order = np.random.default_rng(plan.seed).permutation(len(names))
+    if plan.folds:
+        parts = np.array_split(order, plan.folds)
+        test = parts[plan.fold]
+        rest = np.concatenate([p for i, p in enumerate(parts) if i != plan.fold])
+        first_val = round(len(rest) * (1 - plan.val))
+        train, val = rest[:first_val], rest[first_val:]
+    else:
+        first_val = round(len(names) * round(1 - plan.val - plan.test, 9))
+        first_test = round(len(names) * round(1 - plan.test, 9))
+        train, val, test = np.split(order, [first_val, first_test])
+    return [names[i] for i in {"train": train, "val": val, "test": test}[split]]

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
-from datasets import offer, seeded_split
+from config import BY_SHARES, Plan
+from datasets import divided, offer
 from errors import UserError
 from pictures import read_image
 from sample import IMAGE_SUFFIXES, Sample
@@ -23,7 +24,7 @@ SOURCE = "Point --data at a folder with images/ and maps/ (grey PNG) or fixation
 FIXATION_SUFFIXES = {".npy", ".mat"}
 
 
-def load(root: Path, split: str, seed: int = 0) -> list[Sample]:
+def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
     """Return the samples of a split.
 
     Raises:
@@ -36,7 +37,7 @@ def load(root: Path, split: str, seed: int = 0) -> list[Sample]:
     }
     if not split_folders:
         samples = _samples(_folders(root, None), root)
-        chosen = set(seeded_split([s.name for s in samples], split, seed))
+        chosen = set(divided([s.name for s in samples], split, plan))
         return [s for s in samples if s.name in chosen]
     if split not in split_folders:
         raise UserError(

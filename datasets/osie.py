@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
-from datasets import offer, seeded_split
+from config import BY_SHARES, Plan
+from datasets import divided, offer
 from errors import UserError
 from files import read_json
 from sample import Sample
@@ -26,7 +27,7 @@ SOURCE = (
 SIGMA_PIXELS = 24.0  # the authors' own maps
 
 
-def load(root: Path, split: str, seed: int = 0) -> list[Sample]:
+def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
     """Return the samples of a split: `split.json` beside `data/` if there, else a seeded one.
 
     Raises:
@@ -46,15 +47,15 @@ def load(root: Path, split: str, seed: int = 0) -> list[Sample]:
         )
     return [
         Sample(name, images[name], None, *fixations[name], sigma_pixels=SIGMA_PIXELS)
-        for name in _names(root, sorted(images), split, seed)
+        for name in _names(root, sorted(images), split, plan)
     ]
 
 
-def _names(root: Path, names: list[str], split: str, seed: int) -> list[str]:
+def _names(root: Path, names: list[str], split: str, plan: Plan) -> list[str]:
     """Return the file names of a split."""
     fixed = root / "split.json"
     if not fixed.exists():
-        return seeded_split(names, split, seed)
+        return divided(names, split, plan)
     chosen = read_json(fixed)
     if not isinstance(chosen, dict) or not isinstance(chosen.get(split), list):
         raise UserError(f"{fixed} has no list '{split}' of file names.")

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from config import BY_SHARES, Plan
 from sample import Sample
 
 NEEDS_FILES = False
@@ -25,9 +26,9 @@ TARGET, ITEM, CENTRE, ANYWHERE = 0.6, 0.1, 0.2, 0.1
 POP_OUTS = ("colour", "orientation", "size", "face")
 
 
-def load(root: Path | None, split: str, seed: int = 0) -> list[Sample]:
-    """Return the samples of a split, the same for the same seed; `root` is not read."""
-    return [_sample(split, index, seed) for index in range(COUNTS[split])]
+def load(root: Path | None, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
+    """Return the samples of a split, the same for the same `plan.seed`; `root` is not read."""
+    return [_sample(split, index, plan.seed) for index in range(COUNTS[split])]
 
 
 def _sample(split: str, index: int, seed: int) -> Sample:
@@ -40,6 +41,7 @@ def _sample(split: str, index: int, seed: int) -> Sample:
         fixations=fixations,
         subjects=np.repeat(np.arange(OBSERVERS), LOOKS).astype(np.int32),
         sigma_pixels=SIGMA_PIXELS,
+        shape=SHAPE,
     )
 
 

@@ -1,15 +1,19 @@
 import json
+from itertools import chain
 
 import cv2
 import numpy as np
 import pytest
 from conftest import SHARED, needs
+from PIL import Image
 from scipy.io import savemat
 
 import datasets
-from datasets import folder, osie, seeded_split, synthetic
+from config import Plan
+from datasets import divided, folder, osie, synthetic
 from errors import UserError
-from pictures import sample_image
+from pictures import header_shape, sample_image
+from sample import Sample
 
 # --- osie ---
 
@@ -130,11 +134,13 @@ def own(tmp_path, picture):
 
 def test_folder_is_split_by_a_seed_without_overlap(own):
     root = own()
-    parts = {p: {s.name for s in folder.load(root, p, 3)} for p in ("train", "val", "test")}
+    parts = {p: {s.name for s in folder.load(root, p, Plan(3))} for p in ("train", "val", "test")}
     assert {p: len(names) for p, names in parts.items()} == {"train": 7, "val": 1, "test": 2}
     assert len(set.union(*parts.values())) == 10
-    assert parts["train"] == {s.name for s in folder.load(root, "train", 3)}
-    assert any(parts["train"] != {s.name for s in folder.load(root, "train", n)} for n in range(4))
+    assert parts["train"] == {s.name for s in folder.load(root, "train", Plan(3))}
+    assert any(
+        parts["train"] != {s.name for s in folder.load(root, "train", Plan(n))} for n in range(4)
+    )
 
 
 @pytest.mark.parametrize("where", [("train", "{kind}"), ("", "{kind}/train")])
@@ -242,16 +248,16 @@ def test_pickled_and_shapeless_fixations_are_refused(tmp_path, blank):
 
 
 def test_synthetic_scenes_come_from_the_seed_alone():
-    first, again, other = (synthetic.load(None, "train", s)[0] for s in (0, 0, 1))
+    first, again, other = (synthetic.load(None, "train", Plan(s))[0] for s in (0, 0, 1))
     np.testing.assert_array_equal(sample_image(first), sample_image(again))
     np.testing.assert_array_equal(first.fixations, again.fixations)
     assert not np.array_equal(sample_image(first), sample_image(other))
-    val = synthetic.load(None, "val", 0)[0]
+    val = synthetic.load(None, "val")[0]
     assert not np.array_equal(sample_image(first), sample_image(val))
 
 
 def test_synthetic_observers_look_at_what_pops_out():
-    for index, sample in enumerate(synthetic.load(None, "train", 0)):
+    for index, sample in enumerate(synthetic.load(None, "train")):
         centres, target, _, _ = synthetic._layout((0, 0, index))
         near = np.linalg.norm(sample.fixations - centres[target], axis=1) < 12
         assert near.mean() > 0.4, sample.name
@@ -268,6 +274,52 @@ def test_absent_data_is_answered_with_how_to_get_it(tmp_path):
         datasets.load("osie", None, "train")
 
 
-def test_seeded_split_does_not_depend_on_the_order_of_names():
+def test_divided_does_not_depend_on_the_order_of_names():
     names = [f"{i:03d}" for i in range(50)]
-    assert seeded_split(names, "test", 1) == seeded_split(names[::-1], "test", 1)
+    assert divided(names, "test", Plan(1)) == divided(names[::-1], "test", Plan(1))
+
+
+def test_split_is_stratified_by_category():
+    names = [f"{i:03d}" for i in range(40)]
+    categories = ["a"] * 20 + ["b"] * 20
+    plan = Plan(seed=3, val=0.2, test=0.15)
+    parts = {s: divided(names, s, plan, categories) for s in ("train", "val", "test")}
+    assert sorted(chain(*parts.values())) == names
+    for share, split in ((13, "train"), (4, "val"), (3, "test")):
+        assert sum(name < "020" for name in parts[split]) == share
+        assert sum(name >= "020" for name in parts[split]) == share
+
+
+def test_every_picture_tests_in_exactly_one_fold():
+    names = [f"{i:03d}" for i in range(23)]
+    plans = [Plan(val=0.2, folds=5, fold=i) for i in range(5)]
+    assert sorted(n for plan in plans for n in divided(names, "test", plan)) == names
+    for plan in plans:
+        parts = [divided(names, split, plan) for split in ("train", "val", "test")]
+        assert sorted(chain(*parts)) == names
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"), [("drop", [[1, 2]]), ("clip", [[1, 2], [39, 0], [0, 29]])]
+)
+def test_fixations_outside_are_dropped_or_clipped_and_counted(tmp_path, picture, rule, expected):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "fixations").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), picture(30, 40))
+    points = np.array([[1, 2], [45.5, -3], [-1, 31]], np.float32)
+    np.save(tmp_path / "fixations" / "a.npy", points)
+    plan = Plan(val=0, test=0)
+    [sample] = datasets.load("folder", tmp_path, "train", plan, rule)
+    assert sample.fixations.tolist() == expected
+    assert (sample.outside, sample.shape) == (2, (30, 40))
+
+
+def test_a_picture_turned_away_from_its_truth_is_read_as_stored(tmp_path, picture):
+    """CAT2000's Pattern/134.jpg says by EXIF that it is upright; its map lies on its side."""
+    path = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture(30, 40)).save(path, exif=exif)
+    assert sample_image(Sample("a.jpg", path)).shape == (40, 30, 3)
+    assert sample_image(Sample("a.jpg", path, shape=(30, 40))).shape == (30, 40, 3)
+    assert header_shape(path) == (40, 30)

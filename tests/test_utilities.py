@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import utilities
+from cache import ArrayCache
 from errors import UserError
 from sample import Sample
 from utilities import (
     CAFFE_MEAN_BGR,
     Letterbox,
     SaliencyBatches,
-    TargetCache,
     make_truth,
     postprocess,
     preprocess,
@@ -205,7 +205,7 @@ def test_fixations_outside_the_picture_do_not_land_in_the_padding():
 
 def test_truth_is_made_once_and_a_changed_map_is_noticed(tmp_path, monkeypatch):
     image, own = np.zeros((16, 16, 3), np.uint8), tmp_path / "m.png"
-    cache = TargetCache(tmp_path / "cache")
+    cache = ArrayCache(tmp_path / "cache")
     sample = Sample("s", lambda: image, own)
 
     def truth():
@@ -225,13 +225,13 @@ def test_truth_is_made_once_and_a_changed_map_is_noticed(tmp_path, monkeypatch):
 
 
 def test_a_damaged_or_unwritable_cache_only_costs_time(tmp_path):
-    cache = TargetCache(tmp_path / "cache")
+    cache = ArrayCache(tmp_path / "cache")
     made = cache.get("ab12", lambda: np.ones((2, 2), np.float32))
     file = next((tmp_path / "cache").rglob("*.npy"))
     file.write_bytes(b"broken")
     np.testing.assert_array_equal(cache.get("ab12", lambda: made), made)
     (tmp_path / "file").touch()
-    blocked = TargetCache(tmp_path / "file")
+    blocked = ArrayCache(tmp_path / "file")
     np.testing.assert_array_equal(blocked.get("ab12", lambda: made), made)
 
 
