@@ -1,6 +1,7 @@
 """VGG16: its features for a saliency head, and where its ImageNet weights come from.
 
-Its input is BGR minus the ImageNet mean, not divided (see `utilities.preprocess`).
+The network's input is the BGR picture, 0 to 255; what its ImageNet weights expect is done here, as
+the first layer of the network.
 """
 
 import contextlib
@@ -16,6 +17,8 @@ from keras import layers
 
 from errors import UserError
 
+# ImageNet means of the caffe networks, in BGR order; nothing is divided (VGG16 and ResNet-50)
+CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 FILE_NAME = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
 DOWNLOAD = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg16/{FILE_NAME}"
 DOWNLOAD_MD5 = "6d6bbae143d832006294945121d1f1fc"  # as keras.applications checks it
@@ -27,6 +30,11 @@ CONVOLUTIONS = [
 ]
 
 
+def caffe(inputs):
+    """Return BGR pictures, 0 to 255, minus the ImageNet mean, as the caffe networks expect them."""
+    return layers.Rescaling(1.0, [-mean for mean in CAFFE_MEAN_BGR], name="minus_mean")(inputs)
+
+
 def vgg16(inputs, width: float = 1.0, trainable: bool = True, seed: int = 0) -> dict:
     """Return the taps of VGG16 at one eighth: `block3_pool`, `block4_pool` and `block5_conv3`.
 
@@ -34,7 +42,7 @@ def vgg16(inputs, width: float = 1.0, trainable: bool = True, seed: int = 0) -> 
     eighth of the input (Cornia et al., ICPR 2016). Layer names are VGG16's own.
 
     Args:
-        inputs: Keras tensor [b, rows, cols, 3], BGR minus the ImageNet mean.
+        inputs: Keras tensor [b, rows, cols, 3], BGR, 0 to 255.
         width: share of each layer's channels; 1 is VGG16.
         trainable: whether the convolutions learn.
         seed: of the random start; every layer has its own, drawn from it.
@@ -42,7 +50,7 @@ def vgg16(inputs, width: float = 1.0, trainable: bool = True, seed: int = 0) -> 
     Returns:
         Keras tensors [b, rows/8, cols/8, channels] by layer name.
     """
-    x, taps = inputs, {}
+    x, taps = caffe(inputs), {}
     seeds = iter(np.random.SeedSequence(seed).generate_state(len(CONVOLUTIONS)).tolist())
     for block, (count, channels) in enumerate(BLOCKS, 1):
         for conv in range(1, count + 1):
@@ -66,6 +74,19 @@ def vgg16(inputs, width: float = 1.0, trainable: bool = True, seed: int = 0) -> 
         if block >= 3:
             taps[f"block{block}_pool"] = x  # (b, h/8, w/8, 256), then 512
     return taps
+
+
+def load_pretrained(
+    model: keras.Model, choice: str | None, weights_dir: Path = Path("weights")
+) -> Path | None:
+    """Load VGG16's ImageNet weights into a model; return their file, or None for a random start.
+
+    Args, Raises: see `find_weights` and `load_weights`.
+    """
+    path = find_weights(choice, weights_dir)
+    if path:
+        load_weights(model, path)
+    return path
 
 
 def find_weights(choice: str | None, weights_dir: Path = Path("weights")) -> Path | None:

@@ -22,7 +22,10 @@ from errors import UserError, did_you_mean
 from files import read_json, write_json
 
 HERE = Path(__file__).resolve().parent
-MODELS = ("mlnet",)
+# by system: its module
+MODELS = {"mlnet": "model"}
+# by system: what its input's rows and columns must divide by
+SIZE_STEP = {"mlnet": 8}
 DATASETS = tuple(sorted(p.stem for p in (HERE / "datasets").glob("[!_]*.py")))
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LOSSES = ("mlnet", "kld", "cc", "nss", "mse", "bce")
@@ -150,7 +153,7 @@ class TruthConfig(Checked):
 class Config(TruthConfig):
     """One training run. The defaults below are ML-Net's recipe (see RECIPES)."""
 
-    model: str = option("mlnet", "system to train", choices=MODELS, group="network")
+    model: str = option("mlnet", "system to train", choices=tuple(MODELS), group="network")
     freeze_backbone: bool = option(
         True, "True trains only the head on frozen ImageNet features, False fine-tunes all weights"
     )
@@ -206,10 +209,11 @@ class Config(TruthConfig):
         super().__post_init__()
         parse_loss(self.loss)
         for flag, size in (("rows", self.rows), ("cols", self.cols)):
-            if size % 8:
+            step = SIZE_STEP[self.model]
+            if size % step:
                 raise UserError(
-                    f"--{flag} {size} does not divide by 8, as ML-Net's output is an eighth of "
-                    f"its input. Try {max(8, round(size / 8) * 8)}."
+                    f"--{flag} {size} does not divide by {step}, as the input of {self.model} "
+                    f"must. Try {max(step, round(size / step) * step)}."
                 )
         if self.dropout >= 1:
             raise UserError(f"--dropout {self.dropout} drops everything. Choose less than 1.")

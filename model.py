@@ -12,8 +12,8 @@ from keras import layers, ops
 from numpy.typing import NDArray
 
 import architectures
+import backbone
 import weight_files
-from backbone import vgg16
 from config import Config
 from eltwise_product import EltWiseProduct
 from losses import split_truth
@@ -38,7 +38,7 @@ class PositiveGlorotNormal(keras.initializers.GlorotNormal):
 def build(config: Config) -> keras.Model:
     """Return ML-Net with random weights.
 
-    Input [b, rows, cols, 3], BGR minus the ImageNet mean; output [b, rows/8, cols/8, 1], 0 or more,
+    Input [b, rows, cols, 3], BGR, 0 to 255; output [b, rows/8, cols/8, 1], 0 or more,
     of no fixed scale. 15,452,145 weights at 480 x 640.
 
     Args:
@@ -49,7 +49,7 @@ def build(config: Config) -> keras.Model:
     """
     initial = keras.initializers.GlorotNormal(config.seed)
     inputs = keras.Input((config.rows, config.cols, 3), name="image")
-    taps = vgg16(inputs, config.width, not config.freeze_backbone, config.seed)
+    taps = backbone.vgg16(inputs, config.width, not config.freeze_backbone, config.seed)
     x = layers.Concatenate(name="features")(list(taps.values()))  # (b, h/8, w/8, 1280)
     x = layers.Dropout(config.dropout, seed=config.seed, name="dropout")(x)
     x = layers.Conv2D(
@@ -71,6 +71,15 @@ def build(config: Config) -> keras.Model:
     # float32 whatever the precision policy: the loss divides by the map's maximum
     x = layers.Activation("relu", dtype="float32", name="saliency")(x)
     return keras.Model(inputs, x, name="mlnet")
+
+
+def load_pretrained(model: keras.Model, config: Config) -> Path | None:
+    """Load the backbone's ImageNet weights; return their file, or None for a random start.
+
+    Raises:
+        UserError: the weights are not to be had, or not VGG16's.
+    """
+    return backbone.load_pretrained(model, config.backbone_weights, config.weights_dir)
 
 
 def to_unit_range(y_pred):
@@ -123,4 +132,5 @@ def predict(model: keras.Model, image: str | Path | NDArray[np.uint8]) -> NDArra
     """
     pixels = image if isinstance(image, np.ndarray) else read_image(Path(image))
     x, box = preprocess(pixels, model.input_shape[1:3])
-    return postprocess(np.asarray(model.predict_on_batch(x[None]))[0], box)
+    prediction = np.asarray(model.predict_on_batch(x[None]))[0]
+    return postprocess(prediction, box, architectures.grid_of(model))

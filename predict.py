@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+import architectures
 import weight_files
 from config import PredictConfig
 from errors import UserError
@@ -24,7 +25,7 @@ from model import load_model
 from pictures import overlay, read_image, to_8_bit, write_array, write_image
 from progress import progress
 from sample import IMAGE_SUFFIXES
-from utilities import Letterbox, postprocess, preprocess
+from utilities import Letterbox, OutputGrid, postprocess, preprocess
 
 # a disk that is full or read-only, not one picture's fault
 NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -169,7 +170,7 @@ def _all_outputs(name: Path, settings: PredictConfig) -> dict[str, Path]:
 def run(model: Any, jobs: list[Job], settings: PredictConfig) -> int:
     """Predict and write; return how many pictures could not be read, or their maps not written."""
     failed = 0
-    input_shape = model.input_shape[1:3]
+    input_shape, grid = model.input_shape[1:3], architectures.grid_of(model)
     bar = progress(len(jobs), "pictures")
     with bar, ThreadPoolExecutor(settings.workers) as pool:
         ahead = settings.batch_size * 2 + settings.workers
@@ -201,7 +202,7 @@ def run(model: Any, jobs: list[Job], settings: PredictConfig) -> int:
                     model.predict_on_batch(np.stack([x for _, _, x, _ in good]))
                 )
                 for (job, image, _, box), prediction in zip(good, predictions, strict=True):
-                    writing.append(pool.submit(_write, job, image, prediction, box, settings))
+                    writing.append(pool.submit(_write, job, image, prediction, box, grid, settings))
             while len(writing) > ahead:
                 finish(writing.popleft())
             bar.update(len(batch))
@@ -231,7 +232,7 @@ def _groups(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
 
 def _read(
     job: Job, input_shape: tuple[int, int]
-) -> tuple[Job, NDArray[np.uint8], NDArray[np.floating], Letterbox] | UserError:
+) -> tuple[Job, NDArray[np.uint8], NDArray[np.uint8], Letterbox] | UserError:
     """Return a job with its picture and the network's input, or why it cannot be read."""
     try:
         image = read_image(job.source)
@@ -242,10 +243,15 @@ def _read(
 
 
 def _write(
-    job: Job, image: NDArray, prediction: NDArray, box: Letterbox, settings: PredictConfig
+    job: Job,
+    image: NDArray,
+    prediction: NDArray,
+    box: Letterbox,
+    grid: OutputGrid,
+    settings: PredictConfig,
 ) -> None:
     """Write the outputs of one picture."""
-    saliency_map = postprocess(prediction, box, settings.smooth)
+    saliency_map = postprocess(prediction, box, grid, settings.smooth)
     saliency_map[saliency_map < settings.threshold] = 0
     for kind, path in job.outputs.items():
         make_folder(path.parent)

@@ -81,9 +81,10 @@ class ModelMaps:
         self, samples: list[Sample], shapes: list[tuple[int, int]]
     ) -> Iterator[NDArray | None]:
         """Yield the map of each picture, maximum 1."""
+        import architectures
         from utilities import postprocess, preprocess
 
-        input_shape = self.model.input_shape[1:3]
+        input_shape, grid = self.model.input_shape[1:3], architectures.grid_of(self.model)
         with ThreadPoolExecutor(self.workers) as pool:
             for start in range(0, len(samples), self.batch_size):
                 batch = samples[start : start + self.batch_size]
@@ -96,7 +97,7 @@ class ModelMaps:
                             f"{self.weights} gives numbers that are not finite for {sample.name}: "
                             "its training went wrong."
                         )
-                    yield postprocess(prediction, box, self.smooth)
+                    yield postprocess(prediction, box, grid, self.smooth)
 
 
 @dataclass

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import architectures
-import backbone
 import datasets
 import figures
 import losses
@@ -27,7 +26,7 @@ from metrics import METRICS, mean_scores, score
 from pictures import sample_density, sample_image
 from progress import progress
 from quiet import hushed
-from utilities import SaliencyBatches, postprocess
+from utilities import OutputGrid, SaliencyBatches, postprocess
 
 VALIDATED = ("cc", "nss", "auc_judd")
 GRID_PICTURES = 4
@@ -44,12 +43,11 @@ def train(config: Config, say: Callable[[str], None] = print) -> RunFolder:
         UserError: the data, the backbone's weights or the output folder are not usable.
     """
     make_deterministic(config.seed)
-    training, validation = (batches(config, split) for split in ("train", "val"))
-    check_loss_has_its_truth(config, training)
-    weights = backbone.find_weights(config.backbone_weights, config.weights_dir)
     model = compiled(config)
-    if weights:
-        backbone.load_weights(model, weights)
+    grid = architectures.grid_of(model)
+    training, validation = (batches(config, split, grid) for split in ("train", "val"))
+    check_loss_has_its_truth(config, training)
+    weights = architectures.get(config.model).load_pretrained(model, config)
     run = RunFolder(config)  # last, so that bad input leaves no empty folder behind
     say(describe(config, model, training, validation, weights))
     epochs = Epochs(config, run, training, validation, say)
@@ -91,13 +89,14 @@ def make_deterministic(seed: int) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def batches(config: Config, split: str) -> SaliencyBatches:
+def batches(config: Config, split: str, grid: OutputGrid) -> SaliencyBatches:
     """Return the generator of a split; only training shuffles and flips."""
     samples = datasets.load(config.dataset, config.data, split, config.plan, config.out_of_bounds)
     return SaliencyBatches(
         samples,
         config.input_shape,
         config.batch_size,
+        grid=grid,
         sigma_pixels=config.sigma_pixels,
         shuffle=split == "train",
         flip=config.flip and split == "train",
@@ -306,7 +305,11 @@ class Validator:
         """Return the metrics of one picture, whose batch has been read."""
         sample, box = self.batches.samples[index], self.batches.boxes[index]
         density = sample_density(sample, box.image_shape, self.config.sigma_pixels)
-        return score(postprocess(prediction, box), density, sample.fixations, VALIDATED)
+        return score(self.restored(index, prediction), density, sample.fixations, VALIDATED)
+
+    def restored(self, index: int, prediction: NDArray) -> NDArray:
+        """Return a prediction as a map of its picture, whose batch has been read."""
+        return postprocess(prediction, self.batches.boxes[index], self.batches.grid)
 
     def grid_row(self, index: int, prediction: NDArray, scores: dict[str, float]) -> tuple:
         """Return a line of the picture grid."""
@@ -315,7 +318,7 @@ class Validator:
             sample.name,
             sample_image(sample),
             sample_density(sample, box.image_shape, self.config.sigma_pixels),
-            postprocess(prediction, box),
+            self.restored(index, prediction),
             f"prediction: CC {scores['cc']:.2f}, NSS {scores['nss']:.2f}",
         )
 

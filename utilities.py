@@ -20,9 +20,41 @@ from fixations import count_map, within
 from pictures import Array, sample_density, sample_image
 from sample import Sample
 
-# ImageNet means of the caffe networks, in BGR order; nothing is divided (VGG16 and ResNet-50)
-CAFFE_MEAN_BGR = np.array([103.939, 116.779, 123.68], np.float32)
-STRIDE = 8  # a map has an eighth of the input's rows and columns
+
+@dataclass(frozen=True)
+class OutputGrid:
+    """Where the cells of a network's map lie on its input.
+
+    Attributes:
+        stride: rows and columns of the input that a cell covers, pixels.
+        crop: rows and columns at each side of the input that no cell covers, pixels.
+        blur: standard deviation of the Gaussian that the system's authors give its maps, cells.
+
+    >>> OutputGrid(stride=1, crop=2).shape((240, 320))
+    (236, 316)
+    """
+
+    stride: int = 8
+    crop: int = 0
+    blur: float = 0.0
+
+    def shape(self, input_shape: tuple[int, int]) -> tuple[int, int]:
+        """Return the rows and columns of the map of an input."""
+        rows, cols = ((length - 2 * self.crop) // self.stride for length in input_shape)
+        return rows, cols
+
+    def reduced(self, placed: NDArray) -> Array:
+        """Return a map of the input's shape at the map's: cropped, each cell the mean over it."""
+        inner = placed[
+            self.crop : placed.shape[0] - self.crop, self.crop : placed.shape[1] - self.crop
+        ]
+        shape = self.shape((placed.shape[0], placed.shape[1]))
+        return cv2.resize(inner, shape[::-1], interpolation=cv2.INTER_AREA)
+
+    def points(self, placed: NDArray) -> NDArray:
+        """Return points (x, y) of the input as (x, y) of the map."""
+        # the centre of pixel 0 is 0.5 from the edge, that of a cell half a stride
+        return (placed + 0.5 - self.crop) / self.stride - 0.5
 
 
 @dataclass(frozen=True)
@@ -74,17 +106,22 @@ class Letterbox:
         # pixel centres lie at whole numbers, so a scale acts on x + 0.5
         return ((fixations + 0.5) * scale - 0.5 + (self.left, self.top)).astype(np.float32)
 
-    def undo(self, saliency_map: NDArray) -> Array:
+    def undo(self, saliency_map: NDArray, crop: int = 0) -> Array:
         """Return a map of the input, at any resolution, cropped and scaled to the picture's shape.
 
         Bilinear; each of the picture's pixels reads the map where `place` put that pixel.
+
+        Args:
+            saliency_map: [rows, columns].
+            crop: pixels at each side of the input that the map does not cover; beyond its edge its
+                outermost cells go on.
         """
         offsets = (self.top, self.left)
         rows, cols = (
             linear_sampling(
                 # where each of the picture's pixel centres lies in the input, then in the map
-                (pixel_centres(self.image_shape[i], self.scaled_shape[i]) + offsets[i])
-                * (cells / self.input_shape[i]),
+                (pixel_centres(self.image_shape[i], self.scaled_shape[i]) + offsets[i] - crop)
+                * (cells / (self.input_shape[i] - 2 * crop)),
                 cells,
             )
             for i, cells in enumerate(saliency_map.shape)
@@ -121,24 +158,39 @@ def linear_sampling(where: NDArray, cells: int) -> Array:
     return matrix
 
 
-def preprocess(image: NDArray[np.uint8], input_shape: tuple[int, int]) -> tuple[Array, Letterbox]:
-    """Return a BGR picture as the network's input [rows, cols, 3] and the box that placed it."""
+def preprocess(
+    image: NDArray[np.uint8], input_shape: tuple[int, int]
+) -> tuple[NDArray[np.uint8], Letterbox]:
+    """Return a BGR picture as the network's input, uint8 [rows, cols, 3], and the box that did it.
+
+    What a backbone subtracts or divides is its own, and part of the network.
+    """
     box = Letterbox.fit((image.shape[0], image.shape[1]), input_shape)
-    return box.place(image).astype(np.float32) - CAFFE_MEAN_BGR, box
+    return box.place(image), box
 
 
-def postprocess(prediction: NDArray, box: Letterbox, smooth_pixels: float = 0.0) -> Array:
-    """Return a network's output [rows/8, cols/8] or [..., 1] as a saliency map of the picture.
+def postprocess(
+    prediction: NDArray,
+    box: Letterbox,
+    grid: OutputGrid | None = None,
+    smooth_pixels: float = 0.0,
+) -> Array:
+    """Return a network's output [rows, cols] or [rows, cols, 1] as a saliency map of the picture.
 
     Args:
         prediction: the map of the padded input.
         box: the box that placed the picture.
+        grid: where the map lies on the input; None where it covers all of it.
         smooth_pixels: standard deviation of a Gaussian blur, pixels of the original picture.
 
     Returns:
         [rows, columns] of the original picture, 0 to 1, the maximum 1 (an all-zero map stays so).
     """
-    saliency_map = box.undo(prediction.reshape(prediction.shape[0], prediction.shape[1]))
+    grid = grid or OutputGrid()
+    cells = np.asarray(prediction, np.float32).reshape(prediction.shape[0], prediction.shape[1])
+    if grid.blur:
+        cells = gaussian_filter(cells, grid.blur)
+    saliency_map = box.undo(cells, grid.crop)
     if smooth_pixels:
         saliency_map = gaussian_filter(saliency_map, smooth_pixels)
     saliency_map = np.maximum(saliency_map, 0)
@@ -156,6 +208,7 @@ class SaliencyBatches(keras.utils.PyDataset):
         samples: what to read.
         input_shape: rows and columns of the network's input, pixels.
         batch_size: pictures a batch; the last one may be smaller, and none is left out.
+        grid: where the network's map lies on its input; None for cells of 8 pixels.
         sigma_pixels: Gaussian for the density maps; None for the data set's own.
         shuffle: a new order each epoch, else the order of `samples`.
         flip: mirror half of the pictures with their maps and fixations.
@@ -163,8 +216,9 @@ class SaliencyBatches(keras.utils.PyDataset):
         cache: where network-sized truth is kept; None for the user's cache.
         workers: reading threads. Decoding releases Python's lock, so threads suffice.
 
-    A batch is (pictures float32 [b, rows, cols, 3], truth float32 [b, rows/8, cols/8, 2]). The
-    truth's first channel is the density map, scaled to a maximum of 1; the second counts fixations.
+    A batch is (pictures uint8 [b, rows, cols, 3] in BGR, truth float32 [b, map rows, map cols, 2]).
+    The truth's first channel is the density map, scaled to a maximum of 1; the second counts
+    fixations.
 
     Raises:
         UserError: a file cannot be read. `failure` keeps it, since Keras wraps what workers raise.
@@ -176,6 +230,7 @@ class SaliencyBatches(keras.utils.PyDataset):
         input_shape: tuple[int, int],
         batch_size: int,
         *,
+        grid: OutputGrid | None = None,
         sigma_pixels: float | None = None,
         shuffle: bool = False,
         flip: bool = False,
@@ -187,6 +242,7 @@ class SaliencyBatches(keras.utils.PyDataset):
         self.samples = list(samples)
         self.input_shape = input_shape
         self.batch_size = batch_size
+        self.grid = grid or OutputGrid()
         self.sigma_pixels = sigma_pixels
         self.shuffle = shuffle
         self.flip = flip
@@ -205,7 +261,7 @@ class SaliencyBatches(keras.utils.PyDataset):
             return np.arange(len(self.samples))
         return np.random.default_rng((self.seed, self.epoch)).permutation(len(self.samples))
 
-    def __getitem__(self, index: int) -> tuple[Array, Array]:
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], Array]:
         chosen = self.order()[index * self.batch_size : (index + 1) * self.batch_size]
         try:
             pairs = [self._pair(int(i)) for i in chosen]
@@ -214,7 +270,7 @@ class SaliencyBatches(keras.utils.PyDataset):
             raise
         return np.stack([x for x, _ in pairs]), np.stack([y for _, y in pairs])
 
-    def _pair(self, index: int) -> tuple[Array, Array]:
+    def _pair(self, index: int) -> tuple[NDArray[np.uint8], Array]:
         """Return one picture and its truth, flipped together or not at all."""
         image = sample_image(self.samples[index])
         x, box = preprocess(image, self.input_shape)
@@ -225,31 +281,30 @@ class SaliencyBatches(keras.utils.PyDataset):
         return x, y
 
     def truth(self, index: int, box: Letterbox) -> Array:
-        """Return the network-sized truth of a sample, [rows/8, cols/8, 2], unflipped."""
+        """Return the network-sized truth of a sample, [map rows, map cols, 2], unflipped."""
         sample = self.samples[index]
         return self.cache.get(
-            _truth_key(sample, box, self.sigma_pixels),
-            lambda: make_truth(sample, box, self.sigma_pixels),
+            _truth_key(sample, box, self.grid, self.sigma_pixels),
+            lambda: make_truth(sample, box, self.grid, self.sigma_pixels),
         )
 
 
-def make_truth(sample: Sample, box: Letterbox, sigma_pixels: float | None) -> Array:
-    """Return density and fixation counts on the network's output grid, [rows/8, cols/8, 2]."""
-    rows, cols = (length // STRIDE for length in box.input_shape)
-    placed = box.place(sample_density(sample, box.image_shape, sigma_pixels))
-    density = cv2.resize(placed, (cols, rows), interpolation=cv2.INTER_AREA)
+def make_truth(
+    sample: Sample, box: Letterbox, grid: OutputGrid, sigma_pixels: float | None
+) -> Array:
+    """Return density and fixation counts on the network's output grid, [map rows, map cols, 2]."""
+    density = grid.reduced(box.place(sample_density(sample, box.image_shape, sigma_pixels)))
     density /= max(float(density.max()), 1e-12)
     counts = np.zeros_like(density)
     if sample.fixations is not None:
-        # the centre of input pixel 0 is 0.5 from the edge, that of a cell 4 pixels
         points = box.place_points(within(sample.fixations, box.image_shape))
-        counts = count_map((points + 0.5) / STRIDE - 0.5, (rows, cols))
+        counts = count_map(grid.points(points), grid.shape(box.input_shape))
     return np.stack([density, counts], axis=-1).astype(np.float32)
 
 
-def _truth_key(sample: Sample, box: Letterbox, sigma_pixels: float | None) -> str:
+def _truth_key(sample: Sample, box: Letterbox, grid: OutputGrid, sigma_pixels: float | None) -> str:
     """Return a name for what `make_truth` returns, made from all that it depends on."""
-    digest = hashlib.sha256(repr((1, box, sigma_pixels, sample.sigma_pixels)).encode())
+    digest = hashlib.sha256(repr((2, box, grid, sigma_pixels, sample.sigma_pixels)).encode())
     if sample.fixations is not None:
         digest.update(np.ascontiguousarray(sample.fixations, np.float32).tobytes())
     if sample.map is not None:

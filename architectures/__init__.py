@@ -1,9 +1,31 @@
-"""The systems besides ML-Net, one file each with `build(config)` and `loss`; found by file name."""
+"""The systems besides ML-Net, one file each; found by `config.MODELS`.
+
+A system's module holds `build(config)`, `loss`, `to_unit_range` and `load_pretrained(model,
+config)`; `CROP` and `BLUR` where its map is not a plain grid over its input (see
+`utilities.OutputGrid`), and `TRAINING_METRICS` where training is to watch more than the loss.
+"""
 
 import importlib
 from types import ModuleType
 
+import keras
+
+from config import MODELS
+from utilities import OutputGrid
+
 
 def get(name: str) -> ModuleType:
-    """Return the module of a system: `model` for ML-Net, else the file of this folder."""
-    return importlib.import_module("model" if name == "mlnet" else f"architectures.{name}")
+    """Return the module of a system."""
+    return importlib.import_module(MODELS[name])
+
+
+def grid_of(model: keras.Model) -> OutputGrid:
+    """Return where a network's map lies on its input.
+
+    Args:
+        model: from a system's `build`, whose name it carries.
+    """
+    module = get(model.name)
+    crop = getattr(module, "CROP", 0)
+    stride = (model.input_shape[1] - 2 * crop) // model.output_shape[1]
+    return OutputGrid(stride, crop, getattr(module, "BLUR", 0.0))

@@ -119,9 +119,13 @@ def test_features_equal_keras_applications_up_to_the_changed_pooling(rng):
     ours = build(Config(rows=64, cols=96))
     backbone.load_weights(ours, VGG16)
     theirs = keras.applications.VGG16(include_top=False, weights=VGG16, input_shape=(64, 96, 3))
-    x = rng.uniform(-120, 140, (1, 64, 96, 3)).astype("float32")
+    x = rng.uniform(0, 255, (1, 64, 96, 3)).astype("float32")
+    prepared = x - np.float32(backbone.CAFFE_MEAN_BGR)
     for name in ("block3_pool", "block4_conv3"):
-        a, b = (keras.Model(m.input, m.get_layer(name).output)(x) for m in (ours, theirs))
+        a, b = (
+            keras.Model(m.input, m.get_layer(name).output)(values)
+            for m, values in ((ours, x), (theirs, prepared))
+        )
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-2)
     ours_5, theirs_5 = (m.get_layer("block5_conv3").get_weights() for m in (ours, theirs))
     np.testing.assert_array_equal(ours_5[0], theirs_5[0])
@@ -130,12 +134,12 @@ def test_features_equal_keras_applications_up_to_the_changed_pooling(rng):
 @needs(VGG16)
 def test_preprocessing_is_the_caffe_one(picture):
     """BGR minus the mean, as Keras' own preprocessing makes it from RGB."""
-    from utilities import preprocess
-
-    image = picture(16, 24)
-    x, _ = preprocess(image, (16, 24))
+    image = picture(16, 24)[None]
+    inputs = keras.Input((16, 24, 3))
+    x = keras.Model(inputs, backbone.caffe(inputs))(image)
     rgb = image[..., ::-1].astype("float32")
-    np.testing.assert_allclose(x, keras.applications.vgg16.preprocess_input(rgb.copy()), atol=1e-3)
+    expected = keras.applications.vgg16.preprocess_input(rgb)
+    np.testing.assert_allclose(np.asarray(x), expected, atol=1e-3)
 
 
 @needs(VGG16)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import PROJECT, VGG16, needs
 
+import architectures
 import backbone
 import model
 import train
@@ -84,7 +85,7 @@ def test_a_gradient_reaches_every_trainable_weight(loss, tiny, rng):
         pytest.skip("gradients are taken with TensorFlow here")
     config = tiny(loss=loss, freeze_backbone=False, rows=160, cols=160)
     network = model.build(config)
-    x, y = train.batches(config, "train")[0]
+    x, y = train.batches(config, "train", architectures.grid_of(network))[0]
     for weight, gradient in zip(
         network.trainable_weights,
         gradients(network, x, y, train.loss_function(config)),
@@ -97,7 +98,7 @@ def test_a_gradient_reaches_every_trainable_weight(loss, tiny, rng):
 def test_no_seed_starts_dead(rng):
     """Every map of 20 seeds is alive, and so is the gradient of the head through each."""
     # four cells of prior: a single one only scales the map, which the loss does not see
-    x = rng.uniform(-120, 130, (2, 160, 160, 3)).astype("float32")
+    x = rng.uniform(0, 255, (2, 160, 160, 3)).astype("float32")
     y = rng.random((2, 20, 20, 2)).astype("float32")
     for seed in range(20):
         keras.utils.set_random_seed(seed)
@@ -132,7 +133,7 @@ def test_few_steps_lower_the_loss(tiny):
         config = tiny(loss=loss, optimizer=optimizer, dropout=0.0)
         keras.utils.set_random_seed(0)
         network = train.compiled(config)
-        x, y = train.batches(config, "train")[0]
+        x, y = train.batches(config, "train", architectures.grid_of(network))[0]
         losses = [network.train_on_batch(x, y, return_dict=True)["loss"] for _ in range(12)]
         assert losses[-1] < losses[0], (loss, losses)
 

@@ -12,8 +12,8 @@ from cache import ArrayCache
 from errors import UserError
 from sample import Sample
 from utilities import (
-    CAFFE_MEAN_BGR,
     Letterbox,
+    OutputGrid,
     SaliencyBatches,
     make_truth,
     postprocess,
@@ -41,8 +41,9 @@ def test_letterbox_keeps_the_aspect_ratio_and_fits(rows, cols, in_rows, in_cols)
 
 def test_padding_is_black_before_the_mean_is_taken():
     x, box = preprocess(np.full((10, 20, 3), 255, np.uint8), (32, 32))
-    np.testing.assert_allclose(x[0, 0], -CAFFE_MEAN_BGR)
-    np.testing.assert_allclose(x[16, 16], 255 - CAFFE_MEAN_BGR)
+    assert x.dtype == np.uint8
+    assert (x[0, 0] == 0).all()
+    assert (x[16, 16] == 255).all()
     assert (box.top, box.scaled_shape) == (8, (16, 32))
 
 
@@ -188,7 +189,7 @@ def test_truth_lies_where_the_fixation_is():
     point = np.array([[100.0, 40.0]], np.float32)  # of 200 x 100, at one half and two fifths
     sample = Sample("s", lambda: np.zeros((100, 200, 3), np.uint8), fixations=point)
     box = Letterbox.fit((100, 200), (160, 160))  # 80 rows of picture below 40 of padding
-    truth = make_truth(sample, box, 3.0)
+    truth = make_truth(sample, box, OutputGrid(), 3.0)
     assert truth.shape == (20, 20, 2)
     cell = (int((40 + 40.5 * 0.8) // 8), int(100.5 * 0.8 // 8))
     for channel in range(2):
@@ -199,8 +200,33 @@ def test_truth_lies_where_the_fixation_is():
 def test_fixations_outside_the_picture_do_not_land_in_the_padding():
     points = np.array([[5.0, 5.0], [5.0, -3.0]], np.float32)
     sample = Sample("s", lambda: np.zeros((20, 40, 3), np.uint8), fixations=points)
-    truth = make_truth(sample, Letterbox.fit((20, 40), (40, 40)), 2.0)
+    truth = make_truth(sample, Letterbox.fit((20, 40), (40, 40)), OutputGrid(), 2.0)
     assert truth[..., 1].sum() == 1
+
+
+@pytest.mark.parametrize("grid", [OutputGrid(8), OutputGrid(1, 2), OutputGrid(2), OutputGrid(4, 4)])
+def test_a_point_is_counted_in_the_cell_that_covers_it(grid):
+    """The density peaks where the fixation is, whatever part of the input the map covers."""
+    sample = Sample(
+        "s", lambda: np.zeros((48, 64, 3), np.uint8), fixations=np.array([[29.0, 21.0]])
+    )
+    box = Letterbox.fit((48, 64), (48, 64))
+    truth = make_truth(sample, box, grid, 3.0)
+    assert truth.shape == (*grid.shape((48, 64)), 2)
+    cell = ((21 - grid.crop) // grid.stride, (29 - grid.crop) // grid.stride)
+    assert np.unravel_index(truth[..., 1].argmax(), truth.shape[:2]) == cell
+    assert np.unravel_index(truth[..., 0].argmax(), truth.shape[:2]) == cell
+    restored = postprocess(truth[..., 0], box, grid)
+    peak = np.unravel_index(restored.argmax(), restored.shape)
+    assert np.abs(np.subtract(peak, (21, 29))).max() <= grid.stride // 2
+
+
+def test_a_system_may_blur_its_maps():
+    spot = np.zeros((9, 9), np.float32)
+    spot[4, 4] = 1
+    box = Letterbox.fit((18, 18), (18, 18))
+    sharp, soft = (postprocess(spot, box, OutputGrid(2, blur=blur)) for blur in (0.0, 2.0))
+    assert (soft > 0.1).sum() > 4 * (sharp > 0.1).sum()
 
 
 def test_truth_is_made_once_and_a_changed_map_is_noticed(tmp_path, monkeypatch):
