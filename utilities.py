@@ -45,11 +45,10 @@ class OutputGrid:
 
     def reduced(self, placed: NDArray) -> Array:
         """Return a map of the input's shape at the map's: cropped, each cell the mean over it."""
-        inner = placed[
-            self.crop : placed.shape[0] - self.crop, self.crop : placed.shape[1] - self.crop
-        ]
-        shape = self.shape((placed.shape[0], placed.shape[1]))
-        return cv2.resize(inner, shape[::-1], interpolation=cv2.INTER_AREA)
+        rows, cols = placed.shape
+        inner = placed[self.crop : rows - self.crop, self.crop : cols - self.crop]
+        cells = cv2.resize(inner, self.shape((rows, cols))[::-1], interpolation=cv2.INTER_AREA)
+        return np.asarray(cells, np.float32)
 
     def points(self, placed: NDArray) -> NDArray:
         """Return points (x, y) of the input as (x, y) of the map."""
