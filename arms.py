@@ -12,6 +12,7 @@ from references import model_name
 
 # settings that tell two runs of one arm apart, or only say where things lie
 NOT_THE_ARM = ("seed", "output", "overwrite", "weights_dir", "workers")
+OWN_SETS = ("folder", "npy")  # named alike, whatever they hold
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def arms_of(runs: list[Run]) -> list[Arm]:
     for run in runs:
         fields = {k: v for k, v in to_json(run.config).items() if k not in NOT_THE_ARM}
         # where a named data set lies is no matter; which folder one's own is, is
-        fields["data"] = fields["data"] if run.config.dataset == "folder" else None
+        fields["data"] = [str(root) for name, root in run.config.sets if name in OWN_SETS]
         groups.setdefault(repr(sorted(fields.items())), []).append(run)
     arms = list(groups.values())
     for arm in arms:

@@ -107,7 +107,7 @@ class RunFolder:
             "model": self.config.model,
             "strategy": self.config.strategy,
             "input_shape": list(self.config.input_shape),
-            "dataset": self.config.dataset,
+            "dataset": self.config.dataset_name,
             "run": f"{self.folder.resolve()} {self.started}",
             "metrics": row,
             "date": _now(),

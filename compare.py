@@ -51,13 +51,13 @@ TRUTH_FIELDS = tuple(field.name for field in dataclasses.fields(TruthConfig))
 
 
 def settings_of(runs: list[Run], flags: dict[str, Any]) -> CompareConfig:
-    """Return the settings: the data of the first run, unless flags say otherwise."""
+    """Return the settings: the first run's (first) data set, unless flags say otherwise."""
     first = runs[0].config
-    fields = ("dataset", "data", *TRUTH_FIELDS)
-    own = {name: getattr(first, name) for name in fields}
-    if flags.get("dataset", first.dataset) != first.dataset:
-        own = {}  # where one data set lies says nothing of another
-    return CompareConfig(**{**own, **flags})
+    name = flags.get("dataset", first.dataset[0])
+    if name not in first.dataset:
+        return CompareConfig(**flags)  # where one data set lies says nothing of another
+    own = {field: getattr(first, field) for field in TRUTH_FIELDS}
+    return CompareConfig(**{**own, "dataset": name, "data": dict(first.sets)[name], **flags})
 
 
 def compare(
@@ -135,8 +135,8 @@ def add_notes(
 ) -> None:
     """Note what a reader of the comparison should know of the runs themselves."""
     for run in runs:
-        if run.config.dataset != settings.dataset:
-            notes.explain(f"{run.folder} was trained on {run.config.dataset}.")
+        if run.config.dataset != (settings.dataset,):
+            notes.explain(f"{run.folder} was trained on {run.config.dataset_name}.")
     metric = main_metric(scored)
     if any(len(arm.runs) > 1 for arm in arms):
         notes.explain(

@@ -27,6 +27,7 @@ MODELS = {"mlnet": "model"}
 # by system: what its input's rows and columns must divide by
 SIZE_STEP = {"mlnet": 8}
 DATASETS = tuple(sorted(p.stem for p in (HERE / "datasets").glob("[!_]*.py")))
+BUILT_IN = ("synthetic",)  # data sets without files
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LOSSES = ("mlnet", "kld", "cc", "nss", "mse", "bce")
 COLORMAPS = ("jet", "turbo", "viridis", "inferno", "hot", "parula", "magma", "plasma")
@@ -162,6 +163,10 @@ class Config(TruthConfig):
         "ImageNet weights of the backbone: a file, or 'none' for a random start (the no-transfer "
         "control); otherwise weights/, Keras' cache or its download are used",
     )
+    init_weights: Path | None = option(
+        None,
+        "begin with all weights of a network trained before (.weights.h5), on another data set say",
+    )
     rows: int = option(480, "height of the network's input", unit="pixels", least=8)
     cols: int = option(640, "width of the network's input", unit="pixels", least=8)
     width: float = option(
@@ -171,8 +176,17 @@ class Config(TruthConfig):
         least=0.001,
     )
     dropout: float = option(0.5, "share of the features dropped before the head", least=0)
-    dataset: str = option("osie", "data set", choices=DATASETS, group="data")
-    data: Path | None = option(None, "folder of the data set")
+    dataset: tuple[str, ...] = option(
+        ("osie",), "data set, or several to train on together", choices=DATASETS, group="data"
+    )
+    data: tuple[Path, ...] = option(
+        (), "folder of each data set that needs one, in the order of --dataset"
+    )
+    mix: tuple[float, ...] = option(
+        (),
+        "shares of an epoch that the data sets make up, such as 3 1; default: every picture once",
+        least=0,
+    )
     flip: bool = option(False, "mirror half of the training pictures, their maps and fixations")
     workers: int = option(2, "threads that read pictures", least=1)
     loss: str = option(
@@ -206,8 +220,19 @@ class Config(TruthConfig):
     weights_dir: Path = option(Path("weights"), "folder that the best weights are copied to")
 
     def __post_init__(self) -> None:
+        for name in ("dataset", "data", "mix"):
+            value = getattr(self, name)
+            if isinstance(value, str | Path | float):  # one alone may be named alone
+                value = (value,)
+            object.__setattr__(self, name, tuple(value or ()))
         super().__post_init__()
         parse_loss(self.loss)
+        self.check_sets()
+        if self.init_weights and self.backbone_weights:
+            raise UserError(
+                f"--init_weights {self.init_weights} holds the backbone, too: leave "
+                f"--backbone_weights {self.backbone_weights} away."
+            )
         for flag, size in (("rows", self.rows), ("cols", self.cols)):
             step = SIZE_STEP[self.model]
             if size % step:
@@ -217,6 +242,32 @@ class Config(TruthConfig):
                 )
         if self.dropout >= 1:
             raise UserError(f"--dropout {self.dropout} drops everything. Choose less than 1.")
+
+    def check_sets(self) -> None:
+        """Refuse data sets named twice, and folders or shares that are not theirs."""
+        if len(set(self.dataset)) < len(self.dataset):
+            raise UserError(f"--dataset names a data set twice: {' '.join(self.dataset)}.")
+        if self.mix and (len(self.mix) != len(self.dataset) or not all(self.mix)):
+            raise UserError(
+                f"--mix {' '.join(f'{share:g}' for share in self.mix)}: one positive share for "
+                f"each data set is needed ({' '.join(self.dataset)})."
+            )
+        if len(self.data) > len([name for name in self.dataset if name not in BUILT_IN]):
+            raise UserError(
+                f"--data names {len(self.data)} folders, but --dataset {' '.join(self.dataset)} "
+                "has fewer sets that need one."
+            )
+
+    @property
+    def sets(self) -> list[tuple[str, Path | None]]:
+        """The data sets, each with its folder; None for one built in, or where none is named."""
+        folders = iter(self.data)
+        return [(name, None if name in BUILT_IN else next(folders, None)) for name in self.dataset]
+
+    @property
+    def dataset_name(self) -> str:
+        """The data sets in one word, such as salicon+osie."""
+        return "+".join(self.dataset)
 
     @property
     def strategy(self) -> str:
@@ -228,7 +279,9 @@ class Config(TruthConfig):
     @property
     def name(self) -> str:
         """The run's name, such as mlnet-frozen: its files in weights/ and runs/ carry it."""
-        return f"{self.model}-{self.strategy}"
+        # what goes on from other weights does not take their place in weights/
+        suffix = f"-on-{self.dataset_name}" if self.init_weights else ""
+        return f"{self.model}-{self.strategy}{suffix}"
 
     @property
     def run_folder(self) -> Path:
@@ -388,14 +441,23 @@ def parse_loss(text: str) -> list[tuple[float, str]]:
 
 
 def value_type(annotation: Any) -> type:
-    """Return the type of a field, without the None of an optional one."""
+    """Return the type of a field's values: without the None of an optional one, of one of many."""
     if isinstance(annotation, types.UnionType):
         return next(t for t in typing.get_args(annotation) if t is not type(None))
-    return annotation
+    return typing.get_args(annotation)[0] if takes_many(annotation) else annotation
+
+
+def takes_many(annotation: Any) -> bool:
+    """Return whether a field is a tuple of any length."""
+    return typing.get_origin(annotation) is tuple
 
 
 def check_value(field: dataclasses.Field, value: Any) -> None:
     """Raise UserError where a field's value is outside its choices or its range."""
+    if isinstance(value, tuple):
+        for one in value:
+            check_value(field, one)
+        return
     choices, least = field.metadata["choices"], field.metadata["least"]
     if choices and value not in choices:
         raise UserError(
@@ -429,6 +491,8 @@ def add_flags(
         kind = value_type(field.type)
         unit = field.metadata["unit"]
         default = (defaults or {}).get(field.name, getattr(values, field.name))
+        if isinstance(default, tuple):
+            default = " ".join(map(str, default)) or None
         shown = "" if default is None else f" (default: {default})"
         extra: dict[str, Any] = {"type": kind, "metavar": kind.__name__.upper()}
         if kind is bool:
@@ -436,6 +500,8 @@ def add_flags(
         elif field.metadata["choices"]:
             extra = {"choices": field.metadata["choices"], "metavar": field.name.upper()}
             shown = f": {', '.join(field.metadata['choices'])}{shown}"
+        if takes_many(field.type):
+            extra |= {"type": kind, "nargs": "+"}
         if field.metadata["group"]:
             target = parser.add_argument_group(field.metadata["group"])
         target.add_argument(
@@ -477,22 +543,40 @@ def from_json(values: dict[str, Any], where: str) -> dict[str, Any]:
     for name, value in values.items():
         if name not in fields:
             raise UserError(f"{where}: unknown field '{name}'. {did_you_mean(name, fields)}")
-        kind = value_type(fields[name].type)
-        optional = isinstance(fields[name].type, types.UnionType)
-        if value is None and optional:
+        annotation = fields[name].type
+        about = f"{where}: field '{name}'"
+        if takes_many(annotation):
+            # files of one data set's time hold it alone, or null
+            values_of = value if isinstance(value, list) else [] if value is None else [value]
+            result[name] = tuple(typed(one, value_type(annotation), about) for one in values_of)
+        elif value is None and isinstance(annotation, types.UnionType):
             result[name] = None
-            continue
-        wanted = {Path: str, float: (int, float)}.get(kind, kind)
-        if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
-            raise UserError(f"{where}: field '{name}' is {value!r}, {kind.__name__} is expected.")
-        result[name] = kind(value)
+        else:
+            result[name] = typed(value, value_type(annotation), about)
     return result
+
+
+def typed(value: Any, kind: type, about: str) -> Any:
+    """Return a JSON value as a field's type.
+
+    Raises:
+        UserError: it is of another type.
+    """
+    wanted = {Path: str, float: (int, float)}.get(kind, kind)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{about} is {value!r}, {kind.__name__} is expected.")
+    return kind(value)
 
 
 def to_json(settings: Any) -> dict[str, Any]:
     """Return the fields of a settings dataclass as JSON values."""
-    values = dataclasses.asdict(settings)
-    return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [plain(one) for one in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return {name: plain(value) for name, value in dataclasses.asdict(settings).items()}
 
 
 def save(settings: Config, file: Path) -> None:

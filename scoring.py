@@ -179,10 +179,10 @@ def note_training_pictures(
         split: the scored pictures.
         notes: gets the finding.
     """
-    if trained.dataset != settings.dataset:
+    if settings.dataset not in trained.dataset:
         return
     try:
-        training = datasets.load(trained.dataset, settings.data, "train", trained.plan)
+        training = datasets.load(settings.dataset, settings.data, "train", trained.plan)
     except UserError:
         return  # no training pictures here, so none of these
 

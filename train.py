@@ -1,5 +1,6 @@
 """What `train` does, in order: data, network, weights, epochs, and after each the validation."""
 
+import dataclasses
 import os
 import platform
 import sys
@@ -18,6 +19,7 @@ import architectures
 import datasets
 import figures
 import losses
+import weight_files
 from checkpoint import RunFolder
 from config import Config
 from errors import UserError
@@ -47,7 +49,7 @@ def train(config: Config, say: Callable[[str], None] = print) -> RunFolder:
     grid = architectures.grid_of(model)
     training, validation = (batches(config, split, grid) for split in ("train", "val"))
     check_loss_has_its_truth(config, training)
-    weights = architectures.get(config.model).load_pretrained(model, config)
+    weights = load_start(model, config, say)
     run = RunFolder(config)  # last, so that bad input leaves no empty folder behind
     say(describe(config, model, training, validation, weights))
     epochs = Epochs(config, run, training, validation, say)
@@ -79,6 +81,16 @@ def train(config: Config, say: Callable[[str], None] = print) -> RunFolder:
     return run
 
 
+def load_start(model: keras.Model, config: Config, say: Callable[[str], None]) -> Path | None:
+    """Load the weights that training begins with; return their file, or None for a random start."""
+    if config.init_weights is None:
+        return architectures.get(config.model).load_pretrained(model, config)
+    card = weight_files.read_card(config.init_weights)
+    weight_files.load(model, config.init_weights)
+    say(weight_files.described(config.init_weights, card))
+    return config.init_weights
+
+
 def make_deterministic(seed: int) -> None:
     """Seed Python, NumPy and the backend; ask TensorFlow for reproducible operations."""
     with hushed():  # Keras imports TensorFlow to seed it, whatever the backend
@@ -91,7 +103,13 @@ def make_deterministic(seed: int) -> None:
 
 def batches(config: Config, split: str, grid: OutputGrid) -> SaliencyBatches:
     """Return the generator of a split; only training shuffles and flips."""
-    samples = datasets.load(config.dataset, config.data, split, config.plan, config.out_of_bounds)
+    samples, sizes = [], []
+    for name, root in config.sets:
+        found = datasets.load(name, root, split, config.plan, config.out_of_bounds)
+        if len(config.sets) > 1:  # two sets may each have a 001.jpg
+            found = [dataclasses.replace(s, name=f"{name}/{s.name}") for s in found]
+        samples += found
+        sizes.append(len(found))
     return SaliencyBatches(
         samples,
         config.input_shape,
@@ -100,6 +118,8 @@ def batches(config: Config, split: str, grid: OutputGrid) -> SaliencyBatches:
         sigma_pixels=config.sigma_pixels,
         shuffle=split == "train",
         flip=config.flip and split == "train",
+        sizes=sizes,
+        mix=config.mix if split == "train" else (),
         seed=config.seed,
         workers=config.workers,
     )
@@ -110,8 +130,9 @@ def check_loss_has_its_truth(config: Config, training: SaliencyBatches) -> None:
     bare = [sample.name for sample in training.samples if sample.fixations is None]
     if bare and "nss" in config.loss:
         raise UserError(
-            f"--loss {config.loss} needs fixations, but {len(bare)} pictures of {config.dataset} "
-            f"have only maps; first: {bare[0]}. Choose a loss without nss, such as kld."
+            f"--loss {config.loss} needs fixations, but {len(bare)} pictures of "
+            f"{config.dataset_name} have only maps; first: {bare[0]}. Choose a loss without nss, "
+            "such as kld."
         )
 
 
@@ -159,12 +180,19 @@ def describe(
     trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
     return (
         f"{config.model} ({config.strategy}) at {config.rows}x{config.cols}: {trainable:,} of "
-        f"{model.count_params():,} weights learn; backbone from {weights or 'a random start'}\n"
-        f"{config.dataset}: {len(training.samples)} training and {len(validation.samples)} "
-        f"validation pictures; loss {config.loss}, {config.optimizer}, "
+        f"{model.count_params():,} weights learn; start from {weights or 'a random start'}\n"
+        f"{config.dataset_name}: {training.count} training and {validation.count} validation "
+        f"pictures{outside(config, training)}; loss {config.loss}, {config.optimizer}, "
         f"learning rate {config.learning_rate:g}, batch {config.batch_size}\n"
         f"writing to {config.run_folder}/"
     )
+
+
+def outside(config: Config, training: SaliencyBatches) -> str:
+    """Return how many fixations lay outside their picture and what was done, or nothing."""
+    count = sum(sample.outside for sample in training.samples)
+    done = "clipped to the border" if config.out_of_bounds == "clip" else "dropped"
+    return f" ({count} fixations outside their picture {done})" if count else ""
 
 
 def scores_line(row: dict[str, float]) -> str:
@@ -204,10 +232,10 @@ class Epochs(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.training.epoch = epoch
         self.started = time.monotonic()
-        self.bar = progress(len(self.training.samples), f"epoch {epoch + 1}/{self.config.epochs}")
+        self.bar = progress(self.training.count, f"epoch {epoch + 1}/{self.config.epochs}")
 
     def on_train_batch_end(self, batch, logs=None):
-        done = min((batch + 1) * self.config.batch_size, len(self.training.samples))
+        done = min((batch + 1) * self.config.batch_size, self.training.count)
         loss = float((logs or {}).get("loss", 0))
         self.refuse_if_not_finite(loss, f"loss after {done} pictures")
         self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
@@ -224,7 +252,7 @@ class Epochs(keras.callbacks.Callback):
             **self.validator.validate(self.model),
             "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
             "seconds": round(seconds, 2),
-            "images_per_second": round(len(self.training.samples) / seconds, 3),
+            "images_per_second": round(self.training.count / seconds, 3),
             "peak_memory_mb": peak_memory_mb(),
         }
         self.refuse_if_not_finite(row["val_loss"], "validation loss")

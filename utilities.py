@@ -211,6 +211,10 @@ class SaliencyBatches(keras.utils.PyDataset):
         sigma_pixels: Gaussian for the density maps; None for the data set's own.
         shuffle: a new order each epoch, else the order of `samples`.
         flip: mirror half of the pictures with their maps and fixations.
+        sizes: how many of the samples each data set brings, where there are several.
+        mix: with `shuffle`, the shares of an epoch that these sets make up; an epoch is as long as
+            all of them. A set that is too small for its share comes several times, one that is too
+            large in part, and in other parts in other epochs. Empty: every sample once.
         seed: of order and flips.
         cache: where network-sized truth is kept; None for the user's cache.
         workers: reading threads. Decoding releases Python's lock, so threads suffice.
@@ -233,6 +237,8 @@ class SaliencyBatches(keras.utils.PyDataset):
         sigma_pixels: float | None = None,
         shuffle: bool = False,
         flip: bool = False,
+        sizes: Sequence[int] = (),
+        mix: Sequence[float] = (),
         seed: int = 0,
         cache: ArrayCache | None = None,
         workers: int = 1,
@@ -245,20 +251,35 @@ class SaliencyBatches(keras.utils.PyDataset):
         self.sigma_pixels = sigma_pixels
         self.shuffle = shuffle
         self.flip = flip
+        self.sizes = list(sizes) or [len(self.samples)]
+        self.counts = [round(len(self.samples) * share / sum(mix)) for share in mix] or self.sizes
         self.seed = seed
         self.epoch = 0
         self.cache = cache or default_cache()
         self.failure: UserError | None = None
         self.boxes: dict[int, Letterbox] = {}  # by sample, once its picture has been read
 
+    @property
+    def count(self) -> int:
+        """How many pictures an epoch has."""
+        return sum(self.counts)
+
     def __len__(self) -> int:
-        return -(-len(self.samples) // self.batch_size)
+        return -(-self.count // self.batch_size)
 
     def order(self) -> NDArray[np.intp]:
         """Return the indices of the samples in this epoch's order."""
         if not self.shuffle:
             return np.arange(len(self.samples))
-        return np.random.default_rng((self.seed, self.epoch)).permutation(len(self.samples))
+        rng = np.random.default_rng((self.seed, self.epoch))
+        if self.counts == self.sizes:
+            return rng.permutation(len(self.samples))
+        drawn, first = [], 0
+        for size, count in zip(self.sizes, self.counts, strict=True):
+            passes = [rng.permutation(size) for _ in range(-(-count // size))]
+            drawn.append(first + np.concatenate(passes)[:count])
+            first += size
+        return rng.permutation(np.concatenate(drawn))
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], Array]:
         chosen = self.order()[index * self.batch_size : (index + 1) * self.batch_size]

@@ -38,13 +38,16 @@ def save(model: keras.Model, path: Path, card: dict[str, Any]) -> None:
         path: ends in `.weights.h5`.
         card: what `read_card` returns again; `config` in it says how to build the model.
     """
-    # a twin of the same layers that was never compiled, so that no optimiser's state is saved
-    bare = keras.Model(model.inputs, model.outputs)
     with atomic(path) as temporary:
-        bare.save_weights(temporary)
+        uncompiled(model).save_weights(temporary)
         with h5py.File(temporary, "r+") as file:
             file.attrs["card"] = json.dumps(without_nan(card))
     write_json(card_path(path), card)
+
+
+def uncompiled(model: keras.Model) -> keras.Model:
+    """Return a twin of the same layers without an optimiser, whose state would be saved, too."""
+    return keras.Model(model.inputs, model.outputs)
 
 
 def read_card(path: Path) -> dict[str, Any]:
@@ -89,7 +92,7 @@ def load(model: keras.Model, path: Path) -> None:
                 f"{_listed(expected - found)} are not in the file, the file's of shape "
                 f"{_listed(found - expected)} are not in the model."
             )
-        model.load_weights(path)
+        uncompiled(model).load_weights(path)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be read as weights of {model.name}: {error}") from error
 
@@ -140,12 +143,16 @@ def choose(weights: Path | None, folder: Path, say: Callable[[str], None]) -> Pa
             "--weights."
         )
     best = max(cards, key=lambda path: (not is_toy(cards[path]), validation_cc(cards[path])))
-    card = cards[best]
-    say(
-        f"weights {best}: {card.get('model')} ({card.get('strategy')}), trained on "
+    say(described(best, cards[best]))
+    return best
+
+
+def described(path: Path, card: dict[str, Any]) -> str:
+    """Return a line that says what the weights of a file are."""
+    return (
+        f"weights {path}: {card.get('model')} ({card.get('strategy')}), trained on "
         f"{card.get('dataset')}, validation CC {validation_cc(card):.3f}"
     )
-    return best
 
 
 def why_better(there: dict[str, Any], new: dict[str, Any]) -> str:

@@ -103,11 +103,36 @@ def test_ill_typed_files_are_refused(tmp_path, text, message):
         ({"model": "mlnett"}, "Unknown model 'mlnett'. Did you mean 'mlnet'"),
         ({"dataset": "osi"}, "Unknown dataset 'osi'. Did you mean 'osie'"),
         ({"loss": "kl"}, "unknown 'kl'"),
+        ({"dataset": ("osie", "osie")}, "names a data set twice"),
+        ({"dataset": ("osie", "folder"), "mix": (1.0,)}, "--mix 1: one positive share for each"),
+        ({"dataset": ("osie", "folder"), "mix": (1.0, 0.0)}, "one positive share"),
+        ({"dataset": ("synthetic",), "data": (Path("x"),)}, "--data names 1 folders"),
+        ({"init_weights": Path("w"), "backbone_weights": "none"}, "leave --backbone_weights none"),
+        ({"val_share": 0.5, "test_share": 0.5}, "leave no picture to train on"),
+        ({"folds": 1}, "at least 2 folds"),
+        ({"folds": 5, "fold": 5}, "the fold counts from 0"),
     ],
 )
 def test_values_out_of_range_are_refused(flags, message):
     with pytest.raises(UserError, match=message):
         resolve(flags)
+
+
+def test_each_data_set_gets_its_folder_in_order():
+    flags = parse("--dataset", "osie", "synthetic", "folder", "--data", "a", "b", "--mix=1")
+    assert flags == {
+        "dataset": ["osie", "synthetic", "folder"], "data": [Path("a"), Path("b")], "mix": [1.0],
+    }  # fmt: skip
+    made = Config(dataset=("osie", "synthetic", "folder"), data=(Path("a"), Path("b")))
+    assert made.sets == [("osie", Path("a")), ("synthetic", None), ("folder", Path("b"))]
+    assert Config(dataset="osie", data=Path("a")).sets == [("osie", Path("a"))]
+
+
+def test_files_from_before_there_were_several_sets_are_read(tmp_path):
+    (tmp_path / "c.json").write_text('{"dataset": "osie", "data": "a"}')
+    assert resolve({}, tmp_path / "c.json").sets == [("osie", Path("a"))]
+    (tmp_path / "c.json").write_text('{"dataset": "synthetic", "data": null}')
+    assert resolve({}, tmp_path / "c.json").sets == [("synthetic", None)]
 
 
 def test_a_run_is_named_by_what_it_transfers():

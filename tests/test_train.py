@@ -13,9 +13,10 @@ from conftest import VGG16, needs
 import config as settings
 import train
 import weight_files
+from arms import Run
 from checkpoint import RunFolder
 from errors import UserError
-from model import build
+from model import build, load_model
 
 QUIET = {"say": lambda line: None}
 
@@ -272,6 +273,43 @@ def test_own_folder_of_maps_trains_and_evaluates(tiny, tmp_path, picture):
     assert len(results.pictures) == 2
     assert np.isfinite(results.row("best").means["cc"].mean)
     assert results.notes.lines()[0].startswith("2 pictures without fixations")
+
+
+def test_several_sets_train_one_network_in_the_shares_asked_for(tiny, tmp_path, picture):
+    root = write_set(tmp_path / "own", picture)
+    lines = []
+    mixed = tiny(dataset=("synthetic", "folder"), data=root, mix=(1.0, 3.0))
+    run = train.train(mixed, say=lines.append)
+    assert "synthetic+folder: 16 training and 6 validation pictures" in lines[0]
+    assert run.published.name == "mlnet-scratch-frozen.weights.h5"
+    assert weight_files.read_card(run.published)["dataset"] == "synthetic+folder"
+    assert Run(run.folder).config == mixed
+
+
+def test_training_goes_on_from_another_networks_weights(tiny, trained, tmp_path, picture):
+    """SALICON first, then one's own set: nothing is learned in no step at all."""
+    root = write_set(tmp_path / "own", picture)
+    lines = []
+    config = tiny(
+        dataset="folder", data=root, init_weights=trained, backbone_weights=None,
+        learning_rate=0.0, freeze_backbone=False,
+    )  # fmt: skip
+    run = train.train(config, say=lines.append)
+    assert lines[0].startswith(f"weights {trained}: mlnet (scratch-frozen), trained on synthetic")
+    assert f"start from {trained}" in lines[1]
+    assert run.published.name == "mlnet-finetuned-on-folder.weights.h5"
+    pairs = zip(
+        load_model(trained).weights, load_model(run.published).weights, strict=True
+    )  # fmt: skip
+    for before, after in pairs:
+        np.testing.assert_array_equal(before, after)
+
+
+def test_first_weights_of_another_size_are_refused(tiny, trained):
+    config = tiny(init_weights=trained, backbone_weights=None, rows=160, cols=240)
+    with pytest.raises(UserError, match="does not fit mlnet"):
+        train.train(config, **QUIET)
+    assert not config.run_folder.exists()
 
 
 def test_nss_loss_without_fixations_is_refused(tiny, tmp_path, picture):

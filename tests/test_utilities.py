@@ -250,6 +250,23 @@ def test_truth_is_made_once_and_a_changed_map_is_noticed(tmp_path, monkeypatch):
     assert not np.array_equal(first, truth())
 
 
+def test_sets_are_mixed_in_the_shares_asked_for():
+    samples = [Sample(str(i), lambda: np.zeros((8, 8, 3), np.uint8)) for i in range(20)]
+    batches = SaliencyBatches(
+        samples, (8, 8), 4, shuffle=True, sizes=[15, 5], mix=[1, 3], cache=ArrayCache(None)
+    )
+    epochs = []
+    for batches.epoch in range(3):
+        order = batches.order()
+        assert (batches.count, len(order), len(batches)) == (20, 20, 5)
+        assert len(set(order[order < 15])) == np.count_nonzero(order < 15) == 5
+        assert np.bincount(order)[15:].tolist() == [3, 3, 3, 3, 3]
+        epochs.append(order)
+    assert len({i for order in epochs for i in order}) > 10  # others of the large set each time
+    plain = SaliencyBatches(samples, (8, 8), 4, shuffle=True, sizes=[15, 5], cache=ArrayCache(None))
+    assert sorted(plain.order()) == list(range(20))
+
+
 def test_a_damaged_or_unwritable_cache_only_costs_time(tmp_path):
     cache = ArrayCache(tmp_path / "cache")
     made = cache.get("ab12", lambda: np.ones((2, 2), np.float32))
