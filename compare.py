@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arms import Arm, Run, arms_of, differing_settings
-from config import CompareConfig, TruthConfig, to_json
+from config import CompareConfig, data_of, to_json
 from errors import UserError
 from files import make_folder, write_json
 from metrics import METRICS
@@ -47,17 +47,11 @@ from sources import ModelMaps
 MAIN = ("nss", "ig", "cc", "auc_judd")
 EXTREMES = 5  # pictures named as the best, the worst and the most changed
 SIGNIFICANT = 0.05
-TRUTH_FIELDS = tuple(field.name for field in dataclasses.fields(TruthConfig))
 
 
 def settings_of(runs: list[Run], flags: dict[str, Any]) -> CompareConfig:
     """Return the settings: the first run's (first) data set, unless flags say otherwise."""
-    first = runs[0].config
-    name = flags.get("dataset", first.dataset[0])
-    if name not in first.dataset:
-        return CompareConfig(**flags)  # where one data set lies says nothing of another
-    own = {field: getattr(first, field) for field in TRUTH_FIELDS}
-    return CompareConfig(**{**own, "dataset": name, "data": dict(first.sets)[name], **flags})
+    return CompareConfig(**{**data_of(runs[0].config, flags), **flags})
 
 
 def compare(

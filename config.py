@@ -402,6 +402,23 @@ class CompareConfig(ScoringConfig):
     gallery: int = option(24, "pictures shown on the page", unit="pictures", least=0)
 
 
+def data_of(trained: Config, flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the data set, the split and the truth that a network was trained with.
+
+    Nothing where the flags name a data set that it was not trained on: where one data set lies, and
+    how it was divided, says nothing of another.
+
+    Args:
+        trained: the settings of the training.
+        flags: of the scoring; the first of the training's data sets is meant where they name none.
+    """
+    name = flags.get("dataset", trained.dataset[0])
+    if name not in trained.dataset:
+        return {}
+    truth = {field.name: getattr(trained, field.name) for field in dataclasses.fields(TruthConfig)}
+    return {**truth, "dataset": name, "data": dict(trained.sets)[name]}
+
+
 def parse_bool(text: str) -> bool:
     """Return the truth value of a flag's text.
 

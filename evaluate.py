@@ -1,11 +1,12 @@
 """What `evaluate` does: score a model or a folder of maps on a split, beside the references."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from config import EvaluateConfig
+from config import EvaluateConfig, data_of
 from errors import UserError
 from files import make_folder
 from fixations import mixture_weights, pixels
@@ -20,6 +21,7 @@ from scoring import (
     all_reference_rows,
     key_of,
     load_split,
+    metric_names,
     model_row,
     note_reading,
     note_training_pictures,
@@ -30,6 +32,23 @@ from scoring import (
 from sources import FolderMaps, ModelMaps, PostProcessing, Source, spread
 
 BLURS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)  # what --tune tries, in sigmas of the data set
+
+
+def settings_of(flags: dict[str, Any]) -> EvaluateConfig:
+    """Return the settings: the data set and the split of the model's training, unless flags say.
+
+    Raises:
+        UserError: the weights are not usable, or a value is out of range.
+    """
+    settings = EvaluateConfig(**flags)
+    metric_names(settings.metrics)  # a mistyped name is told before files are looked for
+    if settings.maps:
+        return settings
+    import weight_files  # here: scoring maps of a folder needs no network
+
+    weights = weight_files.choose(settings.weights, settings.weights_dir, lambda line: None)
+    trained = weight_files.config_of(weight_files.read_card(weights), weights)
+    return EvaluateConfig(**{**data_of(trained, flags), **flags})
 
 
 def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = print) -> Evaluation:

@@ -84,7 +84,9 @@ def parser() -> argparse.ArgumentParser:
         "uniform map and the human observers.",
         epilog="example: main.py evaluate --dataset osie --data PATH --split test --output eval/",
     )
-    add_flags(evaluate, EvaluateConfig)
+    truths = [field.name for field in dataclasses.fields(TruthConfig)]
+    trained = "that of the model's training"
+    add_flags(evaluate, EvaluateConfig, dict.fromkeys(["dataset", "data", *truths], trained))
 
     compare = commands.add_parser(
         "compare",
@@ -95,7 +97,6 @@ def parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("runs", nargs="+", type=Path, help="run folders that train wrote")
     own = "that of the first run"
-    truths = [field.name for field in dataclasses.fields(TruthConfig)]
     add_flags(compare, CompareConfig, dict.fromkeys(["dataset", "data", *truths], own))
     return top
 
@@ -136,12 +137,11 @@ def run_test(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
 
 def run_evaluate(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
     """Score a model or maps; some pictures may have no map."""
-    settings = EvaluateConfig(**flags)
-    if not settings.maps:  # maps made elsewhere are scored without a network
+    if not flags.get("maps"):  # maps made elsewhere are scored without a network
         import_keras()
-    from evaluate import evaluate
+    from evaluate import evaluate, settings_of
 
-    return EXIT_PARTIAL if evaluate(settings).left_out else 0
+    return EXIT_PARTIAL if evaluate(settings_of(flags)).left_out else 0
 
 
 def run_compare(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:

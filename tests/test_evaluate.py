@@ -22,6 +22,7 @@ from notes import Notes
 from pictures import sample_density, sample_image
 from references import CENTRE_BIAS, HALVES, ONE, UNIFORM, Split
 from sources import FolderMaps, ModelMaps, PostProcessing
+from train import train
 
 FEW = "cc,nss,auc_judd,ig"
 
@@ -373,6 +374,17 @@ def test_scoring_what_was_trained_on_is_said(run, trained):
     assert "WARNING" not in "\n".join(run(weights=trained)[1])
     text = "\n".join(run(weights=trained, split="train")[1])
     assert "12 WARNING: scored pictures that a model was trained on (train_000.png" in text
+
+
+def test_a_model_is_scored_on_the_split_it_was_trained_for(tiny, tmp_path):
+    """Another plan would score pictures that it was trained on."""
+    config = tiny(val_share=0.2, test_share=0.15, split_seed=3, out_of_bounds="clip")
+    weights = train(config, say=lambda line: None).published
+    found = evaluate.settings_of({"weights": weights})
+    assert (found.dataset, found.plan, found.out_of_bounds) == ("synthetic", config.plan, "clip")
+    assert evaluate.settings_of({"weights": weights, "split_seed": 5}).plan.seed == 5
+    other = evaluate.settings_of({"weights": weights, "dataset": "folder", "data": tmp_path})
+    assert (other.plan, other.data) == (EvaluateConfig().plan, tmp_path)
 
 
 def test_a_data_set_without_training_pictures_is_scored(run, trained, tmp_path, picture):
