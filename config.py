@@ -23,9 +23,16 @@ from files import read_json, write_json
 
 HERE = Path(__file__).resolve().parent
 # by system: its module
-MODELS = {"mlnet": "model"}
+MODELS = {
+    "mlnet": "model",
+    "salnet-deep": "architectures.salnet",
+    "salnet-half": "architectures.salnet",
+    "salnet-shallow": "architectures.salnet",
+}
 # by system: what its input's rows and columns must divide by
-SIZE_STEP = {"mlnet": 8}
+SIZE_STEP = {"mlnet": 8, "salnet-deep": 4, "salnet-half": 4, "salnet-shallow": 4}
+# systems that start at random unless a file is named: nobody offers their weights for download
+RANDOM_UNLESS_NAMED = ("salnet-deep", "salnet-half", "salnet-shallow")
 DATASETS = tuple(sorted(p.stem for p in (HERE / "datasets").glob("[!_]*.py")))
 BUILT_IN = ("synthetic",)  # data sets without files
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -161,7 +168,8 @@ class Config(TruthConfig):
     backbone_weights: str | None = option(
         None,
         "ImageNet weights of the backbone: a file, or 'none' for a random start (the no-transfer "
-        "control); otherwise weights/, Keras' cache or its download are used",
+        "control); otherwise weights/, Keras' cache or its download are used. The salnets start at "
+        "random unless a file with VGG-M's first three convolutions is named (.h5 or .npz)",
     )
     init_weights: Path | None = option(
         None,
@@ -196,13 +204,29 @@ class Config(TruthConfig):
     )
     optimizer: str = option("sgd", "optimiser", choices=OPTIMIZERS)
     learning_rate: float = option(1e-3, "step size at the start", least=0)
-    momentum: float = option(0.9, "momentum of sgd", least=0)
+    learning_rate_end: float | None = option(
+        None,
+        "step size of the last epoch, reached in equal steps from epoch to epoch; default: off",
+        least=0,
+    )
+    momentum: float = option(0.9, "momentum of sgd, at the start", least=0, most=1)
+    momentum_end: float | None = option(
+        None,
+        "momentum of sgd in the last epoch, reached in equal steps from epoch to epoch; default: "
+        "off",
+        least=0,
+        most=1,
+    )
     nesterov: bool = option(True, "Nesterov's form of momentum, for sgd")
     decay: float = option(
         5e-4, "the step size after t steps is learning_rate / (1 + decay * t)", least=0
     )
     weight_decay: float = option(
-        0.004, "share of every weight that adamw takes off, times the step size", least=0
+        0.004,
+        "share of every weight that adamw takes off, times the step size; the salnets' kernels "
+        "under the other optimisers: the same share, through the gradient (L2). ML-Net has none "
+        "but adamw's",
+        least=0,
     )
     batch_size: int = option(10, "pictures a step", unit="pictures", least=1)
     epochs: int = option(20, "passes over the training pictures at the most", least=1)
@@ -240,6 +264,11 @@ class Config(TruthConfig):
                     f"--{flag} {size} does not divide by {step}, as the input of {self.model} "
                     f"must. Try {max(step, round(size / step) * step)}."
                 )
+        if self.learning_rate_end is not None and self.decay:
+            raise UserError(
+                f"--learning_rate_end {self.learning_rate_end} and --decay {self.decay} are two "
+                "schedules of the step size. Switch one off: --decay 0."
+            )
         if self.dropout >= 1:
             raise UserError(f"--dropout {self.dropout} drops everything. Choose less than 1.")
 
@@ -270,9 +299,16 @@ class Config(TruthConfig):
         return "+".join(self.dataset)
 
     @property
+    def starts_at_random(self) -> bool:
+        """Whether no weights are transferred."""
+        if self.init_weights is None and self.backbone_weights is None:
+            return self.model in RANDOM_UNLESS_NAMED
+        return self.backbone_weights == "none"
+
+    @property
     def strategy(self) -> str:
         """The name of the transfer strategy: frozen, finetuned or scratch."""
-        if self.backbone_weights == "none":
+        if self.starts_at_random:
             return "scratch-frozen" if self.freeze_backbone else "scratch"
         return "frozen" if self.freeze_backbone else "finetuned"
 
@@ -296,6 +332,22 @@ class Config(TruthConfig):
 
 # One recipe a system: what its authors published. Fields that a recipe does not name keep the
 # defaults above.
+SALNET = {  # Pan et al., CVPR 2016, section 4
+    "rows": 240,
+    "cols": 320,
+    "freeze_backbone": False,
+    "test_share": 0.15,
+    "batch_size": 2,
+    "loss": "mse",
+    "optimizer": "sgd",
+    "learning_rate": 1e-3,
+    "momentum": 0.9,
+    "nesterov": False,
+    "decay": 0.0,
+    "weight_decay": 4e-6,
+    "epochs": 25,
+    "patience": 25,  # that is, to the end
+}
 RECIPES: dict[str, dict[str, Any]] = {
     "mlnet": {  # Cornia et al., ICPR 2016, sections III and IV, and its published code
         "rows": 480,
@@ -309,6 +361,28 @@ RECIPES: dict[str, dict[str, Any]] = {
         "decay": 5e-4,  # Keras 1's argument of this name: a division at every step
         "epochs": 20,
         "patience": 5,
+    },
+    "salnet-deep": SALNET,
+    "salnet-half": SALNET,
+    "salnet-shallow": {  # Pan et al., CVPR 2016, section 3.1, and its published code
+        "rows": 96,
+        "cols": 96,
+        "freeze_backbone": False,
+        "flip": True,
+        "batch_size": 128,
+        # a map m from 0 to 1 is its output z from -1 to 1 as (z + 1) / 2, and its truth y is fitted
+        # as 2 y - 1: the published mean of (z - (2 y - 1))^2 is four times that of (m - y)^2
+        "loss": "4*mse",
+        "optimizer": "sgd",
+        "learning_rate": 0.05,
+        "learning_rate_end": 1e-4,
+        "momentum": 0.9,
+        "momentum_end": 0.999,
+        "nesterov": True,
+        "decay": 0.0,
+        "weight_decay": 0.0,
+        "epochs": 1200,
+        "patience": 1200,  # that is, to the end
     },
 }
 

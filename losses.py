@@ -42,6 +42,7 @@ def standardise(x):
 def kld(y_true, y_pred):
     """Return the Kullback-Leibler divergence of the prediction from the density map, nats."""
     density, prediction = split_truth(y_true)[0], as_map(y_pred)
+    prediction = ops.relu(prediction)  # some systems end in a linear layer
     p = prediction / (sum_over_map(prediction) + EPSILON)
     q = density / (sum_over_map(density) + EPSILON)
     return ops.sum(q * (ops.log(q + EPSILON) - ops.log(p + EPSILON)), axis=(1, 2))

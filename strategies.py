@@ -82,9 +82,10 @@ def check(config: Config, strategies: list[str], seeds: list[int]) -> None:
         twice = [value for value in values if values.count(value) > 1]
         if twice:
             raise UserError(f"{flag} names {twice[0]} twice.")
-    if config.backbone_weights == "none" and {"finetuned", "scratch"} <= set(strategies):
+    if config.starts_at_random and {"finetuned", "scratch"} <= set(strategies):
         raise UserError(
-            "--backbone_weights none makes finetuned and scratch the same: leave one of them away."
+            "No --backbone_weights (or none) makes finetuned and scratch the same: "
+            "leave one of them away."
         )
 
 

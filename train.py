@@ -28,6 +28,7 @@ from metrics import METRICS, mean_scores, score
 from pictures import sample_density, sample_image
 from progress import progress
 from quiet import hushed
+from schedules import LinearByEpoch, ScheduledSGD, linear_by_epoch
 from utilities import OutputGrid, SaliencyBatches, postprocess
 
 VALIDATED = ("cc", "nss", "auc_judd")
@@ -45,10 +46,11 @@ def train(config: Config, say: Callable[[str], None] = print) -> RunFolder:
         UserError: the data, the backbone's weights or the output folder are not usable.
     """
     make_deterministic(config.seed)
-    model = compiled(config)
+    model = architectures.get(config.model).build(config)
     grid = architectures.grid_of(model)
     training, validation = (batches(config, split, grid) for split in ("train", "val"))
     check_loss_has_its_truth(config, training)
+    set_up(model, config, steps_per_epoch=len(training))
     weights = load_start(model, config, say)
     run = RunFolder(config)  # last, so that bad input leaves no empty folder behind
     say(describe(config, model, training, validation, weights))
@@ -136,32 +138,40 @@ def check_loss_has_its_truth(config: Config, training: SaliencyBatches) -> None:
         )
 
 
-def compiled(config: Config) -> keras.Model:
-    """Return the configured network with its optimiser and loss."""
-    system = architectures.get(config.model)
-    model = system.build(config)
+def set_up(model: keras.Model, config: Config, steps_per_epoch: int) -> None:
+    """Give a network its configured optimiser and loss."""
     model.compile(
-        optimizer=optimizer(config),
+        optimizer=optimizer(config, steps_per_epoch),
         loss=loss_function(config),
         metrics=[losses.zero_maps],
         # compiled where that pays: Keras leaves XLA off under TensorFlow on a CPU (its convolutions
         # are slower than oneDNN's) and wherever reproducible operations are asked for
         jit_compile="auto",
     )
-    return model
 
 
 def loss_function(config: Config) -> Callable:
     """Return the configured loss, with the system's own among the names."""
     system = architectures.get(config.model)
-    return losses.combine(config.loss, {config.model: system.loss}, system.to_unit_range)
+    own = {config.model: system.loss} if hasattr(system, "loss") else {}
+    return losses.combine(config.loss, own, system.to_unit_range)
 
 
-def optimizer(config: Config) -> keras.optimizers.Optimizer:
-    """Return the configured optimiser with its step size lr / (1 + decay * t)."""
-    rate = keras.optimizers.schedules.InverseTimeDecay(
-        config.learning_rate, decay_steps=1, decay_rate=config.decay
-    )
+def optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """Return the configured optimiser, with its schedules of step size and momentum."""
+    if config.learning_rate_end is None:
+        rate = keras.optimizers.schedules.InverseTimeDecay(
+            config.learning_rate, decay_steps=1, decay_rate=config.decay
+        )
+    else:
+        rate = LinearByEpoch(
+            config.learning_rate, config.learning_rate_end, config.epochs, steps_per_epoch
+        )
+    if config.optimizer == "sgd" and config.momentum_end is not None:
+        momentum = LinearByEpoch(
+            config.momentum, config.momentum_end, config.epochs, steps_per_epoch
+        )
+        return ScheduledSGD(rate, momentum, nesterov=config.nesterov)
     if config.optimizer == "sgd":
         return keras.optimizers.SGD(rate, momentum=config.momentum, nesterov=config.nesterov)
     if config.optimizer == "adamw":
@@ -250,7 +260,7 @@ class Epochs(keras.callbacks.Callback):
             "loss": float(logs["loss"]),
             "zero_maps": float(logs["zero_maps"]),
             **self.validator.validate(self.model),
-            "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
+            **self.step_sizes(epoch),
             "seconds": round(seconds, 2),
             "images_per_second": round(self.training.count / seconds, 3),
             "peak_memory_mb": peak_memory_mb(),
@@ -269,6 +279,21 @@ class Epochs(keras.callbacks.Callback):
             self.say(f"No better validation loss for {self.config.patience} epochs: stopping.")
             self.model.stop_training = True
 
+    def step_sizes(self, epoch: int) -> dict[str, float]:
+        """Return the step size that an epoch came to, and its momentum where that changes."""
+        config = self.config
+
+        def at(start: float, end: float) -> float:
+            return linear_by_epoch(start, end, config.epochs, epoch)
+
+        if config.learning_rate_end is None:
+            rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        else:  # the optimiser has counted the epoch's last step: it stands at the next one's size
+            rate = at(config.learning_rate, config.learning_rate_end)
+        if config.momentum_end is None:
+            return {"learning_rate": rate}
+        return {"learning_rate": rate, "momentum": at(config.momentum, config.momentum_end)}
+
     def refuse_if_not_finite(self, value: float, what: str) -> None:
         """End the run where its weights are ruined; what earlier epochs saved stays."""
         if not np.isfinite(value):
@@ -283,8 +308,8 @@ class Epochs(keras.callbacks.Callback):
         if shares[-1] > shares[-2]:
             self.say(
                 f"warning: {shares[-1]:.1%} of the training maps were zero everywhere (before: "
-                f"{shares[-2]:.1%}); no gradient comes through them. Try a lower --learning_rate, "
-                "or --optimizer adam."
+                f"{shares[-2]:.1%}); no gradient comes through them where a ReLU is last. Try a "
+                "lower --learning_rate, or --optimizer adam."
             )
 
     def close(self) -> None:

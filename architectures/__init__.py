@@ -1,8 +1,9 @@
 """The systems besides ML-Net, one file each; found by `config.MODELS`.
 
-A system's module holds `build(config)`, `loss`, `to_unit_range` and `load_pretrained(model,
-config)`; `CROP` and `BLUR` where its map is not a plain grid over its input (see
-`utilities.OutputGrid`), and `TRAINING_METRICS` where training is to watch more than the loss.
+A system's module holds `build(config)`, `to_unit_range` and `load_pretrained(model, config)`;
+`loss` where its published loss is not a sum of those in `losses`; `CROP` and `BLUR`, by system,
+where a map is not a plain grid over its input (see `utilities.OutputGrid`); and `TRAINING_METRICS`
+where training is to watch more than the loss.
 """
 
 import importlib
@@ -26,6 +27,6 @@ def grid_of(model: keras.Model) -> OutputGrid:
         model: from a system's `build`, whose name it carries.
     """
     module = get(model.name)
-    crop = getattr(module, "CROP", 0)
+    crop = getattr(module, "CROP", {}).get(model.name, 0)
     stride = (model.input_shape[1] - 2 * crop) // model.output_shape[1]
-    return OutputGrid(stride, crop, getattr(module, "BLUR", 0.0))
+    return OutputGrid(stride, crop, getattr(module, "BLUR", {}).get(model.name, 0.0))

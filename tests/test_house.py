@@ -11,7 +11,7 @@ FLOORS = [
     {"errors", "files", "config", "sample", "quiet", "notes", "progress"},
     {"fixations", "metrics", "pictures", "cache", "significance", "utilities"},
     {"datasets", "references"},
-    {"eltwise_product", "backbone", "losses", "weight_files"},
+    {"eltwise_product", "backbone", "losses", "schedules", "weight_files"},
     {"model", "architectures"},
     {"checkpoint", "figures", "report", "sources", "scoring", "arms"},
     {"train", "predict", "evaluate", "compare"},

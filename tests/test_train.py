@@ -156,7 +156,7 @@ def test_stops_after_patience_epochs_without_a_better_loss(tiny, monkeypatch):
 
 def test_step_size_decays_as_keras_1_meant_it(tiny):
     config = tiny(optimizer="sgd", learning_rate=0.1, decay=0.5)
-    optimizer = train.optimizer(config)
+    optimizer = train.optimizer(config, steps_per_epoch=3)
     model = build(config)
     optimizer.build(model.trainable_variables)
     for step in range(4):
