@@ -1,0 +1,54 @@
+"""What a forward pass of each system costs at its published size: weights and GFLOP.
+
+    python benchmarks/cost.py
+
+Counted are the products and sums of convolutions, transposed convolutions, dense layers and the
+read-outs, two to a product: what is left (pooling, activations, normalisation) is a few percent.
+"""
+
+import math
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from quiet import import_keras
+
+import_keras()
+
+import keras
+from keras import layers
+
+import architectures
+from config import MODELS, resolve
+
+
+def flop(layer: keras.layers.Layer) -> int:
+    """Return the floating-point operations of a layer for one picture."""
+    if isinstance(layer, keras.Model):
+        return sum(map(flop, layer.layers))
+    if isinstance(layer, layers.Conv2DTranspose):  # each input value meets the whole kernel
+        return 2 * math.prod(layer.input.shape[1:3]) * math.prod(layer.kernel.shape)
+    if isinstance(layer, layers.DepthwiseConv2D):
+        return 2 * math.prod(layer.output.shape[1:3]) * math.prod(layer.kernel.shape)
+    if isinstance(layer, layers.Conv2D | layers.Dense):
+        places = math.prod(layer.output.shape[1:-1])
+        return 2 * places * math.prod(layer.kernel.shape)
+    return 0
+
+
+def main() -> None:
+    """Print a row for each system."""
+    print("| system | input | output | weights | GFLOP |\n| --- | --- | --- | ---: | ---: |")
+    for name in MODELS:
+        config = resolve({"model": name})
+        model = architectures.get(name).build(config)
+        sides = (
+            "×".join(map(str, shape[1:3])) for shape in (model.input_shape, model.output_shape)
+        )
+        total = sum(map(flop, model.layers)) / 1e9
+        print(f"| `{name}` | {' | '.join(sides)} | {model.count_params():,} | {total:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
