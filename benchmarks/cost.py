@@ -43,9 +43,7 @@ def main() -> None:
     for name in MODELS:
         config = resolve({"model": name})
         model = architectures.get(name).build(config)
-        sides = (
-            "×".join(map(str, shape[1:3])) for shape in (model.input_shape, model.output_shape)
-        )
+        sides = ["x".join(map(str, s[1:3])) for s in (model.input_shape, model.output_shape)]
         total = sum(map(flop, model.layers)) / 1e9
         print(f"| `{name}` | {' | '.join(sides)} | {model.count_params():,} | {total:.1f} |")
 
