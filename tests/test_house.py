@@ -9,7 +9,7 @@ from conftest import PROJECT
 # each floor may import from itself and from the floors above it
 FLOORS = [
     {"errors", "files", "config", "sample", "quiet", "notes", "progress"},
-    {"fixations", "metrics", "pictures", "cache", "significance", "utilities"},
+    {"fixations", "metrics", "pictures", "cache", "significance", "utilities", "archives"},
     {"datasets", "references"},
     {"eltwise_product", "backbone", "losses", "schedules", "weight_files"},
     {"model", "architectures"},
