@@ -23,6 +23,7 @@ from progress import progress
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 LIMIT_BYTES, LIMIT_FILES = 64 * 2**30, 500_000  # several times the largest of the data sets
 BLOCK = 2**20  # bytes held at once
+LONGEST = 1000  # characters of a path
 # what zipfile, tarfile and the decompressors raise on a damaged file; a name may be no UTF-8, and
 # the last is an unknown compression
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError,
@@ -73,9 +74,9 @@ def _zipped(raw: IO[bytes]) -> Generator[Member, None, None]:
             trouble = "" if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "is a link or a device"
             trouble = "is encrypted" if info.flag_bits & 1 else trouble
             reader = partial(file.open, info)
-            # zipfile cuts `filename` at a null byte; the original is what stands there
-            name = info.orig_filename
-            yield Member(name, info.file_size, info.is_dir(), trouble, reader, raw.tell())
+            name = info.orig_filename  # zipfile cuts `filename` at a null byte
+            is_folder = name.endswith("/")
+            yield Member(name, info.file_size, is_folder, trouble, reader, raw.tell())
 
 
 class _Blocks:
@@ -140,7 +141,7 @@ def extract(
                 else:
                     problem = _refusal(member, kinds)
                 if problem:
-                    raise UserError(f"{archive} is not unpacked: {member.name!r} {problem}.")
+                    raise UserError(f"{archive} is not unpacked: {member.name[:200]!r} {problem}.")
                 bar.update(member.position - bar.n)
                 _unpack(member, temporary)
         os.replace(temporary, folder)
@@ -156,6 +157,8 @@ def extract(
 
 def _refusal(member: Member, kinds: dict[str, bool]) -> str:
     """Return why an entry is not unpacked, or nothing; note in `kinds` what names are folders."""
+    if len(member.name) > LONGEST:
+        return f"has a name of {len(member.name)} characters"
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts or PureWindowsPath(member.name).drive:
         return "leads out of the folder"

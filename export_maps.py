@@ -8,7 +8,7 @@ What they ask for, and where it is said:
   are scored now, pairs maps and pictures by the end of their paths without suffix, and reads PNG as
   well as JPEG, but one of them throughout (github.com/matthias-k/saliency-benchmarking, and
   pysaliency's SaliencyMapModelFromArchive). So JPEG is written, as asked, at quality 100, which
-  moves a value by a level or two of 255; in the check PNG passes, too.
+  moves a value by a level of 255, seldom two; in the check PNG passes, too.
 * SALICON (LSUN 2017; competitions.codalab.org/competitions/17136, whose upload page is for those
   who log in): no public page says what the files are. Written is what the set's own maps are: 8-bit
   grey PNG, which loses nothing, named like the pictures. No folder is around them, as CodaLab's
@@ -137,7 +137,8 @@ def claim(
     """
     if not {image.resolve() for image in images}.isdisjoint(path.resolve() for path in maps):
         raise UserError(f"{folder} holds the pictures themselves. Choose another --output.")
-    record = folder.with_name(f"{folder.name}.json")
+    # not MODEL.json: so is the card of weights called, which may lie in the same folder
+    record = folder.with_name(f"{folder.name}.maps.json")
     there = [path for path in maps if path.exists()]
     if overwrite:
         try:
@@ -233,8 +234,11 @@ def _fault(entry: Member, sample: Sample) -> str:
     """Return what is wrong with a map, or nothing."""
     if entry.size > MAP_BYTES:
         return f"has {entry.size} bytes, more than a map can take"
-    with entry.open() as file:
-        data = file.read()
+    try:
+        with entry.open() as file:
+            data = file.read()
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
     shape = sample.shape or header_shape(cast(Path, sample.image))
     there = header_shape(io.BytesIO(data))
     if shape is None:

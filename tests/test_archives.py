@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import random
+import re
 import stat
 import tarfile
 import zipfile
@@ -100,11 +101,23 @@ def test_no_name_leads_out_of_the_folder(make, tmp_path, kind, name):
     refused(archive, tmp_path, match)
 
 
-def test_a_name_is_not_cut_at_a_null_byte(make, tmp_path):
-    archive = make(".zip", {"picture.jpgX.exe": b"x"})
-    data = archive.read_bytes().replace(b"picture.jpgX", b"picture.jpg\0")
-    archive.write_bytes(data)
-    refused(archive, tmp_path, r"picture\.jpg\\x00\.exe.* null")
+@pytest.mark.parametrize("name", ["picture.jpgX.exe", "Xpicture"])
+def test_a_name_is_not_cut_at_a_null_byte(make, tmp_path, name):
+    archive = make(".zip", {name: b"x"})
+    cut = name.replace("X", "\0")
+    archive.write_bytes(archive.read_bytes().replace(name.encode(), cut.encode()))
+    refused(archive, tmp_path, re.escape(repr(cut)) + ".* null")
+
+
+@pytest.mark.parametrize("kind", [".zip", ".tar"])
+def test_an_entry_without_a_name_is_refused(make, tmp_path, kind):
+    refused(make(kind, {"": b"x"}), tmp_path, "Cannot unpack .*Is a directory")
+
+
+@pytest.mark.parametrize("kind", [".zip", ".tar"])
+def test_a_name_of_endless_folders_is_refused(make, tmp_path, kind):
+    archive = make(kind, {"a/" * 5000 + "b": b""})
+    refused(archive, tmp_path, r"has a name of 10001 characters\.$")
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def test_maps_of_other_weights_settings_or_benchmarks_are_never_mixed_in(
     before = (tmp_path / "out" / model / "i1.jpg").read_bytes()
     assert run("mit300", smooth=3.0, overwrite=True)[0] == []
     assert (tmp_path / "out" / model / "i1.jpg").read_bytes() != before
-    (tmp_path / "out" / f"{model}.json").unlink()
+    (tmp_path / "out" / f"{model}.maps.json").unlink()
     with pytest.raises(UserError, match="holds maps of other weights"):
         run("mit300", smooth=3.0)
 
@@ -218,6 +218,30 @@ def test_pictures_are_never_taken_for_maps(run, tmp_path, model):
     with pytest.raises(UserError, match="holds the pictures themselves"):
         run("mit300", output=tmp_path, overwrite=True)
     assert (tmp_path / model / "i1.jpg").read_bytes() == before
+
+
+def test_the_card_of_weights_in_the_output_folder_is_left_alone(run, trained, tmp_path):
+    for path in (trained, weight_files.card_path(trained)):
+        shutil.copy(path, tmp_path)
+    card = weight_files.card_path(tmp_path / trained.name)
+    before = card.read_bytes()
+    assert run("mit300", weights=tmp_path / trained.name, output=tmp_path)[0] == []
+    assert card.read_bytes() == before
+
+
+def test_a_map_without_the_right_to_read_it_is_told(submission, samples, monkeypatch):
+    folder = submission("mit300")
+    opened = type(folder).open
+
+    def locked(path, *arguments):
+        if path.name == "i2.png":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(type(folder), "open", locked)
+    assert validate(folder, samples("mit300"), "mit300") == [
+        "i2.png cannot be read: Permission denied"
+    ]
 
 
 def test_missing_data_is_said(run, tmp_path):
@@ -407,7 +431,7 @@ def test_the_command_writes_and_says_so(tmp_path, trained, model, capsys):
     words += ["--weights", str(trained), "--output", str(tmp_path / "out")]
     assert main.main(words) == 0
     assert "all is well" in capsys.readouterr().out
-    record = json.loads((tmp_path / "out" / f"{model}.json").read_text())
+    record = json.loads((tmp_path / "out" / f"{model}.maps.json").read_text())
     assert record["format"] == "salicon"
     (tmp_path / "salicon" / NAMES["salicon"][0]).write_text("x")
     assert main.main([*words, "--overwrite"]) == 1
