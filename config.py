@@ -47,6 +47,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "scratch": {"freeze_backbone": False, "backbone_weights": "none"},
 }
 OUT_OF_BOUNDS = ("drop", "clip")
+BENCHMARKS = ("mit300", "cat2000", "salicon")
 DONE = "done.json"  # in a run folder: the run has come to its end
 TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -407,6 +408,31 @@ class PredictConfig(Checked):
     threshold: float = option(
         0.0, "values below become 0; the maximum of a map is 1", least=0, most=1
     )
+    batch_size: int = option(1, "pictures a step", unit="pictures", least=1, group="speed")
+    workers: int = option(2, "threads that read and write pictures", least=1)
+
+
+@dataclass(frozen=True)
+class ExportMapsConfig(Checked):
+    """One submission to a benchmark, written and checked, or checked only."""
+
+    format: str = option("mit300", "the benchmark", choices=BENCHMARKS, group="benchmark")
+    data: Path | None = option(None, "folder of its pictures")
+    check: Path | None = option(
+        None, "check this archive or folder, made before or by others, and write nothing"
+    )
+    weights: Path | None = option(
+        None, "weights file (.weights.h5); default: the best of those in weights/", group="maps"
+    )
+    weights_dir: Path = option(Path("weights"), "folder searched where no --weights is given")
+    smooth: float = option(
+        0.0, "Gaussian blur of the maps", unit="pixels of the original picture", least=0
+    )
+    output: Path = option(
+        Path("submission"), "folder for the maps and their archive, named like the model",
+        group="output",
+    )  # fmt: skip
+    overwrite: bool = option(False, "predict again what is there, rather than go on from it")
     batch_size: int = option(1, "pictures a step", unit="pictures", least=1, group="speed")
     workers: int = option(2, "threads that read and write pictures", least=1)
 

@@ -12,6 +12,7 @@ from config import (
     CompareConfig,
     Config,
     EvaluateConfig,
+    ExportMapsConfig,
     Parser,
     PredictConfig,
     TruthConfig,
@@ -98,6 +99,15 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("runs", nargs="+", type=Path, help="run folders that train wrote")
     own = "that of the first run"
     add_flags(compare, CompareConfig, dict.fromkeys(["dataset", "data", *truths], own))
+
+    export_maps = commands.add_parser(
+        "export-maps",
+        help="write the maps of a benchmark's test pictures as it asks for them",
+        description="Predict the pictures of a benchmark that keeps their truth, and write the one "
+        "archive that it asks for. The archive is read again and checked.",
+        epilog="example: main.py export-maps --format mit300 --data PATH --output submission/",
+    )
+    add_flags(export_maps, ExportMapsConfig)
     return top
 
 
@@ -152,11 +162,22 @@ def run_compare(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
     return EXIT_PARTIAL if compare(arguments.runs, flags)["left_out"] else 0
 
 
+def run_export_maps(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
+    """Write or check a submission; something may be wrong with it."""
+    settings = ExportMapsConfig(**flags)
+    if not settings.check:
+        import_keras()
+    from export_maps import export_maps
+
+    return EXIT_PARTIAL if export_maps(settings) else 0
+
+
 COMMANDS = {
     "train": run_train,
     "test": run_test,
     "evaluate": run_evaluate,
     "compare": run_compare,
+    "export-maps": run_export_maps,
 }
 
 

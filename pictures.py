@@ -5,6 +5,7 @@ Everything here is at the original picture's size, and knows no network.
 
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -74,7 +75,7 @@ def read_stored_map(path: Path) -> NDArray:
     return values
 
 
-def header_shape(path: Path) -> tuple[int, int] | None:
+def header_shape(path: Path | BinaryIO) -> tuple[int, int] | None:
     """Return a picture's rows and columns, turned as its EXIF data say, without decoding it.
 
     None where the header cannot be read.
@@ -125,8 +126,10 @@ def overlay(
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write a picture, whole or not at all; the suffix says the format."""
-    write_bytes(path, cv2.imencode(path.suffix, image)[1].tobytes())
+    """Write a picture, whole or not at all, as its suffix says; JPEG at its best quality."""
+    jpeg = path.suffix.lower() in (".jpg", ".jpeg")
+    options = [cv2.IMWRITE_JPEG_QUALITY, 100] if jpeg else []
+    write_bytes(path, cv2.imencode(path.suffix, image, options)[1].tobytes())
 
 
 def write_array(path: Path, array: NDArray) -> None:

@@ -58,12 +58,34 @@ def predict(images: list[str], settings: PredictConfig, say: Callable[[str], Non
     """
     sources = find_images(images, settings.recursive, settings.output)
     make_folder(settings.output)
-    jobs = plan(sources, settings)
+    return write_maps(
+        plan(sources, settings),
+        lambda: weight_files.choose(settings.weights, settings.weights_dir, say),
+        settings,
+        say,
+    )
+
+
+def write_maps(
+    jobs: list[Job],
+    weights: Callable[[], Path],
+    settings: PredictConfig,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Write the outputs that are not there yet; return how many pictures gave none.
+
+    Args:
+        jobs: the pictures and where their outputs go.
+        weights: returns the weights file; asked only where something is to be predicted.
+        settings: how.
+        say: gets each line of news.
+
+    Raises:
+        UserError: the weights are not usable, or nothing can be written.
+    """
     waiting = [job for job in jobs if settings.overwrite or not job.done]
-    kept, failed = len(jobs) - len(waiting), 0
-    if waiting:
-        model = load_model(weight_files.choose(settings.weights, settings.weights_dir, say))
-        failed = run(model, waiting, settings)
+    kept = len(jobs) - len(waiting)
+    failed = run(load_model(weights()), waiting, settings) if waiting else 0
     say(
         f"{len(waiting) - failed} maps written to {settings.output}/"
         + (f", {kept} kept (--overwrite predicts them again)" if kept else "")

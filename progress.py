@@ -1,18 +1,19 @@
-"""The progress bar of long work: pictures done, rate, time left; none where nobody watches."""
+"""The progress bar of long work: what is done, rate, time left; none where nobody watches."""
 
 import sys
 
 from tqdm import tqdm
 
 
-def progress(total: int, label: str) -> tqdm:
-    """Return a bar counting pictures; it is silent where standard error is not a terminal."""
+def progress(total: int, label: str, unit: str = "images") -> tqdm:
+    """Return a bar counting pictures, or bytes ("B"); silent where no terminal shows it."""
     return tqdm(
         total=total,
         desc=label,
-        unit="images",
+        unit=unit,
+        unit_scale=unit == "B",
         leave=False,
         disable=not sys.stderr.isatty(),
-        bar_format="{desc} {percentage:3.0f}% |{bar}| {n}/{total} "
+        bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} "
         "{rate_fmt} ETA {remaining}{postfix}",
     )

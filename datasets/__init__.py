@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -38,12 +39,7 @@ def load(
     Raises:
         UserError: the folder or a part of it is missing; the message says how to get it.
     """
-    module = importlib.import_module(f"datasets.{name}")
-    if module.NEEDS_FILES and root is None:
-        raise UserError(f"--data is needed: the folder of {name}. {offer(module.SOURCE)}")
-    if module.NEEDS_FILES and root is not None and not root.is_dir():
-        raise UserError(f"The {name} data set is not at {root}: no such folder. "
-                        f"{offer(module.SOURCE)}")  # fmt: skip
+    module = module_of(name, root)
     samples = [bounded(sample, out_of_bounds) for sample in module.load(root, split, plan)]
     if not samples:
         raise UserError(
@@ -56,6 +52,30 @@ def load(
             "nor be scored here. Take another --split."
         )
     return samples
+
+
+def submission_pictures(name: str, root: Path | None) -> list[Sample]:
+    """Return the pictures of a benchmark that keeps their truth.
+
+    Raises:
+        UserError: the folder or a part of it is missing; the message says how to get it.
+    """
+    return module_of(name, root).submission_pictures(root)
+
+
+def module_of(name: str, root: Path | None) -> ModuleType:
+    """Return the module of a data set, once its folder is there.
+
+    Raises:
+        UserError: no folder is given, or there is none.
+    """
+    module = importlib.import_module(f"datasets.{name}")
+    if module.NEEDS_FILES and root is None:
+        raise UserError(f"--data is needed: the folder of {name}. {offer(module.SOURCE)}")
+    if module.NEEDS_FILES and root is not None and not root.is_dir():
+        raise UserError(f"The {name} data set is not at {root}: no such folder. "
+                        f"{offer(module.SOURCE)}")  # fmt: skip
+    return module
 
 
 def bounded(sample: Sample, out_of_bounds: str) -> Sample:

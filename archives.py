@@ -1,0 +1,210 @@
+"""Archives: unpacked without trusting them, and written so that equal files give equal bytes."""
+
+import gzip
+import lzma
+import os
+import shutil
+import stat
+import tarfile
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO, Any
+
+from errors import UserError
+from files import atomic, make_folder
+from progress import progress
+
+SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+LIMIT_BYTES, LIMIT_FILES = 64 * 2**30, 500_000  # several times the largest of the data sets
+BLOCK = 2**20  # bytes held at once
+LONGEST = 1000  # characters of a path
+# what zipfile, tarfile and the decompressors raise on a damaged file; a name may be no UTF-8, and
+# the last is an unknown compression
+DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError,
+          EOFError, UnicodeError, NotImplementedError)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Member:
+    """One entry of an archive, as the archive tells it; `trouble` is why it is no plain file."""
+
+    name: str
+    size: int
+    is_folder: bool
+    trouble: str
+    open: Callable[[], Any]
+    position: int  # bytes of the archive before it, about
+
+
+@contextmanager
+def members(archive: Path) -> Iterator[Iterator[Member]]:
+    """Give the entries of an archive, in their order; each can be read until the next is asked for.
+
+    Raises:
+        UserError: it is missing, of another type, damaged or truncated.
+    """
+    name = archive.name.lower()
+    if not name.endswith(SUFFIXES):
+        raise UserError(f"{archive} is no archive of a known type: {', '.join(SUFFIXES)}.")
+    try:
+        raw = archive.open("rb")
+    except OSError as error:
+        raise UserError(f"Cannot read {archive}: {error.strerror}.") from error
+    opened = _zipped(raw) if name.endswith(".zip") else _tarred(raw, not name.endswith(".tar"))
+    with raw, closing(opened) as entries:
+        try:
+            yield entries
+        except DAMAGE as error:
+            raise UserError(
+                f"{archive} is damaged or truncated ({error}): download or make it again."
+            ) from error
+
+
+def _zipped(raw: IO[bytes]) -> Generator[Member, None, None]:
+    """Yield the entries of a .zip."""
+    with zipfile.ZipFile(raw) as file:
+        for info in file.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where no Unix made it
+            trouble = "" if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "is a link or a device"
+            trouble = "is encrypted" if info.flag_bits & 1 else trouble
+            reader = partial(file.open, info)
+            name = info.orig_filename  # zipfile cuts `filename` at a null byte
+            is_folder = name.endswith("/")
+            yield Member(name, info.file_size, is_folder, trouble, reader, raw.tell())
+
+
+class _Blocks:
+    """A file for tarfile, which would hold a header of any size in memory."""
+
+    def __init__(self, file: Any) -> None:
+        self.seek, self.tell, self._read, self.last = file.seek, file.tell, file.read, b""
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= BLOCK:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        self.last = self._read(size)
+        return self.last
+
+
+def _tarred(raw: IO[bytes], packed: bool) -> Generator[Member, None, None]:
+    """Yield the entries of a .tar, or of a .tar.gz."""
+    blocks: Any = _Blocks(gzip.GzipFile(fileobj=raw) if packed else raw)
+    with tarfile.open(fileobj=blocks, mode="r:") as file:
+        for info in file:
+            trouble = "" if info.isreg() or info.isdir() else "is a link or a device"
+            reader = partial(file.extractfile, info)
+            yield Member(info.name, info.size, info.isdir(), trouble, reader, raw.tell())
+    # tarfile takes what breaks off between two entries, or goes on with rubbish, for the end
+    if blocks.last != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("it ends without an end mark")
+    blocks.read(BLOCK)  # padding; at its end gzip compares the checksum of all
+
+
+def extract(
+    archive: Path, folder: Path, limit_bytes: int = LIMIT_BYTES, limit_files: int = LIMIT_FILES
+) -> Path:
+    """Unpack an archive into a new folder, whole or not at all; return the folder of its content.
+
+    That is the new folder, or the one folder that is all it holds. What macOS adds is left out.
+
+    Args:
+        archive: .zip, .tar, .tar.gz or .tgz.
+        folder: is made.
+        limit_bytes: of all files, unpacked.
+        limit_files: entries, folders too.
+
+    Raises:
+        UserError: the archive is damaged or too large; an entry leads out of the folder, is no
+            plain file or takes another's place; the folder is there or cannot be written.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} is there already: remove it to unpack {archive.name} again.")
+    temporary = make_folder(folder.parent) / f".{folder.name}-{os.getpid()}.partial"
+    try:
+        kinds: dict[str, bool] = {}
+        size = 0
+        with (
+            members(archive) as entries,
+            progress(archive.stat().st_size, f"unpacking {archive.name}", unit="B") as bar,
+        ):
+            temporary.mkdir()
+            for count, member in enumerate(entries, 1):
+                size += member.size
+                if count > limit_files or size > limit_bytes:
+                    problem = f"exceeds the limit of {limit_files} files and {limit_bytes} bytes"
+                else:
+                    problem = _refusal(member, kinds)
+                if problem:
+                    raise UserError(f"{archive} is not unpacked: {member.name[:200]!r} {problem}.")
+                bar.update(member.position - bar.n)
+                _unpack(member, temporary)
+        os.replace(temporary, folder)
+    except OSError as error:
+        raise UserError(
+            f"Cannot unpack {archive} to {folder}: {error.strerror or error}."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    inside = list(folder.iterdir())
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
+
+
+def _refusal(member: Member, kinds: dict[str, bool]) -> str:
+    """Return why an entry is not unpacked, or nothing; note in `kinds` what names are folders."""
+    if len(member.name) > LONGEST:
+        return f"has a name of {len(member.name)} characters"
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts or PureWindowsPath(member.name).drive:
+        return "leads out of the folder"
+    if "\\" in member.name or "\0" in member.name:
+        return "has a backslash or a null in its name, which systems read differently"
+    if member.trouble:
+        return member.trouble
+    # upper and lower case, and two codings of an accent, are one name to some file systems
+    own, *above = (unicodedata.normalize("NFC", str(p)).casefold() for p in (path, *path.parents))
+    clash = own in kinds and not (member.is_folder and kinds[own])
+    kinds.setdefault(own, member.is_folder)
+    clash = clash or not all(kinds.setdefault(folder, True) for folder in above)
+    return "has the name of another, or differs from it in case alone" if clash else ""
+
+
+def _unpack(member: Member, folder: Path) -> None:
+    """Write one entry that was not refused below a folder."""
+    path = PurePosixPath(member.name)
+    if "__MACOSX" in path.parts or path.name == ".DS_Store" or path.name.startswith("._"):
+        return
+    target = folder / path
+    if member.is_folder:
+        target.mkdir(parents=True, exist_ok=True)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    left = member.size
+    with member.open() as source, target.open("wb") as file:
+        while block := source.read(BLOCK):
+            left -= len(block)
+            if left < 0:
+                break
+            file.write(block)
+    if left:
+        raise tarfile.ReadError(f"{member.name!r} is not as long as it says")
+
+
+def write_zip(path: Path, files: dict[str, Path]) -> None:
+    """Write files into a .zip under the names given, whole or not at all.
+
+    Names are sorted, and times and rights are left out, so equal files give equal archives. Nothing
+    is compressed: pictures are already.
+    """
+    with atomic(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, file in sorted(files.items()):
+            info = zipfile.ZipInfo(name)  # of 1980-01-01
+            info.create_system, info.external_attr = 3, (stat.S_IFREG | 0o644) << 16
+            info.file_size = file.stat().st_size  # decides what is written of a great file
+            with file.open("rb") as source, archive.open(info, "w") as target:
+                shutil.copyfileobj(source, target, BLOCK)
