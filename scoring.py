@@ -26,7 +26,7 @@ from notes import Notes
 from progress import progress
 from references import HALVED, HALVES, ONE, UNIFORM, Scores, Split, Truth
 from references import references as reference_rows
-from sample import Sample
+from sample import Sample, Stored
 from significance import Interval, mean_interval
 from sources import Source
 
@@ -186,9 +186,9 @@ def note_training_pictures(
     except UserError:
         return  # no training pictures here, so none of these
 
-    def identity(sample: Sample) -> Path | str:
+    def identity(sample: Sample) -> Path | Stored | str:
         # two splits may each have a 0.png; built-in scenes have no file, but names of their own
-        return sample.image if isinstance(sample.image, Path) else sample.name
+        return sample.image if isinstance(sample.image, Path | Stored) else sample.name
 
     seen = {identity(sample) for sample in training}
     for sample in split.samples:

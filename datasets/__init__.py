@@ -49,7 +49,7 @@ def load(
     if truth and all(sample.map is None and sample.fixations is None for sample in samples):
         raise UserError(
             f"The {split} split of {name} comes without maps and fixations: it can neither train "
-            "nor be scored here. Take another --split."
+            f"nor be scored here. {_remedy(module, root, split)}"
         )
     return samples
 
@@ -76,6 +76,25 @@ def module_of(name: str, root: Path | None) -> ModuleType:
         raise UserError(f"The {name} data set is not at {root}: no such folder. "
                         f"{offer(module.SOURCE)}")  # fmt: skip
     return module
+
+
+def _remedy(module: ModuleType, root: Path | None, split: str) -> str:
+    """Return what helps against a split without truth."""
+    for part in described(module, root):
+        if part.split in (split, "") and part.sought:
+            return f"They should be in {part.where}: {part.sought}."
+    return "Take another --split."
+
+
+def remarks(name: str, root: Path | None) -> list[str]:
+    """Return what a user should know of how a data set's files were understood."""
+    found = described(importlib.import_module(f"datasets.{name}"), root)
+    return [remark for part in found for remark in part.remarks]
+
+
+def described(module: ModuleType, root: Path | None) -> list:
+    """Return the parts (`_parts.Part`) of a data set on disk; none for a built-in one."""
+    return module.parts(root) if module.NEEDS_FILES and root else []
 
 
 def bounded(sample: Sample, out_of_bounds: str) -> Sample:
