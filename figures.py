@@ -66,6 +66,37 @@ def picture_grid(rows: list[tuple[str, NDArray, NDArray, NDArray, str]], path: P
     _save(figure, path)
 
 
+def overview(mean_map: NDArray, counts: list[int], path: Path, name: str, caption: str) -> None:
+    """Write a PNG of where people look on a whole data set, and how often on each picture.
+
+    Args:
+        mean_map: [rows, columns], 0 to 1.
+        counts: fixations of each picture; none where the data set has maps alone.
+        path: the PNG.
+        name: the data set's.
+        caption: what the map is made of.
+    """
+    figure = Figure(figsize=(9.5 if counts else 5, 3.6), layout="constrained", dpi=110)
+    axes = figure.subplots(1, 2 if counts else 1, squeeze=False)[0]
+    axes[0].imshow(shrink(mean_map), cmap="inferno", vmin=0, vmax=1)
+    axes[0].set_title(caption, fontsize=9)
+    axes[0].set_axis_off()
+    if counts:
+        # one bar a count where there are few, so that none falls between two
+        bins = np.arange(min(counts), max(counts) + 2) - 0.5
+        axes[1].hist(counts, bins=bins if len(bins) < 60 else 50, color="tab:orange")  # type: ignore[arg-type]
+        axes[1].axvline(float(np.median(counts)), color="0.2", lw=1, ls="--")
+        axes[1].set_title(f"median {np.median(counts):g} fixations a picture", fontsize=9)
+        axes[1].set_xlabel("fixations")
+        axes[1].set_ylabel("pictures")
+        axes[1].yaxis.get_major_locator().set_params(integer=True)
+        axes[1].spines[["top", "right"]].set_visible(False)
+        axes[1].grid(alpha=0.25)
+        axes[1].set_axisbelow(True)
+    figure.suptitle(name)
+    _save(figure, path)
+
+
 def shrink(image: NDArray, longest: int = 320) -> NDArray:
     """Return a picture or map scaled down to at most `longest` pixels."""
     scale = longest / max(image.shape[:2])

@@ -91,6 +91,24 @@ def header_shape(path: Path | BinaryIO, turn: bool = True) -> tuple[int, int] | 
     return (cols, rows) if turned else (rows, cols)
 
 
+def whole_picture(path: Path) -> tuple[tuple[int, int], bool]:
+    """Return the rows and columns of a picture as it is stored, and whether it is grey.
+
+    The file is read to its end: OpenCV fills what a truncated one lacks with grey, Pillow refuses.
+
+    Raises:
+        UserError: it is no picture, or not whole.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as picture:
+                picture.load()
+                return (picture.height, picture.width), picture.mode in ("1", "L", "I;16")
+    except Exception as error:  # Pillow raises many types on a damaged file
+        raise UserError(f"{path} is not a whole picture: {error}.") from error
+
+
 def _decode(path: Path, flags: int) -> NDArray:
     """Decode a picture file, or say in one line why not."""
     try:

@@ -26,6 +26,7 @@ class Part:
     A key names a picture within the data set, with forward slashes and without suffix.
 
     Attributes:
+        title: what reports call it.
         split: train, val or test; empty for pictures that a plan divides; None for those that come
             without truth, to be predicted alone.
         where: the folder, as errors name it.
@@ -33,7 +34,7 @@ class Part:
         maps: the density maps.
         read: returns the fixations.
         sigma_pixels: the data set's own Gaussian.
-        published: how many pictures there are, where that is known.
+        published: how many pictures there are, in each set of this layout; empty where unknown.
         sought: where the truth should be, as errors name it; empty where none is published.
         by_category: whether a key begins with the picture's category, as in Action/001.
         shape_of: from a key to the picture's shape, where no fixations tell.
@@ -42,24 +43,20 @@ class Part:
         twins: by the key of a picture, an equal one's that its split follows.
     """
 
+    title: str
     split: str | None
     where: Path
     images: dict[str, Path] | dict[str, Stored]
     maps: dict[str, Path] | dict[str, Stored] = field(default_factory=dict)
     read: Callable[[], Read] = Read
     sigma_pixels: float = 24.0
-    published: int | None = None
+    published: tuple[int, ...] = ()
     sought: str = ""
     by_category: bool = False
     shape_of: Callable[[str], tuple[int, int] | None] | None = None
     clashes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     twins: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        """What reports call it."""
-        return {None: "without truth", "": "pictures"}.get(self.split, self.split or "")
 
     def name(self, key: str) -> str:
         """Return a picture's name within the data set."""

@@ -34,8 +34,8 @@ SOURCE = (
     "--data at the folder that holds trainSet/ and testSet/."
 )
 SIGMA_PIXELS = 38.0  # one degree of visual angle, as the benchmark states it
-PUBLISHED = {"": 2_000, None: 2_000}
-FOLDERS = {"": "trainSet", None: "testSet"}
+PUBLISHED = {"trainSet": (2_000,), "testSet": (2_000,)}
+WITHOUT_TRUTH = ("testSet",)
 
 
 def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
@@ -62,16 +62,16 @@ def parts(root: Path) -> list[Part]:
         UserError: neither is there.
     """
     found = []
-    for split, name in FOLDERS.items():
+    for name in PUBLISHED:
         base = find_root(root, lambda folder, name=name: (folder / name / "Stimuli").is_dir())
         if base:
-            found.append(_part(base / name, split))
+            found.append(_part(base / name))
     if not any(part.images for part in found):
         raise UserError(f"No pictures in {root / 'trainSet' / 'Stimuli'}. {offer(SOURCE)}")
     return found
 
 
-def _part(folder: Path, split: str | None) -> Part:
+def _part(folder: Path) -> Part:
     """Return the training set, or the test set."""
     clashes: list[str] = []
     images = _by_category(folder / "Stimuli", IMAGE_SUFFIXES, clashes)
@@ -82,15 +82,17 @@ def _part(folder: Path, split: str | None) -> Part:
     def shape_of(key: str) -> tuple[int, int] | None:
         return header_shape(maps[key]) if key in maps else stored_shape(images[key])
 
+    truthless = folder.name in WITHOUT_TRUTH
     return Part(
-        split,
+        folder.name,
+        None if truthless else "",
         folder,
         images,
         maps,
         (lambda: read_files(files, parse_mat)) if files else Read,
         SIGMA_PIXELS,
-        published=PUBLISHED[split],
-        sought="trainSet/FIXATIONMAPS and trainSet/FIXATIONLOCS" if split == "" else "",
+        published=PUBLISHED[folder.name],
+        sought="" if truthless else "FIXATIONMAPS, FIXATIONLOCS",
         by_category=True,
         shape_of=shape_of,
         clashes=tuple(clashes),

@@ -18,7 +18,8 @@ SOURCE = (
     "the folder that holds BenchmarkIMAGES/."
 )
 SIGMA_PIXELS = 35.0  # one degree of visual angle, as the benchmark states it
-PUBLISHED = 300
+PUBLISHED = {"pictures": (300,)}
+WITHOUT_TRUTH = ("pictures",)
 
 
 def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
@@ -49,11 +50,12 @@ def parts(root: Path) -> list[Part]:
         raise UserError(f"No pictures in {folder}. {offer(SOURCE)}")
     return [
         Part(
+            "pictures",
             "test",
             folder,
             images,
             sigma_pixels=SIGMA_PIXELS,
-            published=PUBLISHED,
+            published=PUBLISHED["pictures"],
             clashes=tuple(clashes),
         )
     ]

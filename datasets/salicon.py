@@ -44,7 +44,8 @@ SOURCE = (
     "the folder that holds images/, maps/ and fixations/."
 )
 SIGMA_PIXELS = 19.0  # the published maps are exactly this
-PUBLISHED = {"train": 10_000, "val": 5_000, "test": 5_000}
+PUBLISHED = {"train": (10_000,), "val": (5_000,), "test": (5_000,)}
+WITHOUT_TRUTH = ("test",)
 
 
 def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
@@ -111,13 +112,14 @@ def _part(
         remarks = (f"{split}: fixations as {' and '.join(there)}; the {there[0]} are read",)
     return Part(
         split,
+        split,
         base,
         images,
         maps,
         forms[there[0]] if there else Read,
         SIGMA_PIXELS,
         published=PUBLISHED[split],
-        sought="" if split == "test" else f"maps/{split}, fixations/{split} or "
+        sought="" if split in WITHOUT_TRUTH else f"maps/{split}, fixations/{split} or "
         f"fixations_{split}2014.json",
         clashes=clashes,
         remarks=remarks,
