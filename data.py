@@ -28,6 +28,7 @@ from notes import Notes
 from pictures import header_shape, read_map, whole_picture
 from progress import progress
 from sample import Stored
+from scoring import aligned
 
 Shape = tuple[int, int]
 THUMBNAIL = (120, 160)  # rows and columns at which maps are averaged
@@ -273,11 +274,7 @@ def table(rows: list[dict[str, Any]]) -> str:
                 sizes[0] if len(sizes) == 1 else f"{len(sizes)} sizes",
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
-        for line in lines
-    )
+    return aligned(lines)
 
 
 def draw(name: str, sigma_pixels: float, pictures: list[Examined], path: Path) -> bool:

@@ -12,6 +12,7 @@ from files import atomic
 from metrics import METRICS
 
 Row = dict[str, float]
+BARS = 40  # at the most, of a histogram
 
 
 def curves(history: list[Row], path: Path, title: str) -> None:
@@ -82,9 +83,10 @@ def overview(mean_map: NDArray, counts: list[int], path: Path, name: str, captio
     axes[0].set_title(caption, fontsize=9)
     axes[0].set_axis_off()
     if counts:
-        # one bar a count where there are few, so that none falls between two
-        bins = np.arange(min(counts), max(counts) + 2) - 0.5
-        axes[1].hist(counts, bins=bins if len(bins) < 60 else 50, color="tab:orange")  # type: ignore[arg-type]
+        bars = edges(counts)
+        axes[1].hist(counts, bins=bars, color="tab:orange")
+        axes[1].margins(x=0.02 if len(bars) > 8 else 2)  # a bar alone would be a wall
+        axes[1].xaxis.get_major_locator().set_params(integer=True)
         axes[1].axvline(float(np.median(counts)), color="0.2", lw=1, ls="--")
         axes[1].set_title(f"median {np.median(counts):g} fixations a picture", fontsize=9)
         axes[1].set_xlabel("fixations")
@@ -95,6 +97,18 @@ def overview(mean_map: NDArray, counts: list[int], path: Path, name: str, captio
         axes[1].set_axisbelow(True)
     figure.suptitle(name)
     _save(figure, path)
+
+
+def edges(counts: list[int]) -> list[float]:
+    """Return the edges of a histogram's bars, each as wide as the same whole number of counts.
+
+    With another width some bars would hold one count more than their neighbours, like a comb.
+
+    >>> edges([3, 5])
+    [2.5, 3.5, 4.5, 5.5]
+    """
+    width = -(-(max(counts) - min(counts) + 1) // BARS)
+    return (np.arange(min(counts), max(counts) + width + 1, width) - 0.5).tolist()
 
 
 def shrink(image: NDArray, longest: int = 320) -> NDArray:

@@ -73,7 +73,7 @@ def _part(root: Path, split: str, folders: dict[str, Path]) -> Part:
         return Read({**found.looks, **alone}, found.failures)
 
     return Part(
-        split or "pictures",
+        split or "all",
         split,
         folders["images"].parent,
         images,

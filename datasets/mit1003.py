@@ -25,7 +25,7 @@ SOURCE = (
     "ALLSTIMULI/ and ALLFIXATIONMAPS/."
 )
 SIGMA_PIXELS = 35.0  # one degree of visual angle, as the MIT benchmark states it
-PUBLISHED = {"pictures": (1_003,)}
+PUBLISHED = {"all": (1_003,)}
 
 
 def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
@@ -56,14 +56,14 @@ def parts(root: Path) -> list[Part]:
     points = {key: (path,) for key, path in truth["fixPts"].items()}
     return [
         Part(
-            "pictures",
+            "all",
             "",
             base,
             images,
             truth["fixMap"],
             (lambda: read_files(points, looks_of_picture)) if points else Read,
             SIGMA_PIXELS,
-            published=PUBLISHED["pictures"],
+            published=PUBLISHED["all"],
             sought="ALLFIXATIONMAPS/*_fixMap.jpg and *_fixPts.jpg",
             clashes=tuple(clashes),
         )

@@ -18,8 +18,8 @@ SOURCE = (
     "the folder that holds BenchmarkIMAGES/."
 )
 SIGMA_PIXELS = 35.0  # one degree of visual angle, as the benchmark states it
-PUBLISHED = {"pictures": (300,)}
-WITHOUT_TRUTH = ("pictures",)
+PUBLISHED = {"all": (300,)}
+WITHOUT_TRUTH = ("all",)
 
 
 def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
@@ -50,12 +50,12 @@ def parts(root: Path) -> list[Part]:
         raise UserError(f"No pictures in {folder}. {offer(SOURCE)}")
     return [
         Part(
-            "pictures",
+            "all",
             "test",
             folder,
             images,
             sigma_pixels=SIGMA_PIXELS,
-            published=PUBLISHED["pictures"],
+            published=PUBLISHED["all"],
             clashes=tuple(clashes),
         )
     ]

@@ -69,7 +69,7 @@ def _part(root: Path, split: str) -> Part | None:
         return None
     form = form_of(images)
     return Part(
-        split or "pictures",
+        split or "all",
         split,
         root,
         {key: Stored(file, i, partial(read_picture, form)) for key, (file, i) in images.items()},

@@ -26,7 +26,7 @@ SOURCE = (
     "at the folder that holds data/stimuli and data/eye/fixations.mat."
 )
 SIGMA_PIXELS = 24.0  # the authors' own maps
-PUBLISHED = {"pictures": (700, 500)}  # of OSIE, of EyeCrowd
+PUBLISHED = {"all": (700, 500)}  # of OSIE, of EyeCrowd
 
 
 def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
@@ -55,13 +55,13 @@ def parts(root: Path) -> list[Part]:
     clashes: list[str] = []
     return [
         Part(
-            "pictures",
+            "all",
             "",
             root,
             by_stem(stimuli, {".jpg"}, clashes),
             read=lambda: read_table(eye, parse),
             sigma_pixels=SIGMA_PIXELS,
-            published=PUBLISHED["pictures"],
+            published=PUBLISHED["all"],
             clashes=tuple(clashes),
         )
     ]

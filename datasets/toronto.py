@@ -27,7 +27,7 @@ SOURCE = (
     "the folder that holds origfixdata.mat and the pictures 1.jpg to 120.jpg."
 )
 SIGMA_PIXELS = 22.0  # an estimate of one degree of visual angle: the authors publish none
-PUBLISHED = {"pictures": (120,)}
+PUBLISHED = {"all": (120,)}
 
 
 def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
@@ -61,13 +61,13 @@ def parts(root: Path) -> list[Part]:
     remarks = (f"{len(twins)} pictures repeat another one: they share its split",) if twins else ()
     return [
         Part(
-            "pictures",
+            "all",
             "",
             base,
             images,
             read=lambda: read_table(base / "origfixdata.mat", parse_mat),
             sigma_pixels=SIGMA_PIXELS,
-            published=PUBLISHED["pictures"],
+            published=PUBLISHED["all"],
             sought="origfixdata.mat",
             clashes=tuple(clashes),
             remarks=remarks,
