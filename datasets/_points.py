@@ -190,7 +190,9 @@ def looks_of_picture(path: Path) -> Looks:
     """
     mask = read_stored_map(path)
     white = mask > 127 if path.suffix.lower() in JPEG else mask > 0
-    return Looks(points_of_mask(white, path), None, (white.shape[0], white.shape[1]))
+    rows, columns = np.nonzero(white)
+    points = np.stack([columns, rows], axis=1).astype(np.float32)
+    return Looks(points, None, (white.shape[0], white.shape[1]))
 
 
 def read_mat(path: Path, names: Sequence[str], what: str) -> tuple[Any, dict[str, Any]]:
