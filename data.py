@@ -81,7 +81,7 @@ def check(settings: CheckConfig, say: Callable[[str], None] = print) -> bool:
         examined = examine_part(part, findings, settings.workers)
         rows.append(row_of(part, examined))
         pictures += examined
-    note_absent(name, {part.title for part in parts}, findings)
+    note_absent(settings, {part.title for part in parts}, findings)
     say(f"{name} at {root}\n{table(rows)}")
     for label, notes in (("problem", findings.problems), ("note", findings.remarks)):
         for line in notes.lines():
@@ -109,9 +109,9 @@ def as_json(notes: Notes) -> dict[str, Any]:
     return {**notes.found, "remarks": notes.remarks}
 
 
-def note_absent(name: str, there: set[str], findings: Findings) -> None:
+def note_absent(settings: CheckConfig, there: set[str], findings: Findings) -> None:
     """Note the published parts of a data set of which nothing is there."""
-    module = datasets.module_of(name, Path())
+    module = datasets.module_of(settings.dataset, settings.data)
     for title, counts in getattr(module, "PUBLISHED", {}).items():
         if title in there:
             continue
@@ -163,34 +163,18 @@ def examine_part(part: Part, findings: Findings, workers: int) -> list[Examined]
 def examine(part: Part, key: str, looks: Looks | None, findings: Findings) -> Examined:
     """Return what one picture is like; note what is wrong with it, its map or its fixations."""
     problems, remarks = findings.problems, findings.remarks
-    name, image = part.name(key), part.images[key]
-    shapes: set[Shape] = set()  # that the picture may be seen in
-    try:
-        if isinstance(image, Stored):
-            rows, columns = image().shape[:2]
-            shapes = {(rows, columns)}
-        else:
-            stored, grey = whole_picture(image)
-            shapes = {header_shape(image) or stored, stored}
-            if grey:
-                remarks.add(f"{part.title}: grey pictures", name)
-    except UserError:
-        problems.add(f"{part.title}: pictures that cannot be read", name)
+    name, shapes = part.name(key), shapes_of(part, key, findings)
     saliency_map = map_of(part, key, findings)
-    truths = {"fixations": looks.shape if looks else None}
-    if saliency_map is not None:
-        truths["map"] = (saliency_map.shape[0], saliency_map.shape[1])
-    shape = next(iter(shapes)) if len(shapes) == 1 else None
+    truths = {
+        "fixations": looks.shape if looks else None,
+        "map": None if saliency_map is None else (saliency_map.shape[0], saliency_map.shape[1]),
+    }
     for label, other in truths.items():
-        if other is None or not shapes:
-            continue
-        if other not in shapes:
+        if shapes and other and other not in shapes:
             problems.add(f"{part.title}: pictures of another size than their {label}", name)
-            continue
-        shape = other
-    if len(shapes) > 1:
-        shape = shape or (header_shape(image) if isinstance(image, Path) else None)
+    if len(set(shapes)) > 1:
         remarks.add(f"{part.title}: pictures that EXIF data turn; read as their truth lies", name)
+    shape = next((other for other in (*truths.values(), *shapes) if other in shapes), None)
     inside, outside = settled(looks, shape)
     if outside:
         remarks.add(f"{part.title}: pictures with fixations outside, which --out_of_bounds settles",
@@ -204,6 +188,25 @@ def examine(part: Part, key: str, looks: Looks | None, findings: Findings) -> Ex
     if looks is not None and looks.subjects is not None:
         observers = len(np.unique(looks.subjects))
     return Examined(shape, inside, outside, observers, thumbnail)
+
+
+def shapes_of(part: Part, key: str, findings: Findings) -> list[Shape]:
+    """Return the shapes that a picture can be read in: as EXIF data turn it, and as it is stored.
+
+    Empty where it cannot be read, which is noted.
+    """
+    image = part.images[key]
+    try:
+        if isinstance(image, Stored):
+            rows, columns = image().shape[:2]
+            return [(rows, columns)]
+        stored, grey = whole_picture(image)
+    except UserError:
+        findings.problems.add(f"{part.title}: pictures that cannot be read", part.name(key))
+        return []
+    if grey:
+        findings.remarks.add(f"{part.title}: grey pictures", part.name(key))
+    return [header_shape(image) or stored, stored]
 
 
 def map_of(part: Part, key: str, findings: Findings) -> NDArray | None:
@@ -238,6 +241,7 @@ def row_of(part: Part, examined: list[Examined]) -> dict[str, Any]:
     shapes = Counter(one.shape for one in examined if one.shape)
     return {
         "part": part.title,
+        "where": str(part.where),
         "pictures": len(examined),
         "published": list(part.published),
         "maps": len(part.maps),
@@ -257,8 +261,8 @@ def published(part: Part) -> str:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return a line for each part."""
-    lines = [["", "pictures", "published", "maps", "with fixations", "fixations", "a picture",
-              "observers", "size"]]  # fmt: skip
+    lines = [["", "pictures", "published", "maps", "with fixations", "fixations",
+              "median", "observers", "size"]]  # fmt: skip
     for row in rows:
         sizes = list(row["sizes"])
         lines.append(

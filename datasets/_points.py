@@ -24,6 +24,7 @@ from pictures import read_stored_map
 from progress import progress
 
 JPEG = {".jpg", ".jpeg"}
+DENSE = 0.2  # share of a picture's pixels that no observers look at one by one
 
 
 class Looks(NamedTuple):
@@ -81,7 +82,7 @@ def read_files(files: dict[str, tuple[Path, ...]], parser: Callable[..., Looks])
         looks = dict(found for found in pool.map(parse, files) if found)
     if looks and not failures:
         cache.keep(key, _packed(looks))
-    return Read(looks, failures)
+    return Read(looks, dict(sorted(failures.items())))
 
 
 def read_table(path: Path, parser: Callable[[Path], dict[str, Looks]]) -> Read:
@@ -105,7 +106,7 @@ def _key(parser: Callable, paths: Sequence[Path]) -> str:
     digest = hashlib.sha256(f"{parser.__qualname__} {_code(parser)}".encode())
     for path in paths:
         status = path.stat()
-        digest.update(repr((str(path.resolve()), status.st_size, status.st_mtime_ns)).encode())
+        digest.update(repr((str(path.absolute()), status.st_size, status.st_mtime_ns)).encode())
     return digest.hexdigest()
 
 
@@ -187,10 +188,18 @@ def looks_of_picture(path: Path) -> Looks:
 
     JPEG smears a white pixel and rings about it, so white is what is above half. PNG keeps what
     was stored, which may be 1 instead of 255: there white is what is not black.
+
+    Raises:
+        UserError: it is no picture, or no mask.
     """
     mask = read_stored_map(path)
     white = mask > 127 if path.suffix.lower() in JPEG else mask > 0
     rows, columns = np.nonzero(white)
+    if len(rows) > DENSE * white.size:
+        raise UserError(
+            f"{path} is white on {len(rows) / white.size:.0%} of the picture: a density map rather "
+            "than fixations?"
+        )
     points = np.stack([columns, rows], axis=1).astype(np.float32)
     return Looks(points, None, (white.shape[0], white.shape[1]))
 

@@ -2,8 +2,8 @@
 
 `origfixdata.mat`, variable `white`: 1 x 120 cells, each the picture-sized mask of all observers'
 fixations on the picture of that number, `1.jpg` to `120.jpg`. A mask counts from zero, tells no
-observers, and holds two fixations of one pixel once. The pictures lie in `Original Image Set/`
-beside it, or wherever below --data the archive put them.
+observers, and holds two fixations of one pixel once. The pictures lie in
+`Original Image Set/`, or wherever else beside it, or in --data itself.
 
 Several pictures are there twice. Files that are equal byte by byte go into the same split, so that
 what is trained on does not test; `data check` names them.
@@ -50,7 +50,7 @@ def parts(root: Path) -> list[Part]:
         raise UserError(f"There is no origfixdata.mat in {root}. {offer(SOURCE)}")
     clashes: list[str] = []
     images: dict[str, Path] = {}
-    for folder in (base, *folders_of(base), root):
+    for folder in (base / "Original Image Set", base, *folders_of(base), root):
         found = by_stem(folder, IMAGE_SUFFIXES, clashes)
         images = {key: path for key, path in found.items() if re.fullmatch(r"\d+", key)}
         if images:

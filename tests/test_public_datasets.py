@@ -192,6 +192,16 @@ def test_the_published_map_is_the_gaussian_of_19_pixels(tmp_path):
     np.testing.assert_allclose(read_map(sample.map), again, atol=0.51 / 255)
 
 
+def test_a_density_map_among_the_masks_is_refused(tmp_path):
+    layouts.salicon(tmp_path, "png")
+    name = "train/COCO_train2014_000000000003.png"
+    shutil.copy(tmp_path / "maps" / name, tmp_path / "fixations" / name)
+    with pytest.raises(
+        UserError, match=r"0003\.png is white on \d+% .* a density map"
+    ):
+        datasets.load("salicon", tmp_path, "train")
+
+
 # --- the cache of parsed fixations ---
 
 
@@ -461,6 +471,26 @@ def test_a_changed_array_changes_what_is_cached_of_it(tmp_path):
     before = stamp(first.map)
     np.save(tmp_path / "maps.npy", np.load(tmp_path / "maps.npy").astype(np.float64))
     assert stamp(first.map) != before
+
+
+def test_arrays_train_and_score_and_what_was_detected_is_said(tmp_path, tiny):
+    from config import EvaluateConfig
+    from evaluate import evaluate
+    from train import train
+
+    layouts.npy(tmp_path / "npy", "unit")
+    said = []
+    train(tiny(dataset=("npy",), data=(tmp_path / "npy",)), say=said.append)
+    assert "npy: pictures read as RGB from 0 to 1" in said
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    stored = np.load(tmp_path / "npy/maps.npy")
+    for i, saliency_map in enumerate(stored):
+        np.save(maps / f"picture_{i:05d}.npy", saliency_map[..., 0])
+    settings = EvaluateConfig(dataset="npy", data=tmp_path / "npy", maps=maps, metrics="cc,sim")
+    scored = evaluate(settings, said.append)
+    assert scored.row("maps").means["cc"].mean == pytest.approx(1, abs=1e-6)
+    assert "note: pictures read as RGB from 0 to 1" in said
 
 
 def test_form_of_is_told_from_pictures_spread_over_all(tmp_path):
