@@ -196,9 +196,7 @@ def test_a_density_map_among_the_masks_is_refused(tmp_path):
     layouts.salicon(tmp_path, "png")
     name = "train/COCO_train2014_000000000003.png"
     shutil.copy(tmp_path / "maps" / name, tmp_path / "fixations" / name)
-    with pytest.raises(
-        UserError, match=r"0003\.png is white on \d+% .* a density map"
-    ):
+    with pytest.raises(UserError, match=r"0003\.png is white on \d+% .* a density map"):
         datasets.load("salicon", tmp_path, "train")
 
 
