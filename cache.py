@@ -3,17 +3,22 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from errors import UserError
+from files import atomic
 from pictures import Array, write_array
+
+UNREADABLE = (OSError, ValueError, EOFError, BadZipFile)
 
 
 class ArrayCache:
     """Arrays on disk that cost time to make, such as each picture's network-sized truth.
 
-    Keys hold everything that the truth is made from, so nothing has to be invalidated. A folder
+    Keys hold everything that the arrays are made from, so nothing has to be invalidated. A folder
     that cannot be written only costs the time.
     """
 
@@ -24,17 +29,47 @@ class ArrayCache:
         """Return the array stored under a key, or make and store it."""
         if self.folder is None:
             return make()
-        path = self.folder / key[:2] / f"{key}.npy"
+        path = self._path(key, ".npy")
         try:
             return np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+        except UNREADABLE:
             array = make()
+        self._store(path, lambda: write_array(path, array))
+        return array
+
+    def recall(self, key: str) -> dict[str, NDArray] | None:
+        """Return the arrays kept together under a key, by name; None where there are none."""
+        if self.folder is None:
+            return None
+        try:
+            with np.load(self._path(key, ".npz"), allow_pickle=False) as stored:
+                return dict(stored)
+        except UNREADABLE:
+            return None
+
+    def keep(self, key: str, arrays: dict[str, NDArray]) -> None:
+        """Keep arrays together under a key, by name."""
+        if self.folder is None:
+            return
+        path = self._path(key, ".npz")
+
+        def write() -> None:
+            with atomic(path) as temporary, temporary.open("wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+
+        self._store(path, write)
+
+    def _path(self, key: str, suffix: str) -> Path:
+        """Return the file of a key."""
+        return Path(self.folder or "") / key[:2] / f"{key}{suffix}"
+
+    def _store(self, path: Path, write: Callable[[], None]) -> None:
+        """Write a file of the cache, if that can be."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_array(path, array)
+            write()
         except (OSError, UserError):
             self.folder = None  # a read-only or full disk: go on without
-        return array
 
 
 def default_cache() -> ArrayCache:

@@ -438,6 +438,16 @@ class ExportMapsConfig(Checked):
 
 
 @dataclass(frozen=True)
+class CheckConfig(Checked):
+    """One look at what is on disk of a data set."""
+
+    dataset: str = option("osie", "data set", choices=DATASETS)
+    data: Path | None = option(None, "folder of the data set")
+    output: Path = option(Path("check"), "folder for check.json and check.png")
+    workers: int = option(os.cpu_count() or 2, "threads that read files: all cores", least=1)
+
+
+@dataclass(frozen=True)
 class ScoringConfig(TruthConfig):
     """What maps are scored against, shared by `evaluate` and `compare`."""
 

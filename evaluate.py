@@ -19,6 +19,7 @@ from scoring import (
     Row,
     ScoreLog,
     all_reference_rows,
+    category_table,
     key_of,
     load_split,
     metric_names,
@@ -80,6 +81,8 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = print) -> Ev
     evaluation = score_rows(split, rows, log, notes, settings)
     note_reading(evaluation)
     say(table(evaluation, f"{settings.dataset}, {settings.split} split"))
+    for lines in category_table(evaluation):
+        say(lines)
     for line in notes.lines():
         say(f"note: {line}")
     if settings.output:

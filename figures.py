@@ -12,6 +12,7 @@ from files import atomic
 from metrics import METRICS
 
 Row = dict[str, float]
+BARS = 40  # at the most, of a histogram
 
 
 def curves(history: list[Row], path: Path, title: str) -> None:
@@ -64,6 +65,50 @@ def picture_grid(rows: list[tuple[str, NDArray, NDArray, NDArray, str]], path: P
     for axis in axes.flat:
         axis.set_axis_off()
     _save(figure, path)
+
+
+def overview(mean_map: NDArray, counts: list[int], path: Path, name: str, caption: str) -> None:
+    """Write a PNG of where people look on a whole data set, and how often on each picture.
+
+    Args:
+        mean_map: [rows, columns], 0 to 1.
+        counts: fixations of each picture; none where the data set has maps alone.
+        path: the PNG.
+        name: the data set's.
+        caption: what the map is made of.
+    """
+    figure = Figure(figsize=(9.5 if counts else 5, 3.6), layout="constrained", dpi=110)
+    axes = figure.subplots(1, 2 if counts else 1, squeeze=False)[0]
+    axes[0].imshow(shrink(mean_map), cmap="inferno", vmin=0, vmax=1)
+    axes[0].set_title(caption, fontsize=9)
+    axes[0].set_axis_off()
+    if counts:
+        bars = edges(counts)
+        axes[1].hist(counts, bins=bars, color="tab:orange")
+        axes[1].margins(x=0.02 if len(bars) > 8 else 2)  # a bar alone would be a wall
+        axes[1].xaxis.get_major_locator().set_params(integer=True)
+        axes[1].axvline(float(np.median(counts)), color="0.2", lw=1, ls="--")
+        axes[1].set_title(f"median {np.median(counts):g} fixations a picture", fontsize=9)
+        axes[1].set_xlabel("fixations")
+        axes[1].set_ylabel("pictures")
+        axes[1].yaxis.get_major_locator().set_params(integer=True)
+        axes[1].spines[["top", "right"]].set_visible(False)
+        axes[1].grid(alpha=0.25)
+        axes[1].set_axisbelow(True)
+    figure.suptitle(name)
+    _save(figure, path)
+
+
+def edges(counts: list[int]) -> list[float]:
+    """Return the edges of a histogram's bars, each as wide as the same whole number of counts.
+
+    With another width some bars would hold one count more than their neighbours, like a comb.
+
+    >>> edges([3, 5])
+    [2.5, 3.5, 4.5, 5.5]
+    """
+    width = -(-(max(counts) - min(counts) + 1) // BARS)
+    return (np.arange(min(counts), max(counts) + width + 1, width) - 0.5).tolist()
 
 
 def shrink(image: NDArray, longest: int = 320) -> NDArray:

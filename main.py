@@ -9,6 +9,7 @@ from typing import Any
 
 from config import (
     STRATEGIES,
+    CheckConfig,
     CompareConfig,
     Config,
     EvaluateConfig,
@@ -24,7 +25,7 @@ from quiet import import_keras
 
 EXIT_PARTIAL, EXIT_USER_ERROR = 1, 2
 # what the parser finds besides the fields of a settings dataclass
-NO_FIELDS = ("command", "config", "images", "runs", "strategies", "seeds")
+NO_FIELDS = ("command", "action", "config", "images", "runs", "strategies", "seeds")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -108,6 +109,25 @@ def parser() -> argparse.ArgumentParser:
         epilog="example: main.py export-maps --format mit300 --data PATH --output submission/",
     )
     add_flags(export_maps, ExportMapsConfig)
+
+    data = commands.add_parser(
+        "data",
+        help="look after data sets: check",
+        description="Look after the data sets on disk.",
+        epilog="Each action has its own help: main.py data check --help",
+    )
+    actions = data.add_subparsers(
+        dest="action", required=True, metavar="ACTION", parser_class=Parser
+    )
+    check = actions.add_parser(
+        "check",
+        help="say what is there, what is missing and what is wrong",
+        description="Read all files of a data set and say what is there, what is missing and what "
+        "does not fit together. The exit code is 0 where all is well, 1 where something is missing "
+        "or wrong, and 2 for bad input.",
+        epilog="example: main.py data check --dataset salicon --data PATH",
+    )
+    add_flags(check, CheckConfig)
     return top
 
 
@@ -172,12 +192,20 @@ def run_export_maps(arguments: argparse.Namespace, flags: dict[str, Any]) -> int
     return EXIT_PARTIAL if export_maps(settings) else 0
 
 
+def run_data(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
+    """Check a data set; something may be missing or wrong."""
+    from data import check
+
+    return 0 if check(CheckConfig(**flags)) else EXIT_PARTIAL
+
+
 COMMANDS = {
     "train": run_train,
     "test": run_test,
     "evaluate": run_evaluate,
     "compare": run_compare,
     "export-maps": run_export_maps,
+    "data": run_data,
 }
 
 

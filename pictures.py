@@ -15,7 +15,7 @@ from PIL import Image
 from errors import UserError
 from files import atomic, write_bytes
 from fixations import density_map
-from sample import Sample
+from sample import Sample, Stored
 
 Array = NDArray[np.floating]
 GREY_TOLERANCE = 8  # levels that JPEG's colour coding may put between the channels of a grey map
@@ -75,20 +75,38 @@ def read_stored_map(path: Path) -> NDArray:
     return values
 
 
-def header_shape(path: Path | BinaryIO) -> tuple[int, int] | None:
+def header_shape(path: Path | BinaryIO, turn: bool = True) -> tuple[int, int] | None:
     """Return a picture's rows and columns, turned as its EXIF data say, without decoding it.
 
-    None where the header cannot be read.
+    None where the header cannot be read. Where `turn` is False, the EXIF data are not heeded.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a great size, or a damaged EXIF block
             with Image.open(path) as picture:
                 cols, rows = picture.size
-                turned = picture.getexif().get(ORIENTATION, 1) >= 5
+                turned = turn and picture.getexif().get(ORIENTATION, 1) >= 5
     except Exception:  # Pillow raises many types on a damaged file
         return None
     return (cols, rows) if turned else (rows, cols)
+
+
+def whole_picture(path: Path) -> tuple[tuple[int, int], bool]:
+    """Return the rows and columns of a picture as it is stored, and whether it is grey.
+
+    The file is read to its end: OpenCV fills what a truncated one lacks with grey, Pillow refuses.
+
+    Raises:
+        UserError: it is no picture, or not whole.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as picture:
+                picture.load()
+                return (picture.height, picture.width), picture.mode in ("1", "L", "I;16")
+    except Exception as error:  # Pillow raises many types on a damaged file
+        raise UserError(f"{path} is not a whole picture: {error}.") from error
 
 
 def _decode(path: Path, flags: int) -> NDArray:
@@ -144,7 +162,7 @@ def sample_image(sample: Sample) -> NDArray[np.uint8]:
     A picture that its EXIF data turn away from the shape of its truth is left as it is stored.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or is of another shape than its truth.
     """
     if not isinstance(sample.image, Path):
         return sample.image()
@@ -152,7 +170,30 @@ def sample_image(sample: Sample) -> NDArray[np.uint8]:
     if sample.shape in (None, image.shape[:2]):
         return image
     unturned = read_image(sample.image, turn=False)
-    return unturned if unturned.shape[:2] == sample.shape else image
+    if unturned.shape[:2] != sample.shape:
+        raise unequal(sample.image, image.shape, "its map or fixations are", sample.shape)
+    return unturned
+
+
+def unequal(path: object, shape: tuple, other: str, other_shape: tuple) -> UserError:
+    """Return the error of a picture and a truth that differ in size."""
+    return UserError(
+        f"{path} is {shape[1]} x {shape[0]} but {other} {other_shape[1]} x {other_shape[0]}. They "
+        "must be equal."
+    )
+
+
+def stamp(source: object) -> tuple:
+    """Return what changes with the content of a picture or map: size, time, place in its file.
+
+    Empty for what comes from no file.
+    """
+    file = source.file if isinstance(source, Stored) else source
+    if not isinstance(file, Path):
+        return ()
+    status = file.stat()
+    place = (source.index,) if isinstance(source, Stored) else ()
+    return (status.st_size, status.st_mtime_ns, *place)
 
 
 def sample_density(sample: Sample, shape: tuple[int, int], sigma_pixels: float | None) -> Array:
@@ -165,12 +206,9 @@ def sample_density(sample: Sample, shape: tuple[int, int], sigma_pixels: float |
         UserError: the map's shape is not the picture's.
     """
     if sample.map is not None and (sigma_pixels is None or sample.fixations is None):
-        density = read_map(sample.map)
+        density = read_map(sample.map) if isinstance(sample.map, Path) else sample.map()
         if density.shape != shape:
-            raise UserError(
-                f"{sample.map} is {density.shape[1]} x {density.shape[0]} but its picture "
-                f"{sample.name} is {shape[1]} x {shape[0]}. They must be equal."
-            )
+            raise unequal(sample.map, density.shape, f"its picture {sample.name} is", shape)
         return density / max(float(density.max()), 1e-12)
     if sample.fixations is None:
         raise UserError(f"{sample.name} has neither a map nor fixations.")

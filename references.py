@@ -31,7 +31,7 @@ from fixations import (
     within,
 )
 from metrics import as_distribution, mean_scores
-from pictures import sample_density, sample_image
+from pictures import sample_density, sample_image, stamp
 from sample import Sample
 
 CENTRE_BIAS, UNIFORM = "centre bias", "uniform"
@@ -258,11 +258,8 @@ class Split:
             digest.update(np.ascontiguousarray(fixations, np.float32).tobytes())
             if sample.subjects is not None:
                 digest.update(np.ascontiguousarray(sample.subjects, np.int32).tobytes())
-            for file in (sample.image, sample.map):
-                if not isinstance(file, Path):
-                    continue
-                status = file.stat()
-                digest.update(repr((status.st_size, status.st_mtime_ns)).encode())
+            for source in (sample.image, sample.map):
+                digest.update(repr(found).encode() if (found := stamp(source)) else b"")
         return digest.hexdigest()[:16]
 
 

@@ -14,13 +14,36 @@ IMAGE_SUFFIXES = {
 
 
 @dataclass(frozen=True)
+class Stored:
+    """A picture or a map that is one of many in an array file: calling it reads it.
+
+    Attributes:
+        file: the array file.
+        index: which of its pictures.
+        read: from file and index to the picture, BGR uint8, or the map.
+    """
+
+    file: Path
+    index: int
+    read: Callable[[Path, int], NDArray]
+
+    def __call__(self) -> NDArray:
+        """Return the picture or the map."""
+        return self.read(self.file, self.index)
+
+    def __str__(self) -> str:
+        """Return where it is."""
+        return f"{self.file}[{self.index}]"
+
+
+@dataclass(frozen=True)
 class Sample:
     """One picture and where people looked at it.
 
     Attributes:
         name: unique within the data set, with forward slashes; also names outputs.
         image: the picture's file, or a function that returns it as BGR uint8 (built-in sets).
-        map: the file of the data set's own density map, or None.
+        map: the file of the data set's own density map, a place in an array file, or None.
         fixations: float32 [n, 2] in (x, y), 0-based pixel-centre coordinates of the original
             picture, or None.
         subjects: int [n], which observer made each fixation, or None.
@@ -33,7 +56,7 @@ class Sample:
 
     name: str
     image: Path | Callable[[], NDArray[np.uint8]]
-    map: Path | None = None
+    map: Path | Stored | None = None
     fixations: NDArray[np.floating] | None = None
     subjects: NDArray[np.int32] | None = None
     sigma_pixels: float = 24.0

@@ -21,12 +21,12 @@ from config import Config, ScoringConfig, to_json
 from errors import UserError, did_you_mean
 from files import as_csv, without_nan, write_json, write_text
 from fixations import are_within
-from metrics import METRICS, PROFILES, Metric
+from metrics import METRICS, PROFILES, Metric, mean_scores
 from notes import Notes
 from progress import progress
 from references import HALVED, HALVES, ONE, UNIFORM, Scores, Split, Truth
 from references import references as reference_rows
-from sample import Sample
+from sample import Sample, Stored
 from significance import Interval, mean_interval
 from sources import Source
 
@@ -80,6 +80,7 @@ class Evaluation:
     metrics: dict[str, Metric]
     notes: Notes
     left_out: list[str] = field(default_factory=list)
+    categories: list[str] = field(default_factory=list)  # of each picture; none where it has none
 
     def row(self, name: str) -> Scored:
         """Return the row of a name."""
@@ -147,6 +148,8 @@ def load_split(settings: ScoringConfig, split: str, notes: Notes) -> Split:
     samples = datasets.load(
         settings.dataset, settings.data, split, settings.plan, settings.out_of_bounds
     )
+    for remark in datasets.remarks(settings.dataset, settings.data):
+        notes.explain(remark)
     found = Split(
         samples,
         names,
@@ -186,9 +189,9 @@ def note_training_pictures(
     except UserError:
         return  # no training pictures here, so none of these
 
-    def identity(sample: Sample) -> Path | str:
+    def identity(sample: Sample) -> Path | Stored | str:
         # two splits may each have a 0.png; built-in scenes have no file, but names of their own
-        return sample.image if isinstance(sample.image, Path) else sample.name
+        return sample.image if isinstance(sample.image, Path | Stored) else sample.name
 
     seen = {identity(sample) for sample in training}
     for sample in split.samples:
@@ -352,7 +355,9 @@ def gather(
         for name, kind in kinds.items()
     ]
     chosen = {name: PROFILES[split.profile][name] for name in split.names}
-    return Evaluation(pictures, finished, chosen, notes, left_out)
+    category_of = {sample.name: sample.category for sample in split.samples}
+    categories = [category_of[name] for name in pictures] if any(category_of.values()) else []
+    return Evaluation(pictures, finished, chosen, notes, left_out, categories)
 
 
 def note_reading(evaluation: Evaluation) -> None:
@@ -414,6 +419,38 @@ def table(evaluation: Evaluation, caption: str) -> str:
     return "\n".join([f"{caption}: {count} pictures, means [bootstrap 95 %]{of}", *text])
 
 
+def category_means(evaluation: Evaluation, row: Scored) -> dict[str, Scores]:
+    """Return the means of a row over the pictures of each category."""
+    groups: dict[str, list[Scores]] = {}
+    for category, scores in zip(evaluation.categories, row.scores, strict=False):
+        groups.setdefault(category, []).append(scores)
+    return {name: mean_scores(groups[name], tuple(evaluation.metrics)) for name in sorted(groups)}
+
+
+def category_table(evaluation: Evaluation) -> list[str]:
+    """Return for each model's row its means by category as text; none without categories."""
+    tables = []
+    for row in evaluation.rows:
+        if row.kind != "model" or not evaluation.categories:
+            continue
+        lines = [[f"{row.name}, by category", *(m.name for m in evaluation.metrics.values()), ""]]
+        for category, means in category_means(evaluation, row).items():
+            digits = (f"{means[key]:.{DIGITS.get(key, 3)}f}" for key in evaluation.metrics)
+            lines.append([category, *digits, str(evaluation.categories.count(category))])
+        lines[0][-1] = "pictures"
+        tables.append(aligned(lines))
+    return tables
+
+
+def aligned(lines: list[list[str]]) -> str:
+    """Return cells as columns: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]).rstrip()
+        for first, *rest in lines
+    )
+
+
 def cell(row: Scored, metric: str) -> str:
     """Return a mean with its interval, and for a model its share of what is attainable."""
     found = row.means[metric]
@@ -442,6 +479,7 @@ def write(folder: Path, evaluation: Evaluation, settings: ScoringConfig) -> None
                     "kind": row.kind,
                     "means": {name: dataclasses.asdict(m) for name, m in row.means.items()},
                     "share_of_attainable": row.share,
+                    **by_category(evaluation, row),
                 }
                 for row in evaluation.rows
             },
@@ -451,12 +489,22 @@ def write(folder: Path, evaluation: Evaluation, settings: ScoringConfig) -> None
     write_per_image(folder / "per_image.csv", evaluation)
 
 
+def by_category(evaluation: Evaluation, row: Scored) -> dict[str, Any]:
+    """Return a model's means by category, for the files; nothing without categories."""
+    if row.kind != "model" or not evaluation.categories:
+        return {}
+    return {"means_by_category": category_means(evaluation, row)}
+
+
 def write_per_image(path: Path, evaluation: Evaluation) -> None:
-    """Write a line for each picture and row."""
+    """Write a line for each picture and row, with the picture's category where it has one."""
+    kinds = [{"category": category} for category in evaluation.categories]
     lines = [
-        {"picture": name, "scored": row.name, **scores}
+        {"picture": name, **kind, "scored": row.name, **scores}
         for row in evaluation.rows
-        for name, scores in zip(evaluation.pictures, row.scores, strict=True)
+        for name, kind, scores in zip(
+            evaluation.pictures, kinds or [{}] * len(evaluation.pictures), row.scores, strict=True
+        )
     ]
     write_text(path, as_csv(lines))
 

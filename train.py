@@ -53,6 +53,9 @@ def train(config: Config, say: Callable[[str], None] = print) -> RunFolder:
     set_up(model, config, steps_per_epoch=len(training))
     weights = load_start(model, config, say)
     run = RunFolder(config)  # last, so that bad input leaves no empty folder behind
+    for name, root in config.sets:
+        for remark in datasets.remarks(name, root):
+            say(f"{name}: {remark}")
     say(describe(config, model, training, validation, weights))
     epochs = Epochs(config, run, training, validation, say)
     try:

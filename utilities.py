@@ -7,6 +7,7 @@ Files are read and written in `pictures.py`. No network is known here.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import keras
@@ -17,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 from cache import ArrayCache, default_cache
 from errors import UserError
 from fixations import count_map, within
-from pictures import Array, sample_density, sample_image
+from pictures import Array, sample_density, sample_image, stamp
 from sample import Sample
 
 
@@ -328,6 +329,6 @@ def _truth_key(sample: Sample, box: Letterbox, grid: OutputGrid, sigma_pixels: f
     if sample.fixations is not None:
         digest.update(np.ascontiguousarray(sample.fixations, np.float32).tobytes())
     if sample.map is not None:
-        status = sample.map.stat()
-        digest.update(repr((sample.map.resolve(), status.st_size, status.st_mtime_ns)).encode())
+        file = sample.map if isinstance(sample.map, Path) else sample.map.file
+        digest.update(repr((file.resolve(), *stamp(sample.map))).encode())
     return digest.hexdigest()

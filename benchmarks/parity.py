@@ -118,16 +118,16 @@ def osie_scenes(root: Path) -> list[Scene]:
     Noise of 2 % keeps the map above zero and free of ties. The baseline is the centre bias of the
     first 50 training pictures, mixed with 1 % of a uniform density.
     """
-    from datasets.osie import read_fixations
+    from datasets.osie import parse
 
-    fixations = read_fixations(root / "data" / "eye" / "fixations.mat")
+    looks = parse(root / "data" / "eye" / "fixations.mat")
     split = json.loads((root / "split.json").read_text())
     shape = (600, 800)  # of all OSIE pictures
-    training = [(fixations[name][0], shape) for name in split["train"][:50]]
+    training = [(looks[Path(name).stem].fixations, shape) for name in split["train"][:50]]
     bias = as_distribution(centre_bias(training, shape, OSIE_SIGMA))
     scenes = []
     for seed, name in enumerate(split["test"][:OSIE_PICTURES]):
-        points = fixations[name][0]
+        points = looks[Path(name).stem].fixations
         seen = density_map(points[::2], shape, OSIE_SIGMA).astype(np.float64)
         noise = np.random.default_rng(seed).random(shape)
         scenes.append(

@@ -17,7 +17,7 @@ if not __package__:  # run as a file, this folder's metrics.py would hide the pr
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.osie import SIGMA_PIXELS, read_fixations
+from datasets.osie import SIGMA_PIXELS, parse
 from fixations import centre_bias, density_map, other_fixations
 from metrics import METRICS, PROFILES, SHUFFLED_PICTURES, Profile, from_8bit, mean_scores, score
 
@@ -30,12 +30,12 @@ class Scenes:
     """The first pictures of OSIE's test split, and the centre bias of its training split."""
 
     def __init__(self, root: Path) -> None:
-        everything = read_fixations(root / "data" / "eye" / "fixations.mat")
+        looks = parse(root / "data" / "eye" / "fixations.mat")
         split = json.loads((root / "split.json").read_text())
-        pictures = [everything[name] for name in split["test"][:PICTURES]]
-        self.seen = [points[subjects < OBSERVERS] for points, subjects in pictures]
-        self.truths = [points[subjects >= OBSERVERS] for points, subjects in pictures]
-        training = [(everything[name][0], SHAPE) for name in split["train"]]
+        pictures = [looks[Path(name).stem] for name in split["test"][:PICTURES]]
+        self.seen = [points[np.asarray(who) < OBSERVERS] for points, who, _ in pictures]
+        self.truths = [points[np.asarray(who) >= OBSERVERS] for points, who, _ in pictures]
+        training = [(looks[Path(name).stem].fixations, SHAPE) for name in split["train"]]
         self.bias = centre_bias(training, SHAPE, SIGMA_PIXELS)
 
     def saliency_map(self, index: int) -> NDArray:

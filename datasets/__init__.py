@@ -8,6 +8,7 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from errors import UserError
 from fixations import are_within
 from pictures import header_shape
 from sample import Sample
+
+if TYPE_CHECKING:  # it knows this module's functions
+    from datasets._parts import Part
 
 
 def load(
@@ -49,7 +53,7 @@ def load(
     if truth and all(sample.map is None and sample.fixations is None for sample in samples):
         raise UserError(
             f"The {split} split of {name} comes without maps and fixations: it can neither train "
-            "nor be scored here. Take another --split."
+            f"nor be scored here. {_remedy(name, root, split)}"
         )
     return samples
 
@@ -76,6 +80,29 @@ def module_of(name: str, root: Path | None) -> ModuleType:
         raise UserError(f"The {name} data set is not at {root}: no such folder. "
                         f"{offer(module.SOURCE)}")  # fmt: skip
     return module
+
+
+def _remedy(name: str, root: Path | None, split: str) -> str:
+    """Return what helps against a split without truth."""
+    for part in parts(name, root):
+        if part.split in (split, "") and part.sought:
+            return f"They should be in {part.where}: {part.sought}."
+    return "Take another --split."
+
+
+def parts(name: str, root: Path | None) -> "list[Part]":
+    """Return what is on disk of a data set; nothing for a built-in one.
+
+    Raises:
+        UserError: the folder is missing or holds no pictures.
+    """
+    module = module_of(name, root)
+    return module.parts(root) if module.NEEDS_FILES else []
+
+
+def remarks(name: str, root: Path | None) -> list[str]:
+    """Return what a user should know of how a data set's files were understood."""
+    return [remark for part in parts(name, root) for remark in part.remarks]
 
 
 def bounded(sample: Sample, out_of_bounds: str) -> Sample:

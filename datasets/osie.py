@@ -6,15 +6,16 @@ are MATLAB's, 1-based pixel centres, fractional, x along the width. The first fi
 observer is in the file and is kept. EyeCrowd (Jiang et al., ECCV 2014) comes in the same layout.
 """
 
-from functools import lru_cache
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
 
 from config import BY_SHARES, Plan
-from datasets import divided, offer
+from datasets import offer
+from datasets._parts import Part, by_stem, load_parts, samples
+from datasets._points import Looks, as_points, gathered_looks, read_mat, read_table
 from errors import UserError
 from files import read_json
 from sample import Sample
@@ -25,6 +26,7 @@ SOURCE = (
     "at the folder that holds data/stimuli and data/eye/fixations.mat."
 )
 SIGMA_PIXELS = 24.0  # the authors' own maps
+PUBLISHED = {"all": (700, 500)}  # of OSIE, of EyeCrowd
 
 
 def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
@@ -33,59 +35,71 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
     Raises:
         UserError: the stimuli or the fixations are missing, or do not pair up.
     """
+    [part] = parts(root)
+    if not (root / "split.json").exists():
+        return load_parts([part], root, split, plan)
+    found = {sample.name: sample for sample in samples(part)}
+    return [found[name] for name in _names(root / "split.json", found, split)]
+
+
+def parts(root: Path) -> list[Part]:
+    """Return what is there.
+
+    Raises:
+        UserError: the stimuli or the fixations are missing.
+    """
     stimuli, eye = root / "data" / "stimuli", root / "data" / "eye" / "fixations.mat"
     for path in (stimuli, eye):
         if not path.exists():
             raise UserError(f"{path} is missing, so {root} is not OSIE's folder. {offer(SOURCE)}")
-    fixations = read_fixations(eye)
-    images = {path.name: path for path in stimuli.iterdir() if path.suffix == ".jpg"}
-    unpaired = sorted(images.keys() ^ fixations.keys())
-    if unpaired:
-        raise UserError(
-            f"{root}: {len(images)} images but {len(fixations)} fixation records; "
-            f"first unpaired: {unpaired[0]}."
-        )
+    clashes: list[str] = []
     return [
-        Sample(name, images[name], None, *fixations[name], sigma_pixels=SIGMA_PIXELS)
-        for name in _names(root, sorted(images), split, plan)
+        Part(
+            "all",
+            "",
+            root,
+            by_stem(stimuli, {".jpg"}, clashes),
+            read=lambda: read_table(eye, parse),
+            sigma_pixels=SIGMA_PIXELS,
+            published=PUBLISHED["all"],
+            clashes=tuple(clashes),
+        )
     ]
 
 
-def _names(root: Path, names: list[str], split: str, plan: Plan) -> list[str]:
-    """Return the file names of a split."""
-    fixed = root / "split.json"
-    if not fixed.exists():
-        return divided(names, split, plan)
+def _names(fixed: Path, known: Container[str], split: str) -> list[str]:
+    """Return the file names of a split that a file fixes."""
     chosen = read_json(fixed)
     if not isinstance(chosen, dict) or not isinstance(chosen.get(split), list):
         raise UserError(f"{fixed} has no list '{split}' of file names.")
-    missing = [name for name in chosen[split] if name not in set(names)]
+    missing = [name for name in chosen[split] if name not in known]
     if missing:
-        raise UserError(f"{fixed} names {missing[0]}, which is not in {root / 'data/stimuli'}.")
+        raise UserError(f"{fixed} names {missing[0]}, which is not in data/stimuli.")
     return chosen[split]
 
 
-@lru_cache(maxsize=2)
-def read_fixations(path: Path) -> dict[str, tuple[NDArray[np.floating], NDArray[np.int32]]]:
-    """Return (fixations, subjects) by picture name from a .mat file in OSIE's layout."""
+def parse(path: Path) -> dict[str, Looks]:
+    """Return the fixations of all pictures from a .mat file in OSIE's layout.
+
+    Raises:
+        UserError: it is damaged, or of another layout.
+    """
+    cells, _ = read_mat(path, ("fixations",), "OSIE's fixations")
     try:
-        cells = loadmat(path)["fixations"]
-        return {str(cell["img"][0, 0][0]): _picture(cell["subjects"][0, 0]) for cell in cells.flat}
-    except UserError:
-        raise
-    except Exception as error:  # scipy raises many types on a damaged file
-        raise UserError(
-            f"{path} cannot be read as OSIE's fixations ({type(error).__name__}: {error}). "
-            "Download it again."
-        ) from error
+        return {
+            Path(str(cell["img"][0, 0][0])).stem: _picture(cell["subjects"][0, 0])
+            for cell in cells.flat
+        }
+    except (ValueError, IndexError, TypeError) as error:
+        raise UserError(f"{path} is not of OSIE's layout ({error}).") from error
 
 
-def _picture(subjects: NDArray) -> tuple[NDArray[np.floating], NDArray[np.int32]]:
+def _picture(subjects: NDArray) -> Looks:
     """Return one picture's fixations and who made each."""
     records = [cell[0, 0] for cell in subjects.flat]
-    points = [
-        np.stack([record["fix_x"].ravel(), record["fix_y"].ravel()], axis=1) for record in records
-    ]
-    who = np.repeat(np.arange(len(points)), [len(p) for p in points])
-    # the .mat file counts pixels from one
-    return (np.concatenate(points) - 1).astype(np.float32), who.astype(np.int32)
+    return gathered_looks(
+        [
+            as_points(np.stack([record["fix_x"].ravel(), record["fix_y"].ravel()], axis=1))
+            for record in records
+        ]
+    )

@@ -20,7 +20,8 @@ FLAGS = [word for name, value in TINY.items() for word in (f"--{name}", str(valu
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["train"], ["test"], ["evaluate"], ["compare"], ["export-maps"]]
+    "words",
+    [[], ["train"], ["test"], ["evaluate"], ["compare"], ["export-maps"], ["data", "check"]],
 )
 def test_help_is_complete_without_loading_a_network(words):
     """Under a second, because neither Keras nor TensorFlow nor OpenCV is imported."""

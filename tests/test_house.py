@@ -14,7 +14,7 @@ FLOORS = [
     {"eltwise_product", "backbone", "losses", "schedules", "weight_files"},
     {"model", "architectures"},
     {"checkpoint", "figures", "report", "sources", "scoring", "arms"},
-    {"train", "predict", "evaluate", "compare", "export_maps"},
+    {"train", "predict", "evaluate", "compare", "export_maps", "data"},
     {"strategies"},
     {"main"},
 ]

@@ -1,0 +1,94 @@
+"""Toronto: 120 pictures of 681 x 511, 20 observers, 4 s each; Bruce and Tsotsos, 2005.
+
+`origfixdata.mat`, variable `white`: 1 x 120 cells, each the picture-sized mask of all observers'
+fixations on the picture of that number, `1.jpg` to `120.jpg`. A mask counts from zero, tells no
+observers, and holds two fixations of one pixel once. The pictures lie in
+`Original Image Set/`, or wherever else beside it, or in --data itself.
+
+Several pictures are there twice. Files that are equal byte by byte go into the same split, so that
+what is trained on does not test; `data check` names them.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from config import BY_SHARES, Plan
+from datasets import offer
+from datasets._parts import Part, by_stem, equal_files, find_root, folders_of, load_parts
+from datasets._points import Looks, points_of_mask, read_mat, read_table
+from errors import UserError
+from sample import IMAGE_SUFFIXES, Sample
+
+NEEDS_FILES = True
+SOURCE = (
+    "Get eyetrackingdata.zip from http://www-sop.inria.fr/members/Neil.Bruce/ and point --data at "
+    "the folder that holds origfixdata.mat and the pictures 1.jpg to 120.jpg."
+)
+SIGMA_PIXELS = 22.0  # an estimate of one degree of visual angle: the authors publish none
+PUBLISHED = {"all": (120,)}
+
+
+def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
+    """Return the samples of a split.
+
+    Raises:
+        UserError: the pictures or the fixations are missing, or do not fit together.
+    """
+    return load_parts(parts(root), root, split, plan)
+
+
+def parts(root: Path) -> list[Part]:
+    """Return what is there.
+
+    Raises:
+        UserError: the pictures or the fixations are missing.
+    """
+    base = find_root(root, lambda folder: (folder / "origfixdata.mat").is_file())
+    if base is None:
+        raise UserError(f"There is no origfixdata.mat in {root}. {offer(SOURCE)}")
+    clashes: list[str] = []
+    images: dict[str, Path] = {}
+    for folder in (base / "Original Image Set", base, *folders_of(base), root):
+        found = by_stem(folder, IMAGE_SUFFIXES, clashes)
+        images = {key: path for key, path in found.items() if re.fullmatch(r"\d+", key)}
+        if images:
+            break
+    if not images:
+        raise UserError(f"No pictures named 1.jpg to 120.jpg in {base}. {offer(SOURCE)}")
+    twins = equal_files(images)
+    remarks = (f"{len(twins)} pictures repeat another one: they share its split",) if twins else ()
+    return [
+        Part(
+            "all",
+            "",
+            base,
+            images,
+            read=lambda: read_table(base / "origfixdata.mat", parse_mat),
+            sigma_pixels=SIGMA_PIXELS,
+            published=PUBLISHED["all"],
+            sought="origfixdata.mat",
+            clashes=tuple(clashes),
+            remarks=remarks,
+            twins=twins,
+        )
+    ]
+
+
+def parse_mat(path: Path) -> dict[str, Looks]:
+    """Return the fixations of all pictures.
+
+    Raises:
+        UserError: the file is damaged, or of another layout.
+    """
+    white, _ = read_mat(path, ("white",), "Toronto's fixations")
+    looks = {}
+    for i, mask in enumerate(white.ravel() if white.dtype == object else []):
+        if np.ndim(mask) != 2 or mask.dtype.kind not in "buif":
+            raise UserError(f"{path}: cell {i + 1} of 'white' is no mask [rows, columns].")
+        points = points_of_mask(mask, f"{path}, cell {i + 1}")
+        looks[str(i + 1)] = Looks(points, None, (mask.shape[0], mask.shape[1]))
+    if not looks:
+        raise UserError(f"{path}: 'white' is {white.dtype} of shape {white.shape}, not cells.")
+    return looks
