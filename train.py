@@ -189,7 +189,7 @@ def describe(
     """Return a few lines that say what is about to be trained, on what."""
     trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
     return (
-        f"{config.model} ({config.strategy}) at {config.rows}x{config.cols}: {trainable:,} of "
+        f"{config.system} ({config.strategy}) at {config.rows}x{config.cols}: {trainable:,} of "
         f"{model.count_params():,} weights learn; start from {weights or 'a random start'}\n"
         f"{config.dataset_name}: {training.count} training and {validation.count} validation "
         f"pictures{outside(config, training)}; loss {config.loss}, {config.optimizer}, "
