@@ -28,9 +28,16 @@ MODELS = {
     "salnet-deep": "architectures.salnet",
     "salnet-half": "architectures.salnet",
     "salnet-shallow": "architectures.salnet",
+    "resnet50-decoder": "architectures.resnet50_decoder",
 }
 # by system: what its input's rows and columns must divide by
-SIZE_STEP = {"mlnet": 8, "salnet-deep": 4, "salnet-half": 4, "salnet-shallow": 4}
+SIZE_STEP = {
+    "mlnet": 8,
+    "salnet-deep": 4,
+    "salnet-half": 4,
+    "salnet-shallow": 4,
+    "resnet50-decoder": 32,
+}
 # systems that start at random unless a file is named: nobody offers their weights for download
 RANDOM_UNLESS_NAMED = ("salnet-deep", "salnet-half", "salnet-shallow")
 # by backbone: the same; those of 32 are padded at one side alone, which odd sizes would shift
@@ -202,6 +209,9 @@ class Config(TruthConfig):
         "share of the channels of every hidden layer; below 1 is a toy for tests and demos, "
         "which no ImageNet weights fit",
         least=0.001,
+    )
+    light: bool = option(
+        False, "a quarter of the decoder's channels, for small machines (resnet50-decoder)"
     )
     dropout: float = option(0.5, "share of the features dropped before the head", least=0)
     dataset: tuple[str, ...] = option(
@@ -416,6 +426,21 @@ RECIPES: dict[str, dict[str, Any]] = {
         "weight_decay": 0.0,
         "epochs": 1200,
         "patience": 1200,  # that is, to the end
+    },
+    "resnet50-decoder": {
+        "backbone": "resnet50",
+        "rows": 512,
+        "cols": 512,
+        "val_share": 0.2,
+        "batch_size": 4,
+        "loss": "bce",
+        "optimizer": "sgd",
+        "learning_rate": 1e-4,
+        "momentum": 0.0,
+        "nesterov": False,
+        "decay": 0.0,
+        "epochs": 200,
+        "patience": 200,  # that is, to the end
     },
 }
 
