@@ -28,11 +28,21 @@ MODELS = {
     "salnet-deep": "architectures.salnet",
     "salnet-half": "architectures.salnet",
     "salnet-shallow": "architectures.salnet",
+    "resnet50-decoder": "architectures.resnet50_decoder",
 }
 # by system: what its input's rows and columns must divide by
-SIZE_STEP = {"mlnet": 8, "salnet-deep": 4, "salnet-half": 4, "salnet-shallow": 4}
+SIZE_STEP = {
+    "mlnet": 8,
+    "salnet-deep": 4,
+    "salnet-half": 4,
+    "salnet-shallow": 4,
+    "resnet50-decoder": 32,
+}
 # systems that start at random unless a file is named: nobody offers their weights for download
 RANDOM_UNLESS_NAMED = ("salnet-deep", "salnet-half", "salnet-shallow")
+# by backbone: the same; those of 32 are padded at one side alone, which odd sizes would shift
+BACKBONES = {"vgg16": 8, "vgg19": 8, "resnet50": 8, "mobilenet_v2": 32, "efficientnet_v2_b0": 32}
+PLUGGABLE = ("mlnet",)  # the systems that any backbone fits
 DATASETS = tuple(sorted(p.stem for p in (HERE / "datasets").glob("[!_]*.py")))
 BUILT_IN = ("synthetic",)  # data sets without files
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -158,11 +168,28 @@ class TruthConfig(Checked):
         return Plan(self.split_seed, self.val_share, self.test_share, self.folds, self.fold)
 
 
+def check_sizes(rows: int, cols: int, step: int, network: str) -> None:
+    """Refuse an input whose sides do not divide by what a network needs.
+
+    Raises:
+        UserError: they do not; it names the nearest size that does.
+    """
+    for flag, size in (("rows", rows), ("cols", cols)):
+        if size % step:
+            raise UserError(
+                f"--{flag} {size} does not divide by {step}, as the input of {network} must. Try "
+                f"{max(step, round(size / step) * step)}."
+            )
+
+
 @dataclass(frozen=True)
 class Config(TruthConfig):
     """One training run. The defaults below are ML-Net's recipe (see RECIPES)."""
 
     model: str = option("mlnet", "system to train", choices=tuple(MODELS), group="network")
+    backbone: str = option(
+        "vgg16", "network whose features the system is built on", choices=tuple(BACKBONES)
+    )
     freeze_backbone: bool = option(
         True, "True trains only the head on frozen ImageNet features, False fine-tunes all weights"
     )
@@ -183,6 +210,9 @@ class Config(TruthConfig):
         "share of the channels of every hidden layer; below 1 is a toy for tests and demos, "
         "which no ImageNet weights fit",
         least=0.001,
+    )
+    light: bool = option(
+        False, "a quarter of the decoder's channels, for small machines (resnet50-decoder)"
     )
     dropout: float = option(0.5, "share of the features dropped before the head", least=0)
     dataset: tuple[str, ...] = option(
@@ -238,7 +268,8 @@ class Config(TruthConfig):
     output: Path | None = option(
         None,
         "run folder; default: runs/MODEL-frozen or runs/MODEL-finetuned, or with a random start "
-        "runs/MODEL-scratch-frozen or runs/MODEL-scratch",
+        "runs/MODEL-scratch-frozen or runs/MODEL-scratch; MODEL-BACKBONE where that is another "
+        "than the recipe's",
         group="output",
     )
     overwrite: bool = option(False, "replace an earlier run in the run folder")
@@ -258,13 +289,15 @@ class Config(TruthConfig):
                 f"--init_weights {self.init_weights} holds the backbone, too: leave "
                 f"--backbone_weights {self.backbone_weights} away."
             )
-        for flag, size in (("rows", self.rows), ("cols", self.cols)):
-            step = SIZE_STEP[self.model]
-            if size % step:
-                raise UserError(
-                    f"--{flag} {size} does not divide by {step}, as the input of {self.model} "
-                    f"must. Try {max(step, round(size / step) * step)}."
-                )
+        if self.model not in PLUGGABLE and self.backbone != self.own_backbone:
+            raise UserError(
+                f"--backbone {self.backbone} does not fit {self.model}. It is for "
+                f"{', '.join(PLUGGABLE)}."
+            )
+        step = SIZE_STEP[self.model]
+        if self.model in PLUGGABLE:
+            step = math.lcm(step, BACKBONES[self.backbone])
+        check_sizes(self.rows, self.cols, step, self.system)
         if self.learning_rate_end is not None and self.decay:
             raise UserError(
                 f"--learning_rate_end {self.learning_rate_end} and --decay {self.decay} are two "
@@ -314,11 +347,21 @@ class Config(TruthConfig):
         return "frozen" if self.freeze_backbone else "finetuned"
 
     @property
+    def own_backbone(self) -> str:
+        """The backbone of the system's recipe."""
+        return RECIPES.get(self.model, {}).get("backbone", Config.backbone)
+
+    @property
+    def system(self) -> str:
+        """The system's name, with its backbone where that is not the recipe's."""
+        return self.model + ("" if self.backbone == self.own_backbone else f"-{self.backbone}")
+
+    @property
     def name(self) -> str:
         """The run's name, such as mlnet-frozen: its files in weights/ and runs/ carry it."""
         # what goes on from other weights does not take their place in weights/
         suffix = f"-on-{self.dataset_name}" if self.init_weights else ""
-        return f"{self.model}-{self.strategy}{suffix}"
+        return f"{self.system}-{self.strategy}{suffix}"
 
     @property
     def run_folder(self) -> Path:
@@ -384,6 +427,21 @@ RECIPES: dict[str, dict[str, Any]] = {
         "weight_decay": 0.0,
         "epochs": 1200,
         "patience": 1200,  # that is, to the end
+    },
+    "resnet50-decoder": {
+        "backbone": "resnet50",
+        "rows": 512,
+        "cols": 512,
+        "val_share": 0.2,
+        "batch_size": 4,
+        "loss": "bce",
+        "optimizer": "sgd",
+        "learning_rate": 1e-4,
+        "momentum": 0.0,
+        "nesterov": False,
+        "decay": 0.0,
+        "epochs": 200,
+        "patience": 200,  # that is, to the end
     },
 }
 

@@ -19,7 +19,8 @@ def curves(history: list[Row], path: Path, title: str) -> None:
     """Write a PNG of the losses and the validation metrics by epoch.
 
     Args:
-        history: a row an epoch, with `epoch`, `loss`, `val_loss` and `val_<metric>`.
+        history: a row an epoch, with `epoch`, `loss`, `val_loss` and `val_<metric>`; `<metric>`
+            where training watched it too.
         path: the PNG.
         title: the run's name.
     """
@@ -32,8 +33,11 @@ def curves(history: list[Row], path: Path, title: str) -> None:
     axes[0].set_title("loss")
     axes[0].legend(frameon=False)
     for axis, key in zip(axes[1:], scores, strict=True):
+        name = key.removeprefix("val_")
+        if name in history[0]:  # a system's own, watched in training too
+            axis.plot(epochs, [row[name] for row in history], "o-", ms=3, color="tab:blue")
         axis.plot(epochs, [row[key] for row in history], "o-", ms=3, color="tab:orange")
-        axis.set_title(f"validation {METRICS[key.removeprefix('val_')].name}")
+        axis.set_title(f"validation {METRICS[name].name}")
     for axis in axes:
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)

@@ -8,11 +8,15 @@ in float32 and are finite for all-zero maps.
 from collections.abc import Callable, Mapping
 
 import keras
+import numpy as np
 from keras import ops
 
 from config import parse_loss
 
 EPSILON = 1e-7  # below a density of one in 4800 cells by three orders of magnitude
+SSIM_SIGMA = 1.5  # cells (Wang et al., IEEE TIP 2004)
+SSIM_REACH = 5  # cells at either side: scikit-image cuts the Gaussian at 3.5 sigma
+SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # of maps from 0 to 1
 
 
 def split_truth(y_true):
@@ -71,6 +75,39 @@ def bce(y_true, y_pred):
     p = ops.clip(as_map(y_pred), EPSILON, 1 - EPSILON)
     y = split_truth(y_true)[0]
     return -ops.mean(y * ops.log(p) + (1 - y) * ops.log(1 - p), axis=(1, 2))
+
+
+@keras.saving.register_keras_serializable(package="saliency")
+def ssim(y_true, y_pred):
+    """Return the mean structural similarity of the prediction and the density map; 1 means equal.
+
+    Args:
+        y_true: see above.
+        y_pred: 0 to 1, as the density map is; 11 or more rows and columns.
+
+    Source: Wang et al., IEEE TIP 2004, with its Gaussian window, where the window fits whole; as
+    scikit-image's `structural_similarity(gaussian_weights=True, use_sample_covariance=False)`.
+    """
+    # about 0.5, which leaves variances as they are, the squares lose half the digits less
+    a, b = as_map(y_pred) - 0.5, split_truth(y_true)[0] - 0.5
+    windowed = _windowed(ops.concatenate([a, b, a * a, b * b, a * b]))
+    mean_a, mean_b, square_a, square_b, product = ops.split(windowed, 5)
+    variances = square_a - ops.square(mean_a) + square_b - ops.square(mean_b)
+    covariance = product - mean_a * mean_b
+    mean_a, mean_b = mean_a + 0.5, mean_b + 0.5
+    luminance = (2 * mean_a * mean_b + SSIM_C1) / (
+        ops.square(mean_a) + ops.square(mean_b) + SSIM_C1
+    )
+    return ops.mean(luminance * (2 * covariance + SSIM_C2) / (variances + SSIM_C2), axis=(1, 2))
+
+
+def _windowed(maps):
+    """Return maps [n, rows, cols] averaged in a Gaussian window, wherever it fits whole."""
+    offsets = np.arange(-SSIM_REACH, SSIM_REACH + 1)
+    window = np.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
+    window = (window / window.sum()).astype("float32")
+    x = ops.conv(maps[..., None], window.reshape(-1, 1, 1, 1), padding="valid")
+    return ops.conv(x, window.reshape(1, -1, 1, 1), padding="valid")[..., 0]
 
 
 SHARED: dict[str, Callable] = {"kld": kld, "cc": cc, "nss": nss, "mse": mse, "bce": bce}

@@ -39,18 +39,20 @@ def build(config: Config) -> keras.Model:
     """Return ML-Net with random weights.
 
     Input [b, rows, cols, 3], BGR, 0 to 255; output [b, rows/8, cols/8, 1], 0 or more,
-    of no fixed scale. 15,452,145 weights at 480 x 640.
+    of no fixed scale. 15,452,145 weights at 480 x 640 on VGG16.
 
     Args:
-        config: reads rows, cols, width, dropout, freeze_backbone and seed.
+        config: reads rows, cols, backbone, width, dropout, freeze_backbone and seed.
 
     >>> build(Config(rows=48, cols=64, width=0.1)).output_shape
     (None, 6, 8, 1)
     """
     initial = keras.initializers.GlorotNormal(config.seed)
     inputs = keras.Input((config.rows, config.cols, 3), name="image")
-    taps = backbone.vgg16(inputs, config.width, not config.freeze_backbone, config.seed)
-    x = layers.Concatenate(name="features")(list(taps.values()))  # (b, h/8, w/8, 1280)
+    taps = backbone.features_at_eighth(
+        config.backbone, inputs, config.width, not config.freeze_backbone, config.seed
+    )
+    x = layers.Concatenate(name="features")(taps)  # (b, h/8, w/8, 1280)
     x = layers.Dropout(config.dropout, seed=config.seed, name="dropout")(x)
     x = layers.Conv2D(
         max(1, round(64 * config.width)),
@@ -77,9 +79,11 @@ def load_pretrained(model: keras.Model, config: Config) -> Path | None:
     """Load the backbone's ImageNet weights; return their file, or None for a random start.
 
     Raises:
-        UserError: the weights are not to be had, or not VGG16's.
+        UserError: the weights are not to be had, or not the backbone's.
     """
-    return backbone.load_pretrained(model, config.backbone_weights, config.weights_dir)
+    return backbone.load_pretrained(
+        model, config.backbone, config.backbone_weights, config.weights_dir
+    )
 
 
 def to_unit_range(y_pred):

@@ -43,7 +43,7 @@ def run_strategies(
         UserError: a run failed, or its folder holds a run of other settings.
     """
     check(config, strategies, seeds)
-    root = make_folder(config.output or Path("runs") / f"{config.model}-strategies")
+    root = make_folder(config.output or Path("runs") / f"{config.system}-strategies")
     runs = [
         dataclasses.replace(
             config,

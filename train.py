@@ -146,7 +146,7 @@ def set_up(model: keras.Model, config: Config, steps_per_epoch: int) -> None:
     model.compile(
         optimizer=optimizer(config, steps_per_epoch),
         loss=loss_function(config),
-        metrics=[losses.zero_maps],
+        metrics=[losses.zero_maps, *training_metrics(config)],
         # compiled where that pays: Keras leaves XLA off under TensorFlow on a CPU (its convolutions
         # are slower than oneDNN's) and wherever reproducible operations are asked for
         jit_compile="auto",
@@ -158,6 +158,11 @@ def loss_function(config: Config) -> Callable:
     system = architectures.get(config.model)
     own = {config.model: system.loss} if hasattr(system, "loss") else {}
     return losses.combine(config.loss, own, system.to_unit_range)
+
+
+def training_metrics(config: Config) -> tuple[Callable, ...]:
+    """Return what training is to watch, besides the loss, for the configured system."""
+    return getattr(architectures.get(config.model), "TRAINING_METRICS", ())
 
 
 def optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Optimizer:
@@ -192,7 +197,7 @@ def describe(
     """Return a few lines that say what is about to be trained, on what."""
     trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
     return (
-        f"{config.model} ({config.strategy}) at {config.rows}x{config.cols}: {trainable:,} of "
+        f"{config.system} ({config.strategy}) at {config.rows}x{config.cols}: {trainable:,} of "
         f"{model.count_params():,} weights learn; start from {weights or 'a random start'}\n"
         f"{config.dataset_name}: {training.count} training and {validation.count} validation "
         f"pictures{outside(config, training)}; loss {config.loss}, {config.optimizer}, "
@@ -262,6 +267,7 @@ class Epochs(keras.callbacks.Callback):
             "epoch": epoch + 1,
             "loss": float(logs["loss"]),
             "zero_maps": float(logs["zero_maps"]),
+            **{m.__name__: float(logs[m.__name__]) for m in training_metrics(self.config)},
             **self.validator.validate(self.model),
             **self.step_sizes(epoch),
             "seconds": round(seconds, 2),
@@ -334,6 +340,7 @@ class Validator:
         bar = progress(len(self.batches.samples), "validation")
         rows: list[dict[str, float]] = []
         losses_by_picture: list[float] = []
+        watched: dict[str, list[float]] = {m.__name__: [] for m in training_metrics(self.config)}
         self.grid = []
         with ThreadPoolExecutor(self.config.workers) as pool:
             ahead = pool.submit(self.batches.__getitem__, 0)
@@ -343,6 +350,9 @@ class Validator:
                     ahead = pool.submit(self.batches.__getitem__, index + 1)
                 predicted = np.asarray(model.predict_on_batch(x))
                 losses_by_picture += keras.ops.convert_to_numpy(self.loss(y, predicted)).tolist()
+                for metric in training_metrics(self.config):
+                    values = keras.ops.convert_to_numpy(metric(y, predicted))
+                    watched[metric.__name__] += values.tolist()
                 first = len(rows)
                 rows += pool.map(self.score, range(first, first + len(x)), predicted)
                 for i in range(first, min(len(rows), GRID_PICTURES)):
@@ -355,6 +365,7 @@ class Validator:
         return {
             "val_loss": float(np.mean(losses_by_picture)) + penalty,
             **{f"val_{name}": mean for name, mean in means.items()},
+            **{f"val_{name}": float(np.mean(values)) for name, values in watched.items()},
         }
 
     def score(self, index: int, prediction: NDArray) -> dict[str, float]:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 import architectures
+import backbone
 import losses
 import model
 from architectures.salnet import LocalResponseNormalization
@@ -19,6 +20,7 @@ TINY = {
     "salnet-deep": {"rows": 48, "cols": 64, "width": 0.1},
     "salnet-half": {"rows": 48, "cols": 64, "width": 0.2},
     "salnet-shallow": {"rows": 48, "cols": 64, "width": 0.1},
+    "resnet50-decoder": {"rows": 64, "cols": 32, "width": 0.02},
 }
 MOMENTUM = LinearByEpoch(0.9, 0.5, epochs=2, steps_per_epoch=3)
 RATE = LinearByEpoch(0.1, 0.02, epochs=2, steps_per_epoch=3)
@@ -35,9 +37,14 @@ def outputs() -> dict[str, np.ndarray]:
     results["prior"] = as_array(layer(rng.normal(size=(2, 67, 89, 1))))
     results["norm"] = as_array(LocalResponseNormalization()(rng.normal(0, 100, (2, 3, 4, 9))))
 
+    for name in ("resnet50", "mobilenet_v2", "efficientnet_v2_b0"):
+        results[name] = features(name, rng)
+
     truth = rng.random((2, 6, 8, 2)).astype("float32")
     for name, loss in {**losses.SHARED, "mlnet": model.loss}.items():
         results[name] = as_array(loss(truth, results["mlnet prediction"]))
+    pair = rng.random((2, 20, 30, 2)).astype("float32"), rng.random((2, 20, 30, 1))
+    results["ssim"] = as_array(losses.ssim(*pair))
     for nesterov in (False, True):
         results[f"velocity, weights {nesterov}"] = trained_by_schedule(nesterov)
     return results
@@ -84,6 +91,17 @@ def trained_by_schedule(nesterov: bool) -> np.ndarray:
     fit.compile(ScheduledSGD(RATE, MOMENTUM, nesterov=nesterov), "mse")
     fit.fit(x, y, batch_size=2, epochs=2, shuffle=False, verbose=0)
     return np.stack([as_array(fit.optimizer.momentums[0]), fit.get_weights()[0]])
+
+
+def features(name: str, rng: np.random.Generator) -> np.ndarray:
+    """Return a thin network's features at one eighth, over their maximum."""
+    inputs = keras.Input((64, 96, 3))
+    ends = backbone.features_at_eighth(name, inputs, width=0.1)
+    network = keras.Model(inputs, keras.layers.Concatenate()(ends))
+    # variances of batch normalisation are positive
+    network.set_weights([np.abs(rng.normal(0, 0.1, w.shape)) for w in network.weights])
+    values = network.predict(rng.uniform(0, 255, (1, 64, 96, 3)), verbose=0)
+    return values / np.abs(values).max(axis=(1, 2), keepdims=True).clip(1e-6)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,9 @@ def settings(name, tmp_path):
         return resolve(
             {
                 "model": name, **TINY[name], "dataset": "synthetic", "epochs": 1, "batch_size": 4,
-                "backbone_weights": "none", "freeze_backbone": False, "dropout": 0.0,
-                "output": tmp_path / "run", "weights_dir": tmp_path / "weights", **changes,
+                # compiling the step of all of ResNet-50 takes most of a minute
+                "backbone_weights": "none", "freeze_backbone": name == "resnet50-decoder",
+                "dropout": 0.0, "output": tmp_path / "run", "weights_dir": tmp_path / "weights", **changes,
             }
         )  # fmt: skip
 
@@ -84,14 +85,16 @@ def test_no_seed_starts_dead_and_a_gradient_reaches_every_weight(name, settings)
     # a prior of one cell only scales the map, which ML-Net's loss does not see
     size = {"rows": 160, "cols": 160} if name == "mlnet" else {}
     for seed in range(SEEDS):
-        config = settings(seed=seed, **size)
+        config = settings(seed=seed, freeze_backbone=False, **size)
         network = built(config)
         x, y = first_batch(config, network)
         assert np.asarray(network(x)).std(axis=(1, 2, 3)).min() > 0, seed
         found = gradients(network, x, y, train.loss_function(config))
         for weight, gradient in zip(network.trainable_weights, found, strict=True):
             assert gradient is not None, weight.path
-            assert np.abs(gradient).max() > 0, (seed, weight.path)
+            # ResNet-50's convolutions have biases that the normalisation after them takes off
+            if not weight.path.endswith("_conv/bias"):
+                assert np.abs(gradient).max() > 0, (seed, weight.path)
 
 
 def test_few_steps_lower_the_loss(settings):

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 from keras import ops
+from scipy.ndimage import gaussian_filter
+from skimage.metrics import structural_similarity
 
 import losses
 import model
@@ -99,6 +101,24 @@ def test_zero_maps_counts_the_all_zero_ones():
     p = np.zeros((4, 2, 2, 1), "float32")
     p[1, 0, 1] = 3
     np.testing.assert_array_equal(losses.zero_maps(None, p), [1, 0, 1, 1])
+
+
+@pytest.mark.parametrize("shape", [(11, 11), (40, 57)])
+def test_ssim_is_scikit_images(shape, rng):
+    """Of maps of every kind: noise, smooth, bright and flat, nearly equal, equal."""
+    noise, blurred = rng.random(shape), gaussian_filter(rng.random(shape), 3)
+    flat, near = np.full(shape, 0.97), np.clip(noise + rng.normal(0, 0.01, shape), 0, 1)
+    pairs = [(noise, blurred), (flat, blurred), (noise, near), (noise, noise), (flat, 0 * flat)]
+    y = np.stack([np.stack([b, 0 * b], -1) for _, b in pairs]).astype("float32")
+    p = np.stack([a[..., None] for a, _ in pairs]).astype("float32")
+    expected = [
+        structural_similarity(
+            a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1
+        )
+        for a, b in pairs
+    ]
+    np.testing.assert_allclose(np.asarray(losses.ssim(y, p)), expected, atol=1e-5)
+    assert expected[3] == 1 > expected[2] > expected[0]
 
 
 @pytest.mark.parametrize("text", ["", "kld+", "0*kld", "2*", "kld*0.5", "kld-nss", "-1*kld"])

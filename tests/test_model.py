@@ -37,7 +37,8 @@ def test_full_size_has_the_papers_shapes(full):
 
 def test_full_size_has_the_papers_number_of_weights(full):
     count = {layer.name: layer.count_params() for layer in full.layers}
-    assert sum(count[name] for name in backbone.CONVOLUTIONS) == 14_714_688
+    trunk = backbone.weighted_layers(full, "vgg16")
+    assert sum(layer.count_params() for layer in trunk) == 14_714_688
     assert count["head_conv1"] == 737_344
     assert count["head_conv2"] == 65
     assert count["prior"] == 48
@@ -112,7 +113,7 @@ def test_no_seed_starts_dead_on_imagenet_features(picture):
 
     x = np.stack([preprocess(picture(96, 128), (96, 128))[0] for _ in range(2)])
     network = model.build(Config(rows=96, cols=128))
-    backbone.load_weights(network, VGG16)
+    backbone.load_weights(network, "vgg16", VGG16)
     features = keras.Model(network.input, network.get_layer("features").output)(x)
     for seed in range(20):
         head = model.build(Config(rows=96, cols=128, seed=seed))

@@ -65,7 +65,7 @@ def test_full_size_forward_pass_on_a_real_picture():
     from model import build, predict
 
     model = build(Config())
-    backbone.load_weights(model, VGG16)
+    backbone.load_weights(model, "vgg16", VGG16)
     saliency_map = predict(model, SHARED / "osie/data/stimuli/1001.jpg")
     assert saliency_map.shape == (600, 800)
     assert np.isfinite(saliency_map).all()
