@@ -36,7 +36,8 @@ def settings(name, tmp_path):
                 "model": name, **TINY[name], "dataset": "synthetic", "epochs": 1, "batch_size": 4,
                 # compiling the step of all of ResNet-50 takes most of a minute
                 "backbone_weights": "none", "freeze_backbone": name == "resnet50-decoder",
-                "dropout": 0.0, "output": tmp_path / "run", "weights_dir": tmp_path / "weights", **changes,
+                "dropout": 0.0, "output": tmp_path / "run", "weights_dir": tmp_path / "weights",
+                **changes,
             }
         )  # fmt: skip
 
