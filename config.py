@@ -29,6 +29,7 @@ MODELS = {
     "salnet-half": "architectures.salnet",
     "salnet-shallow": "architectures.salnet",
     "resnet50-decoder": "architectures.resnet50_decoder",
+    "linear-probe": "architectures.linear_probe",
 }
 # by system: what its input's rows and columns must divide by
 SIZE_STEP = {
@@ -37,12 +38,13 @@ SIZE_STEP = {
     "salnet-half": 4,
     "salnet-shallow": 4,
     "resnet50-decoder": 32,
+    "linear-probe": 16,
 }
 # systems that start at random unless a file is named: nobody offers their weights for download
 RANDOM_UNLESS_NAMED = ("salnet-deep", "salnet-half", "salnet-shallow")
 # by backbone: the same; those of 32 are padded at one side alone, which odd sizes would shift
 BACKBONES = {"vgg16": 8, "vgg19": 8, "resnet50": 8, "mobilenet_v2": 32, "efficientnet_v2_b0": 32}
-PLUGGABLE = ("mlnet",)  # the systems that any backbone fits
+PLUGGABLE = ("mlnet", "linear-probe")  # the systems that any backbone fits
 DATASETS = tuple(sorted(p.stem for p in (HERE / "datasets").glob("[!_]*.py")))
 BUILT_IN = ("synthetic",)  # data sets without files
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -442,6 +444,20 @@ RECIPES: dict[str, dict[str, Any]] = {
         "decay": 0.0,
         "epochs": 200,
         "patience": 200,  # that is, to the end
+    },
+    "linear-probe": {  # frozen, on SALICON's size; the loss is what ridge regression minimises, and
+        # the steps are ours: they end where the exact solution of `probe` is
+        "backbone": "resnet50",
+        "rows": 480,
+        "cols": 640,
+        "dropout": 0.0,
+        "loss": "mse",
+        "optimizer": "adam",
+        "learning_rate": 1e-3,
+        "decay": 0.0,
+        "batch_size": 10,
+        "epochs": 20,
+        "patience": 5,
     },
 }
 
