@@ -45,7 +45,6 @@ from scoring import (
     model_row,
     note_reading,
     score_rows,
-    table,
     write_per_image,
 )
 from utilities import Letterbox, OutputGrid, SaliencyBatches, postprocess, preprocess
@@ -231,7 +230,7 @@ def probe(settings: ProbeConfig, say: Callable[[str], None] = print) -> dict[str
     note_penalties(readouts, notes)
     found = results(settings, evaluation, readouts, len(training), len(validation), check)
     found["seconds"] = {"solving": seconds, "all": round(time.monotonic() - started, 1)}
-    say(table(evaluation, f"{settings.dataset}, {settings.split} split"))
+    say(table(found))
     for line in notes.lines():
         say(f"note: {line}")
     say(found["sentence"])
@@ -356,7 +355,11 @@ def descent(x: NDArray, y: NDArray, penalty: float, seed: int) -> tuple[float, f
     mean, spread = sums.means[0], x.std(axis=0, dtype=np.float64)
     z = (x - mean) / np.where(spread > 0, spread, np.inf)
     keras.utils.set_random_seed(seed)
-    dense = keras.layers.Dense(1, kernel_regularizer=keras.regularizers.L2(penalty))
+    dense = keras.layers.Dense(
+        1,
+        kernel_regularizer=keras.regularizers.L2(penalty),
+        bias_initializer=keras.initializers.Constant(float(y.mean())),
+    )
     trained = keras.Sequential([keras.Input((x.shape[1],)), dense])
     steps = CHECK_EPOCHS * -(-len(x) // 128)
     rate = keras.optimizers.schedules.CosineDecay(1e-2, steps)
@@ -453,6 +456,30 @@ def sentence(found: dict[str, Any]) -> str:
             f"{rows[GLOBAL]['mean']:.3f}."
         )
     return " ".join(text)
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the means with their intervals as text: a line a read-out, a column a metric."""
+    lines = [["", "features", "penalty", *(metric["name"] for metric in found["metrics"])]]
+    for row in [*found["read_outs"], *found["references"]]:
+        about = [f"{row[key]:{form}}" for key, form in (("channels", "d"), ("penalty", ".2g"))
+                 if key in row] or ["", ""]  # fmt: skip
+        means = [row["means"].get(metric["key"]) for metric in found["metrics"]]
+        cells = [
+            f"{mean['mean']:.3f} [{mean['low']:.3f}, {mean['high']:.3f}]" if mean else "-"
+            for mean in means
+        ]
+        lines.append([row["name"], *about, *cells])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
+        for name, *cells in lines
+    ]
+    caption = (
+        f"{found['dataset']}, {found['split']} split: {found['pictures']} pictures, means "
+        "[bootstrap 95 %]"
+    )
+    return "\n".join([caption, *text])
 
 
 def csv_rows(found: dict[str, Any]) -> list[dict[str, Any]]:

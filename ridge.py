@@ -7,7 +7,7 @@ precision. Training and validation sums alone give the solution and the error of
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 # In units of a standardised feature's variance: the objective is the mean squared error plus
@@ -36,11 +36,9 @@ class Moments:
         self.xy = np.zeros((features, targets))
         self.yy = np.zeros(targets)
 
-    def add(self, x: ArrayLike, y: ArrayLike) -> None:
-        """Add observations: x [n, features] and y [n, targets]."""
+    def add(self, x: NDArray, y: NDArray) -> None:
+        """Add observations: x [n, features] and y [n, targets], n above 0."""
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        if not len(x):
-            return
         if not self.count:
             self.x_origin, self.y_origin = x.mean(axis=0), y.mean(axis=0)
         x, y = x - self.x_origin, y - self.y_origin
