@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arms import Arm, Run, arms_of, differing_settings
-from config import CompareConfig, data_of, to_json
+from config import CompareConfig, data_of, to_json, typed_flags
 from errors import UserError
 from files import make_folder, write_json
 from metrics import METRICS
@@ -225,12 +225,7 @@ def described_comparison(
 
 def command_of(folders: list[Path], settings: CompareConfig) -> str:
     """Return the command that makes this comparison again, with all that is not the default."""
-    words = ["python", "main.py", "compare", *map(str, folders)]
-    plain = to_json(CompareConfig())
-    for name, value in to_json(settings).items():
-        if name not in ("workers", "overwrite") and value != plain[name]:
-            words += [f"--{name}", str(value)]
-    return shlex.join(words)
+    return shlex.join(["python", "main.py", "compare", *map(str, folders), *typed_flags(settings)])
 
 
 def paired(evaluation: Evaluation, before: str, after: str, seed: int) -> dict[str, Difference]:

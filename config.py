@@ -29,6 +29,7 @@ MODELS = {
     "salnet-half": "architectures.salnet",
     "salnet-shallow": "architectures.salnet",
     "resnet50-decoder": "architectures.resnet50_decoder",
+    "linear-probe": "architectures.linear_probe",
 }
 # by system: what its input's rows and columns must divide by
 SIZE_STEP = {
@@ -37,12 +38,13 @@ SIZE_STEP = {
     "salnet-half": 4,
     "salnet-shallow": 4,
     "resnet50-decoder": 32,
+    "linear-probe": 16,
 }
 # systems that start at random unless a file is named: nobody offers their weights for download
 RANDOM_UNLESS_NAMED = ("salnet-deep", "salnet-half", "salnet-shallow")
 # by backbone: the same; those of 32 are padded at one side alone, which odd sizes would shift
 BACKBONES = {"vgg16": 8, "vgg19": 8, "resnet50": 8, "mobilenet_v2": 32, "efficientnet_v2_b0": 32}
-PLUGGABLE = ("mlnet",)  # the systems that any backbone fits
+PLUGGABLE = ("mlnet", "linear-probe")  # the systems that any backbone fits
 DATASETS = tuple(sorted(p.stem for p in (HERE / "datasets").glob("[!_]*.py")))
 BUILT_IN = ("synthetic",)  # data sets without files
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -443,6 +445,20 @@ RECIPES: dict[str, dict[str, Any]] = {
         "epochs": 200,
         "patience": 200,  # that is, to the end
     },
+    "linear-probe": {  # frozen, on SALICON's size; the loss is what ridge regression minimises, and
+        # the steps are ours: they end where the exact solution of `probe` is
+        "backbone": "resnet50",
+        "rows": 480,
+        "cols": 640,
+        "dropout": 0.0,
+        "loss": "mse",
+        "optimizer": "adam",
+        "learning_rate": 1e-3,
+        "decay": 0.0,
+        "batch_size": 10,
+        "epochs": 20,
+        "patience": 5,
+    },
 }
 
 
@@ -585,6 +601,54 @@ def data_of(trained: Config, flags: dict[str, Any]) -> dict[str, Any]:
         return {}
     truth = {field.name: getattr(trained, field.name) for field in dataclasses.fields(TruthConfig)}
     return {**truth, "dataset": name, "data": dict(trained.sets)[name]}
+
+
+@dataclass(frozen=True)
+class ProbeConfig(ScoringConfig):
+    """One probing of frozen networks: what a linear layer reads of attention from each stage."""
+
+    metrics: str = option("cc,auc_judd", "metrics, as a list such as cc,nss,auc_judd")
+    output: Path = option(Path("probe"), "folder for probe.json, index.html and the scores")
+    gallery: int = option(6, "pictures shown on the page", unit="pictures", least=0)
+    backbone: str = option(
+        "vgg16",
+        "networks to probe, as a list such as vgg16,resnet50: of " + ", ".join(BACKBONES),
+        group="network",
+    )
+    backbone_weights: str | None = option(
+        None,
+        "ImageNet weights of the network: a file, or 'none' for random weights alone; otherwise "
+        "weights/, Keras' cache or its download are used",
+    )
+    weights_dir: Path = option(Path("weights"), "folder searched for ImageNet weights")
+    control: bool = option(True, "probe each network with random weights, too")
+    rows: int = option(240, "height of the network's input", unit="pixels", least=32)
+    cols: int = option(320, "width of the network's input", unit="pixels", least=32)
+    width: float = option(
+        1.0, "share of the network's channels; below 1 is a toy for tests", least=0.001
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.backbones:
+            if name not in BACKBONES:
+                raise UserError(
+                    f"--backbone {self.backbone}: unknown '{name}'. {did_you_mean(name, BACKBONES)}"
+                )
+            step = math.lcm(SIZE_STEP["linear-probe"], BACKBONES[name])
+            check_sizes(self.rows, self.cols, step, f"the probe of {name}")
+        if len(set(self.backbones)) < len(self.backbones):
+            raise UserError(f"--backbone {self.backbone} names a network twice.")
+        if len(self.backbones) > 1 and self.backbone_weights not in (None, "none"):
+            raise UserError(
+                f"--backbone_weights {self.backbone_weights} is one network's file: probe one "
+                "network at a time with it, or put the files into weights/."
+            )
+
+    @property
+    def backbones(self) -> tuple[str, ...]:
+        """The networks to probe."""
+        return tuple(self.backbone.replace(" ", "").split(","))
 
 
 def parse_bool(text: str) -> bool:
@@ -762,6 +826,19 @@ def to_json(settings: Any) -> dict[str, Any]:
         return str(value) if isinstance(value, Path) else value
 
     return {name: plain(value) for name, value in dataclasses.asdict(settings).items()}
+
+
+def typed_flags(settings: Any) -> list[str]:
+    """Return the flags that make a command's settings again, with all that is not the default.
+
+    >>> typed_flags(CompareConfig(split="val"))
+    ['--split', 'val']
+    """
+    words, plain = [], to_json(type(settings)())
+    for name, value in to_json(settings).items():
+        if name not in ("workers", "overwrite") and value != plain[name]:
+            words += [f"--{name}", str(value)]
+    return words
 
 
 def save(settings: Config, file: Path) -> None:

@@ -1,7 +1,8 @@
-"""Figures of a run: its curves, and a grid of pictures with truth and prediction."""
+"""Figures: a run's curves, a grid of pictures with truth and prediction, a probe's alignment."""
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from files import atomic
 from metrics import METRICS
+from references import CENTRE_BIAS, HALVED, HALVES, ONE
 
 Row = dict[str, float]
 BARS = 40  # at the most, of a histogram
@@ -113,6 +115,92 @@ def edges(counts: list[int]) -> list[float]:
     """
     width = -(-(max(counts) - min(counts) + 1) // BARS)
     return (np.arange(min(counts), max(counts) + width + 1, width) - 0.5).tolist()
+
+
+def save_alignment(found: dict[str, Any], path: Path) -> None:
+    """Write a PNG of how well each stage of a network aligns with people (see `alignment`)."""
+    figure = alignment(found, "#333333", ("#0d6b78", "#c2571a"))
+    figure.set_dpi(130)
+    _save(figure, path)
+
+
+def alignment(found: dict[str, Any], ink: str, colours: tuple[str, str]) -> Figure:
+    """Return the plot of a probe: a row a backbone, a column a metric, the stages by depth.
+
+    Args:
+        found: what `probe` found out: `read_outs`, `references` and `metrics`.
+        ink: colour of axes, texts and references.
+        colours: of ImageNet's weights and of random ones.
+    """
+    backbones = list(dict.fromkeys(row["backbone"] for row in found["read_outs"]))
+    metrics = found["metrics"]
+    figure = Figure(figsize=(5.0 * len(metrics), 0.6 + 3.3 * len(backbones)), layout="constrained")
+    grid = figure.subplots(len(backbones), len(metrics), squeeze=False, sharey="col")
+    for line, name in zip(grid, backbones, strict=True):
+        rows = [row for row in found["read_outs"] if row["backbone"] == name]
+        for axis, metric in zip(line, metrics, strict=True):
+            _alignment_panel(axis, rows, found["references"], metric, ink, colours)
+    handles = {}
+    for axis in grid.flat:
+        handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(),
+                                                           strict=True)}  # fmt: skip
+    figure.legend(
+        list(handles.values()), list(handles), loc="outside lower center", ncols=4, frameon=False,
+        fontsize=8, labelcolor=ink,
+    )  # fmt: skip
+    return figure
+
+
+def _alignment_panel(
+    axis: Any,
+    rows: list[dict[str, Any]],
+    references: list[dict[str, Any]],
+    metric: dict[str, Any],
+    ink: str,
+    colours: tuple[str, str],
+) -> None:
+    """Draw one backbone in one metric."""
+    key = metric["key"]
+    stages = list(dict.fromkeys(row["stage"] for row in rows))
+    deep = [row["stage"] for row in rows if row["stride"]]
+    # what reads several stages stands apart
+    places = {stage: i + 0.5 * (stage not in deep) for i, stage in enumerate(stages)}
+    marks = [("people", HALVES if key in HALVED else ONE, "-."), ("centre bias", CENTRE_BIAS, ":")]
+    for label, name, style in marks:
+        found = [row["means"][key]["mean"] for row in references if row["name"] == name]
+        if found:
+            axis.axhline(found[0], color=ink, lw=1, ls=style, label=label)
+    for network in dict.fromkeys(row["network"] for row in rows):
+        own = [row for row in rows if row["network"] == network]
+        random = own[0]["weights"] is None
+        look = {"color": colours[random], "ms": 4.5, "lw": 1.6, "capsize": 2.5, "elinewidth": 1.1}
+        label = "random weights" if random else "ImageNet weights"
+        for chosen, fmt in (
+            ([row for row in own if row["stride"]], "o--" if random else "o-"),
+            ([row for row in own if not row["stride"]], "s"),
+        ):
+            means = [row["means"][key] for row in chosen]
+            values = np.array([_or_nan(mean["mean"]) for mean in means])
+            ends = [[_or_nan(mean[end]) for mean in means] for end in ("low", "high")]
+            spans = np.abs(np.array(ends) - values)
+            where = [places[row["stage"]] for row in chosen]
+            axis.errorbar(where, values, spans, fmt=fmt, label=label, **look)
+            label = "_"  # once in the legend
+    strides = {row["stage"]: f"\n1/{row['stride']}" if row["stride"] else "" for row in rows}
+    axis.set_xticks(
+        list(places.values()), [f"{stage}{strides[stage]}" for stage in stages], fontsize=7,
+        rotation=35, ha="right", rotation_mode="anchor",
+    )  # fmt: skip
+    axis.set_title(f"{rows[0]['network'].split(',')[0]}: {metric['name']}", fontsize=9, color=ink)
+    axis.tick_params(colors=ink, labelsize=7.5)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color(ink)
+    axis.grid(axis="y", color=ink, alpha=0.15, lw=0.6)
+
+
+def _or_nan(value: float | None) -> float:
+    """Return a number, NaN where there is none."""
+    return float("nan") if value is None else value
 
 
 def shrink(image: NDArray, longest: int = 320) -> NDArray:

@@ -16,6 +16,7 @@ from config import (
     ExportMapsConfig,
     Parser,
     PredictConfig,
+    ProbeConfig,
     TruthConfig,
     add_flags,
     resolve,
@@ -101,6 +102,15 @@ def parser() -> argparse.ArgumentParser:
     own = "that of the first run"
     add_flags(compare, CompareConfig, dict.fromkeys(["dataset", "data", *truths], own))
 
+    probe = commands.add_parser(
+        "probe",
+        help="ask how well each stage of a frozen network aligns with human attention",
+        description="Solve linear read-outs of every stage of a frozen network exactly, in one "
+        "pass over the training pictures, and score them beside the references.",
+        epilog="example: main.py probe --backbone vgg16 --dataset osie --data PATH --output probe/",
+    )
+    add_flags(probe, ProbeConfig)
+
     export_maps = commands.add_parser(
         "export-maps",
         help="write the maps of a benchmark's test pictures as it asks for them",
@@ -182,6 +192,15 @@ def run_compare(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
     return EXIT_PARTIAL if compare(arguments.runs, flags)["left_out"] else 0
 
 
+def run_probe(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
+    """Probe the stages of frozen networks."""
+    settings = ProbeConfig(**flags)
+    import_keras()
+    from probe import probe
+
+    return EXIT_PARTIAL if probe(settings)["left_out"] else 0
+
+
 def run_export_maps(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
     """Write or check a submission; something may be wrong with it."""
     settings = ExportMapsConfig(**flags)
@@ -204,6 +223,7 @@ COMMANDS = {
     "test": run_test,
     "evaluate": run_evaluate,
     "compare": run_compare,
+    "probe": run_probe,
     "export-maps": run_export_maps,
     "data": run_data,
 }

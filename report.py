@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from figures import shrink
+from figures import alignment, shrink
 from files import write_text
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -67,7 +67,7 @@ def render(comparison: dict[str, Any]) -> str:
         **comparison,
         script=Markup(script),
         script_hash=digest,
-        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        style=_style(),
         digits=digits,
         score_rows=score_rows(comparison),
         pairs=pairs(comparison),
@@ -77,6 +77,50 @@ def render(comparison: dict[str, Any]) -> str:
         settings=config_rows(comparison["scored"]),
         payload=payload(comparison, digits),
     )
+
+
+def write_probe_page(path: Path, found: dict[str, Any]) -> None:
+    """Write what a probe found as one HTML file that opens from disk, whole or not at all.
+
+    Args:
+        path: the HTML file.
+        found: what `probe.json` holds, and `gallery`: for each picture its `panels`, BGR pictures
+            by name. Texts may hold anything: they are escaped.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    write_text(path, render_probe(found))
+
+
+def render_probe(found: dict[str, Any]) -> str:
+    """Return the page of a probe, as `write_probe_page` writes it. It runs no script."""
+    gallery = [
+        {"picture": item["picture"], "panels": [
+            {"name": name, "image": thumbnail_jpeg(image, 240)}
+            for name, image in item["panels"].items()
+        ]}
+        for item in found["gallery"]
+    ]  # fmt: skip
+    plain = _plain({**found, "gallery": gallery})
+    rows = [{**row, "kind": "model"} for row in plain["read_outs"]] + [
+        {**row, "kind": "reference"} for row in plain["references"]
+    ]
+    plot = _svg(alignment(plain, _INK, (_series(0), _series(1))), "alignment")
+    return _environment().get_template("probe.html").render(
+        **plain,
+        style=_style(),
+        script_hash="",
+        plot=Markup(plot),
+        score_rows=score_rows({"scored": rows, "metrics": plain["metrics"]}),
+        networks=list(dict.fromkeys(row["network"] for row in plain["read_outs"])),
+        digits=metric_digits({"scored": rows, "metrics": plain["metrics"]}),
+    )  # fmt: skip
+
+
+def _style() -> Markup:
+    """Return the style sheet of all pages."""
+    return Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
 
 
 def thumbnail_jpeg(image: NDArray, longest: int = 480) -> bytes:

@@ -21,6 +21,7 @@ TINY = {
     "salnet-half": {"rows": 48, "cols": 64, "width": 0.2},
     "salnet-shallow": {"rows": 48, "cols": 64, "width": 0.1},
     "resnet50-decoder": {"rows": 64, "cols": 32, "width": 0.02},
+    "linear-probe": {"rows": 48, "cols": 64, "width": 0.1},
 }
 MOMENTUM = LinearByEpoch(0.9, 0.5, epochs=2, steps_per_epoch=3)
 RATE = LinearByEpoch(0.1, 0.02, epochs=2, steps_per_epoch=3)

@@ -9,12 +9,12 @@ from conftest import PROJECT
 # each floor may import from itself and from the floors above it
 FLOORS = [
     {"errors", "files", "config", "sample", "quiet", "notes", "progress"},
-    {"fixations", "metrics", "pictures", "cache", "significance", "utilities", "archives"},
+    {"fixations", "metrics", "pictures", "cache", "ridge", "significance", "utilities", "archives"},
     {"datasets", "references"},
     {"eltwise_product", "backbone", "losses", "schedules", "weight_files"},
     {"model", "architectures"},
     {"checkpoint", "figures", "report", "sources", "scoring", "arms"},
-    {"train", "predict", "evaluate", "compare", "export_maps", "data"},
+    {"train", "predict", "evaluate", "compare", "probe", "export_maps", "data"},
     {"strategies"},
     {"main"},
 ]
