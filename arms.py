@@ -61,7 +61,9 @@ class Arm:
 
 
 def arms_of(runs: list[Run]) -> list[Arm]:
-    """Return the runs by arm, in their order; each arm is named by its strategy where that tells.
+    """Return the runs by arm, in their order; each arm is named by what tells it from the others.
+
+    Of one system, that is its strategy.
 
     Raises:
         UserError: a run is named twice, or two are alike in all, the seed included.
@@ -83,8 +85,9 @@ def arms_of(runs: list[Run]) -> list[Arm]:
                 raise UserError(
                     f"{twin.folder} and {run.folder} are one run twice: the same settings and seed."
                 )
+    of_one_system = len({arm[0].config.system for arm in arms}) == 1
     for names in (
-        [arm[0].config.strategy for arm in arms],
+        [arm[0].config.strategy if of_one_system else arm[0].config.name for arm in arms],
         [arm[0].config.name for arm in arms],
         [arm[0].folder.name for arm in arms],
     ):

@@ -135,7 +135,7 @@ def outputs_on(tmp_path_factory):
                 [sys.executable, PROJECT / "tests" / "backend_probe.py", path],
                 env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(PROJECT)},
                 check=True,
-                timeout=300,
+                timeout=900,
             )
             found[backend] = dict(np.load(path))
         return found[backend]

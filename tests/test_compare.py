@@ -120,6 +120,12 @@ def test_runs_that_differ_in_their_seed_are_one_arm(two_runs, tmp_path):
     assert "is the mean of 2 runs (seeds 0, 1)" in "\n".join(lines)
 
 
+def test_arms_of_two_systems_carry_their_names(two_runs, tmp_path):
+    other = twin(two_runs[0], tmp_path / "other", model="salnet-deep", freeze_backbone=False)
+    found = arms.arms_of([arms.Run(two_runs[0]), arms.Run(other)])
+    assert [arm.name for arm in found] == ["mlnet-scratch-frozen", "salnet-deep-scratch"]
+
+
 def test_runs_that_differ_in_more_than_the_seed_are_two_arms(two_runs, tmp_path):
     other = twin(two_runs[0], tmp_path / "other", batch_size=3)
     assert len(arms.arms_of([arms.Run(two_runs[0]), arms.Run(other)])) == 2
