@@ -24,7 +24,7 @@ SOURCE = (
     "http://people.csail.mit.edu/tjudd/WherePeopleLook/ and point --data at the folder that holds "
     "ALLSTIMULI/ and ALLFIXATIONMAPS/."
 )
-SIGMA_PIXELS = 35.0  # one degree of visual angle, as the MIT benchmark states it
+SIGMA_PIXELS = 35.0  # about one degree of visual angle, the value in general use
 PUBLISHED = {"all": (1_003,)}
 
 

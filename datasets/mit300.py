@@ -17,7 +17,7 @@ SOURCE = (
     "Get BenchmarkIMAGES.zip from http://saliency.mit.edu/results_mit300.html and point --data at "
     "the folder that holds BenchmarkIMAGES/."
 )
-SIGMA_PIXELS = 35.0  # one degree of visual angle, as the benchmark states it
+SIGMA_PIXELS = 35.0  # about one degree of visual angle, the value in general use
 PUBLISHED = {"all": (300,)}
 WITHOUT_TRUTH = ("all",)
 
