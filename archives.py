@@ -151,6 +151,11 @@ def extract(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    return content_of(folder)
+
+
+def content_of(folder: Path) -> Path:
+    """Return an unpacked folder, or the one folder that is all it holds."""
     inside = list(folder.iterdir())
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
 

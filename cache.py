@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from errors import UserError
 from files import atomic
-from pictures import Array, write_array
+from pictures import Array, read_array, read_arrays, write_array
 
 UNREADABLE = (OSError, ValueError, EOFError, BadZipFile)
 
@@ -31,7 +31,7 @@ class ArrayCache:
             return make()
         path = self._path(key, ".npy")
         try:
-            return np.load(path, allow_pickle=False)
+            return read_array(path)
         except UNREADABLE:
             array = make()
         self._store(path, lambda: write_array(path, array))
@@ -42,8 +42,7 @@ class ArrayCache:
         if self.folder is None:
             return None
         try:
-            with np.load(self._path(key, ".npz"), allow_pickle=False) as stored:
-                return dict(stored)
+            return read_arrays(self._path(key, ".npz"))
         except UNREADABLE:
             return None
 

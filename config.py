@@ -123,11 +123,11 @@ BY_SHARES = Plan()
 
 
 @dataclass(frozen=True)
-class TruthConfig(Checked):
-    """How the pictures of a data set are divided, and what their truth is made of."""
+class PlanConfig(Checked):
+    """How the pictures of a data set that brings no split are divided."""
 
     split_seed: int = option(
-        0, "seed of the split where the data set brings none", least=0, group="split and truth"
+        0, "seed of the split where the data set brings none", least=0, group="split"
     )
     val_share: float = option(
         0.1, "share of the pictures that validates, where the data set brings no split", least=0
@@ -139,17 +139,6 @@ class TruthConfig(Checked):
         0, "divide the pictures into so many parts, one of which tests; 0: by the shares", least=0
     )
     fold: int = option(0, "which of the --folds tests, counted from 0", least=0)
-    out_of_bounds: str = option(
-        "drop",
-        "what is done with fixations outside the picture: drop them, or clip them to its border",
-        choices=OUT_OF_BOUNDS,
-    )
-    sigma_pixels: float | None = option(
-        None,
-        "Gaussian that turns fixations into a density map; default: the data set's own",
-        unit="pixels of the original picture",
-        least=0.1,
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -182,6 +171,24 @@ def check_sizes(rows: int, cols: int, step: int, network: str) -> None:
                 f"--{flag} {size} does not divide by {step}, as the input of {network} must. Try "
                 f"{max(step, round(size / step) * step)}."
             )
+
+
+@dataclass(frozen=True)
+class TruthConfig(PlanConfig):
+    """How the pictures of a data set are divided, and what their truth is made of."""
+
+    out_of_bounds: str = option(
+        "drop",
+        "what is done with fixations outside the picture: drop them, or clip them to its border",
+        choices=OUT_OF_BOUNDS,
+        group="truth",
+    )
+    sigma_pixels: float | None = option(
+        None,
+        "Gaussian that turns fixations into a density map; default: the data set's own",
+        unit="pixels of the original picture",
+        least=0.1,
+    )
 
 
 @dataclass(frozen=True)
@@ -584,6 +591,47 @@ class CompareConfig(ScoringConfig):
         Path("comparison"), "folder for comparison.json, index.html and the scores"
     )
     gallery: int = option(24, "pictures shown on the page", unit="pictures", least=0)
+
+
+@dataclass(frozen=True)
+class PrepareConfig(TruthConfig):
+    """One preparation of a data set for a network."""
+
+    dataset: str = option("osie", "data set", choices=DATASETS, group="data")
+    data: Path | None = option(
+        None, "folder of the data set, or the archive it came in (.zip, .tar, .tar.gz)"
+    )
+    model: str = option(
+        "mlnet", "system that will train on it", choices=tuple(MODELS), group="network"
+    )
+    rows: int | None = option(
+        None, "height of the network's input; default: the system's recipe", unit="pixels", least=8
+    )
+    cols: int | None = option(
+        None, "width of the network's input; default: the system's recipe", unit="pixels", least=8
+    )
+    output: Path | None = option(None, "folder for the store (needed)", group="output")
+    overwrite: bool = option(False, "replace a store that was prepared with other settings")
+    workers: int = option(os.cpu_count() or 2, "threads that read pictures: all cores", least=1)
+
+    @property
+    def network(self) -> Config:
+        """The settings of the system at this size, the recipe's where none is given."""
+        sizes = {"rows": self.rows, "cols": self.cols}
+        return resolve({"model": self.model} | {k: v for k, v in sizes.items() if v is not None})
+
+
+@dataclass(frozen=True)
+class SubsetConfig(PlanConfig):
+    """One drawing of a working copy from a data set."""
+
+    dataset: str = option("osie", "data set", choices=DATASETS, group="data")
+    data: Path | None = option(
+        None, "folder of the data set, or the archive it came in (.zip, .tar, .tar.gz)"
+    )
+    n: int = option(1000, "pictures of the working copy", unit="pictures", least=1)
+    seed: int = option(0, "seed of the draw", least=0)
+    output: Path | None = option(None, "folder for the working copy (needed)", group="output")
 
 
 def data_of(trained: Config, flags: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from config import (
     ExportMapsConfig,
     Parser,
     PredictConfig,
+    PrepareConfig,
     ProbeConfig,
+    SubsetConfig,
     TruthConfig,
     add_flags,
     resolve,
@@ -122,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
 
     data = commands.add_parser(
         "data",
-        help="look after data sets: check",
+        help="look after data sets: check, prepare, subset",
         description="Look after the data sets on disk.",
         epilog="Each action has its own help: main.py data check --help",
     )
@@ -138,6 +140,25 @@ def parser() -> argparse.ArgumentParser:
         epilog="example: main.py data check --dataset salicon --data PATH",
     )
     add_flags(check, CheckConfig)
+    prepare = actions.add_parser(
+        "prepare",
+        help="resize the pictures and make their density maps once",
+        description="Pack resized pictures and density maps into a store, which --data takes in "
+        "place of the data set's folder. What was interrupted goes on where it stopped; over a "
+        "finished store, all checksums are verified, and what is damaged is made again.",
+        epilog="example: main.py data prepare --dataset osie --data PATH --rows 240 --cols 320 "
+        "--output stores/osie",
+    )
+    add_flags(prepare, PrepareConfig)
+    subset = actions.add_parser(
+        "subset",
+        help="draw a small working copy",
+        description="Copy some pictures of each split, with all that is known of them, to a folder "
+        "that --dataset folder reads.",
+        epilog="example: main.py data subset --dataset osie --data PATH --n 100 --seed 42 "
+        "--output small/osie",
+    )
+    add_flags(subset, SubsetConfig)
     return top
 
 
@@ -212,12 +233,40 @@ def run_export_maps(arguments: argparse.Namespace, flags: dict[str, Any]) -> int
 
 
 def run_data(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
+    """Carry out an action on a data set."""
+    return DATA_ACTIONS[arguments.action](flags)
+
+
+def run_data_check(flags: dict[str, Any]) -> int:
     """Check a data set; something may be missing or wrong."""
     from data import check
 
     return 0 if check(CheckConfig(**flags)) else EXIT_PARTIAL
 
 
+def run_data_prepare(flags: dict[str, Any]) -> int:
+    """Prepare a data set for training."""
+    settings = PrepareConfig(**flags)
+    import_keras()
+    from prepare import prepare
+
+    prepare(settings)
+    return 0
+
+
+def run_data_subset(flags: dict[str, Any]) -> int:
+    """Draw a working copy."""
+    from subset import subset
+
+    subset(SubsetConfig(**flags))
+    return 0
+
+
+DATA_ACTIONS = {
+    "check": run_data_check,
+    "prepare": run_data_prepare,
+    "subset": run_data_subset,
+}
 COMMANDS = {
     "train": run_train,
     "test": run_test,

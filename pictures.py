@@ -5,6 +5,7 @@ Everything here is at the original picture's size, and knows no network.
 
 import warnings
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 import cv2
@@ -20,6 +21,9 @@ from sample import Sample, Stored
 Array = NDArray[np.floating]
 GREY_TOLERANCE = 8  # levels that JPEG's colour coding may put between the channels of a grey map
 
+# NumPy has Python parse a file's header, and Python 3.11's parser fails in several threads at once
+# (SystemError: AST constructor recursion depth mismatch)
+_parsing = Lock()
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange rows and columns
 
 
@@ -64,7 +68,7 @@ def read_stored_map(path: Path) -> NDArray:
         values = values[..., 0] if values.ndim == 3 else values
     else:
         try:
-            values = np.load(path, allow_pickle=False)
+            values = read_array(path)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path} cannot be read as an array: {error}") from error
     if values.ndim != 2 or values.dtype.kind not in "uif" or not np.isfinite(values).all():
@@ -156,6 +160,27 @@ def write_array(path: Path, array: NDArray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
+def read_array(path: Path, mapped: bool = False) -> NDArray:
+    """Return the array of a .npy file, in memory or mapped.
+
+    Raises:
+        OSError, ValueError, EOFError: it is missing or damaged.
+    """
+    with _parsing:
+        return np.load(path, "r" if mapped else None, allow_pickle=False)
+
+
+def read_arrays(path: Path) -> dict[str, NDArray]:
+    """Return the arrays of a .npz file by their names.
+
+    Raises:
+        OSError, ValueError, EOFError, BadZipFile, zlib.error: it is missing or damaged.
+    """
+    # opened here, since NumPy leaves a damaged .npz open
+    with _parsing, path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        return dict(file)
+
+
 def sample_image(sample: Sample) -> NDArray[np.uint8]:
     """Return the picture of a sample, BGR uint8 [rows, columns, 3].
 
@@ -194,6 +219,18 @@ def stamp(source: object) -> tuple:
     status = file.stat()
     place = (source.index,) if isinstance(source, Stored) else ()
     return (status.st_size, status.st_mtime_ns, *place)
+
+
+def sample_shape(sample: Sample) -> tuple[int, int]:
+    """Return the rows and columns of a sample's picture, which is decoded only where it must be.
+
+    Raises:
+        UserError: the picture must be read and cannot be.
+    """
+    if sample.shape is not None:
+        return sample.shape
+    rows, cols = sample_image(sample).shape[:2]
+    return rows, cols
 
 
 def sample_density(sample: Sample, shape: tuple[int, int], sigma_pixels: float | None) -> Array:

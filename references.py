@@ -31,7 +31,7 @@ from fixations import (
     within,
 )
 from metrics import as_distribution, mean_scores
-from pictures import sample_density, sample_image, stamp
+from pictures import sample_density, sample_shape, stamp
 from sample import Sample
 
 CENTRE_BIAS, UNIFORM = "centre bias", "uniform"
@@ -186,7 +186,7 @@ class Split:
     def __post_init__(self) -> None:
         self.human = self.human and any(s.subjects is not None for s in self.samples)
         with ThreadPoolExecutor(self.workers) as pool:
-            shapes = list(pool.map(lambda sample: sample_image(sample).shape[:2], self.samples))
+            shapes = list(pool.map(sample_shape, self.samples))
         nothing = np.zeros((0, 2), np.float32)
         self.pictures = [
             (nothing if sample.fixations is None else sample.fixations, shape)
@@ -258,6 +258,9 @@ class Split:
             digest.update(np.ascontiguousarray(fixations, np.float32).tobytes())
             if sample.subjects is not None:
                 digest.update(np.ascontiguousarray(sample.subjects, np.int32).tobytes())
+            if sample.prepared:  # wherever the store lies, and with or without its sources
+                digest.update(sample.prepared.digest.encode())
+                continue
             for source in (sample.image, sample.map):
                 digest.update(repr(found).encode() if (found := stamp(source)) else b"")
         return digest.hexdigest()[:16]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,37 @@ from numpy.typing import NDArray
 IMAGE_SUFFIXES = {
     ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"
 }  # fmt: skip
+
+
+class Prepared(Protocol):
+    """A picture and its truth as a network wants them, made once and kept (see `store.py`)."""
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """Rows and columns of the picture that is kept, pixels."""
+        ...
+
+    @property
+    def origin(self) -> str:
+        """Where the picture was read from; it need not be there any more."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """A name for what the files of the picture and its map held."""
+        ...
+
+    def require(self, **asked: object) -> None:
+        """Raise UserError where what is kept was made with other settings than those asked for."""
+        ...
+
+    def picture(self) -> NDArray[np.uint8]:
+        """Return the network's input, BGR [rows, cols, 3]; not to be written to."""
+        ...
+
+    def truth(self) -> NDArray[np.floating]:
+        """Return the network-sized truth, [map rows, map cols, 2]; not to be written to."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,6 +84,7 @@ class Sample:
         shape: rows and columns of the picture, where the truth tells without decoding it. A picture
             that its EXIF data turns away from this shape is read unturned.
         outside: how many fixations lay outside the picture, dropped or clipped as was asked.
+        prepared: what a store keeps of it, or None.
     """
 
     name: str
@@ -63,3 +96,4 @@ class Sample:
     category: str = ""
     shape: tuple[int, int] | None = None
     outside: int = 0
+    prepared: Prepared | None = None

@@ -185,11 +185,15 @@ def note_training_pictures(
     if settings.dataset not in trained.dataset:
         return
     try:
-        training = datasets.load(settings.dataset, settings.data, "train", trained.plan)
+        training = datasets.load(
+            settings.dataset, settings.data, "train", trained.plan, settings.out_of_bounds
+        )
     except UserError:
         return  # no training pictures here, so none of these
 
     def identity(sample: Sample) -> Path | Stored | str:
+        if sample.prepared:  # both are of one store
+            return sample.prepared.origin
         # two splits may each have a 0.png; built-in scenes have no file, but names of their own
         return sample.image if isinstance(sample.image, Path | Stored) else sample.name
 

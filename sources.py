@@ -19,7 +19,7 @@ from errors import UserError
 from fixations import blurred
 from metrics import as_distribution, from_8bit
 from notes import Notes
-from pictures import read_stored_map, sample_image
+from pictures import read_stored_map
 from references import model_name
 from sample import IMAGE_SUFFIXES, Sample
 
@@ -82,13 +82,13 @@ class ModelMaps:
     ) -> Iterator[NDArray | None]:
         """Yield the map of each picture, maximum 1."""
         import architectures
-        from utilities import postprocess, preprocess
+        from utilities import network_input, postprocess
 
         input_shape, grid = self.model.input_shape[1:3], architectures.grid_of(self.model)
         with ThreadPoolExecutor(self.workers) as pool:
             for start in range(0, len(samples), self.batch_size):
                 batch = samples[start : start + self.batch_size]
-                read = pool.map(lambda s: preprocess(sample_image(s), input_shape), batch)
+                read = pool.map(lambda s: network_input(s, input_shape), batch)
                 inputs, boxes = zip(*read, strict=True)
                 predictions = np.asarray(self.model.predict_on_batch(np.stack(inputs)))
                 for sample, prediction, box in zip(batch, predictions, boxes, strict=True):

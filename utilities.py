@@ -169,6 +169,24 @@ def preprocess(
     return box.place(image), box
 
 
+def network_input(
+    sample: Sample, input_shape: tuple[int, int]
+) -> tuple[NDArray[np.uint8], Letterbox]:
+    """Return a sample's picture as the network's input, and the box that placed it.
+
+    From its store where that keeps it at this size, else from the picture's file.
+
+    Raises:
+        UserError: the file cannot be read, or there is only a store of another size.
+    """
+    kept = sample.prepared
+    if kept is None or (kept.input_shape != input_shape and isinstance(sample.image, Path)):
+        return preprocess(sample_image(sample), input_shape)
+    kept.require(rows=input_shape[0], cols=input_shape[1])
+    assert sample.shape is not None  # a store knows it of every picture
+    return kept.picture(), Letterbox.fit(sample.shape, input_shape)
+
+
 def postprocess(
     prediction: NDArray,
     box: Letterbox,
@@ -225,7 +243,8 @@ class SaliencyBatches(keras.utils.PyDataset):
     fixations.
 
     Raises:
-        UserError: a file cannot be read. `failure` keeps it, since Keras wraps what workers raise.
+        UserError: a store was prepared with other settings, or a file cannot be read. `failure`
+            keeps the latter, since Keras wraps what workers raise.
     """
 
     def __init__(
@@ -259,6 +278,15 @@ class SaliencyBatches(keras.utils.PyDataset):
         self.cache = cache or default_cache()
         self.failure: UserError | None = None
         self.boxes: dict[int, Letterbox] = {}  # by sample, once its picture has been read
+        for sample in self.samples:
+            if sample.prepared:
+                sample.prepared.require(
+                    rows=input_shape[0],
+                    cols=input_shape[1],
+                    stride=self.grid.stride,
+                    crop=self.grid.crop,
+                    sigma_pixels=sigma_pixels,
+                )
 
     @property
     def count(self) -> int:
@@ -293,17 +321,19 @@ class SaliencyBatches(keras.utils.PyDataset):
 
     def _pair(self, index: int) -> tuple[NDArray[np.uint8], Array]:
         """Return one picture and its truth, flipped together or not at all."""
-        image = sample_image(self.samples[index])
-        x, box = preprocess(image, self.input_shape)
+        x, box = network_input(self.samples[index], self.input_shape)
         self.boxes[index] = box
         y = self.truth(index, box)
         if self.flip and np.random.default_rng((self.seed, self.epoch, index)).random() < 0.5:
-            x, y = x[:, ::-1], y[:, ::-1]
+            # OpenCV's way takes a tenth of the time of copying x[:, ::-1]
+            x, y = np.asarray(cv2.flip(x, 1), np.uint8), y[:, ::-1]
         return x, y
 
     def truth(self, index: int, box: Letterbox) -> Array:
         """Return the network-sized truth of a sample, [map rows, map cols, 2], unflipped."""
         sample = self.samples[index]
+        if sample.prepared:
+            return sample.prepared.truth()
         return self.cache.get(
             _truth_key(sample, box, self.grid, self.sigma_pixels),
             lambda: make_truth(sample, box, self.grid, self.sigma_pixels),

@@ -6,13 +6,15 @@ No network code. Each loader says what its files hold and converts it to the con
 import dataclasses
 import importlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from config import BY_SHARES, Plan
+import store
+from config import BY_SHARES, SPLITS, Plan
 from errors import UserError
 from fixations import are_within
 from pictures import header_shape
@@ -34,17 +36,23 @@ def load(
 
     Args:
         name: a file of this folder.
-        root: the data set's folder; built-in sets need none.
+        root: the data set's folder, or a store that `data prepare` made of it; built-in sets need
+            none.
         split: train, val or test.
         plan: the split, where the data set brings none of its own.
-        out_of_bounds: "drop" the fixations outside their picture, or "clip" them to its border.
+        out_of_bounds: "drop" the fixations outside their picture, "clip" them to its border, or
+            "keep" them.
         truth: whether pictures without a map and fixations are refused.
 
     Raises:
-        UserError: the folder or a part of it is missing; the message says how to get it.
+        UserError: the folder or a part of it is missing; the message says how to get it. A store
+            was prepared otherwise, or its sources have changed since.
     """
     module = module_of(name, root)
-    samples = [bounded(sample, out_of_bounds) for sample in module.load(root, split, plan)]
+    originals = partial(_originals, module, split=split, plan=plan, out_of_bounds=out_of_bounds)
+    if module.NEEDS_FILES and root is not None and store.is_store(root):
+        return store.load(root, name, split, plan, out_of_bounds, originals)
+    samples = originals(root)
     if not samples:
         raise UserError(
             f"{name} at {root} has no pictures in its {split} split. Too few pictures for "
@@ -56,6 +64,25 @@ def load(
             f"nor be scored here. {_remedy(name, root, split)}"
         )
     return samples
+
+
+def load_splits(
+    name: str, root: Path | None, plan: Plan, out_of_bounds: str
+) -> tuple[dict[str, list[Sample]], dict[str, str]]:
+    """Return the samples of each split, and of each split that cannot be used why not.
+
+    Raises:
+        UserError: no split can be used.
+    """
+    splits, left_out = {}, {}
+    for split in SPLITS:
+        try:
+            splits[split] = load(name, root, split, plan, out_of_bounds)
+        except UserError as error:
+            left_out[split] = str(error)
+    if not splits:
+        raise UserError(left_out[SPLITS[0]])
+    return splits, left_out
 
 
 def submission_pictures(name: str, root: Path | None) -> list[Sample]:
@@ -94,15 +121,31 @@ def parts(name: str, root: Path | None) -> "list[Part]":
     """Return what is on disk of a data set; nothing for a built-in one.
 
     Raises:
-        UserError: the folder is missing or holds no pictures.
+        UserError: the folder is missing or holds no pictures, or it is a store.
     """
     module = module_of(name, root)
+    refuse_store(root)
     return module.parts(root) if module.NEEDS_FILES else []
 
 
 def remarks(name: str, root: Path | None) -> list[str]:
     """Return what a user should know of how a data set's files were understood."""
+    if root is not None and store.is_store(root):
+        return []  # they were understood when it was prepared
     return [remark for part in parts(name, root) for remark in part.remarks]
+
+
+def refuse_store(root: Path | None) -> None:
+    """Raise UserError where a store is given and the data set's own files are needed."""
+    if root is not None and store.is_store(root):
+        raise UserError(f"--data {root} is a store. Name the data set's own folder.")
+
+
+def _originals(
+    module: ModuleType, root: Path | None, split: str, plan: Plan, out_of_bounds: str
+) -> list[Sample]:
+    """Return the samples of a split as the data set's own files tell."""
+    return [bounded(sample, out_of_bounds) for sample in module.load(root, split, plan)]
 
 
 def bounded(sample: Sample, out_of_bounds: str) -> Sample:
@@ -111,7 +154,7 @@ def bounded(sample: Sample, out_of_bounds: str) -> Sample:
     Where the picture's shape cannot be told the sample is returned as it is: reading it will say
     what is wrong.
     """
-    if sample.fixations is None:
+    if sample.fixations is None or out_of_bounds == "keep":
         return sample
     shape = sample.shape
     if shape is None and isinstance(sample.image, Path):

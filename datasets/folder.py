@@ -4,24 +4,34 @@ Either `ROOT/images/...`, or with the split spelt out `ROOT/train/images/...` or
 `ROOT/images/train/...` (and val, and test if there is one); else a seeded split. A map is a grey
 picture of the image's size. Fixations are either points or a picture-sized mask of counts: `.npy`
 holds 0-based (x, y) points [n, 2] or a mask; `.mat` holds 1-based (x, y) points, as MATLAB counts,
-in `fixations`, or a mask in `fixLocs` or `fixations`.
+in `fixations`, or a mask in `fixLocs` or `fixations`; `.npz` holds 0-based points in `fixations`
+and who made each in `subjects` [n].
+
+`ROOT/dataset.json` may say more, as that of `data subset` does: `{"pictures": {"train/a.jpg":
+{"sigma_pixels": 24, "category": "Indoor", "shape": [600, 800]}}}`, each of them if it is known.
 """
 
+import dataclasses
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from config import BY_SHARES, SPLITS, Plan
 from datasets import offer
 from datasets._parts import Part, by_stem, load_parts
 from datasets._points import Looks, Read, points_of_mask, read_files, read_mat
 from errors import UserError
-from pictures import header_shape
+from files import read_json
+from pictures import header_shape, read_array, read_arrays
 from sample import IMAGE_SUFFIXES, Sample
 
 NEEDS_FILES = True
 SOURCE = "Point --data at a folder with images/ and maps/ (grey PNG) or fixations/ (.npy, .mat)."
-FIXATION_SUFFIXES = {".npy", ".mat"}
+FIXATION_SUFFIXES = {".npy", ".npz", ".mat"}
+CARD = "dataset.json"
 
 
 def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
@@ -30,7 +40,45 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
     Raises:
         UserError: no images, no truth, or images and truth that do not pair up.
     """
-    return load_parts(parts(root), root, split, plan)
+    samples = load_parts(parts(root), root, split, plan)
+    told = read_card(root / CARD)
+    return [
+        dataclasses.replace(s, **told.get(f"{split}/{s.name}", told.get(s.name, {})))
+        for s in samples
+    ]
+
+
+def read_card(path: Path) -> dict[str, dict[str, Any]]:
+    """Return what is known of each picture besides its files, as fields of its sample.
+
+    Raises:
+        UserError: it holds anything else.
+    """
+    if not path.exists():
+        return {}
+    card = read_json(path)
+    told = card.get("pictures") if isinstance(card, dict) else None
+    if not isinstance(told, dict):
+        raise UserError(f'{path} has no object "pictures" with what is known of each.')
+    return {name: _fields(values, f"{path}: {name}") for name, values in told.items()}
+
+
+def _fields(values: Any, about: str) -> dict[str, Any]:
+    """Return what a card says of a picture, checked for its type."""
+    fields = {}
+    for name, value in values.items() if isinstance(values, dict) else [("", values)]:
+        if name == "sigma_pixels" and isinstance(value, int | float) and 0 < value < np.inf:
+            fields[name] = float(value)
+        elif name == "category" and isinstance(value, str):
+            fields[name] = value
+        elif name == "shape" and isinstance(value, list) and [type(n) for n in value] == [int, int]:
+            fields[name] = tuple(value)
+        else:
+            raise UserError(
+                f'{about} has {name or "no object, but"} {value!r}; "sigma_pixels" (above 0), '
+                '"category" (text) and "shape" (rows, columns) are expected.'
+            )
+    return fields
 
 
 def parts(root: Path) -> list[Part]:
@@ -84,7 +132,7 @@ def _part(root: Path, split: str, folders: dict[str, Path]) -> Part:
 
 
 def parse(path: Path, image: Path) -> Looks:
-    """Return the fixations of a .npy or .mat file.
+    """Return the fixations of a .npy, .npz or .mat file.
 
     Args:
         path: the file.
@@ -93,11 +141,11 @@ def parse(path: Path, image: Path) -> Looks:
     Raises:
         UserError: the file cannot be read, or holds neither points nor a mask of that picture.
     """
-    if path.suffix.lower() == ".npy":
-        first_pixel = 0
+    first_pixel, subjects = 0, None
+    if path.suffix.lower() in (".npy", ".npz"):
         try:
-            values = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            values, subjects = _read_arrays(path)
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} cannot be read as an array: {error}") from error
     else:
         values, _ = read_mat(path, ("fixLocs", "fixations"), "fixations")
@@ -110,9 +158,9 @@ def parse(path: Path, image: Path) -> Looks:
     if not np.isfinite(values).all():
         raise UserError(f"{path} holds values that are not finite.")
     if not values.size:  # MATLAB's [] is 0 x 0
-        return Looks(np.zeros((0, 2), np.float32))
+        return Looks(np.zeros((0, 2), np.float32), subjects)
     if values.shape[1] == 2:
-        return Looks((values - float(first_pixel)).astype(np.float32))
+        return Looks((values - float(first_pixel)).astype(np.float32), subjects)
     shape = header_shape(image)
     if values.shape != shape:  # (x, y, duration) would else pass for a mask, three pixels wide
         of = f"{shape[0]} rows and {shape[1]} columns" if shape else "a damaged header"
@@ -121,3 +169,23 @@ def parse(path: Path, image: Path) -> Looks:
             f"nor a mask of {image.name}, which has {of}."
         )
     return Looks(points_of_mask(values, path), None, shape)
+
+
+def _read_arrays(path: Path) -> tuple[NDArray, NDArray[np.int32] | None]:
+    """Return the values of a .npy or .npz file, and who made each fixation where it says.
+
+    Raises:
+        UserError: it does not say it of each fixation.
+    """
+    if path.suffix.lower() == ".npy":
+        return read_array(path), None
+    found = read_arrays(path)
+    values, subjects = found["fixations"], found.get("subjects")
+    if subjects is None:
+        return values, None
+    if subjects.dtype.kind not in "ui" or subjects.shape != values.shape[:1]:
+        raise UserError(
+            f"{path} holds subjects of type {subjects.dtype} and shape {subjects.shape}; whole "
+            f"numbers of shape {values.shape[:1]}, one a fixation, are expected."
+        )
+    return values, subjects.astype(np.int32)

@@ -20,6 +20,7 @@ from config import BY_SHARES, SPLITS, Plan
 from datasets import offer
 from datasets._parts import Part, by_stem, load_parts
 from errors import UserError
+from pictures import read_array
 from sample import Sample, Stored
 
 NEEDS_FILES = True
@@ -108,7 +109,7 @@ def opened(file: Path) -> NDArray:
         UserError: the file is damaged or holds no numbers.
     """
     try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
+        array = read_array(file, mapped=True)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{file} cannot be read as an array: {error}") from error
     if array.ndim < 2 or array.dtype.kind not in "buif":

@@ -21,7 +21,17 @@ FLAGS = [word for name, value in TINY.items() for word in (f"--{name}", str(valu
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["train"], ["test"], ["evaluate"], ["compare"], ["export-maps"], ["data", "check"]],
+    [
+        [],
+        ["train"],
+        ["test"],
+        ["evaluate"],
+        ["compare"],
+        ["export-maps"],
+        ["data", "check"],
+        ["data", "prepare"],
+        ["data", "subset"],
+    ],
 )
 def test_help_is_complete_without_loading_a_network(words):
     """Under a second, because neither Keras nor TensorFlow nor OpenCV is imported."""
@@ -136,6 +146,8 @@ BAD = {
     ),
     "no run": (["compare", "nowhere"], "config.json is missing"),
     "no such metric": (["evaluate", "--metrics", "ncc"], "Did you mean 'cc'?"),
+    "nothing to prepare": (["data", "prepare", "--data", "x", "--output", "s"], "is not at x: no"),
+    "no such task": (["data", "prepair"], "Did you mean 'prepare'?"),
     "no such split": (["evaluate", "--split", "tets"], "Did you mean 'test'?"),
 }
 

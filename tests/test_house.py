@@ -10,11 +10,14 @@ from conftest import PROJECT
 FLOORS = [
     {"errors", "files", "config", "sample", "quiet", "notes", "progress"},
     {"fixations", "metrics", "pictures", "cache", "ridge", "significance", "utilities", "archives"},
-    {"datasets", "references"},
+    {"datasets", "references", "store"},
     {"eltwise_product", "backbone", "losses", "schedules", "weight_files"},
     {"model", "architectures"},
     {"checkpoint", "figures", "report", "sources", "scoring", "arms"},
-    {"train", "predict", "evaluate", "compare", "probe", "export_maps", "data"},
+    {
+        "train", "predict", "evaluate", "compare", "probe", "export_maps", "data", "prepare",
+        "subset",
+    },  # fmt: skip
     {"strategies"},
     {"main"},
 ]
