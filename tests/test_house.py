@@ -14,10 +14,8 @@ FLOORS = [
     {"eltwise_product", "backbone", "losses", "schedules", "weight_files"},
     {"model", "architectures"},
     {"checkpoint", "figures", "report", "sources", "scoring", "arms"},
-    {
-        "train", "predict", "evaluate", "compare", "probe", "export_maps", "data", "prepare",
-        "subset",
-    },  # fmt: skip
+    {"train", "predict", "evaluate", "compare", "probe"}
+    | {"data", "prepare", "subset", "export_maps"},
     {"strategies"},
     {"main"},
 ]
