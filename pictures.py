@@ -167,7 +167,7 @@ def read_array(path: Path, mapped: bool = False) -> NDArray:
         OSError, ValueError, EOFError: it is missing or damaged.
     """
     with _parsing:
-        return np.load(path, "r" if mapped else None, allow_pickle=False)
+        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray]:

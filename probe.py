@@ -47,7 +47,7 @@ from scoring import (
     score_rows,
     write_per_image,
 )
-from utilities import Letterbox, OutputGrid, SaliencyBatches, postprocess, preprocess
+from utilities import Letterbox, OutputGrid, SaliencyBatches, network_input, postprocess
 
 ALL, GLOBAL = "all stages", "global"
 TRAINED, RANDOM = "ImageNet", "random weights"
@@ -105,9 +105,7 @@ class Network:
         kept = self._kept[0]
         if len(kept) != len(samples) or any(a is not b for a, b in zip(kept, samples, strict=True)):
             with ThreadPoolExecutor(self.settings.workers) as pool:
-                read = list(
-                    pool.map(lambda s: preprocess(sample_image(s), self.input_shape), samples)
-                )
+                read = list(pool.map(lambda s: network_input(s, self.input_shape), samples))
             pixels = np.stack([x for x, _ in read])
             self._kept = (list(samples), self.of(pixels), [box for _, box in read])
         return self._kept[1], self._kept[2]
