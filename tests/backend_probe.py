@@ -21,7 +21,8 @@ TINY = {
     "salnet-half": {"rows": 48, "cols": 64, "width": 0.2},
     "salnet-shallow": {"rows": 48, "cols": 64, "width": 0.1},
     "resnet50-decoder": {"rows": 64, "cols": 32, "width": 0.1},
-    "linear-probe": {"rows": 48, "cols": 64, "width": 0.1},
+    # ResNet-50 is the decoder's
+    "linear-probe": {"rows": 48, "cols": 64, "width": 0.1, "backbone": "vgg16"},
 }
 MOMENTUM = LinearByEpoch(0.9, 0.5, epochs=2, steps_per_epoch=3)
 RATE = LinearByEpoch(0.1, 0.02, epochs=2, steps_per_epoch=3)
@@ -38,7 +39,7 @@ def outputs() -> dict[str, np.ndarray]:
     results["prior"] = as_array(layer(rng.normal(size=(2, 67, 89, 1))))
     results["norm"] = as_array(LocalResponseNormalization()(rng.normal(0, 100, (2, 3, 4, 9))))
 
-    for name in ("mobilenet_v2", "efficientnet_v2_b0"):  # ResNet-50 is the decoder's
+    for name in ("mobilenet_v2", "efficientnet_v2_b0"):
         results[name] = features(name, rng)
 
     truth = rng.random((2, 6, 8, 2)).astype("float32")

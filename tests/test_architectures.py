@@ -21,7 +21,17 @@ from utilities import preprocess
 SEEDS = 5
 
 
-@pytest.fixture(params=sorted(MODELS), scope="module")
+# all of ResNet-50 takes a minute where the others take seconds
+HEAVY = {"resnet50-decoder"}
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] if name in HEAVY else [])
+        for name in sorted(MODELS)
+    ],
+    scope="module",
+)
 def name(request):
     return request.param
 
@@ -143,6 +153,7 @@ def outputs_on(tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_backends_agree(backend, outputs_on):
     """Equal weights give equal maps, losses and steps on Keras' three backends (1e-4)."""
