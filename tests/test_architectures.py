@@ -40,12 +40,14 @@ def name(request):
 def settings(name, tmp_path):
     """Return the system's recipe, at a size and a width for tests, from random weights."""
 
+    own = resolve({"model": name})
+
     def make(**changes):
         return resolve(
             {
                 "model": name, **TINY[name], "dataset": "synthetic", "epochs": 1, "batch_size": 4,
                 # compiling the step of all of ResNet-50 takes most of a minute
-                "backbone_weights": "none", "freeze_backbone": name == "resnet50-decoder",
+                "backbone_weights": "none", "freeze_backbone": own.backbone == "resnet50",
                 "dropout": 0.0, "output": tmp_path / "run", "weights_dir": tmp_path / "weights",
                 **changes,
             }
