@@ -621,6 +621,13 @@ class PrepareConfig(TruthConfig):
         return resolve({"model": self.model} | {k: v for k, v in sizes.items() if v is not None})
 
 
+def preparation(flags: dict[str, Any]) -> PrepareConfig:
+    """Return the settings of a preparation: the split of the system's recipe, then the flags."""
+    recipe = RECIPES.get(flags.get("model", PrepareConfig.model), {})
+    shared = {field.name for field in dataclasses.fields(TruthConfig)}
+    return PrepareConfig(**{k: v for k, v in recipe.items() if k in shared} | flags)
+
+
 @dataclass(frozen=True)
 class SubsetConfig(PlanConfig):
     """One drawing of a working copy from a data set."""

@@ -92,7 +92,10 @@ def export_maps(settings: ExportMapsConfig, say: Callable[[str], None] = print) 
     names = [map_name(sample, form.suffixes[0]) for sample in samples]
     # the pictures of the benchmarks are files
     images = [cast(Path, sample.image) for sample in samples]
-    jobs = [Job(image, {"map": folder / n}) for image, n in zip(images, names, strict=True)]
+    jobs = [
+        Job(image, {"map": folder / name}, sample.shape)
+        for sample, image, name in zip(samples, images, names, strict=True)
+    ]
     made_of = {
         "format": settings.format,
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),

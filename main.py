@@ -21,6 +21,7 @@ from config import (
     SubsetConfig,
     TruthConfig,
     add_flags,
+    preparation,
     resolve,
 )
 from errors import UserError
@@ -246,7 +247,7 @@ def run_data_check(flags: dict[str, Any]) -> int:
 
 def run_data_prepare(flags: dict[str, Any]) -> int:
     """Prepare a data set for training."""
-    settings = PrepareConfig(**flags)
+    settings = preparation(flags)
     import_keras()
     from prepare import prepare
 

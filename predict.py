@@ -22,9 +22,9 @@ from config import PredictConfig
 from errors import UserError
 from files import make_folder
 from model import load_model
-from pictures import overlay, read_image, to_8_bit, write_array, write_image
+from pictures import overlay, sample_image, to_8_bit, write_array, write_image
 from progress import progress
-from sample import IMAGE_SUFFIXES
+from sample import IMAGE_SUFFIXES, Sample
 from utilities import Letterbox, OutputGrid, postprocess, preprocess
 
 # a disk that is full or read-only, not one picture's fault
@@ -37,6 +37,8 @@ class Job:
 
     source: Path
     outputs: dict[str, Path]  # by kind: map, overlay, float
+    # rows and columns of the picture where its EXIF data may tell otherwise (see `sample_image`)
+    shape: tuple[int, int] | None = None
 
     @property
     def done(self) -> bool:
@@ -257,7 +259,7 @@ def _read(
 ) -> tuple[Job, NDArray[np.uint8], NDArray[np.uint8], Letterbox] | UserError:
     """Return a job with its picture and the network's input, or why it cannot be read."""
     try:
-        image = read_image(job.source)
+        image = sample_image(Sample(job.source.name, job.source, shape=job.shape))
     except UserError as error:
         return error
     x, box = preprocess(image, input_shape)

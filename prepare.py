@@ -95,8 +95,8 @@ def prepare(settings: PrepareConfig, say: Callable[[str], None] = print) -> None
     work.carry_out()
     parts = ", ".join(f"{len(samples)} {split}" for split, samples in splits.items())
     say(
-        f"wrote {folder}: {parts}. To train on it: --dataset {settings.dataset} --data {folder} "
-        f"--rows {network.rows} --cols {network.cols}"
+        f"wrote {folder}: {parts}. To train on it: --model {network.model} --dataset "
+        f"{settings.dataset} --data {folder} --rows {network.rows} --cols {network.cols}"
     )
 
 

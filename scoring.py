@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -182,14 +183,20 @@ def note_training_pictures(
         split: the scored pictures.
         notes: gets the finding.
     """
-    if settings.dataset not in trained.dataset:
-        return
-    try:
-        training = datasets.load(
-            settings.dataset, settings.data, "train", trained.plan, settings.out_of_bounds
+    from weight_files import lineage  # here: scoring maps of a folder needs no network
+
+    trainings, unknown = lineage(trained)
+    if unknown:
+        notes.explain(
+            f"Training began with {unknown}, which is not there: whether these pictures were among "
+            "those that it had learned from is not known."
         )
-    except UserError:
-        return  # no training pictures here, so none of these
+    training: list[Sample] = []
+    for plan in {step.plan for step in trainings if settings.dataset in step.dataset}:
+        with suppress(UserError):  # no training pictures here, so none of these
+            training += datasets.load(
+                settings.dataset, settings.data, "train", plan, settings.out_of_bounds
+            )
 
     def identity(sample: Sample) -> Path | Stored | str:
         if sample.prepared:  # both are of one store

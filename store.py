@@ -297,6 +297,8 @@ class Split:
             has_file = with_sources and "index" not in entry["image"]
             image = kept.file if has_file else partial(kept.enlarged)
             copy: Any = entry["map"] and folder / entry["map"]["copy"]
+            if copy and (not copy.exists() or sha256(copy) != entry["map"]["copy_sha256"]):
+                raise UserError(f"{copy} is damaged or missing. {self.store.remedy}")
             if copy and "index" in entry["map"]:
                 copy = Stored(copy, 0, read_copy)
             rows, cols = entry["shape"]

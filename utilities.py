@@ -272,7 +272,9 @@ class SaliencyBatches(keras.utils.PyDataset):
         self.shuffle = shuffle
         self.flip = flip
         self.sizes = list(sizes) or [len(self.samples)]
-        self.counts = [round(len(self.samples) * share / sum(mix)) for share in mix] or self.sizes
+        self.counts = [
+            max(1, round(len(self.samples) * share / sum(mix))) for share in mix
+        ] or self.sizes
         self.seed = seed
         self.epoch = 0
         self.cache = cache or default_cache()

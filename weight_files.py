@@ -76,6 +76,25 @@ def config_of(card: dict[str, Any], path: Path) -> Config:
     return Config(**settings.from_json(card["config"], where=f"the card of {path}"))
 
 
+def lineage(trained: Config) -> tuple[list[Config], Path | None]:
+    """Return the settings of a training and of those that its first weights came from.
+
+    Args:
+        trained: the settings of the last training.
+
+    Returns:
+        The settings, the last training's first; and the file of first weights that is not there to
+        be asked any more, or None.
+    """
+    found = [trained]
+    while (path := found[-1].init_weights) is not None:
+        try:
+            found.append(config_of(read_card(path), path))
+        except UserError:
+            return found, path
+    return found, None
+
+
 def load(model: keras.Model, path: Path) -> None:
     """Set all weights of a model from a file.
 

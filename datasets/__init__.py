@@ -58,6 +58,13 @@ def load(
             f"{name} at {root} has no pictures in its {split} split. Too few pictures for "
             "--val_share, --test_share or --folds?"
         )
+    if plan.folds:
+        following = dataclasses.replace(plan, fold=(plan.fold + 1) % plan.folds)
+        if [s.name for s in samples] == [s.name for s in module.load(root, split, following)]:
+            raise UserError(
+                f"{name} at {root} brings its own split, which --folds does not divide: leave "
+                "--folds away."
+            )
     if truth and all(sample.map is None and sample.fixations is None for sample in samples):
         raise UserError(
             f"The {split} split of {name} comes without maps and fixations: it can neither train "
@@ -163,11 +170,12 @@ def bounded(sample: Sample, out_of_bounds: str) -> Sample:
         return sample
     inside = are_within(sample.fixations, shape)
     points, subjects = sample.fixations, sample.subjects
+    # what is not finite lies at no border
+    kept = np.isfinite(points).all(axis=1) if out_of_bounds == "clip" else inside
+    if not kept.all():
+        points, subjects = points[kept], None if subjects is None else subjects[kept]
     if not inside.all() and out_of_bounds == "clip":
         points = np.clip(points, 0, np.array([shape[1] - 1, shape[0] - 1], np.float32))
-    elif not inside.all():
-        points = points[inside]
-        subjects = None if subjects is None else subjects[inside]
     return dataclasses.replace(
         sample,
         fixations=points,

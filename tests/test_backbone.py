@@ -155,6 +155,12 @@ def test_the_command_line_knows_the_same_backbones():
     assert settings.BACKBONES.keys() == BACKBONES.keys()
 
 
+def light_first(names):
+    """Return networks to run a test over; those that take seconds to build are for the slow run."""
+    heavy = ("resnet50", "efficientnet_v2_b0")
+    return [pytest.param(n, marks=[pytest.mark.slow] if n in heavy else []) for n in names]
+
+
 def built(name, size=(64, 96), **options):
     """Return a thin network of all stages."""
     inputs = keras.Input((*size, 3))
@@ -165,7 +171,7 @@ def built(name, size=(64, 96), **options):
 small = functools.cache(built)  # building takes seconds
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", light_first(BACKBONES))
 def test_stages_have_the_strides_of_the_published_network(name):
     for layer, output in small(name).output.items():
         stride = BACKBONES[name].stages[layer]
@@ -185,7 +191,7 @@ def test_stages_have_the_published_channels():
         assert [output.shape[-1] for output in network.output.values()] == expected
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", light_first(BACKBONES))
 def test_cells_are_centred_where_the_table_says(name, rng):
     """The pixels that a row of cells hangs on lie around the row's centre."""
     if keras.backend.backend() != "tensorflow":
@@ -228,7 +234,7 @@ def test_a_seed_makes_the_network_and_another_another(name, rng):
             assert (kernel != np.asarray(other.get_layer(layer.name).kernel)).any()
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", light_first(OTHERS))
 def test_frozen_features_are_those_of_inference(name, rng):
     """Neither batch normalisation nor dropped blocks act while a head learns on frozen features."""
     network = small(name, trainable=False)
@@ -241,7 +247,7 @@ def test_frozen_features_are_those_of_inference(name, rng):
     assert len(tuned.trainable_weights) > 100
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", light_first(BACKBONES))
 def test_each_network_prepares_pictures_as_its_authors_did(name, picture):
     image = picture(16, 24)[None]
     inputs = keras.Input((16, 24, 3))
@@ -252,7 +258,7 @@ def test_each_network_prepares_pictures_as_its_authors_did(name, picture):
     np.testing.assert_allclose(np.asarray(prepared), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["vgg19", *OTHERS])
+@pytest.mark.parametrize("name", light_first(["vgg19", *OTHERS]))
 def test_a_file_of_the_published_layout_loads_as_keras_loads_it(name, tmp_path, rng):
     ours = small(name, (32, 32), width=1.0)
     about, path = BACKBONES[name], tmp_path / BACKBONES[name].file_name
@@ -285,7 +291,7 @@ def test_a_slope_is_read_where_the_grids_cells_are(stride, centre):
     np.testing.assert_allclose(read[inner], (np.arange(40) * 16 + 8)[inner], atol=1e-3)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", light_first(BACKBONES))
 def test_mlnet_takes_every_backbone(name):
     config = Config(rows=64, cols=96, backbone=name, width=0.1)
     assert build(config).output_shape == (None, 8, 12, 1)

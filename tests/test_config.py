@@ -135,6 +135,14 @@ def test_files_from_before_there_were_several_sets_are_read(tmp_path):
     assert resolve({}, tmp_path / "c.json").sets == [("synthetic", None)]
 
 
+def test_a_preparation_divides_as_the_systems_recipe_does():
+    """What was prepared with other shares would be refused by the training that it is for."""
+    for model in config.MODELS:
+        trained, made = resolve({"model": model}), config.preparation({"model": model})
+        assert (made.plan, made.sigma_pixels) == (trained.plan, trained.sigma_pixels)
+    assert config.preparation({"model": "salnet-deep", "test_share": 0.3}).test_share == 0.3
+
+
 def test_a_run_is_named_by_what_it_transfers():
     names = {
         (frozen, weights): Config(freeze_backbone=frozen, backbone_weights=weights).name

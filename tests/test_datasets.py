@@ -299,6 +299,18 @@ def test_fixations_outside_are_dropped_or_clipped_and_counted(tmp_path, picture,
     assert (sample.outside, sample.shape) == (2, (30, 40))
 
 
+def test_points_that_are_nowhere_lie_at_no_border():
+    points = np.array([[np.nan, 3], [np.inf, 3], [9, 9]], np.float32)
+    sample = Sample("a", lambda: np.zeros(0), fixations=points, shape=(5, 5))
+    assert datasets.bounded(sample, "clip").fixations.tolist() == [[4, 4]]
+    assert datasets.bounded(sample, "clip").outside == 3
+
+
+def test_folds_of_a_set_with_its_own_split_are_refused(own):
+    with pytest.raises(UserError, match="brings its own split, which --folds does not divide"):
+        datasets.load("folder", own(infix="{kind}/train"), "train", Plan(folds=5))
+
+
 def test_a_picture_turned_away_from_its_truth_is_read_as_stored(tmp_path, picture):
     """CAT2000's Pattern/134.jpg says by EXIF that it is upright; its map lies on its side."""
     path = tmp_path / "a.jpg"

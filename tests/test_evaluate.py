@@ -387,6 +387,17 @@ def test_a_model_is_scored_on_the_split_it_was_trained_for(tiny, tmp_path):
     assert (other.plan, other.data) == (EvaluateConfig().plan, tmp_path)
 
 
+def test_pictures_that_the_first_weights_were_trained_on_are_counted(tiny, tmp_path, run):
+    """Going on from other weights does not make them forget what they have seen."""
+    first = train(tiny(output=tmp_path / "first"), say=lambda line: None).path("best.weights.h5")
+    changes = {"init_weights": first, "backbone_weights": None, "split_seed": 1}
+    second = train(tiny(**changes), say=lambda line: None).published
+    lines = "\n".join(run(weights=second, split="train", split_seed=0)[1])
+    assert "12 WARNING: scored pictures that a model was trained on" in lines
+    first.unlink()
+    assert "is not there: whether these pictures" in "\n".join(run(weights=second)[1])
+
+
 def test_a_data_set_without_training_pictures_is_scored(run, trained, tmp_path, picture):
     own = replace(
         weight_files.config_of(weight_files.read_card(trained), trained), dataset="folder"

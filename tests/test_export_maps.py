@@ -229,6 +229,21 @@ def test_the_card_of_weights_in_the_output_folder_is_left_alone(run, trained, tm
     assert card.read_bytes() == before
 
 
+def test_a_picture_with_a_wrong_exif_turn_gets_a_map_of_its_stored_size(
+    run, tmp_path, picture, monkeypatch
+):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "cat2000" / "Pattern" / "132.jpg"
+    path.parent.mkdir()
+    Image.fromarray(picture(30, 40)).save(path, exif=exif)
+    samples = [Sample("Pattern/132.jpg", path, shape=(30, 40))]
+    module = sys.modules["datasets.cat2000"]
+    monkeypatch.setattr(module, "submission_pictures", lambda root: samples)
+    problems, _ = run("cat2000")
+    assert problems == []
+
+
 def test_a_map_without_the_right_to_read_it_is_told(submission, samples, monkeypatch):
     folder = submission("mit300")
     opened = type(folder).open

@@ -93,6 +93,7 @@ def weights_after_training(tiny, **changes):
     return run, list(zip(network.weights, before, network.get_weights(), strict=True))
 
 
+@pytest.mark.slow
 def test_frozen_encoder_keeps_its_weights_and_its_statistics(tiny):
     run, weights = weights_after_training(tiny, freeze_backbone=True)
     for weight, before, after in weights:
@@ -105,6 +106,7 @@ def test_frozen_encoder_keeps_its_weights_and_its_statistics(tiny):
     assert -1 < row["val_ssim"] < 1
 
 
+@pytest.mark.slow
 def test_finetuned_encoder_learns_and_gathers_statistics(tiny):
     _, weights = weights_after_training(tiny, freeze_backbone=False)
     still = [w.path for w, before, after in weights if np.array_equal(before, after)]

@@ -196,6 +196,15 @@ def test_a_store_alone_is_enough(own, prepared, tmp_path):
         assert abs(shown - original).mean() < 6
 
 
+def test_a_changed_copy_of_a_map_is_noticed(own, prepared):
+    folder = prepared(own(kind="maps"))
+    copy = next((folder / "maps").rglob("*.png"))
+    cv2.imwrite(str(copy), np.eye(60, dtype=np.uint8) * 255)
+    with pytest.raises(UserError, match=f"{copy.name} is damaged or missing"):
+        for split in ("train", "val", "test"):
+            load(folder, split)
+
+
 def test_a_mount_point_without_its_disk_is_no_changed_source(own, prepared):
     root = own()
     folder = prepared(root)

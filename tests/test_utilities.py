@@ -267,6 +267,13 @@ def test_sets_are_mixed_in_the_shares_asked_for():
     assert sorted(plain.order()) == list(range(20))
 
 
+def test_the_smallest_share_is_a_picture():
+    samples = [Sample(str(i), lambda: np.zeros((8, 8, 3), np.uint8)) for i in range(6)]
+    mixed = {"sizes": [3, 3], "mix": [1, 1000], "cache": ArrayCache(None)}
+    batches = SaliencyBatches(samples, (8, 8), 4, shuffle=True, **mixed)
+    assert np.count_nonzero(batches.order() < 3) == 1
+
+
 def test_a_damaged_or_unwritable_cache_only_costs_time(tmp_path):
     cache = ArrayCache(tmp_path / "cache")
     made = cache.get("ab12", lambda: np.ones((2, 2), np.float32))
