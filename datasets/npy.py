@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from config import BY_SHARES, SPLITS, Plan
 from datasets import offer
-from datasets._parts import Part, by_stem, load_parts
+from datasets._parts import Part, by_stem, files_of, find_root, load_parts
 from errors import UserError
 from pictures import read_array
 from sample import Sample, Stored
@@ -54,11 +54,28 @@ def parts(root: Path) -> list[Part]:
     Raises:
         UserError: there are no arrays of pictures, or their form cannot be told.
     """
-    found = [part for split in (*SPLITS, "") if (part := _part(root, split))]
+    base = find_root(root, _holds) or root
+    found = [part for split in (*SPLITS, "") if (part := _part(base, split))]
     if not found:
         raise UserError(f"{root} holds no images.npy and no images/*.npy. {offer(SOURCE)}")
     # where splits are spelt out, a lone images.npy beside them is none of them
     return [part for part in found if part.split] or found
+
+
+def _holds(root: Path) -> bool:
+    """Return whether a folder holds arrays of pictures, of whichever split."""
+    places = [_places(root, name, split) for name in IMAGES for split in (*SPLITS, "")]
+    return any(
+        any(file.is_file() for file in files) or any(files_of(inner, {".npy"}) for inner in folders)
+        for files, folders in places
+    )
+
+
+def _places(root: Path, name: str, split: str) -> tuple[tuple[Path, Path], tuple[Path, Path]]:
+    """Return where an array of that name would lie, and where a folder of arrays."""
+    tail = f"_{split}" if split else ""
+    files = (root / split / f"{name}.npy", root / f"{name}{tail}.npy")
+    return files, (root / split / name, root / name / split)
 
 
 def _part(root: Path, split: str) -> Part | None:
@@ -89,16 +106,16 @@ def _found(
 
     The index is -1 where the file is about one picture.
     """
-    tail = f"_{split}" if split else ""
     for name in names:
-        for file in (root / split / f"{name}.npy", root / f"{name}{tail}.npy"):
+        files, folders = _places(root, name, split)
+        for file in files:
             if file.is_file():
                 count = len(opened(file))
                 return {f"{split or 'picture'}_{i:05d}": (file, i) for i in range(count)}
-        for folder in (root / split / name, root / name / split):
-            files = by_stem(folder, {".npy"}, clashes)
-            if files:
-                return {stem: (file, -1) for stem, file in files.items()}
+        for folder in folders:
+            found = by_stem(folder, {".npy"}, clashes)
+            if found:
+                return {stem: (file, -1) for stem, file in found.items()}
     return {}
 
 

@@ -2,10 +2,10 @@ import json
 from itertools import chain
 
 import cv2
+import layouts
 import numpy as np
 import pytest
 from conftest import SHARED, needs
-from layouts import cells, struct
 from PIL import Image
 from scipy.io import savemat
 
@@ -20,20 +20,9 @@ from sample import Sample
 
 
 @pytest.fixture
-def osie_root(tmp_path, picture):
+def osie_root(tmp_path):
     """Return OSIE's layout in miniature: 10 pictures, 2 observers with known fixations."""
-    (tmp_path / "data/stimuli").mkdir(parents=True)
-    (tmp_path / "data/eye").mkdir()
-    records = []
-    for i in range(10):
-        name = f"{1001 + i}.jpg"
-        cv2.imwrite(str(tmp_path / "data/stimuli" / name), picture())
-        first = struct(fix_x=np.array([[1.0, 40.0]]), fix_y=np.array([[1.0, 30.0]]),
-                       fix_duration=np.array([[200.0, 300.0]]))  # fmt: skip
-        second = struct(fix_x=np.array([[i + 1.5]]), fix_y=np.array([[7.25]]),
-                        fix_duration=np.array([[100.0]]))  # fmt: skip
-        records.append(struct(img=name, subjects=cells([first, second])))
-    savemat(tmp_path / "data/eye/fixations.mat", {"fixations": cells(records)})
+    layouts.osie(tmp_path)
     return tmp_path
 
 
@@ -45,6 +34,14 @@ def test_osie_fixations_become_zero_based_to_the_pixel(osie_root):
     assert sample.fixations.dtype == np.float32
     assert sample.subjects.tolist() == [0, 0, 1]
     assert sample.sigma_pixels == 24
+
+
+def test_osie_is_found_a_folder_or_two_deeper_with_its_split(tmp_path):
+    known = layouts.osie(tmp_path / "download/osie-master")
+    split = {part: [name] for part, name in zip(("train", "val", "test"), known, strict=False)}
+    (tmp_path / "download/osie-master/split.json").write_text(json.dumps(split))
+    for part, names in split.items():
+        assert [s.name for s in osie.load(tmp_path, part)] == names
 
 
 def test_osie_split_file_is_obeyed(osie_root):
@@ -137,6 +134,16 @@ def test_folder_with_its_own_split_in_either_nesting(own, where):
     np.testing.assert_array_equal(samples[1].fixations, [[1, 2], [3, 4]])
     with pytest.raises(UserError, match="has the splits train, but no 'val'"):
         folder.load(root, "val")
+
+
+@pytest.mark.parametrize("infix", ["{kind}", "{kind}/train", "train/{kind}"])
+def test_folder_is_found_a_folder_or_two_deeper_with_its_card(own, infix):
+    root = own("a/b", infix=infix)
+    card = {"pictures": {f"p{i}.jpg": {"sigma_pixels": 3} for i in range(10)}}
+    (root / "a/b/dataset.json").write_text(json.dumps(card))
+    samples = folder.load(root, "train")
+    assert len(samples) == (7 if infix == "{kind}" else 10)
+    assert {s.sigma_pixels for s in samples} == {3}
 
 
 def test_folder_needs_maps_or_fixations_not_both(own):

@@ -423,6 +423,12 @@ def test_npy_splits_may_be_spelt_out(tmp_path):
             datasets.load("npy", root, "test")
 
 
+@pytest.mark.parametrize("folders", [False, True])
+def test_npy_is_found_a_folder_or_two_deeper(tmp_path, folders):
+    layouts.npy(tmp_path / "made" / "arrays", folders=folders)
+    assert len(every("npy", tmp_path)) == 10
+
+
 def test_npy_is_mapped_into_memory_not_loaded(tmp_path, monkeypatch):
     layouts.npy(tmp_path)
     modes = []
