@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from config import BY_SHARES, Plan
+from config import BY_SHARES, SPLITS, Plan
 from datasets import offer
 from datasets._parts import Part, by_stem, find_root, load_parts, samples
 from datasets._points import Looks, as_points, gathered_looks, read_mat, read_table
@@ -77,11 +77,22 @@ def _places(base: Path) -> tuple[Path, Path]:
 def _names(fixed: Path, known: Container[str], split: str) -> list[str]:
     """Return the file names of a split that a file fixes."""
     chosen = read_json(fixed)
-    if not isinstance(chosen, dict) or not isinstance(chosen.get(split), list):
+    if not isinstance(chosen, dict) or split not in chosen:
         raise UserError(f"{fixed} has no list '{split}' of file names.")
-    missing = [name for name in chosen[split] if name not in known]
-    if missing:
-        raise UserError(f"{fixed} names {missing[0]}, which is not in data/stimuli.")
+    taken: dict[str, str] = {}
+    for part in (part for part in SPLITS if part in chosen):
+        names = chosen[part]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{fixed} has no list '{part}' of file names, each of them a text.")
+        for name in names:
+            if name not in known:
+                raise UserError(f"{fixed} names {name}, which is not in data/stimuli.")
+            if name in taken:
+                where = (
+                    f"'{part}' twice" if taken[name] == part else f"'{taken[name]}' and '{part}'"
+                )
+                raise UserError(f"{fixed} names {name} in {where}: a picture has one place.")
+            taken[name] = part
     return chosen[split]
 
 

@@ -54,6 +54,27 @@ def test_osie_split_file_is_obeyed(osie_root):
         osie.load(osie_root, "train")
 
 
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({"train": "1001.jpg"}, "no list 'train' of file names"),
+        ({"train": ["1001.jpg", 7]}, "no list 'train' of file names, each of them a text"),
+        ({"train": [["1001.jpg"]]}, "no list 'train' of file names, each of them a text"),
+        ({"train": ["1001.jpg", "1001.jpg"]}, r"names 1001\.jpg in 'train' twice"),
+        (
+            {"train": ["1001.jpg"], "test": ["1002.jpg", "1001.jpg"]},
+            r"names 1001\.jpg in 'train' and 'test'",
+        ),
+        ([], "no list 'train'"),
+    ],
+)
+def test_osie_split_file_that_is_no_split_is_refused(osie_root, split, message):
+    (osie_root / "split.json").write_text(json.dumps(split))
+    with pytest.raises(UserError, match=message) as caught:
+        osie.load(osie_root, "train")
+    assert "\n" not in str(caught.value)
+
+
 def test_osie_unpaired_picture_is_named(osie_root):
     (osie_root / "data/stimuli/1007.jpg").unlink()
     with pytest.raises(UserError, match=r"9 images but 10 .*first unpaired: 1007"):
