@@ -6,8 +6,8 @@ splits may be spelt out as `train/images.npy`, `images_train.npy` or `x_train.np
 as `train/images/` or `images/train/`; else the plan divides.
 
 Pictures are RGB, channels last or first. Whole numbers are taken as 0 to 255; fractions are told
-apart by their range: 0 to 1, 0 to 255, or below zero, which is how ImageNet's mean and deviation
-normalise, and is undone. Files are mapped into memory, and read a picture at a time.
+apart by their range: 0 to 1, -1 to 1, 0 to 255, or beyond -1, which is how ImageNet's mean and
+deviation normalise, and is undone. Files are mapped into memory, and read a picture at a time.
 """
 
 from functools import partial
@@ -31,9 +31,11 @@ LOOKED_AT = 16  # pictures whose range tells that of all
 # the mean and deviation of ImageNet's RGB from 0 to 1, as torchvision states them
 MEAN_RGB = np.array([0.485, 0.456, 0.406], np.float32)
 DEVIATION_RGB = np.array([0.229, 0.224, 0.225], np.float32)
-# least and greatest value of each form, with some room for rounding and interpolation
+# least and greatest value of each form, with some room for rounding and interpolation; what fits
+# several is taken for the first
 RANGES = {
     "RGB from 0 to 1": (-0.01, 1.01),
+    "RGB from -1 to 1": (-1.01, 1.01),
     "RGB from 0 to 255": (-0.5, 255.5),
     "ImageNet-normalised RGB": (-2.3, 2.8),
 }
@@ -129,7 +131,7 @@ def opened(file: Path) -> NDArray:
         array = read_array(file, mapped=True)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{file} cannot be read as an array: {error}") from error
-    if array.ndim < 2 or array.dtype.kind not in "buif":
+    if array.ndim < 2 or not array.size or array.dtype.kind not in "buif":
         raise UserError(f"{file} holds {array.dtype} of shape {array.shape}, not pictures or maps.")
     return array
 
@@ -179,6 +181,8 @@ def read_picture(form: str, file: Path, index: int) -> NDArray[np.uint8]:
         )
     if form == "ImageNet-normalised RGB":
         values = values * DEVIATION_RGB + MEAN_RGB
+    if form == "RGB from -1 to 1":
+        values = (values + 1) / 2
     scale = 1 if form == "RGB from 0 to 255" else 255
     rgb = np.clip(np.round(values.astype(np.float32) * scale), 0, 255).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(rgb[..., ::-1], (*rgb.shape[:2], 3)))

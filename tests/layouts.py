@@ -223,7 +223,8 @@ def npy(root: Path, form: str = "uint8", count: int = 10, folders: bool = False)
 
     Args:
         root: the folder.
-        form: of the pictures: uint8, unit (0 to 1), imagenet (normalised), or chw (channels first).
+        form: of the pictures: uint8, unit (0 to 1), signed (-1 to 1), imagenet (normalised), or
+            chw (channels first).
         count: of pictures.
         folders: one file a picture instead of one for all.
     """
@@ -232,6 +233,7 @@ def npy(root: Path, form: str = "uint8", count: int = 10, folders: bool = False)
     stored = {
         "uint8": rgb,
         "unit": (rgb / 255).astype(np.float32),
+        "signed": (rgb / 127.5 - 1).astype(np.float32),
         "imagenet": ((rgb / 255 - mean) / deviation).astype(np.float32),
         "chw": rgb.transpose(0, 3, 1, 2),
     }[form]

@@ -8,6 +8,7 @@ import pytest
 from conftest import SHARED, needs
 from PIL import Image
 from scipy.io import savemat
+from scipy.sparse import csc_matrix
 
 import datasets
 from config import Plan
@@ -219,6 +220,12 @@ def test_fixation_files_of_every_form_give_the_same_points(tmp_path, blank):
     for path in sorted(tmp_path.iterdir()):
         found = folder.parse(path, picture).fixations
         np.testing.assert_array_equal(found, expected, err_msg=path.name)
+
+
+def test_a_sparse_mask_is_refused_in_one_line(tmp_path, blank):
+    savemat(tmp_path / "m.mat", {"fixLocs": csc_matrix(np.eye(3))})
+    with pytest.raises(UserError, match=r"m\.mat: 'fixLocs' is sparse\. Save it with .*full"):
+        folder.parse(tmp_path / "m.mat", blank(3, 3))
 
 
 def test_white_mask_means_one_fixation_a_pixel(tmp_path, blank):
