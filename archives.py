@@ -9,7 +9,7 @@ import tarfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -107,43 +107,51 @@ def _tarred(raw: IO[bytes], packed: bool) -> Generator[Member, None, None]:
 
 
 def extract(
-    archive: Path, folder: Path, limit_bytes: int = LIMIT_BYTES, limit_files: int = LIMIT_FILES
+    together: Sequence[Path],
+    folder: Path,
+    limit_bytes: int = LIMIT_BYTES,
+    limit_files: int = LIMIT_FILES,
 ) -> Path:
-    """Unpack an archive into a new folder, whole or not at all; return the folder of its content.
+    """Unpack archives side by side into a new folder, whole or not at all; return that folder.
 
-    That is the new folder, or the one folder that is all it holds. What macOS adds is left out.
+    What macOS adds is left out.
 
     Args:
-        archive: .zip, .tar, .tar.gz or .tgz.
+        together: the archives, one or more: .zip, .tar, .tar.gz or .tgz.
         folder: is made.
         limit_bytes: of all files, unpacked.
         limit_files: entries, folders too.
 
     Raises:
-        UserError: the archive is damaged or too large; an entry leads out of the folder, is no
-            plain file or takes another's place; the folder is there or cannot be written.
+        UserError: an archive is damaged, or they are too large; an entry leads out of the folder,
+            is no plain file or takes another's place; the folder is there or cannot be written.
     """
     if folder.exists():
-        raise UserError(f"{folder} is there already: remove it to unpack {archive.name} again.")
+        names = " and ".join(archive.name for archive in together)
+        raise UserError(f"{folder} is there already: remove it to unpack {names} again.")
     temporary = make_folder(folder.parent) / f".{folder.name}-{os.getpid()}.partial"
+    archive = together[0]
+    kinds: dict[str, bool] = {}  # of all archives: what one holds, no other may take the place of
+    count = size = 0
     try:
-        kinds: dict[str, bool] = {}
-        size = 0
-        with (
-            members(archive) as entries,
-            progress(archive.stat().st_size, f"unpacking {archive.name}", unit="B") as bar,
-        ):
-            temporary.mkdir()
-            for count, member in enumerate(entries, 1):
-                size += member.size
-                if count > limit_files or size > limit_bytes:
-                    problem = f"exceeds the limit of {limit_files} files and {limit_bytes} bytes"
-                else:
-                    problem = _refusal(member, kinds)
-                if problem:
-                    raise UserError(f"{archive} is not unpacked: {member.name[:200]!r} {problem}.")
-                bar.update(member.position - bar.n)
-                _unpack(member, temporary)
+        for archive in together:
+            with (
+                members(archive) as entries,
+                progress(archive.stat().st_size, f"unpacking {archive.name}", unit="B") as bar,
+            ):
+                temporary.mkdir(exist_ok=archive != together[0])
+                for member in entries:
+                    count, size = count + 1, size + member.size
+                    if count > limit_files or size > limit_bytes:
+                        limits = f"{limit_files} files and {limit_bytes} bytes"
+                        problem = f"exceeds the limit of {limits}"
+                    else:
+                        problem = _refusal(member, kinds)
+                    if problem:
+                        name = member.name[:200]
+                        raise UserError(f"{archive} is not unpacked: {name!r} {problem}.")
+                    bar.update(member.position - bar.n)
+                    _unpack(member, temporary)
         os.replace(temporary, folder)
     except OSError as error:
         raise UserError(
@@ -151,13 +159,7 @@ def extract(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return content_of(folder)
-
-
-def content_of(folder: Path) -> Path:
-    """Return an unpacked folder, or the one folder that is all it holds."""
-    inside = list(folder.iterdir())
-    return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
+    return folder
 
 
 def _refusal(member: Member, kinds: dict[str, bool]) -> str:
@@ -171,6 +173,8 @@ def _refusal(member: Member, kinds: dict[str, bool]) -> str:
         return "has a backslash or a null in its name, which systems read differently"
     if member.trouble:
         return member.trouble
+    if _is_clutter(path):
+        return ""  # is not written, so each archive may have its own
     # upper and lower case, and two codings of an accent, are one name to some file systems
     own, *above = (unicodedata.normalize("NFC", str(p)).casefold() for p in (path, *path.parents))
     clash = own in kinds and not (member.is_folder and kinds[own])
@@ -179,10 +183,15 @@ def _refusal(member: Member, kinds: dict[str, bool]) -> str:
     return "has the name of another, or differs from it in case alone" if clash else ""
 
 
+def _is_clutter(path: PurePosixPath) -> bool:
+    """Return whether macOS added an entry."""
+    return "__MACOSX" in path.parts or path.name == ".DS_Store" or path.name.startswith("._")
+
+
 def _unpack(member: Member, folder: Path) -> None:
     """Write one entry that was not refused below a folder."""
     path = PurePosixPath(member.name)
-    if "__MACOSX" in path.parts or path.name == ".DS_Store" or path.name.startswith("._"):
+    if _is_clutter(path):
         return
     target = folder / path
     if member.is_folder:

@@ -97,6 +97,11 @@ class Checked:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            if takes_many(field.type):
+                value = getattr(self, field.name)
+                if isinstance(value, str | Path | float):  # one alone may be named alone
+                    value = (value,)
+                object.__setattr__(self, field.name, tuple(value or ()))
             check_value(field, getattr(self, field.name))
 
 
@@ -285,11 +290,6 @@ class Config(TruthConfig):
     weights_dir: Path = option(Path("weights"), "folder that the best weights are copied to")
 
     def __post_init__(self) -> None:
-        for name in ("dataset", "data", "mix"):
-            value = getattr(self, name)
-            if isinstance(value, str | Path | float):  # one alone may be named alone
-                value = (value,)
-            object.__setattr__(self, name, tuple(value or ()))
         super().__post_init__()
         parse_loss(self.loss)
         self.check_sets()
@@ -598,8 +598,8 @@ class PrepareConfig(TruthConfig):
     """One preparation of a data set for a network."""
 
     dataset: str = option("osie", "data set", choices=DATASETS, group="data")
-    data: Path | None = option(
-        None, "folder of the data set, or the archive it came in (.zip, .tar, .tar.gz)"
+    data: tuple[Path, ...] = option(
+        (), "folder of the data set, or the archives it came in (.zip, .tar, .tar.gz)"
     )
     model: str = option(
         "mlnet", "system that will train on it", choices=tuple(MODELS), group="network"
@@ -633,8 +633,8 @@ class SubsetConfig(PlanConfig):
     """One drawing of a working copy from a data set."""
 
     dataset: str = option("osie", "data set", choices=DATASETS, group="data")
-    data: Path | None = option(
-        None, "folder of the data set, or the archive it came in (.zip, .tar, .tar.gz)"
+    data: tuple[Path, ...] = option(
+        (), "folder of the data set, or the archives it came in (.zip, .tar, .tar.gz)"
     )
     n: int = option(1000, "pictures of the working copy", unit="pictures", least=1)
     seed: int = option(0, "seed of the draw", least=0)

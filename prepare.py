@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -100,20 +100,20 @@ def prepare(settings: PrepareConfig, say: Callable[[str], None] = print) -> None
     )
 
 
-def source_folder(data: Path | None, keep: Path) -> Path | None:
-    """Return the folder of the originals; an archive is unpacked, once, into a folder that stays.
+def source_folder(data: Sequence[Path], keep: Path) -> Path | None:
+    """Return the folder of the originals; archives are unpacked, once, into a folder that stays.
 
     Raises:
-        UserError: the archive is not usable, or a store is given where originals are needed.
+        UserError: the archives are not usable, or a store is given where originals are needed.
     """
-    if data is None or not data.is_file():
-        datasets.refuse_store(data)
-        return data
-    told = sha256(repr(store.size_and_time(data)).encode()).hexdigest()[:8]
-    unpacked = keep / f"{data.name}-{told}"  # another archive of this name goes to another folder
-    if unpacked.is_dir():
-        return archives.content_of(unpacked)
-    return archives.extract(data, unpacked)
+    if not datasets.are_archives(data):
+        datasets.refuse_store(data[0] if data else None)
+        return data[0] if data else None
+    together = sorted(data)
+    told = repr([(path.name, *store.size_and_time(path)) for path in together])
+    # other archives of these names go to another folder
+    unpacked = keep / f"{together[0].name}-{sha256(told.encode()).hexdigest()[:8]}"
+    return unpacked if unpacked.is_dir() else archives.extract(together, unpacked)
 
 
 def earlier_work(

@@ -42,10 +42,10 @@ def subset(settings: SubsetConfig, say: Callable[[str], None] = print) -> None:
         raise UserError(f"{folder} is there already. Choose another --output.")
     parent = make_folder(folder.parent)
     with ExitStack() as stack:
-        root = settings.data
-        if root is not None and root.is_file():
+        root = settings.data[0] if settings.data else None
+        if datasets.are_archives(settings.data):
             scratch = Path(stack.enter_context(TemporaryDirectory(dir=parent, prefix=".unpacked-")))
-            root = archives.extract(root, scratch / "data")
+            root = archives.extract(settings.data, scratch / "data")
         datasets.refuse_store(root)
         splits, left_out = datasets.load_splits(settings.dataset, root, settings.plan, "keep")
         for split, why in left_out.items():

@@ -49,7 +49,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             stored = Path(scratch, "store")
             prepare(
-                PrepareConfig(data=arguments.data, rows=rows, cols=cols, output=stored),
+                PrepareConfig(data=(arguments.data,), rows=rows, cols=cols, output=stored),
                 say=lambda line: None,
             )
             cache = ArrayCache(Path(scratch, "cache"))

@@ -110,6 +110,11 @@ def module_of(name: str, root: Path | None) -> ModuleType:
     module = importlib.import_module(f"datasets.{name}")
     if module.NEEDS_FILES and root is None:
         raise UserError(f"--data is needed: the folder of {name}. {offer(module.SOURCE)}")
+    if module.NEEDS_FILES and root is not None and root.is_file():
+        raise UserError(
+            f"--data {root} is a file; the folder of {name} is needed. If it is the archive that "
+            "the data set came in: `main.py data prepare` unpacks it."
+        )
     if module.NEEDS_FILES and root is not None and not root.is_dir():
         raise UserError(f"The {name} data set is not at {root}: no such folder. "
                         f"{offer(module.SOURCE)}")  # fmt: skip
@@ -140,6 +145,20 @@ def remarks(name: str, root: Path | None) -> list[str]:
     if root is not None and store.is_store(root):
         return []  # they were understood when it was prepared
     return [remark for part in parts(name, root) for remark in part.remarks]
+
+
+def are_archives(data: Sequence[Path]) -> bool:
+    """Return whether --data names archives, to be unpacked together, rather than one folder.
+
+    Raises:
+        UserError: it names several paths, and one is no file.
+    """
+    others = [path for path in data if not path.is_file()]
+    if len(data) > 1 and others:
+        raise UserError(
+            f"--data takes one folder, or one or several archives; {others[0]} is no file."
+        )
+    return bool(data) and not others
 
 
 def refuse_store(root: Path | None) -> None:

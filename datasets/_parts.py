@@ -5,6 +5,7 @@ together, in one line; `data check` lists all that is wrong with them.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -158,21 +159,26 @@ def by_stem(folder: Path, suffixes: Iterable[str], clashes: list[str]) -> dict[s
 def files_of(folder: Path, suffixes: Iterable[str]) -> list[Path]:
     """Return the files of a folder that end so, sorted; none where there is no folder."""
     wanted = set(suffixes)
-    return sorted(
-        path
-        for path in (folder.iterdir() if folder.is_dir() else [])
+    return _inside(
+        folder,
         # macOS writes a ._name beside each name on a foreign disk
-        if path.suffix.lower() in wanted and not path.name.startswith(".") and path.is_file()
+        lambda path: (
+            path.suffix.lower() in wanted and not path.name.startswith(".") and path.is_file()
+        ),
     )
 
 
 def folders_of(folder: Path) -> list[Path]:
     """Return the sub-folders of a folder, sorted, without what archives leave beside the data."""
-    return sorted(
-        path
-        for path in (folder.iterdir() if folder.is_dir() else [])
-        if path.is_dir() and not path.name.startswith(CLUTTER)
-    )
+    return _inside(folder, lambda path: path.is_dir() and not path.name.startswith(CLUTTER))
+
+
+def _inside(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
+    """Return what is wanted of a folder, sorted; nothing where it is missing or not readable."""
+    try:
+        return sorted(path for path in folder.iterdir() if wanted(path))
+    except OSError:
+        return []
 
 
 def find_root(root: Path, holds: Callable[[Path], bool]) -> Path | None:
@@ -180,8 +186,9 @@ def find_root(root: Path, holds: Callable[[Path], bool]) -> Path | None:
     level = [root]
     for _ in range(DEPTH + 1):
         for folder in level:
-            if holds(folder):
-                return folder
+            with suppress(OSError):  # one that may not be looked into holds nothing
+                if holds(folder):
+                    return folder
         level = [inner for folder in level for inner in folders_of(folder)]
     return None
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
+from scipy.sparse import issparse
 
 from cache import default_cache
 from errors import UserError
@@ -172,8 +173,15 @@ def points_of_mask(mask: NDArray, where: object) -> NDArray[np.floating]:
 
 
 def as_points(values: NDArray) -> NDArray[np.floating]:
-    """Return the 1-based points of a MATLAB array as 0-based ones; its empty one is 0 x 0."""
-    return np.asarray(values, np.float32).reshape(-1, 2) - 1
+    """Return the 1-based points of a MATLAB array as 0-based ones; its empty one is 0 x 0.
+
+    Raises:
+        ValueError: it is neither [n, 2] nor empty.
+    """
+    points = np.asarray(values, np.float32)
+    if points.size and (points.ndim != 2 or points.shape[1] != 2):
+        raise ValueError(f"points of shape {points.shape} instead of [n, 2]")
+    return points.reshape(-1, 2) - 1
 
 
 def gathered_looks(observers: Sequence[NDArray], shape: tuple[int, int] | None = None) -> Looks:
@@ -213,7 +221,7 @@ def read_mat(path: Path, names: Sequence[str], what: str) -> tuple[Any, dict[str
         what: the file should be, for the error.
 
     Raises:
-        UserError: the file is damaged, or holds none of them.
+        UserError: the file is damaged, holds none of them, or a sparse array.
     """
     try:
         content = loadmat(path, variable_names=list(names))
@@ -226,4 +234,6 @@ def read_mat(path: Path, names: Sequence[str], what: str) -> tuple[Any, dict[str
     if name is None:
         wanted = " or ".join(f"'{name}'" for name in names)
         raise UserError(f"{path} has no variable {wanted}.")
+    if issparse(content[name]):
+        raise UserError(f"{path}: '{name}' is sparse. Save it with MATLAB's full({name}).")
     return content[name], content

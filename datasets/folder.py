@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from config import BY_SHARES, SPLITS, Plan
 from datasets import offer
-from datasets._parts import Part, by_stem, load_parts
+from datasets._parts import Part, by_stem, find_root, load_parts
 from datasets._points import Looks, Read, points_of_mask, read_files, read_mat
 from errors import UserError
 from files import read_json
@@ -41,7 +41,7 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
         UserError: no images, no truth, or images and truth that do not pair up.
     """
     samples = load_parts(parts(root), root, split, plan)
-    told = read_card(root / CARD)
+    told = read_card(_base(root) / CARD)
     return [
         dataclasses.replace(s, **told.get(f"{split}/{s.name}", told.get(s.name, {})))
         for s in samples
@@ -87,9 +87,16 @@ def parts(root: Path) -> list[Part]:
     Raises:
         UserError: there are no images, or neither maps nor fixations.
     """
-    by_split = {split: _folders(root, split) for split in SPLITS}
+    base = _base(root)
+    by_split = {split: _folders(base, split) for split in SPLITS}
     there = {split: folders for split, folders in by_split.items() if folders["images"].is_dir()}
-    return [_part(root, *found) for found in (there or {"": _folders(root, None)}).items()]
+    return [_part(base, *found) for found in (there or {"": _folders(base, None)}).items()]
+
+
+def _base(root: Path) -> Path:
+    """Return the folder that holds images/, or the splits that do."""
+    ways = ("images", *(f"{split}/images" for split in SPLITS))
+    return find_root(root, lambda folder: any((folder / way).is_dir() for way in ways)) or root
 
 
 def _folders(root: Path, split: str | None) -> dict[str, Path]:

@@ -6,8 +6,8 @@ splits may be spelt out as `train/images.npy`, `images_train.npy` or `x_train.np
 as `train/images/` or `images/train/`; else the plan divides.
 
 Pictures are RGB, channels last or first. Whole numbers are taken as 0 to 255; fractions are told
-apart by their range: 0 to 1, 0 to 255, or below zero, which is how ImageNet's mean and deviation
-normalise, and is undone. Files are mapped into memory, and read a picture at a time.
+apart by their range: 0 to 1, -1 to 1, 0 to 255, or beyond -1, which is how ImageNet's mean and
+deviation normalise, and is undone. Files are mapped into memory, and read a picture at a time.
 """
 
 from functools import partial
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from config import BY_SHARES, SPLITS, Plan
 from datasets import offer
-from datasets._parts import Part, by_stem, load_parts
+from datasets._parts import Part, by_stem, files_of, find_root, load_parts
 from errors import UserError
 from pictures import read_array
 from sample import Sample, Stored
@@ -31,9 +31,11 @@ LOOKED_AT = 16  # pictures whose range tells that of all
 # the mean and deviation of ImageNet's RGB from 0 to 1, as torchvision states them
 MEAN_RGB = np.array([0.485, 0.456, 0.406], np.float32)
 DEVIATION_RGB = np.array([0.229, 0.224, 0.225], np.float32)
-# least and greatest value of each form, with some room for rounding and interpolation
+# least and greatest value of each form, with some room for rounding and interpolation; what fits
+# several is taken for the first
 RANGES = {
     "RGB from 0 to 1": (-0.01, 1.01),
+    "RGB from -1 to 1": (-1.01, 1.01),
     "RGB from 0 to 255": (-0.5, 255.5),
     "ImageNet-normalised RGB": (-2.3, 2.8),
 }
@@ -54,11 +56,28 @@ def parts(root: Path) -> list[Part]:
     Raises:
         UserError: there are no arrays of pictures, or their form cannot be told.
     """
-    found = [part for split in (*SPLITS, "") if (part := _part(root, split))]
+    base = find_root(root, _holds) or root
+    found = [part for split in (*SPLITS, "") if (part := _part(base, split))]
     if not found:
         raise UserError(f"{root} holds no images.npy and no images/*.npy. {offer(SOURCE)}")
     # where splits are spelt out, a lone images.npy beside them is none of them
     return [part for part in found if part.split] or found
+
+
+def _holds(root: Path) -> bool:
+    """Return whether a folder holds arrays of pictures, of whichever split."""
+    places = [_places(root, name, split) for name in IMAGES for split in (*SPLITS, "")]
+    return any(
+        any(file.is_file() for file in files) or any(files_of(inner, {".npy"}) for inner in folders)
+        for files, folders in places
+    )
+
+
+def _places(root: Path, name: str, split: str) -> tuple[tuple[Path, Path], tuple[Path, Path]]:
+    """Return where an array of that name would lie, and where a folder of arrays."""
+    tail = f"_{split}" if split else ""
+    files = (root / split / f"{name}.npy", root / f"{name}{tail}.npy")
+    return files, (root / split / name, root / name / split)
 
 
 def _part(root: Path, split: str) -> Part | None:
@@ -89,16 +108,16 @@ def _found(
 
     The index is -1 where the file is about one picture.
     """
-    tail = f"_{split}" if split else ""
     for name in names:
-        for file in (root / split / f"{name}.npy", root / f"{name}{tail}.npy"):
+        files, folders = _places(root, name, split)
+        for file in files:
             if file.is_file():
                 count = len(opened(file))
                 return {f"{split or 'picture'}_{i:05d}": (file, i) for i in range(count)}
-        for folder in (root / split / name, root / name / split):
-            files = by_stem(folder, {".npy"}, clashes)
-            if files:
-                return {stem: (file, -1) for stem, file in files.items()}
+        for folder in folders:
+            found = by_stem(folder, {".npy"}, clashes)
+            if found:
+                return {stem: (file, -1) for stem, file in found.items()}
     return {}
 
 
@@ -112,7 +131,7 @@ def opened(file: Path) -> NDArray:
         array = read_array(file, mapped=True)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{file} cannot be read as an array: {error}") from error
-    if array.ndim < 2 or array.dtype.kind not in "buif":
+    if array.ndim < 2 or not array.size or array.dtype.kind not in "buif":
         raise UserError(f"{file} holds {array.dtype} of shape {array.shape}, not pictures or maps.")
     return array
 
@@ -162,6 +181,8 @@ def read_picture(form: str, file: Path, index: int) -> NDArray[np.uint8]:
         )
     if form == "ImageNet-normalised RGB":
         values = values * DEVIATION_RGB + MEAN_RGB
+    if form == "RGB from -1 to 1":
+        values = (values + 1) / 2
     scale = 1 if form == "RGB from 0 to 255" else 255
     rgb = np.clip(np.round(values.astype(np.float32) * scale), 0, 255).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(rgb[..., ::-1], (*rgb.shape[:2], 3)))

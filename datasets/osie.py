@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from config import BY_SHARES, Plan
+from config import BY_SHARES, SPLITS, Plan
 from datasets import offer
-from datasets._parts import Part, by_stem, load_parts, samples
+from datasets._parts import Part, by_stem, find_root, load_parts, samples
 from datasets._points import Looks, as_points, gathered_looks, read_mat, read_table
 from errors import UserError
 from files import read_json
@@ -36,10 +36,11 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
         UserError: the stimuli or the fixations are missing, or do not pair up.
     """
     [part] = parts(root)
-    if not (root / "split.json").exists():
+    fixed = part.where / "split.json"
+    if not fixed.exists():
         return load_parts([part], root, split, plan)
     found = {sample.name: sample for sample in samples(part)}
-    return [found[name] for name in _names(root / "split.json", found, split)]
+    return [found[name] for name in _names(fixed, found, split)]
 
 
 def parts(root: Path) -> list[Part]:
@@ -48,7 +49,8 @@ def parts(root: Path) -> list[Part]:
     Raises:
         UserError: the stimuli or the fixations are missing.
     """
-    stimuli, eye = root / "data" / "stimuli", root / "data" / "eye" / "fixations.mat"
+    base = find_root(root, lambda folder: any(path.exists() for path in _places(folder))) or root
+    stimuli, eye = _places(base)
     for path in (stimuli, eye):
         if not path.exists():
             raise UserError(f"{path} is missing, so {root} is not OSIE's folder. {offer(SOURCE)}")
@@ -57,7 +59,7 @@ def parts(root: Path) -> list[Part]:
         Part(
             "all",
             "",
-            root,
+            base,
             by_stem(stimuli, {".jpg"}, clashes),
             read=lambda: read_table(eye, parse),
             sigma_pixels=SIGMA_PIXELS,
@@ -67,14 +69,30 @@ def parts(root: Path) -> list[Part]:
     ]
 
 
+def _places(base: Path) -> tuple[Path, Path]:
+    """Return where the stimuli and the fixations should be."""
+    return base / "data" / "stimuli", base / "data" / "eye" / "fixations.mat"
+
+
 def _names(fixed: Path, known: Container[str], split: str) -> list[str]:
     """Return the file names of a split that a file fixes."""
     chosen = read_json(fixed)
-    if not isinstance(chosen, dict) or not isinstance(chosen.get(split), list):
+    if not isinstance(chosen, dict) or split not in chosen:
         raise UserError(f"{fixed} has no list '{split}' of file names.")
-    missing = [name for name in chosen[split] if name not in known]
-    if missing:
-        raise UserError(f"{fixed} names {missing[0]}, which is not in data/stimuli.")
+    taken: dict[str, str] = {}
+    for part in (part for part in SPLITS if part in chosen):
+        names = chosen[part]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{fixed} has no list '{part}' of file names, each of them a text.")
+        for name in names:
+            if name not in known:
+                raise UserError(f"{fixed} names {name}, which is not in data/stimuli.")
+            if name in taken:
+                where = (
+                    f"'{part}' twice" if taken[name] == part else f"'{taken[name]}' and '{part}'"
+                )
+                raise UserError(f"{fixed} names {name} in {where}: a picture has one place.")
+            taken[name] = part
     return chosen[split]
 
 

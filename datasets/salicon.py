@@ -191,7 +191,7 @@ def parse_json(path: Path) -> dict[str, Looks]:
             )
             for image in content["images"]
         }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{path} is not of the SALICON API's layout ({type(error).__name__}: {error})."
         ) from error

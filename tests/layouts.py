@@ -156,6 +156,24 @@ def cat2000(
     return known
 
 
+def osie(root: Path, count: int = 10) -> Points:
+    """Write OSIE's layout: two observers, of whom the second has fixations between pixels."""
+    known, records = {}, []
+    for i in range(count):
+        name = f"{1001 + i}.jpg"
+        picture(root / "data" / "stimuli" / name, seed=i)
+        first, second = np.array([[0.0, 0], [39, 29]]), np.array([[i + 0.5, 6.25]])
+        subjects = [
+            struct(fix_x=look[:, :1].T + 1, fix_y=look[:, 1:].T + 1, fix_duration=look[:, :1].T)
+            for look in (first, second)
+        ]
+        records.append(struct(img=name, subjects=cells(subjects)))
+        known[name] = np.concatenate([first, second])
+    (root / "data" / "eye").mkdir()
+    savemat(root / "data" / "eye" / "fixations.mat", {"fixations": cells(records)})
+    return known
+
+
 def mit1003(root: Path, count: int = 12) -> Points:
     """Write MIT1003's layout, pictures of several sizes and one odd name among them."""
     known = {}
@@ -205,7 +223,8 @@ def npy(root: Path, form: str = "uint8", count: int = 10, folders: bool = False)
 
     Args:
         root: the folder.
-        form: of the pictures: uint8, unit (0 to 1), imagenet (normalised), or chw (channels first).
+        form: of the pictures: uint8, unit (0 to 1), signed (-1 to 1), imagenet (normalised), or
+            chw (channels first).
         count: of pictures.
         folders: one file a picture instead of one for all.
     """
@@ -214,6 +233,7 @@ def npy(root: Path, form: str = "uint8", count: int = 10, folders: bool = False)
     stored = {
         "uint8": rgb,
         "unit": (rgb / 255).astype(np.float32),
+        "signed": (rgb / 127.5 - 1).astype(np.float32),
         "imagenet": ((rgb / 255 - mean) / deviation).astype(np.float32),
         "chw": rgb.transpose(0, 3, 1, 2),
     }[form]

@@ -58,7 +58,7 @@ def refused(archive, tmp_path, match, **limits):
     """Check that an archive is refused in one line, and that nothing of it is left."""
     before = sorted(tmp_path.parent.rglob("*"))
     with pytest.raises(UserError, match=match) as caught:
-        extract(archive, tmp_path / "out", **limits)
+        extract([archive], tmp_path / "out", **limits)
     assert "\n" not in str(caught.value)
     assert str(archive) in str(caught.value)
     assert sorted(tmp_path.parent.rglob("*")) == before
@@ -66,26 +66,42 @@ def refused(archive, tmp_path, match, **limits):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_file_comes_out_as_it_went_in(make, tmp_path, kind):
-    content = extract(make(kind, FILES), tmp_path / "deep" / "out")
-    assert content == tmp_path / "deep" / "out" / "Set"
+    content = extract([make(kind, FILES)], tmp_path / "deep" / "out")
+    assert content == tmp_path / "deep" / "out"
     assert found(tmp_path / "deep" / "out") == FILES
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_only_a_single_folder_at_the_top_is_descended(make, tmp_path, kind):
-    archive = make(kind, {"a/b/": b"", "a/b/c.txt": b"c"})
-    assert extract(archive, tmp_path / "one") == tmp_path / "one" / "a"
-    archive = make(kind, {"a/x": b"1", "b/x": b"2"})
-    assert extract(archive, tmp_path / "two") == tmp_path / "two"
-    archive = make(kind, {"x": b"1"})
-    assert extract(archive, tmp_path / "file") == tmp_path / "file"
+def test_several_archives_are_unpacked_side_by_side(make, tmp_path):
+    clutter = {"__MACOSX/._x": b"x", ".DS_Store": b"x"}  # in each, and written from none
+    first = make(".zip", {"Set/a.jpg": b"a", "Set/in/b.jpg": b"b", **clutter})
+    second = make(".tar.gz", {"Set/": b"", "Set/in/c.jpg": b"c", "Maps/a.jpg": b"d", **clutter})
+    out = tmp_path / "out"
+    assert extract([first, second], out) == out
+    expected = {"Set/a.jpg": b"a", "Set/in/b.jpg": b"b", "Set/in/c.jpg": b"c", "Maps/a.jpg": b"d"}
+    assert found(out) == expected
+
+
+@pytest.mark.parametrize("name", ["Set/a.jpg", "Set/A.jpg", "Set", "Set/a.jpg/b"])
+def test_a_name_of_another_archive_is_refused_and_nothing_is_left(make, tmp_path, name):
+    first, second = make(".zip", {"Set/a.jpg": b"a"}), make(".tar", {"x": b"x", name: b"b"})
+    with pytest.raises(UserError, match=f"archive.tar is not unpacked: '{name}' has the name of"):
+        extract([first, second], tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == [second, first]
+
+
+def test_the_limits_are_those_of_all_archives_together(make, tmp_path):
+    together = [make(".zip", {"a": b"12"}), make(".tar", {"b": b"12"})]
+    with pytest.raises(UserError, match="exceeds the limit of 9 files and 3 bytes"):
+        extract(together, tmp_path / "out", limit_bytes=3, limit_files=9)
+    with pytest.raises(UserError, match="exceeds the limit of 1 files"):
+        extract(together, tmp_path / "out", limit_files=1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_macos_adds_is_left_out(make, tmp_path, kind):
     extra = {"__MACOSX/Set/._a.jpg": b"x", "Set/.DS_Store": b"x", "Set/images/._a.jpg": b"x"}
-    assert extract(make(kind, {**extra, **FILES}), tmp_path / "out") == tmp_path / "out" / "Set"
+    assert extract([make(kind, {**extra, **FILES})], tmp_path / "out") == tmp_path / "out"
     assert found(tmp_path / "out") == FILES
 
 
@@ -177,7 +193,7 @@ def test_two_entries_of_one_name_are_refused(tmp_path):
 
 def test_folders_may_be_named_twice(make, tmp_path):
     archive = make(".tar", {"./": b"", "a/": b"", "a/x": b"1", "./a/": b"", "a/y": b"2"})
-    assert found(extract(archive, tmp_path / "out")) == {"x": b"1", "y": b"2"}
+    assert found(extract([archive], tmp_path / "out")) == {"a/x": b"1", "a/y": b"2"}
 
 
 @pytest.mark.parametrize("kind", [".zip", ".tar", ".tar.gz"])
@@ -185,7 +201,7 @@ def test_more_files_or_bytes_than_the_limits_are_refused(make, tmp_path, kind):
     archive = make(kind, FILES)
     refused(archive, tmp_path, r"readme.* exceeds the limit of 2 files", limit_files=2)
     refused(archive, tmp_path, r"b\.jpg.* exceeds .*3511 bytes", limit_bytes=3511)
-    extract(archive, tmp_path / "out", limit_bytes=3512, limit_files=3)
+    extract([archive], tmp_path / "out", limit_bytes=3512, limit_files=3)
 
 
 @pytest.mark.parametrize("kind", [".zip", ".tar.gz"])
@@ -246,7 +262,7 @@ def test_damage_gives_one_line_or_nothing_wrong_at_all(make, tmp_path, kind):
             data[chance.randrange(len(data))] = chance.randrange(256)
         archive.write_bytes(data)
         try:
-            extract(archive, tmp_path / f"out{trial}")
+            extract([archive], tmp_path / f"out{trial}")
         except UserError as error:
             refusals += 1
             assert "\n" not in str(error)
@@ -258,9 +274,9 @@ def test_damage_gives_one_line_or_nothing_wrong_at_all(make, tmp_path, kind):
 def test_other_types_and_missing_files_are_named(tmp_path):
     (tmp_path / "a.rar").write_bytes(b"Rar!")
     with pytest.raises(UserError, match=r"a\.rar is no archive of a known type: \.zip, "):
-        extract(tmp_path / "a.rar", tmp_path / "out")
+        extract([tmp_path / "a.rar"], tmp_path / "out")
     with pytest.raises(UserError, match=r"Cannot read .*gone\.zip: No such file"):
-        extract(tmp_path / "gone.zip", tmp_path / "out")
+        extract([tmp_path / "gone.zip"], tmp_path / "out")
     (tmp_path / "text.zip").write_text("no archive")
     refused(tmp_path / "text.zip", tmp_path, "damaged or truncated")
 
@@ -269,7 +285,7 @@ def test_a_folder_that_is_there_is_left_alone(make, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     with pytest.raises(UserError, match="out is there already: remove it"):
-        extract(make(".zip", FILES), tmp_path / "out")
+        extract([make(".zip", FILES)], tmp_path / "out")
     assert found(tmp_path / "out") == {"mine": b""}
 
 
@@ -286,7 +302,7 @@ def test_an_interrupted_extraction_leaves_nothing(make, tmp_path, monkeypatch, e
 
     monkeypatch.setattr(archives, "_unpack", stop)
     with pytest.raises((KeyboardInterrupt, UserError), match=r"No space left|^$"):
-        extract(archive, tmp_path / "out")
+        extract([archive], tmp_path / "out")
     assert list(tmp_path.iterdir()) == [archive]
 
 
@@ -298,9 +314,9 @@ def test_a_killed_extraction_leaves_no_folder_of_that_name(make, tmp_path, monke
         patch.setattr(archives.os, "getpid", lambda: 1)
         patch.setattr(archives.os, "replace", lambda *arguments: os.close(-1))
         with pytest.raises(UserError, match="Cannot unpack"):
-            extract(archive, tmp_path / "out")
+            extract([archive], tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert found(extract(archive, tmp_path / "out").parent) == FILES
+    assert found(extract([archive], tmp_path / "out")) == FILES
 
 
 def test_equal_files_give_equal_archives(tmp_path):
@@ -317,7 +333,7 @@ def test_equal_files_give_equal_archives(tmp_path):
     assert (tmp_path / "1.zip").read_bytes() == (tmp_path / "2.zip").read_bytes()
     with zipfile.ZipFile(tmp_path / "1.zip") as file:
         assert file.namelist() == ["m/a.png", "m/b.png"]
-    assert found(extract(tmp_path / "1.zip", tmp_path / "out")) == found(tmp_path / "x")
+    assert found(extract([tmp_path / "1.zip"], tmp_path / "out") / "m") == found(tmp_path / "x")
 
 
 def test_an_archive_is_written_whole_or_not_at_all(tmp_path):

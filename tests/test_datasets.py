@@ -2,12 +2,13 @@ import json
 from itertools import chain
 
 import cv2
+import layouts
 import numpy as np
 import pytest
 from conftest import SHARED, needs
-from layouts import cells, struct
 from PIL import Image
 from scipy.io import savemat
+from scipy.sparse import csc_matrix
 
 import datasets
 from config import Plan
@@ -20,20 +21,9 @@ from sample import Sample
 
 
 @pytest.fixture
-def osie_root(tmp_path, picture):
+def osie_root(tmp_path):
     """Return OSIE's layout in miniature: 10 pictures, 2 observers with known fixations."""
-    (tmp_path / "data/stimuli").mkdir(parents=True)
-    (tmp_path / "data/eye").mkdir()
-    records = []
-    for i in range(10):
-        name = f"{1001 + i}.jpg"
-        cv2.imwrite(str(tmp_path / "data/stimuli" / name), picture())
-        first = struct(fix_x=np.array([[1.0, 40.0]]), fix_y=np.array([[1.0, 30.0]]),
-                       fix_duration=np.array([[200.0, 300.0]]))  # fmt: skip
-        second = struct(fix_x=np.array([[i + 1.5]]), fix_y=np.array([[7.25]]),
-                        fix_duration=np.array([[100.0]]))  # fmt: skip
-        records.append(struct(img=name, subjects=cells([first, second])))
-    savemat(tmp_path / "data/eye/fixations.mat", {"fixations": cells(records)})
+    layouts.osie(tmp_path)
     return tmp_path
 
 
@@ -47,6 +37,14 @@ def test_osie_fixations_become_zero_based_to_the_pixel(osie_root):
     assert sample.sigma_pixels == 24
 
 
+def test_osie_is_found_a_folder_or_two_deeper_with_its_split(tmp_path):
+    known = layouts.osie(tmp_path / "download/osie-master")
+    split = {part: [name] for part, name in zip(("train", "val", "test"), known, strict=False)}
+    (tmp_path / "download/osie-master/split.json").write_text(json.dumps(split))
+    for part, names in split.items():
+        assert [s.name for s in osie.load(tmp_path, part)] == names
+
+
 def test_osie_split_file_is_obeyed(osie_root):
     (osie_root / "split.json").write_text(json.dumps({"train": ["1003.jpg", "1001.jpg"]}))
     assert [s.name for s in osie.load(osie_root, "train")] == ["1003.jpg", "1001.jpg"]
@@ -55,6 +53,27 @@ def test_osie_split_file_is_obeyed(osie_root):
     (osie_root / "split.json").write_text(json.dumps({"train": ["9.jpg"]}))
     with pytest.raises(UserError, match=r"names 9\.jpg, which is not in"):
         osie.load(osie_root, "train")
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({"train": "1001.jpg"}, "no list 'train' of file names"),
+        ({"train": ["1001.jpg", 7]}, "no list 'train' of file names, each of them a text"),
+        ({"train": [["1001.jpg"]]}, "no list 'train' of file names, each of them a text"),
+        ({"train": ["1001.jpg", "1001.jpg"]}, r"names 1001\.jpg in 'train' twice"),
+        (
+            {"train": ["1001.jpg"], "test": ["1002.jpg", "1001.jpg"]},
+            r"names 1001\.jpg in 'train' and 'test'",
+        ),
+        ([], "no list 'train'"),
+    ],
+)
+def test_osie_split_file_that_is_no_split_is_refused(osie_root, split, message):
+    (osie_root / "split.json").write_text(json.dumps(split))
+    with pytest.raises(UserError, match=message) as caught:
+        osie.load(osie_root, "train")
+    assert "\n" not in str(caught.value)
 
 
 def test_osie_unpaired_picture_is_named(osie_root):
@@ -139,6 +158,16 @@ def test_folder_with_its_own_split_in_either_nesting(own, where):
         folder.load(root, "val")
 
 
+@pytest.mark.parametrize("infix", ["{kind}", "{kind}/train", "train/{kind}"])
+def test_folder_is_found_a_folder_or_two_deeper_with_its_card(own, infix):
+    root = own("a/b", infix=infix)
+    card = {"pictures": {f"p{i}.jpg": {"sigma_pixels": 3} for i in range(10)}}
+    (root / "a/b/dataset.json").write_text(json.dumps(card))
+    samples = folder.load(root, "train")
+    assert len(samples) == (7 if infix == "{kind}" else 10)
+    assert {s.sigma_pixels for s in samples} == {3}
+
+
 def test_folder_needs_maps_or_fixations_not_both(own):
     root = own(kinds=("maps",))
     assert folder.load(root, "train")[0].fixations is None
@@ -191,6 +220,12 @@ def test_fixation_files_of_every_form_give_the_same_points(tmp_path, blank):
     for path in sorted(tmp_path.iterdir()):
         found = folder.parse(path, picture).fixations
         np.testing.assert_array_equal(found, expected, err_msg=path.name)
+
+
+def test_a_sparse_mask_is_refused_in_one_line(tmp_path, blank):
+    savemat(tmp_path / "m.mat", {"fixLocs": csc_matrix(np.eye(3))})
+    with pytest.raises(UserError, match=r"m\.mat: 'fixLocs' is sparse\. Save it with .*full"):
+        folder.parse(tmp_path / "m.mat", blank(3, 3))
 
 
 def test_white_mask_means_one_fixation_a_pixel(tmp_path, blank):

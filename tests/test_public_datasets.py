@@ -1,6 +1,7 @@
 import json
 import shutil
 from itertools import chain
+from pathlib import Path
 
 import cv2
 import layouts
@@ -9,6 +10,7 @@ import pytest
 from conftest import SHARED, needs
 from PIL import Image
 from scipy.io import savemat
+from scipy.sparse import csc_matrix
 
 import datasets
 from config import SPLITS, Plan
@@ -119,6 +121,45 @@ def test_salicon_unpaired_and_damaged_files_are_named(tmp_path):
     (tmp_path / "maps/train/COCO_train2014_000000000003.png").unlink()
     with pytest.raises(UserError, match=r"4 images but 3 maps .*first unpaired: COCO_.*0003"):
         datasets.load("salicon", tmp_path, "train")
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 6), (1, 4), (2, 2, 2)])
+def test_salicon_points_that_are_no_pairs_are_refused(tmp_path, shape):
+    layouts.salicon(tmp_path)
+    name = "COCO_train2014_000000000002"
+    record = layouts.salicon_mat(name, np.ones((2, 2)), columns=False)
+    record["gaze"]["fixations"][0, 0] = np.ones(shape)
+    savemat(tmp_path / f"fixations/train/{name}.mat", record)
+    with pytest.raises(UserError, match=r"0002\.mat is not of SALICON's layout \(points of shape"):
+        datasets.load("salicon", tmp_path, "train")
+
+
+@pytest.mark.parametrize("own", [[[1, 2, 3], [4, 5, 6]], [1, 2], [[[1, 2], [3, 4]]], [[1], [2]]])
+def test_salicon_json_points_that_are_no_pairs_are_refused(tmp_path, own):
+    layouts.salicon(tmp_path, "json")
+    file = tmp_path / "fixations_train2014.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["fixations"] = own
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"SALICON API's layout \(ValueError: points of shape"):
+        datasets.load("salicon", tmp_path, "train")
+
+
+def test_a_folder_that_may_not_be_read_holds_nothing(tmp_path, monkeypatch):
+    known = layouts.salicon(tmp_path / "set")
+    listed, looked = Path.iterdir, Path.is_dir
+    (tmp_path / "closed").mkdir()
+
+    def refuse(path):
+        if "closed" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", lambda path: refuse(path) or listed(path))
+    monkeypatch.setattr(
+        Path, "is_dir", lambda path: (path.parent.name == "closed" and refuse(path)) or looked(path)
+    )
+    samples = {s.name: s for s in datasets.load("salicon", tmp_path, "val")}
+    assert_points(samples, known["val"])
 
 
 def test_salicon_json_of_another_layout_is_refused(tmp_path):
@@ -298,6 +339,13 @@ def test_cat2000_test_pictures_are_for_submissions_alone(tmp_path):
         cat2000.submission_pictures(tmp_path)
 
 
+def test_cat2000_sparse_mask_is_named(tmp_path):
+    layouts.cat2000(tmp_path)
+    savemat(tmp_path / "trainSet/FIXATIONLOCS/Art/002.mat", {"fixLocs": csc_matrix(np.eye(3))})
+    with pytest.raises(UserError, match=r"Art/002\.mat: 'fixLocs' is sparse"):
+        datasets.load("cat2000", tmp_path, "train")
+
+
 def test_cat2000_bad_input_is_named(tmp_path):
     with pytest.raises(UserError, match=r"No pictures in .*trainSet.Stimuli.*trainSet\.zip"):
         datasets.load("cat2000", tmp_path, "train")
@@ -387,7 +435,7 @@ def test_toronto_bad_input_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("folders", [False, True])
-@pytest.mark.parametrize("form", ["uint8", "unit", "imagenet", "chw"])
+@pytest.mark.parametrize("form", ["uint8", "unit", "signed", "imagenet", "chw"])
 def test_npy_pictures_of_every_form_become_the_same_bgr(tmp_path, form, folders):
     rgb = layouts.npy(tmp_path, form, folders=folders)
     samples = every("npy", tmp_path)
@@ -401,13 +449,17 @@ def test_npy_pictures_of_every_form_become_the_same_bgr(tmp_path, form, folders)
 
 @pytest.mark.parametrize(
     ("form", "said"),
-    [("uint8", "from 0 to 255"), ("unit", "from 0 to 1"), ("imagenet", "ImageNet-normalised")],
+    [
+        ("uint8", "RGB from 0 to 255"),
+        ("unit", "RGB from 0 to 1"),
+        ("signed", "RGB from -1 to 1"),
+        ("imagenet", "ImageNet-normalised RGB"),
+    ],
 )
 def test_npy_says_what_was_detected(tmp_path, form, said):
     layouts.npy(tmp_path, form)
     [remark] = datasets.remarks("npy", tmp_path)
-    assert remark.startswith("pictures read as ")
-    assert said in remark
+    assert remark == f"pictures read as {said}"
 
 
 def test_npy_splits_may_be_spelt_out(tmp_path):
@@ -421,6 +473,12 @@ def test_npy_splits_may_be_spelt_out(tmp_path):
         assert [len(datasets.load("npy", root, split)) for split in ("train", "val")] == [3, 2]
         with pytest.raises(UserError, match="has the splits train, val, but no 'test'"):
             datasets.load("npy", root, "test")
+
+
+@pytest.mark.parametrize("folders", [False, True])
+def test_npy_is_found_a_folder_or_two_deeper(tmp_path, folders):
+    layouts.npy(tmp_path / "made" / "arrays", folders=folders)
+    assert len(every("npy", tmp_path)) == 10
 
 
 def test_npy_is_mapped_into_memory_not_loaded(tmp_path, monkeypatch):
@@ -457,6 +515,13 @@ def test_npy_bad_input_is_named(tmp_path):
     (tmp_path / "maps.npy").unlink()
     np.save(tmp_path / "images.npy", np.zeros((10, 4, 4, 3)))
     with pytest.raises(UserError, match=r"should be in .*: maps\.npy or maps/\*\.npy"):
+        datasets.load("npy", tmp_path, "train")
+
+
+@pytest.mark.parametrize("shape", [(3, 0, 4, 3), (0, 4, 4, 3)])
+def test_npy_pictures_without_pixels_are_named(tmp_path, shape):
+    np.save(tmp_path / "images.npy", np.zeros(shape))
+    with pytest.raises(UserError, match=r"images\.npy holds float64 of shape .*, not pictures"):
         datasets.load("npy", tmp_path, "train")
 
 

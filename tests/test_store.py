@@ -10,11 +10,13 @@ import zipfile
 from pathlib import Path
 
 import cv2
+import layouts
 import numpy as np
 import pytest
 from conftest import PROJECT
 
 import datasets
+import main
 import prepare as preparing
 import store
 from config import EvaluateConfig, Plan, PrepareConfig
@@ -631,10 +633,61 @@ def test_an_archive_is_unpacked_once_and_kept(own, prepared, tmp_path, monkeypat
         np.testing.assert_array_equal(x, stored_x)
         np.testing.assert_array_equal(y, stored_y)
     source = Path(json.loads((folder / "store.json").read_text())["source"])
-    assert source.is_relative_to(tmp_path / "store.source")
-    assert source.name == "top"
+    assert source.parent == tmp_path / "store.source"
+    assert [path.name for path in source.iterdir()] == ["top"]
     monkeypatch.setattr(preparing.archives, "extract", None)
-    prepared(archive)  # finds it unpacked
+    prepared((archive,))  # finds it unpacked
+
+
+def zipped(path, root, *tops):
+    """Write what lies in some folders of a data set into an archive, with those on top."""
+    with zipfile.ZipFile(path, "w") as file:
+        for top in tops:
+            for inner in sorted((root / top).rglob("*.*")):
+                file.write(inner, inner.relative_to(root))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "tops"),
+    [
+        ("salicon", {"images.zip": "images", "maps.zip": "maps", "fixations.zip": "fixations"}),
+        ("cat2000", {"trainSet.zip": "trainSet"}),
+        ("mit1003", {"ALLSTIMULI.zip": "ALLSTIMULI", "ALLFIXATIONMAPS.zip": "ALLFIXATIONMAPS"}),
+        ("osie", {"osie.zip": "data"}),
+    ],
+)
+def test_archives_as_they_are_published_are_prepared_and_drawn_from(prepared, tmp_path, name, tops):
+    root = tmp_path / "set"
+    getattr(layouts, name)(root)
+    given = [zipped(tmp_path / archive, root, top) for archive, top in tops.items()]
+    words = ["--dataset", name, "--data", *map(str, given[::-1])]
+    size = ["--rows", "48", "--cols", "64"]
+    assert main.main(["data", "prepare", *words, *size, "--output", str(tmp_path / "store")]) == 0
+    for split in ("train", "val"):
+        own, stored = (datasets.load(name, folder, split) for folder in (root, tmp_path / "store"))
+        assert [sample.name for sample in own] == [sample.name for sample in stored]
+        for first, second in zip(own, stored, strict=True):
+            np.testing.assert_array_equal(first.fixations, second.fixations)
+    copy = tmp_path / "copy"
+    assert main.main(["data", "subset", *words, "--n", "4", "--output", str(copy)]) == 0
+    assert len(list(copy.rglob("images/*/*"))) == 4
+
+
+def test_several_folders_are_no_source(own, prepared, tmp_path):
+    own()
+    for others in ((tmp_path / "own",) * 2, (tmp_path / "gone.zip", tmp_path / "own")):
+        with pytest.raises(UserError, match=r"one folder, or one or several archives; .* is no"):
+            prepared(others)
+
+
+@pytest.mark.parametrize("command", ["data check", "train"])
+def test_an_archive_elsewhere_is_answered_with_what_unpacks_it(tmp_path, capsys, command):
+    (tmp_path / "a.zip").write_bytes(b"PK")
+    words = [*command.split(), "--dataset", "osie", "--data", str(tmp_path / "a.zip")]
+    assert main.main([*words, "--output", str(tmp_path / "out")]) == 2
+    assert "a.zip is a file; the folder of osie is needed" in (told := capsys.readouterr().err)
+    assert "`main.py data prepare` unpacks it" in told
 
 
 def test_a_damaged_archive_is_one_error(prepared, tmp_path):
