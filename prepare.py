@@ -53,7 +53,9 @@ def prepare(settings: PrepareConfig, say: Callable[[str], None] = print) -> None
     if settings.dataset in BUILT_IN:
         raise UserError(f"{settings.dataset} is built in and has no files that could be prepared.")
     folder = settings.output
-    root = source_folder(settings.data, folder.with_name(f"{folder.name}.source"))
+    # the name of "." is that of the folder it stands for
+    kept = folder.resolve()
+    root = source_folder(settings.data, kept.with_name(f"{kept.name}.source"))
     splits, left_out = datasets.load_splits(
         settings.dataset, root, settings.plan, settings.out_of_bounds
     )
