@@ -51,8 +51,11 @@ def parts(root: Path) -> list[Part]:
     truth: dict[str, dict[str, Path]] = {"fixMap": {}, "fixPts": {}}
     for path in files_of(base / "ALLFIXATIONMAPS", IMAGE_SUFFIXES):
         match = re.fullmatch(r"(.+?)_?(fixMap|fixPts)", path.stem)
+        if match and match[1] in truth[match[2]]:
+            other = truth[match[2]][match[1]]
+            clashes.append(f"{path} and {other.name} are about one picture: leave one of them.")
         if match:
-            truth[match[2]][match[1]] = path
+            truth[match[2]].setdefault(match[1], path)
     points = {key: (path,) for key, path in truth["fixPts"].items()}
     return [
         Part(

@@ -107,9 +107,12 @@ def _part(
         "masks": masks and (lambda: read_files(_singly(masks), looks_of_picture)),
     }
     there = [form for form, read in forms.items() if read]
-    remarks = ()
+    remarks = []
     if len(there) > 1:
-        remarks = (f"{split}: fixations as {' and '.join(there)}; the {there[0]} are read",)
+        remarks.append(f"{split}: fixations as {' and '.join(there)}; the {there[0]} are read")
+    if len(tables) > 1 and there[0] == "JSON":
+        first, *others = (path.relative_to(base).as_posix() for path in tables)
+        remarks.append(f"{split}: {first} is read; {' and '.join(others)} is left aside")
     return Part(
         split,
         split,
@@ -122,7 +125,7 @@ def _part(
         sought="" if split in WITHOUT_TRUTH else f"maps/{split}, fixations/{split} or "
         f"fixations_{split}2014.json",
         clashes=clashes,
-        remarks=remarks,
+        remarks=tuple(remarks),
     )  # fmt: skip
 
 

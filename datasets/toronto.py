@@ -49,14 +49,7 @@ def parts(root: Path) -> list[Part]:
     if base is None:
         raise UserError(f"There is no origfixdata.mat in {root}. {offer(SOURCE)}")
     clashes: list[str] = []
-    images: dict[str, Path] = {}
-    for folder in (base / "Original Image Set", base, *folders_of(base), root):
-        found = by_stem(folder, IMAGE_SUFFIXES, clashes)
-        images = {key: path for key, path in found.items() if re.fullmatch(r"\d+", key)}
-        if images:
-            break
-    if not images:
-        raise UserError(f"No pictures named 1.jpg to 120.jpg in {base}. {offer(SOURCE)}")
+    images = _numbered(_pictures_folder(base, root), clashes)
     twins = equal_files(images)
     remarks = (f"{len(twins)} pictures repeat another one: they share its split",) if twins else ()
     return [
@@ -74,6 +67,31 @@ def parts(root: Path) -> list[Part]:
             twins=twins,
         )
     ]
+
+
+def _pictures_folder(base: Path, root: Path) -> Path:
+    """Return the folder of the numbered pictures.
+
+    Raises:
+        UserError: there is none, or several and none of them has the authors' name.
+    """
+    named = base / "Original Image Set"
+    there = [folder for folder in dict.fromkeys((named, base, *folders_of(base), root))
+             if _numbered(folder, [])]  # fmt: skip
+    if not there:
+        raise UserError(f"No pictures named 1.jpg to 120.jpg in {base}. {offer(SOURCE)}")
+    if len(there) > 1 and there[0] != named:
+        raise UserError(
+            f"Both {there[0]} and {there[1]} hold pictures named 1.jpg to 120.jpg. Call the "
+            f"folder of those that were shown {named}."
+        )
+    return there[0]
+
+
+def _numbered(folder: Path, clashes: list[str]) -> dict[str, Path]:
+    """Return the pictures of a folder that are named by a number."""
+    found = by_stem(folder, IMAGE_SUFFIXES, clashes)
+    return {key: path for key, path in found.items() if re.fullmatch(r"\d+", key)}
 
 
 def parse_mat(path: Path) -> dict[str, Looks]:

@@ -186,6 +186,15 @@ def test_salicon_observers_win_over_masks_and_it_is_said(tmp_path):
     ]
 
 
+def test_salicon_says_which_of_several_json_files_is_read(tmp_path):
+    layouts.salicon(tmp_path, "json")
+    (tmp_path / "annotations").mkdir()
+    shutil.copy(tmp_path / "fixations_val2014.json", tmp_path / "annotations")
+    assert datasets.remarks("salicon", tmp_path) == [
+        "val: fixations_val2014.json is read; annotations/fixations_val2014.json is left aside"
+    ]
+
+
 def test_salicon_points_outside_are_settled_as_asked(tmp_path):
     layouts.salicon(tmp_path, counts={"train": 1, "val": 1})
     name = "COCO_train2014_000000000001"
@@ -373,6 +382,14 @@ def test_mit1003_jpeg_masks_give_their_white_pixels(tmp_path):
         assert sample_image(sample).shape[:2] == sample.shape == read_map(sample.map).shape
 
 
+def test_mit1003_two_files_about_one_picture_are_named(tmp_path):
+    layouts.mit1003(tmp_path)
+    folder = tmp_path / "ALLFIXATIONMAPS"
+    shutil.copy(folder / "i1000_fixPts.jpg", folder / "i1000fixPts.jpg")
+    with pytest.raises(UserError, match=r"i1000fixPts\.jpg and i1000_fixPts\.jpg are about one"):
+        datasets.load("mit1003", tmp_path, "train")
+
+
 def test_mit1003_folds_test_every_picture_once(tmp_path):
     known = layouts.mit1003(tmp_path)
     plans = [Plan(val=0.2, folds=4, fold=fold) for fold in range(4)]
@@ -413,6 +430,18 @@ def test_toronto_equal_pictures_share_a_split(tmp_path):
     assert datasets.remarks("toronto", tmp_path) == [
         "3 pictures repeat another one: they share its split"
     ]
+
+
+def test_toronto_several_folders_of_numbered_pictures_are_named(tmp_path):
+    known = layouts.toronto(tmp_path)
+    folder = tmp_path / "eyetrackingdata/fixdens"
+    shutil.copytree(folder / "Original Image Set", folder / "Heat maps")
+    assert_points(every("toronto", tmp_path), known)  # the authors' name tells
+    samples = every("toronto", tmp_path)
+    assert {s.image.parent.name for s in samples.values()} == {"Original Image Set"}
+    (folder / "Original Image Set").rename(folder / "pictures")
+    with pytest.raises(UserError, match=r"Both .*Heat maps and .*pictures hold pictures named"):
+        datasets.load("toronto", tmp_path, "train")
 
 
 def test_toronto_bad_input_is_named(tmp_path):
