@@ -105,6 +105,7 @@ class RunFolder:
         """Return what the weights of an epoch are: for people, and for `load_model`."""
         return {
             "model": self.config.model,
+            "system": self.config.system,
             "strategy": self.config.strategy,
             "input_shape": list(self.config.input_shape),
             "dataset": self.config.dataset_name,

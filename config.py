@@ -293,6 +293,8 @@ class Config(TruthConfig):
         super().__post_init__()
         parse_loss(self.loss)
         self.check_sets()
+        if self.light and self.model != "resnet50-decoder":
+            raise UserError(f"--light is for resnet50-decoder; {self.model} has no such decoder.")
         if self.init_weights and self.backbone_weights:
             raise UserError(
                 f"--init_weights {self.init_weights} holds the backbone, too: leave "
@@ -314,6 +316,33 @@ class Config(TruthConfig):
             )
         if self.dropout >= 1:
             raise UserError(f"--dropout {self.dropout} drops everything. Choose less than 1.")
+
+    def check_start(self) -> None:
+        """Refuse a loss or a start that a system has not, before anything is built or trained.
+
+        Raises:
+            UserError: another system's own loss; weights for a system without a backbone; or
+                nothing but random ones to freeze.
+        """
+        for _, name in parse_loss(self.loss):
+            if name in MODELS and name != self.model:
+                shared = ", ".join(loss for loss in LOSSES if loss not in MODELS)
+                raise UserError(
+                    f"--loss {self.loss}: '{name}' is that system's own loss. For {self.model} "
+                    f"choose of {shared}."
+                )
+        named = self.backbone_weights not in (None, "none")
+        if self.model == "salnet-shallow" and (self.freeze_backbone or named):
+            raise UserError(
+                "salnet-shallow is trained from scratch and has no backbone: leave "
+                "--backbone_weights and --freeze_backbone True away."
+            )
+        nothing = self.backbone_weights is None and self.init_weights is None
+        if self.model in RANDOM_UNLESS_NAMED and self.freeze_backbone and nothing:
+            raise UserError(
+                "--freeze_backbone True would freeze random convolutions: name VGG-M's weights "
+                "with --backbone_weights PATH, or ask for just that with --backbone_weights none."
+            )
 
     def check_sets(self) -> None:
         """Refuse data sets named twice, and folders or shares that are not theirs."""
@@ -829,6 +858,11 @@ def resolve(flags: dict[str, Any], file: Path | None = None) -> Config:
     # a run is replaced by who asks for it now, not by who asked for it then
     from_file.pop("overwrite", None)
     model = flags.get("model", from_file.get("model", Config.model))
+    if from_file.get("model", model) != model:
+        raise UserError(
+            f"--model {model}: {file} holds the settings of {from_file['model']}, which are no "
+            "recipe for another system. Leave one of them away."
+        )
     return Config(**{**RECIPES.get(model, {}), **from_file, **flags})
 
 

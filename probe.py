@@ -455,11 +455,17 @@ def sentence(found: dict[str, Any]) -> str:
         best = max(single, key=lambda stage: sign * single[stage]["mean"])
         text.append(
             f"{network}: {best} aligns best of the stages ({metric['name']} "
-            f"{single[best]['mean']:.3f} [{single[best]['low']:.3f}, {single[best]['high']:.3f}]), "
+            f"{with_interval(single[best])}), "
             f"all stages together reach {rows[ALL]['mean']:.3f}, the global read-out "
             f"{rows[GLOBAL]['mean']:.3f}."
         )
     return " ".join(text)
+
+
+def with_interval(mean: dict[str, Any]) -> str:
+    """Return a mean with its interval; of a single picture there is none."""
+    interval = f" [{mean['low']:.3f}, {mean['high']:.3f}]"
+    return f"{mean['mean']:.3f}" + (interval if mean["low"] == mean["low"] else "")
 
 
 def table(found: dict[str, Any]) -> str:
@@ -469,10 +475,7 @@ def table(found: dict[str, Any]) -> str:
         about = [f"{row[key]:{form}}" for key, form in (("channels", "d"), ("penalty", ".2g"))
                  if key in row] or ["", ""]  # fmt: skip
         means = [row["means"].get(metric["key"]) for metric in found["metrics"]]
-        cells = [
-            f"{mean['mean']:.3f} [{mean['low']:.3f}, {mean['high']:.3f}]" if mean else "-"
-            for mean in means
-        ]
+        cells = [with_interval(mean) if mean else "-" for mean in means]
         lines.append([row["name"], *about, *cells])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [

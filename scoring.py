@@ -191,12 +191,7 @@ def note_training_pictures(
             f"Training began with {unknown}, which is not there: whether these pictures were among "
             "those that it had learned from is not known."
         )
-    training: list[Sample] = []
-    for plan in {step.plan for step in trainings if settings.dataset in step.dataset}:
-        with suppress(UserError):  # no training pictures here, so none of these
-            training += datasets.load(
-                settings.dataset, settings.data, "train", plan, settings.out_of_bounds
-            )
+    plans = {step.plan for step in trainings if settings.dataset in step.dataset}
 
     def identity(sample: Sample) -> Path | Stored | str:
         if sample.prepared:  # both are of one store
@@ -204,10 +199,21 @@ def note_training_pictures(
         # two splits may each have a 0.png; built-in scenes have no file, but names of their own
         return sample.image if isinstance(sample.image, Path | Stored) else sample.name
 
-    seen = {identity(sample) for sample in training}
-    for sample in split.samples:
-        if identity(sample) in seen:
-            notes.add("WARNING: scored pictures that a model was trained on", sample.name)
+    # who asks for the validation pictures' scores knows that the best epoch was chosen on them
+    uses = {"train": "that a model was trained on", "val": "that a model's epoch was chosen on"}
+    for part, use in uses.items():
+        if part == "val" and settings.split == "val":
+            continue
+        seen: set[Path | Stored | str] = set()
+        for plan in plans:
+            with suppress(UserError):  # none of this part here, so none of these
+                found = datasets.load(
+                    settings.dataset, settings.data, part, plan, settings.out_of_bounds
+                )
+                seen |= {identity(sample) for sample in found}
+        for sample in split.samples:
+            if identity(sample) in seen:
+                notes.add(f"WARNING: scored pictures {use}", sample.name)
 
 
 def metric_names(text: str) -> tuple[str, ...]:

@@ -56,6 +56,8 @@ def run_strategies(
         for strategy in strategies
         for seed in seeds
     ]
+    for run in runs:  # before hours of training
+        run.check_start()
     for number, run in enumerate(runs, 1):
         if is_done(run):
             say(f"run {number} of {len(runs)}: {run.run_folder} is done")

@@ -45,6 +45,7 @@ def train(config: Config, say: Callable[[str], None] = print) -> RunFolder:
     Raises:
         UserError: the data, the backbone's weights or the output folder are not usable.
     """
+    config.check_start()
     make_deterministic(config.seed)
     model = architectures.get(config.model).build(config)
     grid = architectures.grid_of(model)
@@ -198,7 +199,7 @@ def describe(
     trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
     return (
         f"{config.system} ({config.strategy}) at {config.rows}x{config.cols}: {trainable:,} of "
-        f"{model.count_params():,} weights learn; start from {weights or 'a random start'}\n"
+        f"{model.count_params():,} weights learn; start: {weights or 'random'}\n"
         f"{config.dataset_name}: {training.count} training and {validation.count} validation "
         f"pictures{outside(config, training)}; loss {config.loss}, {config.optimizer}, "
         f"learning rate {config.learning_rate:g}, batch {config.batch_size}\n"
@@ -299,7 +300,7 @@ class Epochs(keras.callbacks.Callback):
             rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         else:  # the optimiser has counted the epoch's last step: it stands at the next one's size
             rate = at(config.learning_rate, config.learning_rate_end)
-        if config.momentum_end is None:
+        if config.optimizer != "sgd" or config.momentum_end is None:
             return {"learning_rate": rate}
         return {"learning_rate": rate, "momentum": at(config.momentum, config.momentum_end)}
 

@@ -168,8 +168,9 @@ def choose(weights: Path | None, folder: Path, say: Callable[[str], None]) -> Pa
 
 def described(path: Path, card: dict[str, Any]) -> str:
     """Return a line that says what the weights of a file are."""
+    system = card.get("system", card.get("model"))
     return (
-        f"weights {path}: {card.get('model')} ({card.get('strategy')}), trained on "
+        f"weights {path}: {system} ({card.get('strategy')}), trained on "
         f"{card.get('dataset')}, validation CC {validation_cc(card):.3f}"
     )
 

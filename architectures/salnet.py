@@ -203,18 +203,8 @@ def load_pretrained(model: keras.Model, config: Config) -> Path | None:
     """Load VGG-M's first three convolutions; return their file, or None for a random start.
 
     Raises:
-        UserError: the file is missing or not VGG-M's; or there is nothing to freeze.
+        UserError: the file is missing or not VGG-M's.
     """
-    if model.name == SHALLOW and (config.freeze_backbone or not config.starts_at_random):
-        raise UserError(
-            f"{SHALLOW} is trained from scratch and has no backbone: leave --backbone_weights and "
-            "--freeze_backbone True away."
-        )
-    if config.backbone_weights is None and config.freeze_backbone:
-        raise UserError(
-            "--freeze_backbone True would freeze random convolutions: name VGG-M's weights with "
-            "--backbone_weights PATH, or ask for just that with --backbone_weights none."
-        )
     if config.starts_at_random:
         return None
     path = Path(str(config.backbone_weights))

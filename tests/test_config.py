@@ -108,6 +108,7 @@ def test_ill_typed_files_are_refused(tmp_path, text, message):
         ({"dataset": ("osie", "folder"), "mix": (1.0, 0.0)}, "one positive share"),
         ({"dataset": ("synthetic",), "data": (Path("x"),)}, "--data names 1 folders"),
         ({"init_weights": Path("w"), "backbone_weights": "none"}, "leave --backbone_weights none"),
+        ({"light": True}, "--light is for resnet50-decoder; mlnet has no such decoder"),
         ({"val_share": 0.5, "test_share": 0.5}, "leave no picture to train on"),
         ({"folds": 1}, "at least 2 folds"),
         ({"folds": 5, "fold": 5}, "the fold counts from 0"),
@@ -126,6 +127,12 @@ def test_each_data_set_gets_its_folder_in_order():
     made = Config(dataset=("osie", "synthetic", "folder"), data=(Path("a"), Path("b")))
     assert made.sets == [("osie", Path("a")), ("synthetic", None), ("folder", Path("b"))]
     assert Config(dataset="osie", data=Path("a")).sets == [("osie", Path("a"))]
+
+
+def test_settings_of_another_system_are_no_recipe(tmp_path):
+    config.save(resolve({}), tmp_path / "c.json")
+    with pytest.raises(UserError, match=r"c\.json holds the settings of mlnet"):
+        resolve({"model": "salnet-half"}, tmp_path / "c.json")
 
 
 def test_files_from_before_there_were_several_sets_are_read(tmp_path):

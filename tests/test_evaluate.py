@@ -394,6 +394,8 @@ def test_pictures_that_the_first_weights_were_trained_on_are_counted(tiny, tmp_p
     second = train(tiny(**changes), say=lambda line: None).published
     lines = "\n".join(run(weights=second, split="train", split_seed=0)[1])
     assert "12 WARNING: scored pictures that a model was trained on" in lines
+    chosen = "\n".join(run(weights=second, split="train", split_seed=0)[1])
+    assert "chosen on" not in chosen  # the built-in scenes' validation pictures are others
     first.unlink()
     assert "is not there: whether these pictures" in "\n".join(run(weights=second)[1])
 

@@ -9,6 +9,7 @@ import train
 from architectures import salnet
 from config import resolve
 from errors import UserError
+from strategies import run_strategies
 
 DEEP = {"rows": 16, "cols": 16, "width": 0.05}
 
@@ -292,12 +293,21 @@ def test_unreadable_weights_are_refused(tmp_path, name):
         ({"model": "salnet-deep", "backbone_weights": "no.h5"}, "no.h5: no such file"),
         ({"model": "salnet-shallow", "freeze_backbone": True}, "has no backbone"),
         ({"model": "salnet-shallow", "backbone_weights": "x.h5"}, "has no backbone"),
+        ({"model": "salnet-half", "loss": "kld+mlnet"}, "'mlnet' is that system's own loss"),
     ],
 )
 def test_senseless_starts_are_refused(flags, message):
     config = resolve({**flags, "rows": 24, "cols": 24, "width": 0.02})
     with pytest.raises(UserError, match=message):
-        salnet.load_pretrained(salnet.build(config), config)
+        config.check_start()
+        train.load_start(salnet.build(config), config, print)
+
+
+def test_an_arm_that_cannot_start_is_refused_before_any_is_trained(tiny):
+    config = tiny(model="salnet-half", loss="mse", freeze_backbone=False, backbone_weights=None)
+    with pytest.raises(UserError, match="would freeze random convolutions"):
+        run_strategies(config, ["scratch", "frozen"], [0], say=lambda line: None)
+    assert not list(config.run_folder.glob("*/*"))
 
 
 def test_a_start_without_weights_is_called_so(tiny):
@@ -307,7 +317,7 @@ def test_a_start_without_weights_is_called_so(tiny):
              freeze_backbone=False), say=lines.append,
     )  # fmt: skip
     assert "salnet-half (scratch) at 24x24" in lines[0]
-    assert "from a random start" in lines[0]
+    assert "start: random" in lines[0]
 
 
 def test_too_small_an_input_is_refused():

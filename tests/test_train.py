@@ -296,7 +296,7 @@ def test_training_goes_on_from_another_networks_weights(tiny, trained, tmp_path,
     )  # fmt: skip
     run = train.train(config, say=lines.append)
     assert lines[0].startswith(f"weights {trained}: mlnet (scratch-frozen), trained on synthetic")
-    assert f"start from {trained}" in lines[1]
+    assert f"start: {trained}" in lines[1]
     assert run.published.name == "mlnet-finetuned-on-folder.weights.h5"
     pairs = zip(
         load_model(trained).weights, load_model(run.published).weights, strict=True
