@@ -1,0 +1,117 @@
+"""How the cost of ML-Net grows with the size of a picture and with the pictures of a batch.
+
+    python benchmarks/growth.py
+
+Each row is a process of its own, so that its peak memory is its own: the forward pass, the step
+with a frozen backbone and the one that fine-tunes, on drawn pictures and random weights. A step
+of each kind is done before the clock starts. Beside the seconds stands the speed as a share of a
+matrix product's, timed just before and just after: the machine's own speed changes.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+if not __package__:  # run as a file, this folder's metrics.py would hide the program's
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from quiet import environment, hushed
+
+KINDS = ("forward", "frozen", "finetuned")
+SIZES = ((120, 160), (240, 320), (480, 640))
+BATCHES = (1, 2, 5, 10)
+PRODUCT = 2048  # rows and columns of the matrices
+
+
+def product_flops() -> float:
+    """Return the floating-point operations a second of a float32 matrix product."""
+    import keras
+    import numpy as np
+
+    side = np.random.default_rng(0).random((PRODUCT, PRODUCT), np.float32)
+    matrix = keras.ops.convert_to_tensor(side)
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        keras.ops.convert_to_numpy(keras.ops.matmul(matrix, matrix))
+        seconds.append(time.perf_counter() - start)
+    return 2 * PRODUCT**3 / median(seconds)
+
+
+def measure(kind: str, rows: int, cols: int, batch: int, steps: int) -> dict[str, float]:
+    """Return seconds a picture, the share of the matrix product's speed and peak memory, MiB."""
+    with hushed():
+        import keras  # noqa: F401
+    import numpy as np
+
+    import architectures
+    from benchmarks.cost import flop
+    from config import Config
+    from train import peak_memory_mb, set_up
+
+    config = Config(rows=rows, cols=cols, freeze_backbone=kind != "finetuned", batch_size=batch)
+    model = architectures.get(config.model).build(config)
+    set_up(model, config, steps_per_epoch=1)
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (batch, rows, cols, 3), np.uint8)
+    y = rng.random((batch, rows // 8, cols // 8, 2), np.float32)
+    step = (lambda: model.predict_on_batch(x)) if kind == "forward" else (
+        lambda: model.train_on_batch(x, y)
+    )  # fmt: skip
+    step()
+    before = product_flops()
+    seconds = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+    ceiling = (before + product_flops()) / 2
+    # a trained layer costs its forward pass twice more: once for its weights, once for its input
+    operations = sum(
+        flop(layer) * (3 if kind == "finetuned" else 1 + (kind == "frozen" and layer.trainable))
+        for layer in model.layers
+    )
+    each = median(seconds) / batch
+    return {
+        "seconds": each,
+        "share": operations / each / ceiling,
+        "peak_memory_mb": peak_memory_mb(),
+    }
+
+
+def in_its_own_process(kind: str, rows: int, cols: int, batch: int, steps: int) -> dict[str, float]:
+    """Return what `measure` gives in a process of its own."""
+    words = [sys.executable, __file__, "--one", kind, *map(str, (rows, cols, batch, steps))]
+    done = subprocess.run(words, env=environment(), check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Print the two tables: sizes at a batch of 2, batches at 240x320."""
+    parser = argparse.ArgumentParser(description="Show how the cost grows with size and batch.")
+    parser.add_argument("--steps", type=int, default=3, help="timed, of each kind")
+    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        kind, *numbers = arguments.one
+        print(json.dumps(measure(kind, *map(int, numbers))))
+        return
+    plan = [(*size, 2) for size in SIZES] + [(240, 320, batch) for batch in BATCHES]
+    print("| input | batch | work | s a picture | share of a matrix product | peak memory, GiB |")
+    print("| --- | ---: | --- | ---: | ---: | ---: |")
+    for rows, cols, batch in dict.fromkeys(plan):
+        for kind in KINDS:
+            row = in_its_own_process(kind, rows, cols, batch, arguments.steps)
+            print(
+                f"| {rows}x{cols} | {batch} | {kind} | {row['seconds']:.3f} | "
+                f"{row['share']:.0%} | {row['peak_memory_mb'] / 1024:.2f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
