@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arms import Arm, Run, arms_of, differing_settings
-from config import CompareConfig, data_of, to_json, typed_flags
+from config import CompareConfig, data_of
 from errors import UserError
 from files import make_folder, write_json
+from flags import to_json, typed_flags
 from metrics import METRICS
 from notes import Notes
 from pictures import sample_density, sample_image

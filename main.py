@@ -14,17 +14,16 @@ from config import (
     Config,
     EvaluateConfig,
     ExportMapsConfig,
-    Parser,
     PredictConfig,
     PrepareConfig,
     ProbeConfig,
     SubsetConfig,
     TruthConfig,
-    add_flags,
     preparation,
     resolve,
 )
 from errors import UserError
+from flags import Parser, add_flags
 from quiet import import_keras
 
 EXIT_PARTIAL, EXIT_USER_ERROR = 1, 2

@@ -26,8 +26,9 @@ import datasets
 import figures
 from architectures.linear_probe import GRID, features
 from backbone import BACKBONES
-from config import ProbeConfig, to_json, typed_flags
+from config import ProbeConfig
 from files import as_csv, make_folder, write_json, write_text
+from flags import to_json, typed_flags
 from notes import Notes
 from pictures import overlay, sample_density, sample_image
 from progress import progress

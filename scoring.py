@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import datasets
-from config import Config, ScoringConfig, to_json
+from config import Config, ScoringConfig
 from errors import UserError, did_you_mean
 from files import as_csv, without_nan, write_json, write_text
 from fixations import are_within
+from flags import to_json
 from metrics import METRICS, PROFILES, Metric, mean_scores
 from notes import Notes
 from progress import progress
