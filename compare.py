@@ -86,8 +86,10 @@ def compare(
     scored = score_rows(split, rows + all_reference_rows(split), log, notes, settings)
     evaluation = by_arm(scored, arms, split, settings.seed)
     note_reading(evaluation)
-    # runs of one data set and split have the same training pictures, which are read once
-    trainings = {(run.config.dataset, run.config.plan): run.config for run in runs}
+    # runs of one data set, split and start have the same training pictures, which are read once
+    trainings = {
+        (run.config.dataset, run.config.plan, run.config.init_weights): run.config for run in runs
+    }
     for trained in trainings.values():
         note_training_pictures(trained, settings, split, notes)
     add_notes(notes, runs, arms, scored, settings)
