@@ -3,16 +3,13 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from errors import UserError
 from files import atomic
-from pictures import Array, read_array, read_arrays, write_array
-
-UNREADABLE = (OSError, ValueError, EOFError, BadZipFile)
+from pictures import UNREADABLE, Array, read_array, read_arrays, write_array
 
 
 class ArrayCache:

@@ -3,10 +3,14 @@
 Everything here is at the original picture's size, and knows no network.
 """
 
+import lzma
 import warnings
+import zlib
 from pathlib import Path
 from threading import Lock
+from tokenize import TokenError
 from typing import BinaryIO
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -24,6 +28,10 @@ GREY_TOLERANCE = 8  # levels that JPEG's colour coding may put between the chann
 # NumPy has Python parse a file's header, and Python 3.11's parser fails in several threads at once
 # (SystemError: AST constructor recursion depth mismatch)
 _parsing = Lock()
+# what reading a damaged .npy or .npz raises: a flipped bit may ask for any compression (zlib, lzma,
+# NotImplementedError) or a password (RuntimeError, of which that is one), or spoil NumPy's header
+UNREADABLE = (OSError, ValueError, EOFError, BadZipFile, zlib.error, lzma.LZMAError, RuntimeError,
+              TokenError)  # fmt: skip
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange rows and columns
 
 
@@ -69,7 +77,7 @@ def read_stored_map(path: Path) -> NDArray:
     else:
         try:
             values = read_array(path)
-        except (OSError, ValueError, EOFError) as error:
+        except UNREADABLE as error:
             raise UserError(f"{path} cannot be read as an array: {error}") from error
     if values.ndim != 2 or values.dtype.kind not in "uif" or not np.isfinite(values).all():
         raise UserError(
@@ -164,7 +172,7 @@ def read_array(path: Path, mapped: bool = False) -> NDArray:
     """Return the array of a .npy file, in memory or mapped.
 
     Raises:
-        OSError, ValueError, EOFError: it is missing or damaged.
+        one of UNREADABLE: it is missing or damaged.
     """
     with _parsing:
         return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
@@ -174,7 +182,7 @@ def read_arrays(path: Path) -> dict[str, NDArray]:
     """Return the arrays of a .npz file by their names.
 
     Raises:
-        OSError, ValueError, EOFError, BadZipFile, zlib.error: it is missing or damaged.
+        one of UNREADABLE: it is missing or damaged.
     """
     # opened here, since NumPy leaves a damaged .npz open
     with _parsing, path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:

@@ -9,7 +9,6 @@ manifest is written last: without it a store is not finished. Made in `prepare.p
 import hashlib
 import os
 import shlex
-import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from config import Plan
 from errors import UserError
 from files import atomic, read_json
-from pictures import read_array, read_arrays
+from pictures import UNREADABLE, read_array, read_arrays
 from sample import Sample, Stored
 
 VERSION = 1
@@ -235,7 +234,7 @@ class Packed:
         """All arrays, on disk."""
         try:
             rows = read_array(self.path, mapped=True)
-        except (OSError, ValueError, EOFError) as error:
+        except UNREADABLE as error:
             raise UserError(
                 f"{self.path} is missing, damaged or truncated ({error}). {self.remedy}"
             ) from error
@@ -385,7 +384,7 @@ def read_copy(path: Path, index: int) -> NDArray:
     """
     try:
         return read_array(path)
-    except (OSError, ValueError, EOFError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path} is missing or damaged ({error}).") from error
 
 
@@ -442,7 +441,7 @@ def read_points(
         points = list(zip(*pairs, strict=True))
         if len(points) != count:
             raise ValueError(f"{len(points)} pictures instead of {count}")
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (*UNREADABLE, KeyError) as error:
         raise UserError(f"{path} is missing or damaged ({error}). {remedy}") from error
     return points
 
