@@ -168,6 +168,12 @@ def write_array(path: Path, array: NDArray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
+def write_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
+    """Write arrays as .npz by their names, whole or not at all."""
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
 def read_array(path: Path, mapped: bool = False) -> NDArray:
     """Return the array of a .npy file, in memory or mapped.
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from config import Plan
 from errors import UserError
-from files import atomic, read_json
-from pictures import UNREADABLE, read_array, read_arrays
+from files import read_json
+from pictures import UNREADABLE, read_array, read_arrays, write_arrays
 from sample import Sample, Stored
 
 VERSION = 1
@@ -420,8 +420,7 @@ def write_points(path: Path, samples: Sequence[Sample]) -> None:
         "subjects": joined([s.subjects for s in samples], np.zeros(0, np.int32)),
     }
     arrays = {f"{kind}_{part}": a for kind, parts in kinds.items() for part, a in parts.items()}
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    write_arrays(path, arrays)
 
 
 def read_points(
