@@ -151,6 +151,10 @@ class TruthConfig(PlanConfig):
     )
 
 
+# the settings that a training shares with what prepares for it and what scores it
+TRUTH_FIELDS = tuple(field.name for field in dataclasses.fields(TruthConfig))
+
+
 @dataclass(frozen=True)
 class Config(TruthConfig):
     """One training run. The defaults below are ML-Net's recipe (see RECIPES)."""
@@ -608,8 +612,7 @@ class PrepareConfig(TruthConfig):
 def preparation(flags: dict[str, Any]) -> PrepareConfig:
     """Return the settings of a preparation: the split of the system's recipe, then the flags."""
     recipe = RECIPES.get(flags.get("model", PrepareConfig.model), {})
-    shared = {field.name for field in dataclasses.fields(TruthConfig)}
-    return PrepareConfig(**{k: v for k, v in recipe.items() if k in shared} | flags)
+    return PrepareConfig(**{k: v for k, v in recipe.items() if k in TRUTH_FIELDS} | flags)
 
 
 @dataclass(frozen=True)
@@ -638,7 +641,7 @@ def data_of(trained: Config, flags: dict[str, Any]) -> dict[str, Any]:
     name = flags.get("dataset", trained.dataset[0])
     if name not in trained.dataset:
         return {}
-    truth = {field.name: getattr(trained, field.name) for field in dataclasses.fields(TruthConfig)}
+    truth = {field: getattr(trained, field) for field in TRUTH_FIELDS}
     return {**truth, "dataset": name, "data": dict(trained.sets)[name]}
 
 
