@@ -40,6 +40,7 @@ from scoring import (
     LOG,
     Evaluation,
     ScoreLog,
+    aligned,
     all_reference_rows,
     described,
     load_split,
@@ -478,16 +479,11 @@ def table(found: dict[str, Any]) -> str:
         means = [row["means"].get(metric["key"]) for metric in found["metrics"]]
         cells = [with_interval(mean) if mean else "-" for mean in means]
         lines.append([row["name"], *about, *cells])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
-        for name, *cells in lines
-    ]
     caption = (
         f"{found['dataset']}, {found['split']} split: {found['pictures']} pictures, means "
         "[bootstrap 95 %]"
     )
-    return "\n".join([caption, *text])
+    return f"{caption}\n{aligned(lines)}"
 
 
 def csv_rows(found: dict[str, Any]) -> list[dict[str, Any]]:
