@@ -6,10 +6,11 @@ Everything here is at the original picture's size, and knows no network.
 import lzma
 import warnings
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 from tokenize import TokenError
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from zipfile import BadZipFile
 
 import cv2
@@ -193,6 +194,40 @@ def read_arrays(path: Path) -> dict[str, NDArray]:
     # opened here, since NumPy leaves a damaged .npz open
     with _parsing, path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
         return dict(file)
+
+
+def joined(kind: str, arrays: Sequence[NDArray | None], empty: NDArray) -> dict[str, NDArray]:
+    """Return arrays of any lengths as two, as a .npz holds them: all values, and each length.
+
+    Args:
+        kind: what they are; the names of the two begin with it.
+        arrays: one a picture, [n, ...]; None where there is none, which `divided` keeps apart from
+            one of length 0.
+        empty: such an array of length 0.
+    """
+    present = [array for array in arrays if array is not None]
+    lengths = [-1 if array is None else len(array) for array in arrays]
+    return {
+        f"{kind}_values": np.concatenate([empty, *present]),
+        f"{kind}_lengths": np.array(lengths, np.int64),
+    }
+
+
+def divided(kind: str, arrays: dict[str, NDArray]) -> list[Any]:
+    """Return the arrays that `joined` was given, None for None.
+
+    >>> divided("x", joined("x", [np.ones(2), None, np.zeros(0)], np.zeros(0)))
+    [array([1., 1.]), None, array([], dtype=float64)]
+
+    Raises:
+        KeyError: the arrays hold nothing of this kind.
+    """
+    values, lengths = arrays[f"{kind}_values"], arrays[f"{kind}_lengths"]
+    ends = np.cumsum(np.maximum(lengths, 0))
+    return [
+        None if length < 0 else values[end - length : end]
+        for length, end in zip(lengths.tolist(), ends.tolist(), strict=True)
+    ]
 
 
 def sample_image(sample: Sample) -> NDArray[np.uint8]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from config import Plan
 from errors import UserError
 from files import read_json
-from pictures import UNREADABLE, read_array, read_arrays, write_arrays
+from pictures import UNREADABLE, divided, joined, read_array, read_arrays, write_arrays
 from sample import Sample, Stored
 
 VERSION = 1
@@ -409,18 +409,9 @@ def points_path(folder: Path, split: str) -> Path:
 
 def write_points(path: Path, samples: Sequence[Sample]) -> None:
     """Write who looked where in each picture, whole or not at all."""
-
-    def joined(arrays: list[NDArray | None], empty: NDArray) -> dict[str, NDArray]:
-        present = [array for array in arrays if array is not None]
-        lengths = [-1 if array is None else len(array) for array in arrays]  # -1: there are none
-        return {"values": np.concatenate([empty, *present]), "lengths": np.array(lengths)}
-
-    kinds = {
-        "fixations": joined([s.fixations for s in samples], np.zeros((0, 2), np.float32)),
-        "subjects": joined([s.subjects for s in samples], np.zeros(0, np.int32)),
-    }
-    arrays = {f"{kind}_{part}": a for kind, parts in kinds.items() for part, a in parts.items()}
-    write_arrays(path, arrays)
+    fixations = joined("fixations", [s.fixations for s in samples], np.zeros((0, 2), np.float32))
+    subjects = joined("subjects", [s.subjects for s in samples], np.zeros(0, np.int32))
+    write_arrays(path, fixations | subjects)
 
 
 def read_points(
@@ -433,25 +424,13 @@ def read_points(
     """
     try:
         arrays = read_arrays(path)
-        pairs = [
-            _divided(arrays[f"{kind}_values"], arrays[f"{kind}_lengths"])
-            for kind in ("fixations", "subjects")
-        ]
-        points = list(zip(*pairs, strict=True))
+        kinds = (divided(kind, arrays) for kind in ("fixations", "subjects"))
+        points = list(zip(*kinds, strict=True))
         if len(points) != count:
             raise ValueError(f"{len(points)} pictures instead of {count}")
     except (*UNREADABLE, KeyError) as error:
         raise UserError(f"{path} is missing or damaged ({error}). {remedy}") from error
     return points
-
-
-def _divided(values: NDArray, lengths: NDArray) -> list[NDArray | None]:
-    """Return the values of each picture; None for a length of -1."""
-    ends = np.cumsum(np.maximum(lengths, 0))
-    return [
-        None if length < 0 else values[end - length : end]
-        for length, end in zip(lengths.tolist(), ends.tolist(), strict=True)
-    ]
 
 
 def inventory(root: Path, besides: Path) -> str:
