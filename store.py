@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from config import Plan
 from errors import UserError
 from files import read_json
-from pictures import UNREADABLE, divided, joined, read_array, read_arrays, write_arrays
+from pictures import UNREADABLE, divided, joined, read_array, read_arrays, read_map, write_arrays
 from sample import Sample, Stored
 
 VERSION = 1
@@ -295,17 +295,16 @@ class Split:
             # what lies in an array file takes its data set's own reader, which a store has not
             has_file = with_sources and "index" not in entry["image"]
             image = kept.file if has_file else partial(kept.enlarged)
-            copy: Any = entry["map"] and folder / entry["map"]["copy"]
-            if copy and (not copy.exists() or sha256(copy) != entry["map"]["copy_sha256"]):
-                raise UserError(f"{copy} is damaged or missing. {self.store.remedy}")
-            if copy and "index" in entry["map"]:
-                copy = Stored(copy, 0, read_copy)
+            own_map = entry["map"]
+            if own_map:
+                reader = Copied(own_map["copy_sha256"], self.store.remedy)
+                own_map = Stored(folder / own_map["copy"], 0, reader)
             rows, cols = entry["shape"]
             samples.append(
                 Sample(
                     entry["name"],
                     image,
-                    copy,
+                    own_map,
                     fixations,
                     subjects,
                     entry["sigma_pixels"],
@@ -376,16 +375,27 @@ class Kept:
         return cv2.resize(inner, (cols, rows), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
 
 
-def read_copy(path: Path, index: int) -> NDArray:
-    """Return the map that was copied from an array file to a .npy of its own.
+@dataclass(frozen=True)
+class Copied:
+    """What reads the copy of a map, and checks it then: most of what opens a store reads none.
 
-    Raises:
-        UserError: it cannot be read.
+    Attributes:
+        digest: of the copy's file.
+        remedy: what makes a damaged store good again.
     """
-    try:
-        return read_array(path)
-    except UNREADABLE as error:
-        raise UserError(f"{path} is missing or damaged ({error}).") from error
+
+    digest: str
+    remedy: str
+
+    def __call__(self, path: Path, index: int) -> NDArray:
+        """Return the map, which a file of its own holds; one from an array file is in a .npy.
+
+        Raises:
+            UserError: it is not what was written.
+        """
+        if not path.exists() or sha256(path) != self.digest:
+            raise UserError(f"{path} is damaged or missing. {self.remedy}")
+        return read_array(path) if path.suffix == ".npy" else read_map(path)
 
 
 def packed_path(folder: Path, split: str, kind: str) -> Path:
