@@ -6,8 +6,9 @@ from functools import cached_property
 from pathlib import Path
 
 import config as config_files
-from config import Config, to_json
+from config import Config
 from errors import UserError
+from flags import to_json
 from references import model_name
 
 # settings that tell two runs of one arm apart, or only say where things lie

@@ -3,16 +3,11 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from zipfile import BadZipFile
 
-import numpy as np
 from numpy.typing import NDArray
 
 from errors import UserError
-from files import atomic
-from pictures import Array, read_array, read_arrays, write_array
-
-UNREADABLE = (OSError, ValueError, EOFError, BadZipFile)
+from pictures import UNREADABLE, Array, read_array, read_arrays, write_array, write_arrays
 
 
 class ArrayCache:
@@ -51,12 +46,7 @@ class ArrayCache:
         if self.folder is None:
             return
         path = self._path(key, ".npz")
-
-        def write() -> None:
-            with atomic(path) as temporary, temporary.open("wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-
-        self._store(path, write)
+        self._store(path, lambda: write_arrays(path, arrays))
 
     def _path(self, key: str, suffix: str) -> Path:
         """Return the file of a key."""

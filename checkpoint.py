@@ -16,6 +16,7 @@ import weight_files
 from config import Config
 from errors import UserError
 from files import as_csv, make_folder, write_json, write_text
+from flags import to_json
 
 VERSION = "0.1.0"
 
@@ -113,7 +114,7 @@ class RunFolder:
             "metrics": row,
             "date": _now(),
             "versions": versions(),
-            "config": settings.to_json(self.config),
+            "config": to_json(self.config),
         }
 
 

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arms import Arm, Run, arms_of, differing_settings
-from config import CompareConfig, data_of, to_json, typed_flags
+from config import CompareConfig, data_of
 from errors import UserError
 from files import make_folder, write_json
+from flags import to_json, typed_flags
 from metrics import METRICS
 from notes import Notes
 from pictures import sample_density, sample_image
@@ -85,8 +86,10 @@ def compare(
     scored = score_rows(split, rows + all_reference_rows(split), log, notes, settings)
     evaluation = by_arm(scored, arms, split, settings.seed)
     note_reading(evaluation)
-    # runs of one data set and split have the same training pictures, which are read once
-    trainings = {(run.config.dataset, run.config.plan): run.config for run in runs}
+    # runs of one data set, split and start have the same training pictures, which are read once
+    trainings = {
+        (run.config.dataset, run.config.plan, run.config.init_weights): run.config for run in runs
+    }
     for trained in trainings.values():
         note_training_pictures(trained, settings, split, notes)
     add_notes(notes, runs, arms, scored, settings)

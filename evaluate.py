@@ -48,7 +48,7 @@ def settings_of(flags: dict[str, Any]) -> EvaluateConfig:
     import weight_files  # here: scoring maps of a folder needs no network
 
     weights = weight_files.choose(settings.weights, settings.weights_dir, lambda line: None)
-    trained = weight_files.config_of(weight_files.read_card(weights), weights)
+    trained = weight_files.trained_config(weights)
     return EvaluateConfig(**{**data_of(trained, flags), **flags})
 
 

@@ -1,7 +1,6 @@
 """The command line: parse, dispatch, print the outcome. Networks are imported inside a command."""
 
 import argparse
-import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -9,22 +8,21 @@ from typing import Any
 
 from config import (
     STRATEGIES,
+    TRUTH_FIELDS,
     CheckConfig,
     CompareConfig,
     Config,
     EvaluateConfig,
     ExportMapsConfig,
-    Parser,
     PredictConfig,
     PrepareConfig,
     ProbeConfig,
     SubsetConfig,
-    TruthConfig,
-    add_flags,
     preparation,
     resolve,
 )
 from errors import UserError
+from flags import Parser, add_flags
 from quiet import import_keras
 
 EXIT_PARTIAL, EXIT_USER_ERROR = 1, 2
@@ -90,9 +88,8 @@ def parser() -> argparse.ArgumentParser:
         "uniform map and the human observers.",
         epilog="example: main.py evaluate --dataset osie --data PATH --split test --output eval/",
     )
-    truths = [field.name for field in dataclasses.fields(TruthConfig)]
     trained = "that of the model's training"
-    add_flags(evaluate, EvaluateConfig, dict.fromkeys(["dataset", "data", *truths], trained))
+    add_flags(evaluate, EvaluateConfig, dict.fromkeys(["dataset", "data", *TRUTH_FIELDS], trained))
 
     compare = commands.add_parser(
         "compare",
@@ -103,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("runs", nargs="+", type=Path, help="run folders that train wrote")
     own = "that of the first run"
-    add_flags(compare, CompareConfig, dict.fromkeys(["dataset", "data", *truths], own))
+    add_flags(compare, CompareConfig, dict.fromkeys(["dataset", "data", *TRUTH_FIELDS], own))
 
     probe = commands.add_parser(
         "probe",

@@ -121,7 +121,7 @@ def load_model(weights: str | Path) -> keras.Model:
         UserError: the file is missing, damaged, or of another model.
     """
     path = Path(weights)
-    config = weight_files.config_of(weight_files.read_card(path), path)
+    config = weight_files.trained_config(path)
     model = architectures.get(config.model).build(config)
     weight_files.load(model, path)
     return model

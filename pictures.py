@@ -3,10 +3,15 @@
 Everything here is at the original picture's size, and knows no network.
 """
 
+import lzma
 import warnings
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO
+from tokenize import TokenError
+from typing import Any, BinaryIO
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -24,6 +29,10 @@ GREY_TOLERANCE = 8  # levels that JPEG's colour coding may put between the chann
 # NumPy has Python parse a file's header, and Python 3.11's parser fails in several threads at once
 # (SystemError: AST constructor recursion depth mismatch)
 _parsing = Lock()
+# what reading a damaged .npy or .npz raises: a flipped bit may ask for any compression (zlib, lzma,
+# NotImplementedError) or a password (RuntimeError, of which that is one), or spoil NumPy's header
+UNREADABLE = (OSError, ValueError, EOFError, BadZipFile, zlib.error, lzma.LZMAError, RuntimeError,
+              TokenError)  # fmt: skip
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange rows and columns
 
 
@@ -69,7 +78,7 @@ def read_stored_map(path: Path) -> NDArray:
     else:
         try:
             values = read_array(path)
-        except (OSError, ValueError, EOFError) as error:
+        except UNREADABLE as error:
             raise UserError(f"{path} cannot be read as an array: {error}") from error
     if values.ndim != 2 or values.dtype.kind not in "uif" or not np.isfinite(values).all():
         raise UserError(
@@ -160,11 +169,17 @@ def write_array(path: Path, array: NDArray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
+def write_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
+    """Write arrays as .npz by their names, whole or not at all."""
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
 def read_array(path: Path, mapped: bool = False) -> NDArray:
     """Return the array of a .npy file, in memory or mapped.
 
     Raises:
-        OSError, ValueError, EOFError: it is missing or damaged.
+        one of UNREADABLE: it is missing or damaged.
     """
     with _parsing:
         return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
@@ -174,11 +189,45 @@ def read_arrays(path: Path) -> dict[str, NDArray]:
     """Return the arrays of a .npz file by their names.
 
     Raises:
-        OSError, ValueError, EOFError, BadZipFile, zlib.error: it is missing or damaged.
+        one of UNREADABLE: it is missing or damaged.
     """
     # opened here, since NumPy leaves a damaged .npz open
     with _parsing, path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
         return dict(file)
+
+
+def joined(kind: str, arrays: Sequence[NDArray | None], empty: NDArray) -> dict[str, NDArray]:
+    """Return arrays of any lengths as two, as a .npz holds them: all values, and each length.
+
+    Args:
+        kind: what they are; the names of the two begin with it.
+        arrays: one a picture, [n, ...]; None where there is none, which `divided` keeps apart from
+            one of length 0.
+        empty: such an array of length 0.
+    """
+    present = [array for array in arrays if array is not None]
+    lengths = [-1 if array is None else len(array) for array in arrays]
+    return {
+        f"{kind}_values": np.concatenate([empty, *present]),
+        f"{kind}_lengths": np.array(lengths, np.int64),
+    }
+
+
+def divided(kind: str, arrays: dict[str, NDArray]) -> list[Any]:
+    """Return the arrays that `joined` was given, None for None.
+
+    >>> divided("x", joined("x", [np.ones(2), None, np.zeros(0)], np.zeros(0)))
+    [array([1., 1.]), None, array([], dtype=float64)]
+
+    Raises:
+        KeyError: the arrays hold nothing of this kind.
+    """
+    values, lengths = arrays[f"{kind}_values"], arrays[f"{kind}_lengths"]
+    ends = np.cumsum(np.maximum(lengths, 0))
+    return [
+        None if length < 0 else values[end - length : end]
+        for length, end in zip(lengths.tolist(), ends.tolist(), strict=True)
+    ]
 
 
 def sample_image(sample: Sample) -> NDArray[np.uint8]:

@@ -27,7 +27,7 @@ import store
 from config import BUILT_IN, SPLITS, PrepareConfig
 from errors import UserError
 from files import atomic, make_folder, write_json
-from pictures import read_array, sample_image, write_array
+from pictures import UNREADABLE, read_array, sample_image, write_array
 from progress import progress
 from sample import Sample, Stored
 from store import JOURNAL, KINDS, MANIFEST, PREPARING
@@ -239,7 +239,7 @@ class Preparation:
         """Take over of an earlier preparation what still has its checksums."""
         rows = {}
         for (split, kind), (path, shape) in self.arrays.items():
-            with contextlib.suppress(OSError, ValueError, EOFError):
+            with contextlib.suppress(*UNREADABLE):
                 found = read_array(path, mapped=True)
                 if found.shape == shape and found.dtype == KINDS[kind]:
                     rows[split, kind] = found
@@ -405,7 +405,7 @@ def opened(path: Path, shape: tuple[int, ...], dtype: type) -> Iterator[tuple[IO
     try:
         rows = read_array(path, mapped=True)
         whole = rows.shape == shape and rows.dtype == dtype
-    except (OSError, ValueError, EOFError):
+    except UNREADABLE:
         whole = False
     if not whole:
         rows = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)

@@ -26,8 +26,9 @@ import datasets
 import figures
 from architectures.linear_probe import GRID, features
 from backbone import BACKBONES
-from config import ProbeConfig, to_json, typed_flags
+from config import ProbeConfig
 from files import as_csv, make_folder, write_json, write_text
+from flags import to_json, typed_flags
 from notes import Notes
 from pictures import overlay, sample_density, sample_image
 from progress import progress
@@ -39,6 +40,7 @@ from scoring import (
     LOG,
     Evaluation,
     ScoreLog,
+    aligned,
     all_reference_rows,
     described,
     load_split,
@@ -477,16 +479,11 @@ def table(found: dict[str, Any]) -> str:
         means = [row["means"].get(metric["key"]) for metric in found["metrics"]]
         cells = [with_interval(mean) if mean else "-" for mean in means]
         lines.append([row["name"], *about, *cells])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
-        for name, *cells in lines
-    ]
     caption = (
         f"{found['dataset']}, {found['split']} split: {found['pictures']} pictures, means "
         "[bootstrap 95 %]"
     )
-    return "\n".join([caption, *text])
+    return f"{caption}\n{aligned(lines)}"
 
 
 def csv_rows(found: dict[str, Any]) -> list[dict[str, Any]]:

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import datasets
-from config import Config, ScoringConfig, to_json
+from config import Config, ScoringConfig
 from errors import UserError, did_you_mean
 from files import as_csv, without_nan, write_json, write_text
 from fixations import are_within
+from flags import to_json
 from metrics import METRICS, PROFILES, Metric, mean_scores
 from notes import Notes
 from progress import progress
@@ -419,16 +420,13 @@ def attained(means: dict[str, dict[str, Interval]], name: str, metric: str) -> f
 
 def table(evaluation: Evaluation, caption: str) -> str:
     """Return the means with their intervals as text: a line a metric, a column a row scored."""
-    lines = [["", *(row.name for row in evaluation.rows), ""]]
+    lines, variants = [["", *(row.name for row in evaluation.rows)]], [""]
     for key, metric in evaluation.metrics.items():
         name = metric.name + ("" if metric.higher_is_better else " (low is good)")
-        # the variant: a score without it is not comparable
-        lines.append([name, *(cell(row, key) for row in evaluation.rows), metric.variant])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:]), variant]).rstrip()
-        for name, *cells, variant in lines
-    ]
+        lines.append([name, *(cell(row, key) for row in evaluation.rows)])
+        variants.append(metric.variant)  # a score without it is not comparable
+    columns = aligned(lines).splitlines()
+    text = [f"{line}  {variant}".rstrip() for line, variant in zip(columns, variants, strict=True)]
     count = len(evaluation.pictures)
     ceiling = any(row.name == ONE for row in evaluation.rows)
     of = "; %: from the uniform map (0 %) to what observers foretell of others (100 %)"

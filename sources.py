@@ -70,7 +70,7 @@ class ModelMaps:
         """The settings that it was trained with."""
         import weight_files
 
-        return weight_files.config_of(weight_files.read_card(self.weights), self.weights)
+        return weight_files.trained_config(self.weights)
 
     def fingerprint(self) -> str:
         """Return the weights' digest and the blur."""

@@ -9,7 +9,6 @@ manifest is written last: without it a store is not finished. Made in `prepare.p
 import hashlib
 import os
 import shlex
-import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ from numpy.typing import NDArray
 
 from config import Plan
 from errors import UserError
-from files import atomic, read_json
-from pictures import read_array, read_arrays
+from files import read_json
+from pictures import UNREADABLE, divided, joined, read_array, read_arrays, read_map, write_arrays
 from sample import Sample, Stored
 
 VERSION = 1
@@ -235,7 +234,7 @@ class Packed:
         """All arrays, on disk."""
         try:
             rows = read_array(self.path, mapped=True)
-        except (OSError, ValueError, EOFError) as error:
+        except UNREADABLE as error:
             raise UserError(
                 f"{self.path} is missing, damaged or truncated ({error}). {self.remedy}"
             ) from error
@@ -296,17 +295,16 @@ class Split:
             # what lies in an array file takes its data set's own reader, which a store has not
             has_file = with_sources and "index" not in entry["image"]
             image = kept.file if has_file else partial(kept.enlarged)
-            copy: Any = entry["map"] and folder / entry["map"]["copy"]
-            if copy and (not copy.exists() or sha256(copy) != entry["map"]["copy_sha256"]):
-                raise UserError(f"{copy} is damaged or missing. {self.store.remedy}")
-            if copy and "index" in entry["map"]:
-                copy = Stored(copy, 0, read_copy)
+            own_map = entry["map"]
+            if own_map:
+                reader = Copied(own_map["copy_sha256"], self.store.remedy)
+                own_map = Stored(folder / own_map["copy"], 0, reader)
             rows, cols = entry["shape"]
             samples.append(
                 Sample(
                     entry["name"],
                     image,
-                    copy,
+                    own_map,
                     fixations,
                     subjects,
                     entry["sigma_pixels"],
@@ -377,16 +375,27 @@ class Kept:
         return cv2.resize(inner, (cols, rows), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
 
 
-def read_copy(path: Path, index: int) -> NDArray:
-    """Return the map that was copied from an array file to a .npy of its own.
+@dataclass(frozen=True)
+class Copied:
+    """What reads the copy of a map, and checks it then: most of what opens a store reads none.
 
-    Raises:
-        UserError: it cannot be read.
+    Attributes:
+        digest: of the copy's file.
+        remedy: what makes a damaged store good again.
     """
-    try:
-        return read_array(path)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is missing or damaged ({error}).") from error
+
+    digest: str
+    remedy: str
+
+    def __call__(self, path: Path, index: int) -> NDArray:
+        """Return the map, which a file of its own holds; one from an array file is in a .npy.
+
+        Raises:
+            UserError: it is not what was written.
+        """
+        if not path.exists() or sha256(path) != self.digest:
+            raise UserError(f"{path} is damaged or missing. {self.remedy}")
+        return read_array(path) if path.suffix == ".npy" else read_map(path)
 
 
 def packed_path(folder: Path, split: str, kind: str) -> Path:
@@ -410,19 +419,9 @@ def points_path(folder: Path, split: str) -> Path:
 
 def write_points(path: Path, samples: Sequence[Sample]) -> None:
     """Write who looked where in each picture, whole or not at all."""
-
-    def joined(arrays: list[NDArray | None], empty: NDArray) -> dict[str, NDArray]:
-        present = [array for array in arrays if array is not None]
-        lengths = [-1 if array is None else len(array) for array in arrays]  # -1: there are none
-        return {"values": np.concatenate([empty, *present]), "lengths": np.array(lengths)}
-
-    kinds = {
-        "fixations": joined([s.fixations for s in samples], np.zeros((0, 2), np.float32)),
-        "subjects": joined([s.subjects for s in samples], np.zeros(0, np.int32)),
-    }
-    arrays = {f"{kind}_{part}": a for kind, parts in kinds.items() for part, a in parts.items()}
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    fixations = joined("fixations", [s.fixations for s in samples], np.zeros((0, 2), np.float32))
+    subjects = joined("subjects", [s.subjects for s in samples], np.zeros(0, np.int32))
+    write_arrays(path, fixations | subjects)
 
 
 def read_points(
@@ -435,25 +434,13 @@ def read_points(
     """
     try:
         arrays = read_arrays(path)
-        pairs = [
-            _divided(arrays[f"{kind}_values"], arrays[f"{kind}_lengths"])
-            for kind in ("fixations", "subjects")
-        ]
-        points = list(zip(*pairs, strict=True))
+        kinds = (divided(kind, arrays) for kind in ("fixations", "subjects"))
+        points = list(zip(*kinds, strict=True))
         if len(points) != count:
             raise ValueError(f"{len(points)} pictures instead of {count}")
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (*UNREADABLE, KeyError) as error:
         raise UserError(f"{path} is missing or damaged ({error}). {remedy}") from error
     return points
-
-
-def _divided(values: NDArray, lengths: NDArray) -> list[NDArray | None]:
-    """Return the values of each picture; None for a length of -1."""
-    ends = np.cumsum(np.maximum(lengths, 0))
-    return [
-        None if length < 0 else values[end - length : end]
-        for length, end in zip(lengths.tolist(), ends.tolist(), strict=True)
-    ]
 
 
 def inventory(root: Path, besides: Path) -> str:

@@ -20,7 +20,7 @@ from config import SPLITS, SubsetConfig
 from datasets.folder import CARD
 from errors import UserError
 from files import make_folder, write_bytes, write_json
-from pictures import write_image
+from pictures import write_arrays, write_image
 from progress import progress
 from sample import Sample
 
@@ -177,7 +177,7 @@ def write_sample(folder: Path, split: str, sample: Sample, taken: set[str]) -> s
     if sample.fixations is not None:
         arrays = {"fixations": sample.fixations, "subjects": sample.subjects}
         present = {kind: array for kind, array in arrays.items() if array is not None}
-        np.savez(path("fixations", ".npz"), allow_pickle=False, **present)
+        write_arrays(path("fixations", ".npz"), present)
     return f"{stem}{suffix}"
 
 

@@ -76,6 +76,15 @@ def config_of(card: dict[str, Any], path: Path) -> Config:
     return Config(**settings.from_json(card["config"], where=f"the card of {path}"))
 
 
+def trained_config(path: Path) -> Config:
+    """Return the settings that the weights of a file were trained with.
+
+    Raises:
+        UserError: the file is not usable, or its card does not tell.
+    """
+    return config_of(read_card(path), path)
+
+
 def lineage(trained: Config) -> tuple[list[Config], Path | None]:
     """Return the settings of a training and of those that its first weights came from.
 
@@ -89,7 +98,7 @@ def lineage(trained: Config) -> tuple[list[Config], Path | None]:
     found = [trained]
     while (path := found[-1].init_weights) is not None:
         try:
-            found.append(config_of(read_card(path), path))
+            found.append(trained_config(path))
         except UserError:
             return found, path
     return found, None

@@ -6,7 +6,6 @@ saliency prediction", CVPR 2016 (arXiv 1603.00845), and the authors' published c
 be negative; what is made of a map afterwards takes that for zero.
 """
 
-import zipfile
 from pathlib import Path
 
 import h5py
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from config import Config
 from errors import UserError
+from pictures import UNREADABLE, read_arrays
 
 # the hidden convolutions of the deep network: channels and kernel size
 HIDDEN = ((96, 7), (256, 5), (512, 3), (512, 5), (512, 5), (256, 7), (128, 11), (32, 11))
@@ -250,8 +250,7 @@ def _arrays(path: Path) -> list[NDArray]:
     found: list[NDArray] = []
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                found = [file[name] for name in file.files]
+            found = list(read_arrays(path).values())
         else:
             with h5py.File(path) as file:
                 file.visititems(
@@ -259,7 +258,7 @@ def _arrays(path: Path) -> list[NDArray]:
                         found.append(item[()]) if isinstance(item, h5py.Dataset) else None
                     )
                 )
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise UserError(
             f"{path} is neither HDF5 nor .npz with plain arrays: truncated or of another type."
         ) from error

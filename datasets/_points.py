@@ -21,7 +21,7 @@ from scipy.sparse import issparse
 
 from cache import default_cache
 from errors import UserError
-from pictures import read_stored_map
+from pictures import divided, joined, read_stored_map
 from progress import progress
 
 JPEG = {".jpg", ".jpeg"}
@@ -120,35 +120,27 @@ def _code(parser: Callable) -> str:
 
 def _packed(looks: dict[str, Looks]) -> dict[str, NDArray]:
     """Return the fixations of many pictures as a few arrays."""
-    # a picture without observers keeps its place with -1, so that one cut parts both arrays
-    values = [
-        (points, np.full(len(points), -1) if who is None else who)
-        for points, who, _ in looks.values()
-    ]
+    points, who, shapes = zip(*looks.values(), strict=True)
     return {
         "names": np.array(list(looks), np.str_),
-        "ends": np.cumsum([len(points) for points, _ in values], dtype=np.int64),
-        "observed": np.array([look.subjects is not None for look in looks.values()], bool),
-        "shapes": np.array([look.shape or (0, 0) for look in looks.values()], np.int64),
-        "fixations": np.concatenate([points for points, _ in values], dtype=np.float32),
-        "subjects": np.concatenate([who for _, who in values], dtype=np.int32),
+        "shapes": np.array([shape or (0, 0) for shape in shapes], np.int64),
+        **joined("fixations", points, np.zeros((0, 2), np.float32)),
+        **joined("subjects", who, np.zeros(0, np.int32)),
     }
 
 
 def _unpacked(arrays: dict[str, NDArray]) -> dict[str, Looks]:
     """Return what `_packed` was given."""
-    ends = arrays["ends"][:-1]
     rows = zip(
         arrays["names"].tolist(),
-        np.split(arrays["fixations"], ends),
-        np.split(arrays["subjects"], ends),
-        arrays["observed"].tolist(),
+        divided("fixations", arrays),
+        divided("subjects", arrays),
         arrays["shapes"].tolist(),
         strict=True,
     )
     return {
-        name: Looks(points, who if observed else None, (shape[0], shape[1]) if any(shape) else None)
-        for name, points, who, observed, shape in rows
+        name: Looks(points, who, (shape[0], shape[1]) if any(shape) else None)
+        for name, points, who, shape in rows
     }
 
 

@@ -12,7 +12,6 @@ and who made each in `subjects` [n].
 """
 
 import dataclasses
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from datasets._parts import Part, by_stem, find_root, load_parts
 from datasets._points import Looks, Read, points_of_mask, read_files, read_mat
 from errors import UserError
 from files import read_json
-from pictures import header_shape, read_array, read_arrays
+from pictures import UNREADABLE, header_shape, read_array, read_arrays
 from sample import IMAGE_SUFFIXES, Sample
 
 NEEDS_FILES = True
@@ -152,7 +151,7 @@ def parse(path: Path, image: Path) -> Looks:
     if path.suffix.lower() in (".npy", ".npz"):
         try:
             values, subjects = _read_arrays(path)
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        except (*UNREADABLE, KeyError) as error:
             raise UserError(f"{path} cannot be read as an array: {error}") from error
     else:
         values, _ = read_mat(path, ("fixLocs", "fixations"), "fixations")

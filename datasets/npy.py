@@ -20,7 +20,7 @@ from config import BY_SHARES, SPLITS, Plan
 from datasets import offer
 from datasets._parts import Part, by_stem, files_of, find_root, load_parts
 from errors import UserError
-from pictures import read_array
+from pictures import UNREADABLE, read_array
 from sample import Sample, Stored
 
 NEEDS_FILES = True
@@ -129,7 +129,7 @@ def opened(file: Path) -> NDArray:
     """
     try:
         array = read_array(file, mapped=True)
-    except (OSError, ValueError, EOFError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{file} cannot be read as an array: {error}") from error
     if array.ndim < 2 or not array.size or array.dtype.kind not in "buif":
         raise UserError(f"{file} holds {array.dtype} of shape {array.shape}, not pictures or maps.")

@@ -139,6 +139,16 @@ def test_runs_that_differ_in_more_than_the_seed_are_two_arms(two_runs, tmp_path)
         arms.arms_of([arms.Run(two_runs[0]), arms.Run(same)])
 
 
+def test_what_the_first_weights_of_each_run_had_learned_from_is_asked(two_runs, tmp_path):
+    """Of two runs alike but for their start, neither hides what the other's began with."""
+    start = {"init_weights": tmp_path / "lost.weights.h5", "backbone_weights": None}
+    other = twin(two_runs[0], tmp_path / "other", **start)
+    for order in ([other, two_runs[0]], [two_runs[0], other]):
+        lines = []
+        compare.compare(order, {**FEW, "output": tmp_path / "o"}, lines.append)
+        assert "lost.weights.h5, which is not there" in "\n".join(lines)
+
+
 def test_an_arm_named_like_a_reference_keeps_its_own_scores(two_runs, tmp_path):
     copy = twin(two_runs[0], tmp_path / "uniform", learning_rate=0.5)
     done = compare.compare([two_runs[0], copy], {**FEW, "output": tmp_path / "o"}, **QUIET)

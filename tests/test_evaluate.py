@@ -401,9 +401,7 @@ def test_pictures_that_the_first_weights_were_trained_on_are_counted(tiny, tmp_p
 
 
 def test_a_data_set_without_training_pictures_is_scored(run, trained, tmp_path, picture):
-    own = replace(
-        weight_files.config_of(weight_files.read_card(trained), trained), dataset="folder"
-    )
+    own = replace(weight_files.trained_config(trained), dataset="folder")
     for kind in ("images", "maps"):
         (tmp_path / "set/test" / kind).mkdir(parents=True)
         cv2.imwrite(str(tmp_path / f"set/test/{kind}/a.png"), picture())

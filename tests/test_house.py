@@ -8,7 +8,7 @@ from conftest import PROJECT
 
 # each floor may import from itself and from the floors above it
 FLOORS = [
-    {"errors", "files", "config", "sample", "quiet", "notes", "progress"},
+    {"errors", "files", "flags", "config", "sample", "quiet", "notes", "progress"},
     {"fixations", "metrics", "pictures", "cache", "ridge", "significance", "utilities", "archives"},
     {"datasets", "references", "store"},
     {"eltwise_product", "backbone", "losses", "schedules", "weight_files"},

@@ -155,8 +155,7 @@ def test_weights_of_another_model_are_refused_with_the_shapes(trained, tmp_path)
 
 def test_weights_open_with_keras_own_loader(trained):
     """The file is Keras' own format: a notebook needs nothing of ours to read it."""
-    card = weight_files.read_card(trained)
-    network = model.build(weight_files.config_of(card, trained))
+    network = model.build(weight_files.trained_config(trained))
     network.load_weights(trained)
     np.testing.assert_array_equal(
         network.get_weights()[0], model.load_model(trained).get_weights()[0]

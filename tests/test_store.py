@@ -204,7 +204,8 @@ def test_a_changed_copy_of_a_map_is_noticed(own, prepared):
     cv2.imwrite(str(copy), np.eye(60, dtype=np.uint8) * 255)
     with pytest.raises(UserError, match=f"{copy.name} is damaged or missing"):
         for split in ("train", "val", "test"):
-            load(folder, split)
+            for sample in load(folder, split):
+                sample.map()
 
 
 def test_a_mount_point_without_its_disk_is_no_changed_source(own, prepared):
