@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import keras
 import numpy as np
 from keras import layers, ops
 from numpy.typing import NDArray
 
+import foreign
 from errors import UserError
 from utilities import linear_sampling, pixel_centres
 
@@ -196,6 +196,7 @@ def vgg(
     trainable: bool = True,
     seed: int = 0,
     at_eighth: bool = False,
+    theano_pooling: bool = False,
 ) -> dict[str, Any]:
     """Return the ends of VGG's stages; layer names are VGG's own.
 
@@ -207,6 +208,8 @@ def vgg(
         seed: of the random start.
         at_eighth: give the fourth pooling stride 1 and leave the fifth out, so that blocks 4 and 5
             both end at an eighth of the input (Cornia et al., ICPR 2016).
+        theano_pooling: let the windows of the poolings begin a row and a column earlier, as the
+            "same" pooling of Keras 1 did on Theano.
 
     Returns:
         Keras tensors by layer name.
@@ -230,12 +233,14 @@ def vgg(
             ends[f"block5_conv{count}"] = x  # (b, h/16, w/16, 512), or h/8 and w/8
             if at_eighth:
                 break
+        if theano_pooling:  # window i of stride 2 is rows 2i - 1 and 2i; no feature is below zero
+            x = layers.ZeroPadding2D(((1, 0), (1, 0)), name=f"block{block}_padding")(x)
         # stride 1 in the fourth keeps block 5 at one eighth; "same" keeps what an odd size leaves
         # over, which VGG drops
         x = layers.MaxPooling2D(
             2,
             strides=1 if block == 4 and at_eighth else 2,
-            padding="same",
+            padding="valid" if theano_pooling else "same",
             name=f"block{block}_pool",
         )(x)
         ends[f"block{block}_pool"] = x
@@ -243,20 +248,25 @@ def vgg(
 
 
 def features_at_eighth(
-    name: str, inputs, width: float = 1.0, trainable: bool = True, seed: int = 0
+    name: str,
+    inputs,
+    width: float = 1.0,
+    trainable: bool = True,
+    seed: int = 0,
+    theano_pooling: bool = False,
 ) -> list[Any]:
     """Return a network's features at one eighth of the input, as ML-Net's head takes them.
 
     Of VGG they are the third and fourth pool and the last convolution, with ML-Net's changed
     strides; of the others the stages at an eighth, a sixteenth and a thirty-second, interpolated.
 
-    Args: see `stages`.
+    Args: see `stages`; `theano_pooling` see `vgg`.
 
     Returns:
         Keras tensors [b, rows/8, cols/8, channels].
     """
     if name in VGG_BLOCKS:
-        ends = vgg(name, inputs, width, trainable, seed, at_eighth=True)
+        ends = vgg(name, inputs, width, trainable, seed, True, theano_pooling)
         return [end for layer, end in ends.items() if layer[5] in "345"]  # blocks 3, 4 and 5
     ends = stages(name, inputs, width, trainable, seed)
     deep = {layer: end for layer, end in ends.items() if BACKBONES[name].stages[layer] >= 8}
@@ -424,48 +434,12 @@ def weighted_layers(model: keras.Model, name: str) -> list[Any]:
 def load_weights(model: keras.Model, name: str, path: Path) -> None:
     """Copy ImageNet weights into the layers of a model that are a network's.
 
-    The file is HDF5 as `keras.applications` distributes it: a group a layer, whose attribute
-    `weight_names` names its weights. They are taken in the order that `layer_names` gives, as Keras
-    does, since some files have names of their own. All shapes are checked before any is set.
+    The file is HDF5 as `keras.applications` distributes it, or VGG16's of 2015 (see `foreign`). The
+    layers are taken in the file's order, as Keras does, since some files have names of their own.
 
     Raises:
         UserError: the file is not HDF5, lacks a layer, or a shape differs.
     """
-    title = BACKBONES[name].title
-    try:
-        with h5py.File(path) as file:
-            found = _read_layers(file)
-    except OSError as error:
-        raise UserError(f"{path} is not an HDF5 file: truncated or of another type.") from error
-    expected = weighted_layers(model, name)
-    if len(found) != len(expected):
-        raise UserError(
-            f"{path} is not {title}'s weights file: {len(expected)} layers with weights are "
-            f"expected, found {len(found)} ({', '.join(list(found)[:4]) or 'nothing'} ...)."
-        )
-    for layer, (label, values) in zip(expected, found.items(), strict=True):
-        wanted, there = [tuple(w.shape) for w in layer.weights], [v.shape for v in values]
-        if there != wanted:
-            raise UserError(
-                f"{path}: layer {label} has weights of shape {there}, the network's {layer.name} "
-                f"expects {wanted}. Is it {title}'s file, and is --width 1?"
-            )
-    for layer, values in zip(expected, found.values(), strict=True):
-        layer.set_weights(values)
-
-
-def _read_layers(file: h5py.File) -> dict[str, list[NDArray]]:
-    """Return the weights of each layer that has some, by its name in the file."""
-    found = {}
-    for label in _texts(file, "layer_names"):
-        group = file.get(label)
-        weights = [group.get(n) for n in _texts(group, "weight_names")] if group else []
-        if weights and all(isinstance(weight, h5py.Dataset) for weight in weights):
-            found[label] = [np.asarray(weight) for weight in weights]
-    return found
-
-
-def _texts(group: Any, attribute: str) -> list[str]:
-    """Return an attribute that lists names."""
-    names = group.attrs.get(attribute, [])
-    return [n.decode() if isinstance(n, bytes) else str(n) for n in names]
+    about = BACKBONES[name]
+    hint = f"{about.title} (is it {about.title}'s file, and is --width 1?)"
+    foreign.fill(weighted_layers(model, name), foreign.read(path), path, hint)

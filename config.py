@@ -187,6 +187,11 @@ class Config(TruthConfig):
     light: bool = option(
         False, "a quarter of the decoder's channels, for small machines (resnet50-decoder)"
     )
+    theano_pooling: bool = option(
+        False,
+        "pool, and up-sample the prior, as the code of 2016 did on Theano; for weights trained so, "
+        "which bring it along (mlnet on VGG)",
+    )
     dropout: float = option(0.5, "share of the features dropped before the head", least=0)
     dataset: tuple[str, ...] = option(
         ("osie",), "data set, or several to train on together", choices=DATASETS, group="data"
@@ -264,7 +269,11 @@ class Config(TruthConfig):
                 f"--backbone {self.backbone} does not fit {self.model}. It is for "
                 f"{', '.join(PLUGGABLE)}."
             )
-        step = SIZE_STEP[self.model]
+        if self.theano_pooling and (
+            self.model != "mlnet" or self.backbone not in ("vgg16", "vgg19")
+        ):
+            raise UserError("--theano_pooling is for mlnet on vgg16 or vgg19.")
+        step = 80 if self.theano_pooling else SIZE_STEP[self.model]
         if self.model in PLUGGABLE:
             step = math.lcm(step, BACKBONES[self.backbone])
         check_sizes(self.rows, self.cols, step, self.system)
@@ -613,6 +622,16 @@ def preparation(flags: dict[str, Any]) -> PrepareConfig:
     """Return the settings of a preparation: the split of the system's recipe, then the flags."""
     recipe = RECIPES.get(flags.get("model", PrepareConfig.model), {})
     return PrepareConfig(**{k: v for k, v in recipe.items() if k in TRUTH_FIELDS} | flags)
+
+
+@dataclass(frozen=True)
+class ConvertConfig(Checked):
+    """One conversion of a weights file."""
+
+    overwrite: bool = option(False, "replace the converted file")
+    weights_dir: Path = option(
+        Path("weights"), "folder where ImageNet's VGG16 is looked for, to compare kernels with"
+    )
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ class EltWiseProduct(keras.layers.Layer):
     Args:
         cell: rows and columns of the map that one weight covers, pixels of the map. A map that does
             not divide by it has one cell fewer; one smaller than a cell has one weight.
+        theano: up-sample as Theano's bilinear up-sampling does, by which the weights of 2016 were
+            trained: cell i lies at pixel 10 i + 4 of the map, not in the middle of its ten.
 
     Input: [b, rows, cols, channels], rows and cols known. Output: the same shape.
 
@@ -30,9 +32,9 @@ class EltWiseProduct(keras.layers.Layer):
     TensorShape([1, 60, 80, 1])
     """
 
-    def __init__(self, cell: int = 10, **kwargs) -> None:
+    def __init__(self, cell: int = 10, theano: bool = False, **kwargs) -> None:
         super().__init__(**kwargs)
-        self.cell = cell
+        self.cell, self.theano = cell, theano
 
     def build(self, input_shape) -> None:
         if len(input_shape) != 4 or None in input_shape[1:3]:
@@ -50,10 +52,16 @@ class EltWiseProduct(keras.layers.Layer):
             autocast=False,
         )
         self.row_sampling, self.col_sampling = (
-            linear_sampling(pixel_centres(length, cells), cells)
+            linear_sampling(self._places(length, cells), cells)
             for length, cells in zip(input_shape[1:3], shape, strict=True)
         )
         super().build(input_shape)
+
+    def _places(self, length: int, cells: int):
+        """Return where a map's pixels lie in a row of cells, as `linear_sampling` counts."""
+        if not self.theano:
+            return pixel_centres(length, cells)
+        return (np.arange(length) - (self.cell - 1) // 2) / self.cell + 0.5
 
     def call(self, inputs):
         gain = ops.matmul(
@@ -66,4 +74,4 @@ class EltWiseProduct(keras.layers.Layer):
         return input_shape
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "cell": self.cell}
+        return {**super().get_config(), "cell": self.cell, "theano": self.theano}

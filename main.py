@@ -12,6 +12,7 @@ from config import (
     CheckConfig,
     CompareConfig,
     Config,
+    ConvertConfig,
     EvaluateConfig,
     ExportMapsConfig,
     PredictConfig,
@@ -27,7 +28,7 @@ from quiet import import_keras
 
 EXIT_PARTIAL, EXIT_USER_ERROR = 1, 2
 # what the parser finds besides the fields of a settings dataclass
-NO_FIELDS = ("command", "action", "config", "images", "runs", "strategies", "seeds")
+NO_FIELDS = ("command", "action", "config", "images", "runs", "strategies", "seeds", "old", "new")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -119,6 +120,18 @@ def parser() -> argparse.ArgumentParser:
         epilog="example: main.py export-maps --format mit300 --data PATH --output submission/",
     )
     add_flags(export_maps, ExportMapsConfig)
+
+    convert = commands.add_parser(
+        "convert",
+        help="make weights of Keras 1 or 2 this program's, the ML-Net of 2016 among them",
+        description="Read an ML-Net that Keras 1 or 2 wrote (mlnet_salicon_weights.pkl of 2016, "
+        "say) and write it as a .weights.h5; or the VGG16 in groups layer_N (vgg16_weights.h5) as "
+        "an .h5 for --backbone_weights.",
+        epilog="example: main.py convert mlnet_salicon_weights.pkl weights/mlnet-2016.weights.h5",
+    )
+    convert.add_argument("old", type=Path, metavar="OLD", help="the file to convert")
+    convert.add_argument("new", type=Path, metavar="NEW", help="the file to write")
+    add_flags(convert, ConvertConfig)
 
     data = commands.add_parser(
         "data",
@@ -230,6 +243,16 @@ def run_export_maps(arguments: argparse.Namespace, flags: dict[str, Any]) -> int
     return EXIT_PARTIAL if export_maps(settings) else 0
 
 
+def run_convert(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
+    """Convert a weights file."""
+    settings = ConvertConfig(**flags)
+    import_keras()
+    from convert import convert
+
+    convert(arguments.old, arguments.new, settings)
+    return 0
+
+
 def run_data(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
     """Carry out an action on a data set."""
     return DATA_ACTIONS[arguments.action](flags)
@@ -272,6 +295,7 @@ COMMANDS = {
     "compare": run_compare,
     "probe": run_probe,
     "export-maps": run_export_maps,
+    "convert": run_convert,
     "data": run_data,
 }
 

@@ -42,7 +42,8 @@ def build(config: Config) -> keras.Model:
     of no fixed scale. 15,452,145 weights at 480 x 640 on VGG16.
 
     Args:
-        config: reads rows, cols, backbone, width, dropout, freeze_backbone and seed.
+        config: reads rows, cols, backbone, width, dropout, freeze_backbone, theano_pooling and
+            seed.
 
     >>> build(Config(rows=48, cols=64, width=0.1)).output_shape
     (None, 6, 8, 1)
@@ -50,7 +51,12 @@ def build(config: Config) -> keras.Model:
     initial = keras.initializers.GlorotNormal(config.seed)
     inputs = keras.Input((config.rows, config.cols, 3), name="image")
     taps = backbone.features_at_eighth(
-        config.backbone, inputs, config.width, not config.freeze_backbone, config.seed
+        config.backbone,
+        inputs,
+        config.width,
+        not config.freeze_backbone,
+        config.seed,
+        config.theano_pooling,
     )
     x = layers.Concatenate(name="features")(taps)  # (b, h/8, w/8, 1280)
     x = layers.Dropout(config.dropout, seed=config.seed, name="dropout")(x)
@@ -69,7 +75,7 @@ def build(config: Config) -> keras.Model:
         kernel_initializer=PositiveGlorotNormal(config.seed),
         name="head_conv2",
     )(x)  # (b, h/8, w/8, 1)
-    x = EltWiseProduct(name="prior")(x)
+    x = EltWiseProduct(theano=config.theano_pooling, name="prior")(x)
     # float32 whatever the precision policy: the loss divides by the map's maximum
     x = layers.Activation("relu", dtype="float32", name="saliency")(x)
     return keras.Model(inputs, x, name="mlnet")

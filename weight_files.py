@@ -14,6 +14,7 @@ import h5py
 import keras
 
 import config as settings
+import foreign
 from config import Config
 from errors import UserError
 from files import atomic, without_nan, write_json
@@ -54,7 +55,8 @@ def read_card(path: Path) -> dict[str, Any]:
     """Return the card of a weights file.
 
     Raises:
-        UserError: the file is missing, is not HDF5, or carries no card.
+        UserError: the file is missing, is not HDF5, or carries no card and is no ML-Net of other
+            hands (see `foreign`).
     """
     if not path.is_file():
         raise UserError(f"No weights file at {path}. `train` writes one, or name another.")
@@ -62,11 +64,14 @@ def read_card(path: Path) -> dict[str, Any]:
         with h5py.File(path) as file:
             text = file.attrs.get("card")
             card = json.loads(text) if isinstance(text, str) else None
+            ours = "layers" in file
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not an HDF5 file: truncated or of another type.") from error
-    if not isinstance(card, dict):
+    if isinstance(card, dict):
+        return card
+    if ours:
         raise UserError(f"{path} carries no card, so it was not written by this program's train.")
-    return card
+    return foreign.card(path)
 
 
 def config_of(card: dict[str, Any], path: Path) -> Config:
@@ -113,6 +118,12 @@ def load(model: keras.Model, path: Path) -> None:
     """
     expected = Counter(tuple(weight.shape) for weight in model.weights)
     try:
+        with h5py.File(path) as file:
+            ours = "layers" in file
+        if not ours:
+            layers = [layer for layer in model.layers if layer.weights]
+            foreign.fill(layers, foreign.read(path), path, model.name)
+            return
         found = Counter(_shapes(path))
         if found != expected:
             raise UserError(
@@ -177,10 +188,10 @@ def choose(weights: Path | None, folder: Path, say: Callable[[str], None]) -> Pa
 
 def described(path: Path, card: dict[str, Any]) -> str:
     """Return a line that says what the weights of a file are."""
-    system = card.get("system", card.get("model"))
+    system, cc = card.get("system", card.get("model")), validation_cc(card)
     return (
         f"weights {path}: {system} ({card.get('strategy')}), trained on "
-        f"{card.get('dataset')}, validation CC {validation_cc(card):.3f}"
+        f"{card.get('dataset')}, validation CC {'unknown' if cc == -1 else f'{cc:.3f}'}"
     )
 
 

@@ -114,8 +114,8 @@ def test_wrong_files_are_refused_and_nothing_is_loaded(tmp_path, tiny_model):
     (tmp_path / "text.h5").write_text("not HDF5")
     for name, content, message in (
         ("lacking.h5", lacking, "13 layers with weights are expected, found 12"),
-        ("other.h5", other, r"block5_conv3 has weights of shape \[\(3, 3, 9, 9\), \(9,\)\]"),
-        ("text.h5", None, "is not an HDF5 file"),
+        ("other.h5", other, r"block5_conv3 with 3x3x9x9 \+ 9"),
+        ("text.h5", None, "cannot be read as an HDF5 file"),
     ):
         if content:
             write_weights(tmp_path / name, content)
@@ -277,7 +277,7 @@ def test_a_file_of_the_published_layout_loads_as_keras_loads_it(name, tmp_path, 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
 def test_another_networks_file_is_refused_with_its_name(name, tmp_path, tiny_model):
     write_weights(tmp_path / "vgg.h5", shapes_of(tiny_model))
-    with pytest.raises(UserError, match=f"is not {BACKBONES[name].title}'s weights file"):
+    with pytest.raises(UserError, match=f"does not fit {BACKBONES[name].title}"):
         backbone.load_weights(small(name), name, tmp_path / "vgg.h5")
 
 

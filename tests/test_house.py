@@ -11,11 +11,11 @@ FLOORS = [
     {"errors", "files", "flags", "config", "sample", "quiet", "notes", "progress"},
     {"fixations", "metrics", "pictures", "cache", "ridge", "significance", "utilities", "archives"},
     {"datasets", "references", "store"},
-    {"eltwise_product", "backbone", "losses", "schedules", "weight_files"},
+    {"eltwise_product", "backbone", "losses", "schedules", "weight_files", "foreign"},
     {"model", "architectures"},
     {"checkpoint", "figures", "report", "sources", "scoring", "arms"},
     {"train", "predict", "evaluate", "compare", "probe"}
-    | {"data", "prepare", "subset", "export_maps"},
+    | {"data", "prepare", "subset", "export_maps", "convert"},
     {"strategies"},
     {"main"},
 ]
