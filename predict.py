@@ -25,7 +25,7 @@ from model import load_model
 from pictures import overlay, sample_image, to_8_bit, write_array, write_image
 from progress import progress
 from sample import IMAGE_SUFFIXES, Sample
-from utilities import Letterbox, OutputGrid, postprocess, preprocess
+from utilities import Letterbox, OutputGrid, network_input, postprocess
 
 # a disk that is full or read-only, not one picture's fault
 NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -258,11 +258,13 @@ def _read(
     job: Job, input_shape: tuple[int, int]
 ) -> tuple[Job, NDArray[np.uint8], NDArray[np.uint8], Letterbox] | UserError:
     """Return a job with its picture and the network's input, or why it cannot be read."""
+    sample = Sample(job.source.name, job.source, shape=job.shape)
     try:
-        image = sample_image(Sample(job.source.name, job.source, shape=job.shape))
+        x, box = network_input(sample, input_shape)
+        # in full only where it is drawn: the network's may have been decoded smaller
+        image = sample_image(sample) if "overlay" in job.outputs else x
     except UserError as error:
         return error
-    x, box = preprocess(image, input_shape)
     return job, image, x, box
 
 
