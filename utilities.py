@@ -187,22 +187,32 @@ def preprocess(
     return box.place(image), box
 
 
+def read_input(sample: Sample, input_shape: tuple[int, int]) -> tuple[NDArray[np.uint8], Letterbox]:
+    """Return a sample's picture as the network's input, and the box that placed it.
+
+    A JPEG that is much larger than the input is decoded at a part of its size, which is faster.
+
+    Raises:
+        UserError: the picture cannot be read.
+    """
+    image, shape = reduced_image(sample, lambda full: Letterbox.fit(full, input_shape).reduction)
+    box = Letterbox.fit(shape, input_shape)
+    return box.place(image), box
+
+
 def network_input(
     sample: Sample, input_shape: tuple[int, int]
 ) -> tuple[NDArray[np.uint8], Letterbox]:
     """Return a sample's picture as the network's input, and the box that placed it.
 
-    From its store where that keeps it at this size, else from the picture's file; a JPEG that is
-    much larger than the input is decoded at a part of its size, which is two to four times faster.
+    From its store where that keeps it at this size, else from the picture's file.
 
     Raises:
         UserError: the file cannot be read, or there is only a store of another size.
     """
     kept = sample.prepared
     if kept is None or (kept.input_shape != input_shape and isinstance(sample.image, Path)):
-        image, shape = reduced_image(sample, lambda s: Letterbox.fit(s, input_shape).reduction)
-        box = Letterbox.fit(shape, input_shape)
-        return box.place(image), box
+        return read_input(sample, input_shape)
     kept.require(rows=input_shape[0], cols=input_shape[1])
     assert sample.shape is not None  # a store knows it of every picture
     return kept.picture(), Letterbox.fit(sample.shape, input_shape)

@@ -6,11 +6,12 @@ import pytest
 
 import predict as predict_module
 import weight_files
+from collection import Collection
 from config import PredictConfig
 from errors import UserError
 from model import load_model
 from model import predict as predict_one
-from predict import find_images, plan, predict
+from predict import predict
 
 
 @pytest.fixture
@@ -181,12 +182,12 @@ def test_folders_of_one_file_name_are_kept_apart(run, tmp_path, picture):
 
 def test_names_depend_on_the_pictures_alone(pictures, tmp_path):
     """Asking for one more kind of output does not rename what is there."""
-    sources = find_images([str(pictures)], True, tmp_path / "out")
-    plain, more = (
-        [job.outputs["map"] for job in plan(sources, PredictConfig(overlay=o, float_maps=o))]
-        for o in (False, True)
-    )
-    assert plain == more
+    named = []
+    for more in (False, True):
+        asked = PredictConfig(output=tmp_path / "out", overlay=more, float_maps=more)
+        with Collection([str(pictures)], asked) as jobs:
+            named.append([job.outputs["map"] for job in jobs])
+    assert named[0] == named[1]
 
 
 def test_earlier_predictions_below_the_pictures_are_not_predicted(run, pictures):
