@@ -275,10 +275,12 @@ def reduced_image(
     Raises:
         UserError: as `sample_image` does.
     """
-    if isinstance(sample.image, Path) and (jpeg := _jpeg_shape(sample.image, sample.shape)):
+    path = sample.image
+    large = sample.shape is None or reduction(sample.shape) > 1  # else its header tells nothing new
+    if isinstance(path, Path) and large and (jpeg := _jpeg_shape(path, sample.shape)):
         shape, turn = jpeg
         times = reduction(shape)
-        image = read_image(sample.image, turn, times)
+        image = read_image(path, turn, times)
         # the decoder may take damaged EXIF data otherwise than the header's reader does
         if image.shape[:2] == tuple(-(-length // times) for length in shape):
             return image, shape

@@ -24,6 +24,7 @@ from sample import Sample
 # a JPEG decoded smaller must still be so many times larger than what it is averaged to, or a whole
 # multiple of it: then the two differ by less than a grey level on average (docs/PERFORMANCE.md)
 REDUCED_MARGIN = 3
+REDUCED_PIXELS = 1_000_000  # smaller ones take as long to read the header and to unpack
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ class Letterbox:
     @property
     def reduction(self) -> int:
         """How many times smaller a JPEG may be decoded before it is placed: 1, 2, 4 or 8."""
+        if self.image_shape[0] * self.image_shape[1] < REDUCED_PIXELS:
+            return 1
         sides = list(zip(self.image_shape, self.scaled_shape, strict=True))
         for times in (8, 4, 2):
             whole = all(length % (scaled * times) == 0 for length, scaled in sides)

@@ -6,8 +6,8 @@ Batches alone are made, without a network, of OSIE's training split, shuffled an
 training. Both ways take turns in one process, an epoch each; the truth of the first way is in the
 cache before it is timed. Shown is the median over the epochs, in wall and in processor time.
 
-Then JPEGs that are larger than they are needed, made of the same pictures, are read into 240x320 in
-full and, as the generators do, at a part of their size (1 where that would be too coarse): the
+Then JPEGs that are larger than they are needed, tiled with the same pictures, are read into 240x320
+in full and, as the generators do, at a part of their size (1 where that would be too coarse): the
 processor time of both, in turn, and how far the two inputs differ, in grey levels.
 """
 
@@ -33,7 +33,7 @@ from sample import Sample
 from utilities import OutputGrid, SaliencyBatches, network_input, preprocess
 
 SIZES = ((240, 320), (480, 640))
-JPEGS = ((640, 480), (800, 600), (1280, 960), (1920, 1080), (4000, 3000))  # columns and rows
+JPEGS = ((800, 600), (1280, 960), (1600, 1200), (1920, 1080), (4000, 3000))  # columns and rows
 JPEG_PICTURES = 10
 
 

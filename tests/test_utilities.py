@@ -340,16 +340,18 @@ def reductions(monkeypatch):
         return read(path, turn, reduction)
 
     monkeypatch.setattr(pictures_module, "read_image", noting)
+    monkeypatch.setattr(utilities, "REDUCED_PIXELS", 0)  # small pictures are quick to test with
     return seen
 
 
 @pytest.mark.parametrize(
     ("image_shape", "input_shape", "times"),
     [
-        ((480, 640), (240, 320), 2),  # a whole multiple
+        ((960, 1280), (480, 640), 2),  # a whole multiple
         ((960, 1280), (240, 320), 4),
+        ((480, 640), (240, 320), 1),  # so small that it would gain nothing
         ((1920, 2560), (240, 320), 8),
-        ((600, 800), (240, 320), 1),  # 1.25 times as large after halving: too coarse
+        ((1200, 1600), (480, 640), 1),  # 1.25 times as large after halving: too coarse
         ((600, 800), (480, 640), 1),
         ((1080, 1920), (240, 320), 2),  # CAT2000; a quarter would be 1.5 times as large
         ((3000, 4000), (240, 320), 4),
