@@ -11,6 +11,7 @@ import sys
 import tempfile
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from glob import iglob
@@ -110,6 +111,7 @@ class Collection:
         self.settings = settings
         self.output = os.path.realpath(settings.output)
         self.occupied = os.path.isdir(self.output)  # noqa: PTH112
+        self._real_folder = lru_cache(4096)(os.path.realpath)
         self.stems, self.names, self.inside = Tally(), Tally(), Tally()
         self.paths: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115
         try:
@@ -139,7 +141,7 @@ class Collection:
 
     def _protect(self, source: str) -> None:
         """Note a picture that lies in the output folder, so that no output takes its place."""
-        if _inside(real := _real(source), self.output):
+        if _inside(real := self._real(source), self.output):
             self.inside.add(real)
         # a look at each of millions that a list names would be felt by a shared file system
         if not self.settings.listed and os.path.islink(source):  # noqa: PTH114
@@ -186,12 +188,17 @@ class Collection:
         """Return whether no output of this name is one of the pictures."""
         if not len(self.inside.added):
             return True
-        return not any(self.inside[_real(path)] for path in self._outputs(name).values())
+        return not any(self.inside[self._real(path)] for path in self._outputs(name).values())
 
     def _outputs(self, name: str) -> dict[str, str]:
         """Return every file that a picture could write, whether asked for or not: names stay."""
         base = os.path.join(self.settings.output, name)  # noqa: PTH118
         return {"map": f"{base}.png", "overlay": f"{base}{OVERLAY}.png", "float": f"{base}.npy"}
+
+    def _real(self, path: str) -> str:
+        """Return a path with the links of its folder followed; the file itself may be one."""
+        folder, name = os.path.split(path)
+        return os.path.join(self._real_folder(folder), name)  # noqa: PTH118
 
     def close(self) -> None:
         """Remove the temporary file."""
@@ -214,18 +221,6 @@ def _claim(name: str) -> str:
     while name.endswith(OVERLAY):
         name = name[: -len(OVERLAY)]
     return name
-
-
-@lru_cache(4096)
-def _real_folder(folder: str) -> str:
-    """Return a folder without links."""
-    return os.path.realpath(folder)
-
-
-def _real(path: str) -> str:
-    """Return a path with the links of its folder followed; the file itself may be one."""
-    folder, name = os.path.split(path)
-    return os.path.join(_real_folder(folder), name)  # noqa: PTH118
 
 
 def _split(file: IO[bytes]) -> Iterator[str]:
@@ -283,35 +278,43 @@ def in_folder(
         )
     # only what lies in the output may be of an earlier run
     skip = output if _inside(output, real) else ""
-    count = 0
-    for count, path in enumerate(_walk(str(folder), recursive, skip, say), start=1):  # noqa: B007
-        yield path, str(PurePath(root, os.path.relpath(path, folder)))
-    if not count:
+    empty = True
+    for path, relative in _walk(str(folder), root, recursive, skip, say):
+        empty = False
+        yield path, relative
+    if empty:
         hint = "" if recursive else " Its sub-folders are searched with --recursive."
         raise UserError(f"No pictures in the folder {folder}.{hint}")
 
 
-def _walk(folder: str, recursive: bool, skip: str, say: Callable[[str], None]) -> Iterator[str]:
-    """Yield the pictures of a folder by name, but none of the folder `skip`."""
+def _walk(
+    folder: str, relative: str, recursive: bool, skip: str, say: Callable[[str], None]
+) -> Iterator[tuple[str, str]]:
+    """Yield the pictures of a folder and their relative paths by name, but none of `skip`."""
+    names, folders, links = [], set(), set()  # names alone, as a folder may hold a million
     try:
         with os.scandir(folder) as entries:
-            # names alone, since a folder may hold a million
-            inside = sorted(
-                (e.name, e.is_dir(follow_symlinks=False), e.is_symlink()) for e in entries
-            )
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.add(entry.name)
+                elif os.path.splitext(entry.name)[1].lower() not in IMAGE_SUFFIXES:  # noqa: PTH122
+                    continue
+                elif entry.is_symlink():
+                    links.add(entry.name)
+                elif not entry.is_file():
+                    continue
+                names.append(entry.name)
     except OSError as error:
         say(f"passed over: cannot read the folder {folder}: {error.strerror}")
-        return
-    for name, is_folder, is_link in inside:
-        path = str(PurePath(folder, name))
-        if is_folder:
+    for name in sorted(names):
+        path = os.path.join("" if folder == "." else folder, name)  # noqa: PTH118
+        inner = os.path.join(relative, name)  # noqa: PTH118
+        if name in folders:
             if recursive and not (skip and os.path.realpath(path) == skip):
-                yield from _walk(path, recursive, skip, say)
-        elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
-            # a broken link is named when it is read
-            if is_link and (os.path.isdir(path) or (skip and _in(path, skip))):  # noqa: PTH112
-                continue
-            yield path
+                yield from _walk(path, inner, recursive, skip, say)
+        # a broken link is named when it is read
+        elif name not in links or not (os.path.isdir(path) or (skip and _in(path, skip))):  # noqa: PTH112
+            yield path, inner
 
 
 def _inside(path: str, folder: str) -> bool:
@@ -335,7 +338,7 @@ def in_list(file: Path) -> Iterator[tuple[str, str]]:
     """
     count = 0
     try:
-        with sys.stdin.buffer if file == STANDARD_INPUT else file.open("rb") as lines:
+        with nullcontext(sys.stdin.buffer) if file == STANDARD_INPUT else file.open("rb") as lines:
             for line in lines:
                 text = os.fsdecode(line.rstrip(b"\r\n"))
                 if "\0" in text:

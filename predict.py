@@ -28,7 +28,7 @@ from utilities import Letterbox, OutputGrid, postprocess, read_input
 
 # a disk that is full or read-only, not one picture's fault
 NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-NEWS_SECONDS = 60.0
+NEWS_SECONDS = 60.0  # between two lines of news, where no bar is shown
 
 
 def predict(images: list[str], settings: PredictConfig, say: Callable[[str], None] = print) -> int:

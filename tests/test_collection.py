@@ -176,6 +176,20 @@ def test_a_picture_behind_a_link_is_not_written_over(jobs, tmp_path):
     assert jobs("other/a.png", output=Path("out")) == {"other/a.png": "a.png.png"}
 
 
+def test_a_folder_is_walked_by_name_and_what_is_no_picture_left(jobs, tmp_path):
+    touch("in/b.jpg", "in/a/z.jpg", "in/a.jpg", "in/c/x.jpg", "in/notes.txt", "more/a.jpg")
+    Path("in/d.jpg").mkdir()
+    Path("in/e.jpg").symlink_to(tmp_path / "more")  # a folder's, which is not followed
+    os.mkfifo("in/f.jpg")
+    Path("in/g.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    listed = ["in/a/z.jpg", "in/a.jpg", "in/b.jpg", "in/c/x.jpg", "in/g.jpg"]
+    assert list(jobs("in", recursive=True)) == listed
+    os.chdir("in")
+    assert jobs(".", "../more") == {
+        "a.jpg": "in/a.png", "b.jpg": "in/b.png", "g.jpg": "in/g.png", "../more/a.jpg": "more/a.png"
+    }  # fmt: skip
+
+
 def test_names_of_pictures_in_many_folders_differ_and_stay(jobs):
     """Files of one name, without a folder of their own, get a number that their path makes."""
     touch("x/p.png", "y/p.png", "z/p.png")
