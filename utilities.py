@@ -22,7 +22,7 @@ from pictures import Array, reduced_image, sample_density, stamp
 from sample import Sample
 
 # a JPEG decoded smaller must still be so many times larger than what it is averaged to, or a whole
-# multiple of it: then the two differ by less than a grey level on average (docs/PERFORMANCE.md)
+# multiple of it: then the two differ by about half a grey level on average (docs/ARCHITECTURE.md)
 REDUCED_MARGIN = 3
 REDUCED_PIXELS = 1_000_000  # smaller ones take as long to read the header and to unpack
 

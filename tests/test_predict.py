@@ -43,6 +43,21 @@ def test_each_picture_gets_an_8_bit_map_of_its_size(run, pictures, tmp_path, tra
     assert f"weights {trained}: mlnet (scratch-frozen), trained on synthetic" in lines[0]
 
 
+def test_a_large_jpeg_gives_the_same_map_wherever_and_whatever_is_asked(
+    run, picture, tmp_path, trained
+):
+    """It is decoded smaller for the network; an overlay is drawn over it in full."""
+    path = tmp_path / "large.jpg"
+    cv2.imwrite(str(path), picture(960, 1280))
+    run(path, float_maps=True)
+    alone = np.load(tmp_path / "out" / "large.npy")
+    np.testing.assert_allclose(alone, predict_one(load_model(trained), path), atol=1e-6)
+    run(path, float_maps=True, overlay=True, overwrite=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "large.npy"), alone)
+    drawn = cv2.imread(str(tmp_path / "out" / "large_overlay.png"))
+    assert drawn.shape == cv2.imread(str(path)).shape
+
+
 def test_sub_folders_are_searched_only_when_asked(run, pictures, tmp_path):
     run(pictures)
     assert files(tmp_path / "out") == ["a.png", "b.png"]
