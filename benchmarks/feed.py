@@ -54,10 +54,9 @@ def reduced(pictures: list[Path], rounds: int) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             samples = []
             for picture in pictures:
-                larger = cv2.resize(
-                    read_image(picture), (cols, rows), interpolation=cv2.INTER_CUBIC
-                )
-                cv2.imwrite(str(path := Path(scratch, picture.name)), larger)
+                image = read_image(picture)
+                tiles = np.tile(image, (-(-rows // len(image)), -(-cols // image.shape[1]), 1))
+                cv2.imwrite(str(path := Path(scratch, picture.name)), tiles[:rows, :cols])
                 samples.append(Sample(picture.name, path))
             times, off = [], []
             for _ in range(rounds):
