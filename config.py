@@ -475,6 +475,17 @@ class PredictConfig(Checked):
     )
     weights_dir: Path = option(Path("weights"), "folder searched where no --weights is given")
     recursive: bool = option(False, "search the folder's sub-folders too")
+    listed: Path | None = option(
+        None,
+        "predict the pictures that this file names, too, one path a line, relative to the current "
+        "folder; '-' reads standard input",
+        flag="list",
+    )
+    shard: str = option(
+        "1/1",
+        "do only the I-th of N parts of the pictures, such as 2/8: I counts from 1. N workers with "
+        "the same pictures and output do each picture once",
+    )
     output: Path = option(Path("predictions"), "folder for the saliency maps", group="output")
     overwrite: bool = option(False, "predict again where the output exists")
     overlay: bool = option(False, "write the map as a heat-map over the picture, too")
@@ -488,6 +499,21 @@ class PredictConfig(Checked):
     )
     batch_size: int = option(1, "pictures a step", unit="pictures", least=1, group="speed")
     workers: int = option(2, "threads that read and write pictures", least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        part, parts = self.part
+        if not 0 <= part < parts:
+            raise UserError(
+                f"--shard {self.shard}: the first number counts the parts from 1, the second says "
+                "how many there are, such as 1/4 to 4/4."
+            )
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which part of the pictures to do, counted from 0, and how many there are."""
+        found = re.fullmatch("([0-9]+)/([0-9]+)", self.shard)
+        return (int(found[1]) - 1, int(found[2])) if found else (-1, 0)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ import cv2
 import numpy as np
 
 from archives import Member, members, write_zip
+from collection import Job
 from config import ExportMapsConfig, PredictConfig
 from datasets import submission_pictures
 from errors import UserError
@@ -84,7 +85,7 @@ def export_maps(settings: ExportMapsConfig, say: Callable[[str], None] = print) 
         return told(settings.check, validate(settings.check, samples, settings.format), say)
 
     import weight_files  # here: a check needs no network
-    from predict import Job, write_maps
+    from predict import write_maps
 
     weights = weight_files.choose(settings.weights, settings.weights_dir, say)
     model = weight_files.card_path(weights).stem

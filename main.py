@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         description="Write one 8-bit PNG saliency map a picture, at the picture's own size.",
         epilog="example: main.py test images/ --overlay",
     )
-    test.add_argument("images", nargs="+", help="a folder, a picture, or a glob such as 'a/*.jpg'")
+    test.add_argument("images", nargs="*", help="a folder, a picture, or a glob such as 'a/*.jpg'")
     add_flags(test, PredictConfig)
 
     evaluate = commands.add_parser(
@@ -201,6 +201,8 @@ def run_train(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
 def run_test(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
     """Write saliency maps; some pictures may fail."""
     settings = PredictConfig(**flags)
+    if not arguments.images and not settings.listed:
+        raise UserError("No pictures: name a folder, a picture or a glob, or a file with --list.")
     import_keras()
     from predict import predict
 

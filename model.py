@@ -17,8 +17,8 @@ import weight_files
 from config import Config
 from eltwise_product import EltWiseProduct
 from losses import split_truth
-from pictures import read_image
-from utilities import postprocess, preprocess
+from sample import Sample
+from utilities import postprocess, preprocess, read_input
 
 EPSILON = 1e-7  # guards the division by a map's maximum
 
@@ -140,7 +140,10 @@ def predict(model: keras.Model, image: str | Path | NDArray[np.uint8]) -> NDArra
         model: from `load_model`.
         image: a file, or a BGR uint8 array [rows, columns, 3] as OpenCV reads it.
     """
-    pixels = image if isinstance(image, np.ndarray) else read_image(Path(image))
-    x, box = preprocess(pixels, model.input_shape[1:3])
+    input_shape = model.input_shape[1:3]
+    if isinstance(image, np.ndarray):
+        x, box = preprocess(image, input_shape)
+    else:
+        x, box = read_input(Sample(str(image), Path(image)), input_shape)
     prediction = np.asarray(model.predict_on_batch(x[None]))[0]
     return postprocess(prediction, box, architectures.grid_of(model))

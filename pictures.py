@@ -6,7 +6,7 @@ Everything here is at the original picture's size, and knows no network.
 import lzma
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
 from tokenize import TokenError
@@ -34,18 +34,32 @@ _parsing = Lock()
 UNREADABLE = (OSError, ValueError, EOFError, BadZipFile, zlib.error, lzma.LZMAError, RuntimeError,
               TokenError)  # fmt: skip
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange rows and columns
+JPEG = b"\xff\xd8\xff"  # what such a file begins with, whatever its name
+# by how many times smaller a JPEG is decoded: its blocks of 8 x 8 as 4 x 4, 2 x 2 or 1
+REDUCED = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
 
 
-def read_image(path: Path, turn: bool = True) -> NDArray[np.uint8]:
+def read_image(path: Path, turn: bool = True, reduction: int = 1) -> NDArray[np.uint8]:
     """Return a picture as BGR uint8 [rows, columns, 3].
 
     Grey, 16-bit, CMYK and transparent pictures are converted (transparency is dropped), and a
     picture that says by EXIF how to turn it is turned, unless `turn` is False.
 
+    Args:
+        path: its file.
+        turn: whether EXIF data are heeded.
+        reduction: 2, 4 or 8 decodes a JPEG so many times smaller, sides rounded up. Only JPEG is
+            then averaged, so nothing else may be asked for smaller.
+
     Raises:
         UserError: the file is missing, empty, truncated or not a picture.
     """
-    return _decode(path, cv2.IMREAD_COLOR | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION))
+    return _decode(path, REDUCED[reduction] | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION))
 
 
 def read_map(path: Path) -> Array:
@@ -247,6 +261,51 @@ def sample_image(sample: Sample) -> NDArray[np.uint8]:
     if unturned.shape[:2] != sample.shape:
         raise unequal(sample.image, image.shape, "its map or fixations are", sample.shape)
     return unturned
+
+
+def reduced_image(
+    sample: Sample, reduction: Callable[[tuple[int, int]], int]
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """Return a sample's picture, maybe decoded smaller, and the rows and columns it has in full.
+
+    Args:
+        sample: as for `sample_image`.
+        reduction: from the full shape to how many times smaller a JPEG may be: 1, 2, 4 or 8.
+
+    Raises:
+        UserError: as `sample_image` does.
+    """
+    path = sample.image
+    large = sample.shape is None or reduction(sample.shape) > 1  # else its header tells nothing new
+    if isinstance(path, Path) and large and (jpeg := _jpeg_shape(path, sample.shape)):
+        shape, turn = jpeg
+        times = reduction(shape)
+        image = read_image(path, turn, times)
+        # the decoder may take damaged EXIF data otherwise than the header's reader does
+        if image.shape[:2] == tuple(-(-length // times) for length in shape):
+            return image, shape
+    image = sample_image(sample)
+    return image, (image.shape[0], image.shape[1])
+
+
+def _jpeg_shape(
+    path: Path, expected: tuple[int, int] | None
+) -> tuple[tuple[int, int], bool] | None:
+    """Return the rows and columns of a JPEG and whether it is to be turned for them.
+
+    None where it is no JPEG, or neither way of the shape that is expected.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(len(JPEG)) != JPEG:
+                return None
+    except OSError:
+        return None
+    for turn in (True, False):
+        shape = header_shape(path, turn)
+        if shape is not None and expected in (None, shape):
+            return shape, turn
+    return None
 
 
 def unequal(path: object, shape: tuple, other: str, other_shape: tuple) -> UserError:

@@ -1,15 +1,13 @@
 """What `test` does: pictures in, saliency maps out; a stream that memory does not grow with."""
 
 import errno
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from glob import glob
 from itertools import islice
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -18,33 +16,19 @@ from tqdm import tqdm
 
 import architectures
 import weight_files
+from collection import Collection, Job
 from config import PredictConfig
 from errors import UserError
 from files import make_folder
 from model import load_model
 from pictures import overlay, sample_image, to_8_bit, write_array, write_image
 from progress import progress
-from sample import IMAGE_SUFFIXES, Sample
-from utilities import Letterbox, OutputGrid, postprocess, preprocess
+from sample import Sample
+from utilities import Letterbox, OutputGrid, postprocess, read_input
 
 # a disk that is full or read-only, not one picture's fault
 NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A picture and the outputs asked for."""
-
-    source: Path
-    outputs: dict[str, Path]  # by kind: map, overlay, float
-    # rows and columns of the picture where its EXIF data may tell otherwise (see `sample_image`)
-    shape: tuple[int, int] | None = None
-
-    @property
-    def done(self) -> bool:
-        """Whether every output is there."""
-        # unlike Path.is_file, this answers for a name that is too long, too
-        return all(os.path.isfile(path) for path in self.outputs.values())  # noqa: PTH113
+NEWS_SECONDS = 60.0  # between two lines of news, where no bar is shown
 
 
 def predict(images: list[str], settings: PredictConfig, say: Callable[[str], None] = print) -> int:
@@ -58,18 +42,18 @@ def predict(images: list[str], settings: PredictConfig, say: Callable[[str], Non
     Raises:
         UserError: no pictures, no weights, or the output folder cannot be written.
     """
-    sources = find_images(images, settings.recursive, settings.output)
-    make_folder(settings.output)
-    return write_maps(
-        plan(sources, settings),
-        lambda: weight_files.choose(settings.weights, settings.weights_dir, say),
-        settings,
-        say,
-    )
+    with Collection(images, settings, say) as jobs:
+        make_folder(settings.output)
+        return write_maps(
+            jobs,
+            lambda: weight_files.choose(settings.weights, settings.weights_dir, say),
+            settings,
+            say,
+        )
 
 
 def write_maps(
-    jobs: list[Job],
+    jobs: list[Job] | Collection,
     weights: Callable[[], Path],
     settings: PredictConfig,
     say: Callable[[str], None] = print,
@@ -85,117 +69,74 @@ def write_maps(
     Raises:
         UserError: the weights are not usable, or nothing can be written.
     """
-    waiting = [job for job in jobs if settings.overwrite or not job.done]
-    kept = len(jobs) - len(waiting)
-    failed = run(load_model(weights()), waiting, settings) if waiting else 0
+    todo = Todo(jobs, settings.overwrite, say)
+    failed = run(load_model(weights()), todo, settings) if todo.first else 0
     say(
-        f"{len(waiting) - failed} maps written to {settings.output}/"
-        + (f", {kept} kept (--overwrite predicts them again)" if kept else "")
+        f"{todo.begun - failed} maps written to {settings.output}/"
+        + (f" at {todo.rate:.1f} images/s" if todo.begun else "")
+        + (f", {todo.kept} kept (--overwrite predicts them again)" if todo.kept else "")
         + (f", {failed} pictures skipped" if failed else "")
     )
     return failed
 
 
-def find_images(images: list[str], recursive: bool, output: Path) -> list[tuple[Path, Path]]:
-    """Return (file, path relative to the output) of each picture, sorted within each argument.
+class Todo:
+    """The jobs whose outputs are not there, looked for as they are asked for, and their progress.
 
-    Where the output folder lies inside a searched one, its files are left out, so that a second run
-    over `.` does not predict the first one's maps.
+    Where no bar is shown, as in the log of a batch queue, a line a minute says how far it is.
 
-    Raises:
-        UserError: an argument names nothing, a folder holds no picture, or the maps would go among
-            the pictures.
+    Args:
+        jobs: all of them.
+        overwrite: whether outputs that are there do not count.
+        say: gets each line of news.
     """
-    found: dict[Path, Path] = {}
-    several = len(images) > 1
-    for text in images:
-        path = Path(text)
-        if text and path.is_dir():
-            if path.resolve() == output.resolve():
-                raise UserError(
-                    f"--output {output} is the folder of the pictures: the next run would take the "
-                    "maps for pictures. Choose another."
-                )
-            inside = sorted(path.rglob("*") if recursive else path.glob("*"))
-            files = [
-                p
-                for p in inside
-                if p.suffix.lower() in IMAGE_SUFFIXES
-                and (p.is_file() or p.is_symlink())  # a broken link is named when it is read
-                and not _lies_in(p, output, path)
-            ]
-            if not files:
-                hint = "" if recursive else " Its sub-folders are searched with --recursive."
-                raise UserError(f"No pictures in the folder {path}.{hint}")
-            root = Path(path.resolve().name) if several else Path()
-            found.update((p, root / p.relative_to(path)) for p in files if p not in found)
-        elif path.is_file():
-            found.setdefault(path, Path(path.name))
-        else:
-            matches = [Path(p) for p in sorted(glob(text, recursive=recursive))]
-            files = [p for p in matches if p.is_file() and not _lies_in(p, output, Path())]
-            if not text or not files:
-                raise UserError(f"No picture or folder at '{text}'.")
-            found.update((p, Path(p.name)) for p in files if p not in found)
-    return list(found.items())
+
+    def __init__(
+        self, jobs: list[Job] | Collection, overwrite: bool, say: Callable[[str], None]
+    ) -> None:
+        self.jobs, self.total, self.overwrite, self.say = iter(jobs), len(jobs), overwrite, say
+        self.kept = self.begun = self.ended = 0
+        self.started = self.told = perf_counter()
+        self.first = self._next()
+
+    def _next(self) -> Job | None:
+        """Return the next job with an output to write."""
+        for job in self.jobs:
+            if self.overwrite or not job.done:
+                return job
+            self.kept += 1
+        return None
+
+    def __iter__(self) -> Iterator[Job]:
+        """Yield the jobs; once."""
+        self.started = self.told = perf_counter()
+        job = self.first
+        while job:
+            self.begun += 1
+            yield job
+            job = self._next()
+
+    @property
+    def rate(self) -> float:
+        """Pictures a second since the first was asked for."""
+        return self.begun / max(perf_counter() - self.started, 1e-9)
+
+    def end(self, bar: tqdm, pictures: int) -> None:
+        """Count pictures that have been predicted."""
+        self.ended += pictures
+        bar.total = self.total - self.kept
+        bar.update(pictures)
+        if bar.disable and perf_counter() - self.told > NEWS_SECONDS:
+            self.told = perf_counter()
+            rate = self.ended / (self.told - self.started)
+            self.say(f"{self.ended} of {bar.total} pictures, {rate:.1f} images/s")
 
 
-def _lies_in(path: Path, output: Path, searched: Path) -> bool:
-    """Return whether a file lies in the output folder, and that inside the searched one."""
-    there = output.resolve()
-    nested = there != searched.resolve() and there.is_relative_to(searched.resolve())
-    return nested and path.resolve().is_relative_to(there)
-
-
-def plan(sources: list[tuple[Path, Path]], settings: PredictConfig) -> list[Job]:
-    """Return a job a picture, so that no two pictures write the same file, and none a picture.
-
-    A picture's map is named like the picture; where that is not unique the old suffix is kept in
-    the name (a.jpg.png), and where that is not enough a number is added.
-    """
-    stems = [relative.with_suffix("") for _, relative in sources]
-    shared = {stem for stem, n in _counts(stems).items() if n > 1}
-    pictures = {source.resolve() for source, _ in sources}
-    taken: set[Path] = set()
-    jobs = []
-    for (source, relative), stem in zip(sources, stems, strict=True):
-        base = relative if stem in shared else stem
-        numbered = (base.with_name(f"{base.name}-{n}") for n in range(2, len(sources) + 3))
-        outputs = next(
-            made
-            for name in (base, relative, *numbered)
-            if not taken & set((made := _all_outputs(name, settings)).values())
-            and pictures.isdisjoint(path.resolve() for path in made.values())
-        )
-        taken |= set(outputs.values())
-        wanted = {"map": True, "overlay": settings.overlay, "float": settings.float_maps}
-        jobs.append(Job(source, {k: path for k, path in outputs.items() if wanted[k]}))
-    return jobs
-
-
-def _counts(stems: Iterable[Path]) -> dict[Path, int]:
-    """Return how often each stem occurs."""
-    counts: dict[Path, int] = {}
-    for stem in stems:
-        counts[stem] = counts.get(stem, 0) + 1
-    return counts
-
-
-def _all_outputs(name: Path, settings: PredictConfig) -> dict[str, Path]:
-    """Return every file that a picture could write, whether asked for or not: names stay put."""
-    base = settings.output / name
-    return {
-        "map": base.with_name(f"{base.name}.png"),
-        "overlay": base.with_name(f"{base.name}_overlay.png"),
-        "float": base.with_name(f"{base.name}.npy"),
-    }
-
-
-def run(model: Any, jobs: list[Job], settings: PredictConfig) -> int:
+def run(model: Any, jobs: Todo, settings: PredictConfig) -> int:
     """Predict and write; return how many pictures could not be read, or their maps not written."""
     failed = 0
     input_shape, grid = model.input_shape[1:3], architectures.grid_of(model)
-    bar = progress(len(jobs), "pictures")
+    bar = progress(jobs.total - jobs.kept, "pictures")
     with bar, ThreadPoolExecutor(settings.workers) as pool:
         ahead = settings.batch_size * 2 + settings.workers
         read = _in_order(pool, lambda job: _read(job, input_shape), jobs, ahead)
@@ -229,7 +170,7 @@ def run(model: Any, jobs: list[Job], settings: PredictConfig) -> int:
                     writing.append(pool.submit(_write, job, image, prediction, box, grid, settings))
             while len(writing) > ahead:
                 finish(writing.popleft())
-            bar.update(len(batch))
+            jobs.end(bar, len(batch))
         for future in writing:
             finish(future)
     return failed
@@ -258,11 +199,13 @@ def _read(
     job: Job, input_shape: tuple[int, int]
 ) -> tuple[Job, NDArray[np.uint8], NDArray[np.uint8], Letterbox] | UserError:
     """Return a job with its picture and the network's input, or why it cannot be read."""
+    sample = Sample(job.source.name, job.source, shape=job.shape)
     try:
-        image = sample_image(Sample(job.source.name, job.source, shape=job.shape))
+        x, box = read_input(sample, input_shape)
+        # in full only where it is drawn: the network's may have been decoded smaller
+        image = sample_image(sample) if "overlay" in job.outputs else x
     except UserError as error:
         return error
-    x, box = preprocess(image, input_shape)
     return job, image, x, box
 
 

@@ -27,11 +27,11 @@ import store
 from config import BUILT_IN, SPLITS, PrepareConfig
 from errors import UserError
 from files import atomic, make_folder, write_json
-from pictures import UNREADABLE, read_array, sample_image, write_array
+from pictures import UNREADABLE, read_array, write_array
 from progress import progress
 from sample import Sample, Stored
 from store import JOURNAL, KINDS, MANIFEST, PREPARING
-from utilities import OutputGrid, make_truth, preprocess
+from utilities import OutputGrid, make_truth, network_input
 
 AHEAD = 8  # pictures a thread that wait to be written
 Place = tuple[str, int]  # a split, and a picture's position in it
@@ -338,7 +338,7 @@ class Preparation:
         """Return a picture and its truth, and what the manifest says of them."""
         split, index = place
         sample, settings = self.splits[split][index], self.header["settings"]
-        x, box = preprocess(sample_image(sample), (settings["rows"], settings["cols"]))
+        x, box = network_input(sample, (settings["rows"], settings["cols"]))
         truth = make_truth(sample, box, self.grid, settings["sigma_pixels"])
         arrays = {"pictures": np.ascontiguousarray(x), "truth": np.ascontiguousarray(truth)}
         assert isinstance(sample.image, Path | Stored)  # built-in sets are not prepared

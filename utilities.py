@@ -18,8 +18,13 @@ from scipy.ndimage import gaussian_filter
 from cache import ArrayCache, default_cache
 from errors import UserError
 from fixations import count_map, within
-from pictures import Array, sample_density, sample_image, stamp
+from pictures import Array, reduced_image, sample_density, stamp
 from sample import Sample
+
+# a JPEG decoded smaller must still be so many times larger than what it is averaged to, or a whole
+# multiple of it: then the two differ by about half a grey level on average (docs/ARCHITECTURE.md)
+REDUCED_MARGIN = 3
+REDUCED_PIXELS = 1_000_000  # smaller ones take as long to read the header and to unpack
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,24 @@ class Letterbox:
         top, left = (input_shape[0] - rows) // 2, (input_shape[1] - cols) // 2
         return cls(image_shape, input_shape, (rows, cols), top, left)
 
+    @property
+    def reduction(self) -> int:
+        """How many times smaller a JPEG may be decoded before it is placed: 1, 2, 4 or 8."""
+        if self.image_shape[0] * self.image_shape[1] < REDUCED_PIXELS:
+            return 1
+        sides = list(zip(self.image_shape, self.scaled_shape, strict=True))
+        for times in (8, 4, 2):
+            whole = all(length % (scaled * times) == 0 for length, scaled in sides)
+            ample = all(length >= scaled * times * REDUCED_MARGIN for length, scaled in sides)
+            if whole or ample:
+                return times
+        return 1
+
     def place(self, image: NDArray) -> NDArray:
-        """Return a picture or map scaled and padded with zeros to the input's shape."""
+        """Return a picture or map scaled and padded with zeros to the input's shape.
+
+        The picture may be smaller than the box was made for (see `reduction`).
+        """
         rows, cols = self.scaled_shape
         shrinks = rows < image.shape[0] or cols < image.shape[1]
         # area averaging keeps fine texture from turning into noise when shrinking
@@ -169,6 +190,19 @@ def preprocess(
     return box.place(image), box
 
 
+def read_input(sample: Sample, input_shape: tuple[int, int]) -> tuple[NDArray[np.uint8], Letterbox]:
+    """Return a sample's picture as the network's input, and the box that placed it.
+
+    A JPEG that is much larger than the input is decoded at a part of its size, which is faster.
+
+    Raises:
+        UserError: the picture cannot be read.
+    """
+    image, shape = reduced_image(sample, lambda full: Letterbox.fit(full, input_shape).reduction)
+    box = Letterbox.fit(shape, input_shape)
+    return box.place(image), box
+
+
 def network_input(
     sample: Sample, input_shape: tuple[int, int]
 ) -> tuple[NDArray[np.uint8], Letterbox]:
@@ -181,7 +215,7 @@ def network_input(
     """
     kept = sample.prepared
     if kept is None or (kept.input_shape != input_shape and isinstance(sample.image, Path)):
-        return preprocess(sample_image(sample), input_shape)
+        return read_input(sample, input_shape)
     kept.require(rows=input_shape[0], cols=input_shape[1])
     assert sample.shape is not None  # a store knows it of every picture
     return kept.picture(), Letterbox.fit(sample.shape, input_shape)
@@ -280,6 +314,7 @@ class SaliencyBatches(keras.utils.PyDataset):
         self.cache = cache or default_cache()
         self.failure: UserError | None = None
         self.boxes: dict[int, Letterbox] = {}  # by sample, once its picture has been read
+        self._order: tuple[object, NDArray[np.intp]] = (None, np.arange(0))  # of one epoch
         for sample in self.samples:
             if sample.prepared:
                 sample.prepared.require(
@@ -300,6 +335,15 @@ class SaliencyBatches(keras.utils.PyDataset):
 
     def order(self) -> NDArray[np.intp]:
         """Return the indices of the samples in this epoch's order."""
+        # drawn once: for each batch anew, an epoch's cost would grow with the square of its length
+        drawn_for, order = self._order
+        if drawn_for != (epoch := (self.seed, self.epoch)):
+            order = self._draw()
+            self._order = epoch, order
+        return order
+
+    def _draw(self) -> NDArray[np.intp]:
+        """Draw this epoch's order."""
         if not self.shuffle:
             return np.arange(len(self.samples))
         rng = np.random.default_rng((self.seed, self.epoch))

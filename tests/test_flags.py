@@ -25,7 +25,7 @@ def test_true_is_true_however_it_is_spelt(text):
 
 def test_a_bare_flag_is_true_and_leaves_the_next_word_alone():
     parser = Parser(prog="main.py")
-    parser.add_argument("images", nargs="+")
+    parser.add_argument("images", nargs="*")
     add_flags(parser, PredictConfig)
     for words in (
         ["--overlay", "a", "b"],

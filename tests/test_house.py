@@ -9,7 +9,8 @@ from conftest import PROJECT
 # each floor may import from itself and from the floors above it
 FLOORS = [
     {"errors", "files", "flags", "config", "sample", "quiet", "notes", "progress"},
-    {"fixations", "metrics", "pictures", "cache", "ridge", "significance", "utilities", "archives"},
+    {"fixations", "metrics", "pictures", "cache", "ridge", "significance", "utilities", "archives"}
+    | {"collection"},
     {"datasets", "references", "store"},
     {"eltwise_product", "backbone", "losses", "schedules", "weight_files", "foreign"},
     {"model", "architectures"},

@@ -6,11 +6,12 @@ import pytest
 
 import predict as predict_module
 import weight_files
+from collection import Collection
 from config import PredictConfig
 from errors import UserError
 from model import load_model
 from model import predict as predict_one
-from predict import find_images, plan, predict
+from predict import predict
 
 
 @pytest.fixture
@@ -40,6 +41,21 @@ def test_each_picture_gets_an_8_bit_map_of_its_size(run, pictures, tmp_path, tra
         expected = predict_one(load_model(trained), pictures / source)
         np.testing.assert_allclose(written / 255, expected, atol=0.51 / 255)
     assert f"weights {trained}: mlnet (scratch-frozen), trained on synthetic" in lines[0]
+
+
+def test_a_large_jpeg_gives_the_same_map_wherever_and_whatever_is_asked(
+    run, picture, tmp_path, trained
+):
+    """It is decoded smaller for the network; an overlay is drawn over it in full."""
+    path = tmp_path / "large.jpg"
+    cv2.imwrite(str(path), picture(960, 1280))
+    run(path, float_maps=True)
+    alone = np.load(tmp_path / "out" / "large.npy")
+    np.testing.assert_allclose(alone, predict_one(load_model(trained), path), atol=1e-6)
+    run(path, float_maps=True, overlay=True, overwrite=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "large.npy"), alone)
+    drawn = cv2.imread(str(tmp_path / "out" / "large_overlay.png"))
+    assert drawn.shape == cv2.imread(str(path)).shape
 
 
 def test_sub_folders_are_searched_only_when_asked(run, pictures, tmp_path):
@@ -181,12 +197,12 @@ def test_folders_of_one_file_name_are_kept_apart(run, tmp_path, picture):
 
 def test_names_depend_on_the_pictures_alone(pictures, tmp_path):
     """Asking for one more kind of output does not rename what is there."""
-    sources = find_images([str(pictures)], True, tmp_path / "out")
-    plain, more = (
-        [job.outputs["map"] for job in plan(sources, PredictConfig(overlay=o, float_maps=o))]
-        for o in (False, True)
-    )
-    assert plain == more
+    named = []
+    for more in (False, True):
+        asked = PredictConfig(output=tmp_path / "out", overlay=more, float_maps=more)
+        with Collection([str(pictures)], asked) as jobs:
+            named.append([job.outputs["map"] for job in jobs])
+    assert named[0] == named[1]
 
 
 def test_earlier_predictions_below_the_pictures_are_not_predicted(run, pictures):

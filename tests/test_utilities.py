@@ -4,18 +4,23 @@ import threading
 import cv2
 import numpy as np
 import pytest
+from conftest import SHARED, needs
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+import pictures as pictures_module
 import utilities
 from cache import ArrayCache
 from errors import UserError
+from pictures import read_image, sample_image
 from sample import Sample
 from utilities import (
     Letterbox,
     OutputGrid,
     SaliencyBatches,
     make_truth,
+    network_input,
     postprocess,
     preprocess,
 )
@@ -305,3 +310,152 @@ def test_batches_can_be_read_from_several_threads(samples):
         thread.join()
     for i in range(4):
         np.testing.assert_array_equal(found[i][0], expected[i][0])
+
+
+def photograph(rows, cols, name="chelsea"):
+    """Return a photograph of scikit-image's, BGR, scaled to a shape."""
+    from skimage import data
+
+    return cv2.resize(getattr(data, name)()[..., ::-1], (cols, rows), interpolation=cv2.INTER_CUBIC)
+
+
+def save_jpeg(path, image, mode="RGB", orientation=None, **options):
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    Image.fromarray(image[..., ::-1]).convert(mode).save(
+        path, "JPEG", quality=92, exif=exif, **options
+    )
+    return path
+
+
+@pytest.fixture
+def reductions(monkeypatch):
+    """Return the list that gets how many times smaller each picture was decoded."""
+    seen = []
+    read = pictures_module.read_image
+
+    def noting(path, turn=True, reduction=1):
+        seen.append(reduction)
+        return read(path, turn, reduction)
+
+    monkeypatch.setattr(pictures_module, "read_image", noting)
+    monkeypatch.setattr(utilities, "REDUCED_PIXELS", 0)  # small pictures are quick to test with
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "input_shape", "times"),
+    [
+        ((960, 1280), (480, 640), 2),  # a whole multiple
+        ((960, 1280), (240, 320), 4),
+        ((480, 640), (240, 320), 1),  # so small that it would gain nothing
+        ((1920, 2560), (240, 320), 8),
+        ((1200, 1600), (480, 640), 1),  # 1.25 times as large after halving: too coarse
+        ((600, 800), (480, 640), 1),
+        ((1080, 1920), (240, 320), 2),  # CAT2000; a quarter would be 1.5 times as large
+        ((3000, 4000), (240, 320), 4),
+        ((40, 30), (240, 320), 1),
+        ((5000, 1), (48, 64), 1),
+    ],
+)
+def test_a_jpeg_is_decoded_smaller_where_enough_is_left(image_shape, input_shape, times):
+    assert Letterbox.fit(image_shape, input_shape).reduction == times
+
+
+@given(SIZES, SIZES, SIZES, SIZES)
+def test_a_picture_decoded_smaller_is_never_enlarged(rows, cols, in_rows, in_cols):
+    box = Letterbox.fit((rows * 9, cols * 9), (in_rows, in_cols))
+    for length, scaled in zip(box.image_shape, box.scaled_shape, strict=True):
+        assert box.reduction == 1 or length // box.reduction >= scaled
+
+
+# grey levels; what saving the same pictures as JPEG again at quality 90 changes is 0.2 to 1.3
+MEAN_TOLERANCE = 1.0
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {}),
+        ("RGB", {"progressive": True}),
+        ("RGB", {"subsampling": 0}),
+        ("L", {}),
+        ("CMYK", {}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("shape", "times"),
+    [((480, 640), 2), ((960, 1280), 4), ((1080, 1920), 2), ((1501, 1503), 2), ((1920, 2560), 8)],
+)
+def test_a_jpeg_decoded_smaller_is_nearly_the_same_input(
+    mode, options, shape, times, tmp_path, reductions
+):
+    for name in ("chelsea", "coffee"):
+        path = save_jpeg(tmp_path / "p.jpg", photograph(*shape, name), mode, **options)
+        x, box = network_input(Sample("p", path), (240, 320))
+        expected, expected_box = preprocess(read_image(path), (240, 320))
+        assert box == expected_box
+        difference = np.abs(x.astype(int) - expected)
+        assert difference.mean() < MEAN_TOLERANCE
+        assert np.percentile(difference, 99) < 12
+    assert set(reductions) == {times}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("shape", [(480, 640), (488, 1624)])
+def test_a_jpeg_decoded_smaller_is_turned_as_in_full(orientation, shape, tmp_path, reductions):
+    path = save_jpeg(tmp_path / "p.jpg", photograph(*shape), orientation=orientation)
+    for asked in (None, shape):  # with a shape that its truth gives, it may have to lie as stored
+        x, box = network_input(Sample("p", path, shape=asked), (80, 80))
+        expected, expected_box = preprocess(sample_image(Sample("p", path, shape=asked)), (80, 80))
+        assert box == expected_box
+        assert np.abs(x.astype(int) - expected).mean() < MEAN_TOLERANCE
+    assert max(reductions) > 1
+
+
+@needs(SHARED / "eyecrowd")
+def test_real_jpegs_decoded_smaller_are_nearly_the_same_inputs(reductions):
+    paths = sorted((SHARED / "eyecrowd" / "data" / "stimuli").glob("*.jpg"))[::50]
+    differences = []
+    for path in paths:
+        x, _ = network_input(Sample("p", path), (240, 320))
+        expected, _ = preprocess(cv2.imread(str(path)), (240, 320))
+        differences.append(np.abs(x.astype(int) - expected).mean())
+    assert np.mean(differences) < MEAN_TOLERANCE
+    assert max(differences) < 2 * MEAN_TOLERANCE  # crowds are fine texture
+    assert reductions == [2] * len(paths)
+
+
+def test_only_a_jpeg_is_decoded_smaller_whatever_its_name(tmp_path, reductions):
+    image = photograph(480, 640)
+    cv2.imwrite(str(tmp_path / "p.png"), image)
+    (tmp_path / "p.png").rename(tmp_path / "png.jpg")
+    save_jpeg(tmp_path / "jpg.png", image)
+    x, _ = network_input(Sample("p", tmp_path / "png.jpg"), (240, 320))
+    np.testing.assert_array_equal(x, preprocess(image, (240, 320))[0])
+    network_input(Sample("p", tmp_path / "jpg.png"), (240, 320))
+    assert reductions == [1, 2]
+
+
+def test_a_damaged_jpeg_is_named_when_decoded_smaller(tmp_path, reductions):
+    path = save_jpeg(tmp_path / "p.jpg", photograph(480, 640))
+    path.write_bytes(path.read_bytes()[:9000])
+    with pytest.raises(UserError, match=r"p\.jpg is not a picture that can be read: truncated"):
+        network_input(Sample("p", path), (240, 320))
+    assert reductions == [2]
+    for shape in ((480, 640), (20, 30)):
+        with pytest.raises(UserError, match=r"Cannot read .*gone\.jpg"):
+            network_input(Sample("p", tmp_path / "gone.jpg", shape=shape), (240, 320))
+    whole = save_jpeg(tmp_path / "q.jpg", photograph(480, 640))
+    with pytest.raises(UserError, match=r"q\.jpg is 640 x 480 but its map or fixations are 30 x"):
+        network_input(Sample("q", whole, shape=(20, 30)), (240, 320))
+
+
+def test_the_order_is_drawn_once_an_epoch(samples, monkeypatch):
+    batches = SaliencyBatches(samples, (32, 48), 2, shuffle=True)
+    draw, drawn = batches._draw, []
+    monkeypatch.setattr(batches, "_draw", lambda: drawn.append(batches.epoch) or draw())
+    for epoch in (0, 1, 0):
+        epoch_of(batches, epoch)
+    assert drawn == [0, 1, 0]
