@@ -155,12 +155,12 @@ def cut(model: keras.Model, precision: str = "float16") -> Cut | None:
     taps = frontier(model)
     if not taps:
         return None
-    # float16 ends at 65,504; the largest feature seen of VGG16 was 15,169
-    features = [
-        ops.cast(ops.clip(tap, -FLOAT16_MOST, FLOAT16_MOST) if precision == "float16" else tap,
-                 precision)
-        for tap in taps
-    ]  # fmt: skip
+    features = [ops.cast(tap, "float32") for tap in taps]  # of whatever precision they are computed
+    if precision == "float16":
+        # it ends at 65,504; the largest feature seen of VGG16 was 15,169
+        features = [
+            ops.cast(ops.clip(tap, -FLOAT16_MOST, FLOAT16_MOST), precision) for tap in features
+        ]
     trunk = keras.Model(model.input, features, name=f"{model.name}_trunk")
     if not trunk.weights:
         return None

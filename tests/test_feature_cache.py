@@ -12,11 +12,13 @@ import architectures
 import feature_cache
 import train
 import utilities
-from config import Config, resolve
+from config import Config, PrepareConfig, resolve
 from errors import UserError
 from feature_cache import cut, decide, fingerprint, frontier
 from feature_store import occupants
 from model import load_model
+from prepare import prepare
+from strategies import is_done
 from utilities import OutputGrid
 
 QUIET = {"say": lambda line: None}
@@ -118,6 +120,10 @@ def test_train_writes_the_same_history_and_the_whole_network(cached):
         scores = [(row["loss"], row["val_loss"], row["val_cc"]) for row in run.history]
         found.append((scores, load_model(run.path("last.weights.h5")).get_weights()))
     assert found[0][0] == found[1][0]
+    done = replace(config, overwrite=False)
+    assert is_done(replace(done, feature_cache="off", cache_limit="1GB"))
+    with pytest.raises(UserError, match="holds a run with feature_precision float32, not float16"):
+        is_done(replace(done, feature_precision="float16"))
     for plain, kept in zip(found[0][1], found[1][1], strict=True):
         np.testing.assert_array_equal(plain, kept)
 
@@ -254,6 +260,32 @@ def test_equal_pictures_of_two_sets_share_their_features(tiny, own, own_cache):
     features, _ = training.features.batch([one, twin], [False, False])
     np.testing.assert_array_equal(features[0], features[1])
     assert len(entries(own_cache)) == 1
+
+
+def test_a_prepared_store_shares_the_features_of_its_originals(cached, own, own_cache, tmp_path):
+    stored = tmp_path / "store"
+    prepare(PrepareConfig(dataset="folder", data=(own,), rows=48, cols=64, output=stored), **QUIET)
+    originals = read(attached(cached(flip=False))[2])
+    kept = entries(own_cache)
+    features = read(attached(cached(flip=False, data=stored))[2])
+    np.testing.assert_array_equal(features, originals)
+    assert entries(own_cache) == kept
+    assert "10 are there" in attached(cached(flip=False, data=stored))[-1]
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_features_of_any_precision_are_kept_finite(cached, policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model, fitted, training, _, _ = attached(cached(flip=False))
+        layer = model.get_layer("block5_conv3")
+        layer.bias.assign_add(np.full(layer.bias.shape, 1e6))
+        x = training[0][0]
+        assert x.dtype == np.float16
+        assert x.max() == 65504
+        assert fitted.predict_on_batch(x).shape == (4, 6, 8, 1)
+    finally:
+        keras.config.set_dtype_policy("float32")
 
 
 def read(batches, epochs=1):
