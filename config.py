@@ -56,6 +56,9 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "scratch": {"freeze_backbone": False, "backbone_weights": "none"},
 }
 OUT_OF_BOUNDS = ("drop", "clip")
+FEATURE_CACHES = ("auto", "on", "off")
+FEATURE_PRECISIONS = ("float16", "float32")
+BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 BENCHMARKS = ("mit300", "cat2000", "salicon")
 DONE = "done.json"  # in a run folder: the run has come to its end
 
@@ -206,6 +209,21 @@ class Config(TruthConfig):
     )
     flip: bool = option(False, "mirror half of the training pictures, their maps and fixations")
     workers: int = option(2, "threads that read pictures", least=1)
+    feature_cache: str = option(
+        "auto",
+        "keep on disk what the frozen layers make of each picture, and train on that; auto: where "
+        "there is room and more than one epoch",
+        choices=FEATURE_CACHES,
+        group="features",
+    )
+    feature_precision: str = option(
+        "float16",
+        "how features are kept: float32 trains exactly as without a cache, in twice the space",
+        choices=FEATURE_PRECISIONS,
+    )
+    cache_limit: str = option(
+        "50GB", "room that kept features may take, of all networks; the longest unused go first"
+    )
     loss: str = option(
         "mlnet",
         "one of " + ", ".join(LOSSES) + ", or a weighted sum such as kld+0.5*nss",
@@ -256,6 +274,7 @@ class Config(TruthConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_loss(self.loss)
+        parse_bytes(self.cache_limit, "--cache_limit")
         self.check_sets()
         if self.light and self.model != "resnet50-decoder":
             raise UserError(f"--light is for resnet50-decoder; {self.model} has no such decoder.")
@@ -378,6 +397,11 @@ class Config(TruthConfig):
     def input_shape(self) -> tuple[int, int]:
         """Rows and columns of the network's input, pixels."""
         return self.rows, self.cols
+
+    @property
+    def cache_bytes(self) -> int:
+        """Room that kept features may take, bytes."""
+        return parse_bytes(self.cache_limit, "--cache_limit")
 
 
 # One recipe a system: what its authors published. Fields that a recipe does not name keep the
@@ -758,6 +782,21 @@ def parse_loss(text: str) -> list[tuple[float, str]]:
             )
         terms.append((float(match[1] or 1), match[2]))
     return terms
+
+
+def parse_bytes(text: str, flag: str) -> int:
+    """Return a size such as 50GB in bytes; the units count in thousands.
+
+    >>> parse_bytes("1.5 GB", "--cache_limit")
+    1500000000
+
+    Raises:
+        UserError: it is no size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?B)?", text.upper().replace(" ", ""))
+    if not match:
+        raise UserError(f"{flag} {text}: a size such as 50GB, 800MB or 2TB is expected.")
+    return round(float(match[1]) * BYTES[match[2] or "B"])
 
 
 def resolve(flags: dict[str, Any], file: Path | None = None) -> Config:

@@ -35,12 +35,16 @@ _numbers = itertools.count()
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block ends well.
 
     The temporary name keeps the suffixes, because OpenCV and Keras choose the format by them, and
     nothing else, because a name may be as long as the file system takes; its number tells threads
     apart. After an error the temporary file is removed and `path` is as it was.
+
+    Args:
+        path: what is written.
+        durable: wait until the disk has it, so that it survives a loss of power.
 
     Raises:
         UserError: the file cannot be written (unwritable folder, full disk).
@@ -49,8 +53,9 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{os.getpid()}-{next(_numbers)}{suffixes}")
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error

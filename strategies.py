@@ -20,6 +20,8 @@ from quiet import environment, import_keras
 
 MAIN = Path(__file__).resolve().parent / "main.py"
 INTERRUPTED = 130
+# what changes nothing in a run's results
+WITHOUT_EFFECT = ("overwrite", "workers", "feature_cache", "cache_limit")
 
 
 def run_strategies(
@@ -102,7 +104,7 @@ def is_done(run: Config) -> bool:
         return False
     before, now = config_files.read_settings(written), dataclasses.asdict(run)
     for name, value in now.items():
-        if name not in ("overwrite", "workers") and before.get(name, value) != value:
+        if name not in WITHOUT_EFFECT and before.get(name, value) != value:
             raise UserError(
                 f"{run.run_folder} holds a run with {name} {before[name]}, not {value}. Choose "
                 "another folder with --output, or train anew with --overwrite."

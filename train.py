@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 import architectures
 import datasets
+import feature_cache
 import figures
 import losses
 import weight_files
@@ -51,16 +52,20 @@ def train(config: Config, say: Callable[[str], None] = print) -> RunFolder:
     grid = architectures.grid_of(model)
     training, validation = (batches(config, split, grid) for split in ("train", "val"))
     check_loss_has_its_truth(config, training)
-    set_up(model, config, steps_per_epoch=len(training))
     weights = load_start(model, config, say)
+    # where features are kept, what learns is fitted on them; it shares its layers with the network
+    fitted, kept = feature_cache.attach(model, training, validation, config, say)
+    set_up(fitted, config, steps_per_epoch=len(training))
     run = RunFolder(config)  # last, so that bad input leaves no empty folder behind
     for name, root in config.sets:
         for remark in datasets.remarks(name, root):
             say(f"{name}: {remark}")
     say(describe(config, model, training, validation, weights))
-    epochs = Epochs(config, run, training, validation, say)
+    if kept:
+        say(kept)
+    epochs = Epochs(config, run, model, training, validation, say)
     try:
-        model.fit(
+        fitted.fit(
             training,
             epochs=config.epochs,
             shuffle=False,  # the generator shuffles, by seed and epoch
@@ -237,12 +242,14 @@ class Epochs(keras.callbacks.Callback):
         self,
         config: Config,
         run: RunFolder,
+        network: keras.Model,
         training: SaliencyBatches,
         validation: SaliencyBatches,
         say: Callable[[str], None],
     ) -> None:
         super().__init__()
         self.config, self.run, self.say = config, run, say
+        self.network = network  # `self.model` may be but the part of it that learns
         self.training, self.validation = training, validation
         self.validator = Validator(config, validation)
         self.events = EventLog(run.path("tensorboard"))
@@ -276,7 +283,7 @@ class Epochs(keras.callbacks.Callback):
             "peak_memory_mb": peak_memory_mb(),
         }
         self.refuse_if_not_finite(row["val_loss"], "validation loss")
-        best = self.run.record(self.model, row)
+        best = self.run.record(self.network, row)
         self.events.write(row)
         figures.curves(self.run.history, self.run.path("curves.png"), self.config.name)
         figures.picture_grid(self.validator.grid, self.run.path("examples.png"))
@@ -355,10 +362,10 @@ class Validator:
                     values = keras.ops.convert_to_numpy(metric(y, predicted))
                     watched[metric.__name__] += values.tolist()
                 first = len(rows)
-                rows += pool.map(self.score, range(first, first + len(x)), predicted)
+                rows += pool.map(self.score, range(first, first + len(predicted)), predicted)
                 for i in range(first, min(len(rows), GRID_PICTURES)):
                     self.grid.append(self.grid_row(i, predicted[i - first], rows[i]))
-                bar.update(len(x))
+                bar.update(len(predicted))
         bar.close()
         # the regulariser is part of the training loss; with it the two curves are comparable
         penalty = sum(float(keras.ops.convert_to_numpy(p)) for p in model.losses)

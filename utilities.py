@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import cv2
 import keras
@@ -19,7 +20,7 @@ from cache import ArrayCache, default_cache
 from errors import UserError
 from fixations import count_map, within
 from pictures import Array, reduced_image, sample_density, stamp
-from sample import Sample
+from sample import Sample, Stored
 
 # a JPEG decoded smaller must still be so many times larger than what it is averaged to, or a whole
 # multiple of it: then the two differ by about half a grey level on average (docs/ARCHITECTURE.md)
@@ -221,6 +222,27 @@ def network_input(
     return kept.picture(), Letterbox.fit(sample.shape, input_shape)
 
 
+def input_identity(sample: Sample, input_shape: tuple[int, int]) -> str | None:
+    """Return a name for what `network_input` returns, without reading the picture.
+
+    What that function does is part of the name: raise the number when it changes. None where only
+    reading tells (a built-in set, or a file that is not there).
+    """
+    kept = sample.prepared
+    if kept is not None and kept.input_shape == input_shape:
+        about: tuple = ("store", kept.digest)
+    else:
+        try:
+            about = stamp(sample.image)
+        except OSError:
+            return None
+        if not about:
+            return None
+        file = sample.image.file if isinstance(sample.image, Stored) else sample.image
+        about = (str(Path(file).resolve()), *about, sample.shape)  # type: ignore[arg-type]
+    return hashlib.sha256(repr((1, cv2.__version__, input_shape, about)).encode()).hexdigest()
+
+
 def postprocess(
     prediction: NDArray,
     box: Letterbox,
@@ -250,6 +272,16 @@ def postprocess(
     return saliency_map / peak if peak > 0 else saliency_map
 
 
+class Features(Protocol):
+    """What a network's frozen part makes of pictures, kept (see `feature_cache.py`)."""
+
+    def batch(
+        self, samples: list[Sample], flipped: list[bool]
+    ) -> tuple[NDArray | tuple[NDArray, ...], list[Letterbox]]:
+        """Return the features of samples, those flipped that are to be, and each one's box."""
+        ...
+
+
 class SaliencyBatches(keras.utils.PyDataset):
     """Batches of pictures and their truth, shuffled by seed and epoch.
 
@@ -272,7 +304,8 @@ class SaliencyBatches(keras.utils.PyDataset):
         cache: where network-sized truth is kept; None for the user's cache.
         workers: reading threads. Decoding releases Python's lock, so threads suffice.
 
-    A batch is (pictures uint8 [b, rows, cols, 3] in BGR, truth float32 [b, map rows, map cols, 2]).
+    A batch is (pictures uint8 [b, rows, cols, 3] in BGR, truth float32 [b, map rows, map cols, 2]);
+    where `features` is set, its features of these pictures take their place.
     The truth's first channel is the density map, scaled to a maximum of 1; the second counts
     fixations.
 
@@ -312,6 +345,7 @@ class SaliencyBatches(keras.utils.PyDataset):
         self.seed = seed
         self.epoch = 0
         self.cache = cache or default_cache()
+        self.features: Features | None = None
         self.failure: UserError | None = None
         self.boxes: dict[int, Letterbox] = {}  # by sample, once its picture has been read
         self._order: tuple[object, NDArray[np.intp]] = (None, np.arange(0))  # of one epoch
@@ -356,24 +390,31 @@ class SaliencyBatches(keras.utils.PyDataset):
             first += size
         return rng.permutation(np.concatenate(drawn))
 
-    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], Array]:
-        chosen = self.order()[index * self.batch_size : (index + 1) * self.batch_size]
+    def __getitem__(self, index: int) -> tuple[Any, Array]:
+        chosen = self.order()[index * self.batch_size : (index + 1) * self.batch_size].tolist()
+        flipped = [self.is_flipped(i) for i in chosen]
         try:
-            pairs = [self._pair(int(i)) for i in chosen]
+            x, boxes = self.inputs([self.samples[i] for i in chosen], flipped)
+            self.boxes.update(zip(chosen, boxes, strict=True))
+            truths = [self.truth(i, box) for i, box in zip(chosen, boxes, strict=True)]
         except UserError as error:
             self.failure = error
             raise
-        return np.stack([x for x, _ in pairs]), np.stack([y for _, y in pairs])
+        return x, np.stack([y[:, ::-1] if f else y for y, f in zip(truths, flipped, strict=True)])
 
-    def _pair(self, index: int) -> tuple[NDArray[np.uint8], Array]:
-        """Return one picture and its truth, flipped together or not at all."""
-        x, box = network_input(self.samples[index], self.input_shape)
-        self.boxes[index] = box
-        y = self.truth(index, box)
-        if self.flip and np.random.default_rng((self.seed, self.epoch, index)).random() < 0.5:
-            # OpenCV's way takes a tenth of the time of copying x[:, ::-1]
-            x, y = np.asarray(cv2.flip(x, 1), np.uint8), y[:, ::-1]
-        return x, y
+    def is_flipped(self, index: int) -> bool:
+        """Return whether a sample is mirrored in this epoch."""
+        if not self.flip:
+            return False
+        return bool(np.random.default_rng((self.seed, self.epoch, index)).random() < 0.5)
+
+    def inputs(self, samples: list[Sample], flipped: list[bool]) -> tuple[Any, list[Letterbox]]:
+        """Return what the network is fed of samples, and the boxes that placed them."""
+        if self.features:
+            return self.features.batch(samples, flipped)
+        placed = [network_input(sample, self.input_shape) for sample in samples]
+        pictures = [mirrored(x) if f else x for (x, _), f in zip(placed, flipped, strict=True)]
+        return np.stack(pictures), [box for _, box in placed]
 
     def truth(self, index: int, box: Letterbox) -> Array:
         """Return the network-sized truth of a sample, [map rows, map cols, 2], unflipped."""
@@ -384,6 +425,12 @@ class SaliencyBatches(keras.utils.PyDataset):
             _truth_key(sample, box, self.grid, self.sigma_pixels),
             lambda: make_truth(sample, box, self.grid, self.sigma_pixels),
         )
+
+
+def mirrored(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a picture with left and right exchanged."""
+    # OpenCV's way takes a tenth of the time of copying picture[:, ::-1]
+    return np.asarray(cv2.flip(picture, 1), np.uint8)
 
 
 def make_truth(

@@ -11,10 +11,10 @@ FLOORS = [
     {"errors", "files", "flags", "config", "sample", "quiet", "notes", "progress"},
     {"fixations", "metrics", "pictures", "cache", "ridge", "significance", "utilities", "archives"}
     | {"collection"},
-    {"datasets", "references", "store"},
+    {"datasets", "references", "store", "feature_store"},
     {"eltwise_product", "backbone", "losses", "schedules", "weight_files", "foreign"},
     {"model", "architectures"},
-    {"checkpoint", "figures", "report", "sources", "scoring", "arms"},
+    {"checkpoint", "figures", "report", "sources", "scoring", "arms", "feature_cache"},
     {"train", "predict", "evaluate", "compare", "probe"}
     | {"data", "prepare", "subset", "export_maps", "convert"},
     {"strategies"},

@@ -1,0 +1,168 @@
+"""How much faster an epoch on kept features is than one that runs the frozen layers each time.
+
+    python benchmarks/features.py --data ../shared/data/osie --backbone_weights PATH
+
+ML-Net on VGG16, frozen, as `train` fits it (its batches, its step; without validation), on OSIE's
+first training pictures, flipped. The cache is filled first, by the epochs that are then timed. Both
+ways take turns, an epoch each, with a matrix product between, since a host's own speed changes.
+Shown are the medians of wall and of processor time; then what the store takes and what reading it
+costs.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+if not __package__:  # run as a file, this folder's metrics.py would hide the program's
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from quiet import import_keras
+
+import_keras()
+
+import keras
+import numpy as np
+
+import architectures
+import feature_cache
+import train
+from config import Config
+from feature_store import occupants, pack, unpack
+
+
+def timed(work) -> tuple[float, float]:
+    """Return the wall and the processor seconds of some work."""
+    wall, processor = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+class Way:
+    """A network set up for training, on pictures or on features."""
+
+    def __init__(self, config: Config, pictures: int) -> None:
+        train.make_deterministic(config.seed)
+        model = architectures.get(config.model).build(config)
+        train.load_start(model, config, say=print)
+        grid = architectures.grid_of(model)
+        self.batches = train.batches(config, "train", grid)
+        self.batches.samples = self.batches.samples[:pictures]
+        self.batches.sizes = self.batches.counts = [len(self.batches.samples)]
+        validation = train.batches(config, "val", grid)
+        validation.samples = []
+        self.fitted, said = feature_cache.attach(model, self.batches, validation, config)
+        print(said or "feature cache: off")
+        train.set_up(self.fitted, config, len(self.batches))
+        self.losses: list[float] = []
+
+    def epoch(self, number: int) -> None:
+        """Train for an epoch."""
+        self.batches.epoch = number
+        done = self.fitted.fit(self.batches, epochs=1, shuffle=False, verbose=0)
+        self.losses += done.history["loss"]
+
+
+def product() -> float:
+    """Return the billions of operations a second of processor time that a matrix product makes."""
+    a = keras.ops.ones((1500, 1500))
+
+    def work() -> None:
+        for _ in range(5):
+            keras.ops.convert_to_numpy(keras.ops.matmul(a, a))
+
+    return 5 * 2 * 1500**3 / timed(work)[1] / 1e9
+
+
+def entry(features: np.ndarray) -> dict[str, float]:
+    """Return what packing and unpacking a picture's features costs, and what it saves."""
+    data, place = pack([features]), np.empty_like(features)
+    repeats = 20
+    packing = timed(lambda: [pack([features]) for _ in range(repeats)])[1] / repeats
+    unpacking = timed(lambda: [unpack(data, [place]) for _ in range(repeats)])[1] / repeats
+    return {
+        "dense MB": features.nbytes / 1e6,
+        "kept MB": len(data) / 1e6,
+        "zeros": float((features == 0).mean()),
+        "largest": float(np.abs(features.astype(np.float32)).max()),
+        "ms to write": 1e3 * packing,
+        "ms to read": 1e3 * unpacking,
+    }
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description="Time an epoch with and without kept features.")
+    parser.add_argument("--data", type=Path, required=True, help="folder of OSIE")
+    parser.add_argument("--backbone_weights", help="VGG16's ImageNet weights")
+    parser.add_argument("--rows", type=int, default=240)
+    parser.add_argument("--cols", type=int, default=320)
+    parser.add_argument("--pictures", type=int, default=60, help="of OSIE's training split")
+    parser.add_argument("--epochs", type=int, default=3, help="of each way")
+    parser.add_argument("--precisions", nargs="+", default=["float16", "float32"])
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["SALIENCY_CACHE"] = scratch
+        compare(asked, Path(scratch))
+
+
+def compare(asked: argparse.Namespace, scratch: Path) -> None:
+    """Time both ways in turn."""
+    config = {
+        "data": (asked.data,),
+        "backbone_weights": asked.backbone_weights,
+        "rows": asked.rows,
+        "cols": asked.cols,
+        "flip": True,
+    }
+    ways = {"pictures": Way(Config(feature_cache="off", **config), asked.pictures)}
+    for precision in asked.precisions:
+        ways[precision] = Way(
+            Config(feature_cache="on", feature_precision=precision, **config), asked.pictures
+        )
+    filling = {
+        name: sum(timed(lambda way=way, n=n: way.epoch(n))[1] for n in range(asked.epochs))
+        for name, way in ways.items()
+        if name != "pictures"
+    }
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    ways["pictures"].epoch(0)  # compiled before it is timed, as the others are
+    speeds = []
+    for number in range(asked.epochs):
+        for name, way in ways.items():
+            speeds.append(product())
+            times[name].append(timed(lambda way=way, number=number: way.epoch(number)))
+    count = asked.pictures
+    medians = {n: [median(v) for v in zip(*t, strict=True)] for n, t in times.items()}
+    print(
+        f"\n{keras.backend.backend()}, {asked.rows}x{asked.cols}, batch 10, {count} pictures; a "
+        f"matrix product between: {min(speeds):.0f} to {max(speeds):.0f} GFLOP a processor second\n"
+    )
+    print("| features | images/s | processor ms an image | times faster, wall | processor | loss |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, (wall, processor) in medians.items():
+        faster = [a / b for a, b in zip(medians["pictures"], (wall, processor), strict=True)]
+        print(
+            f"| {'none kept' if name == 'pictures' else name} | {count / wall:.2f} | "
+            f"{1e3 * processor / count:.1f} | {faster[0]:.1f} | {faster[1]:.1f} | "
+            f"{ways[name].losses[0]:.5f} |"
+        )
+    print()
+    sizes = {one.folder.name: one.size for one in occupants(scratch / "features")}
+    for name in asked.precisions:
+        batches = ways[name].batches
+        store = batches.features.store  # type: ignore[union-attr]
+        kept = len(list(store.folder.rglob("*.features")))
+        about = ", ".join(f"{k} {v:.4g}" for k, v in entry(batches[0][0][0]).items())
+        print(
+            f"{name}: {kept} entries, {sizes[store.folder.name] / kept / 1e6:.3g} MB each; of one: "
+            f"{about}; the {asked.epochs} epochs that filled it took "
+            f"{1e3 * filling[name] / count / asked.epochs:.0f} processor ms an image"
+        )
+
+
+if __name__ == "__main__":
+    main()
