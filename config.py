@@ -56,6 +56,8 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "scratch": {"freeze_backbone": False, "backbone_weights": "none"},
 }
 OUT_OF_BOUNDS = ("drop", "clip")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+XLA = ("auto", "on", "off")
 BENCHMARKS = ("mit300", "cat2000", "salicon")
 DONE = "done.json"  # in a run folder: the run has come to its end
 
@@ -243,6 +245,29 @@ class Config(TruthConfig):
         5, "stop after so many epochs without a lower validation loss", unit="epochs", least=1
     )
     seed: int = option(0, "seed of weights, order, dropout and flips", least=0)
+    precision: str = option(
+        "float32",
+        "what the network computes in; the mixed ones halve memory and are faster on a GPU, and "
+        "leave weights, prior and loss in float32; mixed_float16 scales the loss",
+        choices=PRECISIONS,
+        group="speed",
+    )
+    micro_batch: int | None = option(
+        None,
+        "hold so many pictures of a batch at once, and add up their gradients: an update of the "
+        "whole batch in less memory; default: all of them",
+        unit="pictures",
+        least=1,
+    )
+    steps_per_execution: int = option(
+        1, "updates that are run before Python looks again (tensorflow, jax)", least=1
+    )
+    xla: str = option(
+        "auto",
+        "compile the step as a whole: on tries it and falls back, auto leaves it to Keras. Under "
+        "tensorflow, on gives up its reproducible operations, with which Keras does not compile",
+        choices=XLA,
+    )
     output: Path | None = option(
         None,
         "run folder; default: runs/MODEL-frozen or runs/MODEL-finetuned, or with a random start "
