@@ -48,11 +48,14 @@ def import_keras() -> None:
     """Import Keras and its backend, which is slow, and loud by default.
 
     Raises:
-        UserError: the backend is none of Keras' that can train, or is not installed.
+        UserError: the backend is not installed, or none of those that can train.
     """
+    chosen = os.environ.get("KERAS_BACKEND", "")
+    if chosen and chosen not in BACKENDS:  # Keras has others, which cannot train
+        raise UserError(f"KERAS_BACKEND={chosen}: {did_you_mean(chosen, BACKENDS)}")
     try:
         with hushed():
-            import keras
+            import keras  # noqa: F401
     except ModuleNotFoundError as error:
         if error.name not in BACKENDS:
             raise
@@ -63,16 +66,6 @@ def import_keras() -> None:
             f"Keras is to run on {error.name}, which is not installed in {sys.executable}. "
             f"pip install {error.name} (the version is in {file}){instead}."
         ) from None
-    except ValueError as error:  # Keras knows no such backend
-        chosen = os.environ.get("KERAS_BACKEND", "")
-        if chosen in BACKENDS:
-            raise
-        raise UserError(f"KERAS_BACKEND={chosen}: {did_you_mean(chosen, BACKENDS)}") from error
-    if keras.backend.backend() not in BACKENDS:
-        raise UserError(
-            f"KERAS_BACKEND={keras.backend.backend()} cannot train. Choose from "
-            f"{', '.join(BACKENDS)}."
-        )
 
 
 def environment() -> dict[str, str]:

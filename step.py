@@ -107,6 +107,23 @@ def remarks(model: keras.Model, config: Config) -> list[str]:
     return lines
 
 
+def peak_device_memory_mb() -> float:
+    """Return the most memory that was held on the first GPU, MiB; 0 where there is none."""
+    if not has_accelerator():
+        return 0.0
+    if backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
+    if backend() == "jax":
+        import jax
+
+        return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**20
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 2**20
+
+
 @contextmanager
 def precision(policy: str) -> Iterator[None]:
     """Build layers that compute in a precision; others, and those built later, are as before.

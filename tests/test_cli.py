@@ -1,10 +1,8 @@
 """The program as its users start it: in a fresh process, from another folder."""
 
 import json
-import os
 import subprocess
 import sys
-from importlib.util import find_spec
 
 import cv2
 import numpy as np
@@ -91,20 +89,6 @@ def test_strategies_train_every_arm_and_end_in_the_comparison(cli, tmp_path):
     assert (tmp_path / "study/comparison/index.html").stat().st_size > 50_000
     again = cli(*words)
     assert again.stdout.count("is done") == 2
-
-
-@pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_other_backends_train_and_their_weights_are_everyones(cli, tmp_path, pictures, backend):
-    if find_spec(backend) is None and "REQUIRE_BACKENDS" not in os.environ:
-        pytest.skip(f"optional: {backend} is not installed (requirements-backends.txt)")
-    trained = cli("train", *FLAGS, "--output", "runs/x", KERAS_BACKEND=backend)
-    assert trained.stderr == ""
-    assert "epoch 1: loss" in trained.stdout
-    maps = {}
-    for name in (backend, "tensorflow"):
-        cli("test", "pictures", "--float", "--output", name, KERAS_BACKEND=name)
-        maps[name] = np.load(tmp_path / name / "a.npy")
-    np.testing.assert_allclose(maps[backend], maps["tensorflow"], atol=1e-3)
 
 
 def test_one_bad_picture_gives_exit_code_1_and_all_the_rest(cli, tmp_path, pictures, trained):
