@@ -247,8 +247,9 @@ class Config(TruthConfig):
     seed: int = option(0, "seed of weights, order, dropout and flips", least=0)
     precision: str = option(
         "float32",
-        "what the network computes in; the mixed ones halve memory and are faster on a GPU, and "
-        "leave weights, prior and loss in float32; mixed_float16 scales the loss",
+        "what the network computes in. The mixed ones take less memory and time on a GPU, bfloat16 "
+        "on many processors, too; weights, prior and loss stay float32, and mixed_float16 scales "
+        "the loss",
         choices=PRECISIONS,
         group="speed",
     )

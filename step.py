@@ -7,6 +7,7 @@ name TensorFlow, JAX and PyTorch; the others are written for all three.
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,6 +15,13 @@ from keras import tree
 
 from config import Config
 from quiet import hushed
+
+CPU_INFO = Path("/proc/cpuinfo")
+# instructions that multiply in a precision, of x86-64 and of Arm
+CPU_FLAGS = {
+    "mixed_bfloat16": ("avx512_bf16", "amx_bf16", "bf16"),
+    "mixed_float16": ("avx512_fp16", "amx_fp16", "asimdhp"),
+}
 
 
 def backend() -> str:
@@ -85,9 +93,10 @@ def steps_per_execution(config: Config) -> int:
 def remarks(model: keras.Model, config: Config) -> list[str]:
     """Return lines on what of the settings does less here than one may expect."""
     lines = []
-    if config.precision != "float32" and not has_accelerator():
+    if config.precision in CPU_FLAGS and not (has_accelerator() or has_on_cpu(config.precision)):
         lines.append(
-            f"--precision {config.precision}: there is no GPU, so it saves memory here, not time."
+            f"--precision {config.precision}: there is no GPU, and the processor does not compute "
+            "in it, so that it may cost time here."
         )
     if config.steps_per_execution != steps_per_execution(config):
         lines.append(
@@ -105,6 +114,15 @@ def remarks(model: keras.Model, config: Config) -> list[str]:
             f"the {config.batch_size} of the batch."
         )
     return lines
+
+
+def has_on_cpu(policy: str) -> bool:
+    """Return whether the processor has instructions for a precision, as far as Linux tells."""
+    try:
+        flags = CPU_INFO.read_text().split()
+    except OSError:
+        return False
+    return any(flag in flags for flag in CPU_FLAGS[policy])
 
 
 def peak_device_memory_mb() -> float:
@@ -209,7 +227,9 @@ def _tensorflow_step(model: keras.Model, micro_batch: int) -> Callable:
             scaled_loss = model.optimizer.scale_loss(loss)
         _note(model, loss, x, y, y_pred, tf.shape(y)[0])
         weights = [weight.value for weight in model.trainable_weights]
-        found = tape.gradient(scaled_loss, weights, unconnected_gradients="zero")
+        found = tape.gradient(
+            scaled_loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
         return [gradient * share for gradient in found]
 
     def train_step(data: Any) -> dict[str, Any]:

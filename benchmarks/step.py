@@ -85,9 +85,8 @@ class Ours:
 
     def start(self, folder: Path) -> dict[str, Any]:
         """Save the weights and what they predict."""
-        weights = {weight.path: np.asarray(weight) for weight in self.model.trainable_weights}
-        frozen = {weight.path: np.asarray(weight) for weight in self.model.weights}
-        np.savez(folder / "weights.npz", **frozen | weights)
+        weights: Any = {weight.path: np.asarray(weight) for weight in self.model.weights}
+        np.savez(folder / "weights.npz", **weights)
         np.save(folder / "ours.npy", np.asarray(self.model.predict_on_batch(self.x)))
         return self.about
 
@@ -113,7 +112,8 @@ class Plain:
         class MLNet(nn.Module):
             def __init__(self, rows: int, cols: int) -> None:
                 super().__init__()
-                sizes, self.blocks = [3, *CHANNELS], nn.ModuleList()
+                sizes = [3, *CHANNELS]
+                self.blocks: Any = nn.ModuleList()
                 for block, depth in enumerate(DEPTHS):
                     first, channels = sizes[block], sizes[block + 1]
                     self.blocks.append(
@@ -127,6 +127,7 @@ class Plain:
                 self.head2 = nn.Conv2d(64, 1, 1)
                 self.prior = nn.Parameter(torch.zeros(1, 1, max(1, rows // 80), max(1, cols // 80)))
                 mean = torch.tensor([103.939, 116.779, 123.68]).reshape(1, 3, 1, 1)
+                self.mean: Any
                 self.register_buffer("mean", mean)
 
             def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -149,7 +150,8 @@ class Plain:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         memory = torch.channels_last if arguments.channels_last else torch.contiguous_format
         self.memory = memory
-        self.model = MLNet(arguments.rows, arguments.cols).to(self.device, memory_format=memory)
+        network: Any = MLNet(arguments.rows, arguments.cols)
+        self.model = network.to(self.device, memory_format=memory)
         if arguments.frozen:
             self.model.blocks.requires_grad_(False)
         trained = [weight for weight in self.model.parameters() if weight.requires_grad]
@@ -178,7 +180,7 @@ class Plain:
             convolutions = {
                 f"block{b}_conv{i}": layer
                 for b, block in enumerate(self.model.blocks, 1)
-                for i, layer in enumerate(block, 1)  # type: ignore
+                for i, layer in enumerate(block, 1)
             } | {"head_conv1": self.model.head1, "head_conv2": self.model.head2}
             for name, layer in convolutions.items():
                 kernel = torch.from_numpy(found[f"{name}/kernel"])
@@ -217,7 +219,7 @@ class Plain:
         a = torch.ones(size, size, device=self.device, dtype=self.half or torch.float32)
         times = 4 if self.device == "cpu" else 50
         for _ in range(times):
-            (a @ a)
+            torch.mm(a, a)
         if self.device == "cuda":
             torch.cuda.synchronize()
         return times * 2 * size**3 / 1e9
@@ -275,7 +277,9 @@ class Side:
 def measure(arguments: argparse.Namespace) -> None:
     """Let both take turns, and print the table."""
     names = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-    threads = dict.fromkeys(names, str(arguments.threads)) if arguments.threads else {}
+    threads: dict[str, str] = {}
+    if arguments.threads:
+        threads = dict.fromkeys(names, str(arguments.threads))
     ours, plain = Side("ours", threads), Side("plain", threads)
     with tempfile.TemporaryDirectory() as folder:
         sides = [(ours, ours.ask(f"start {folder}"))]

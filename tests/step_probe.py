@@ -45,14 +45,42 @@ def config(**changes):
     )  # fmt: skip
 
 
-def trained(settings):
-    """Return the loss and share of zero maps of each epoch, the updates, and the weights."""
+def set_up(settings):
+    """Return a network, compiled, and its batches."""
     step.seed_all(settings.seed)
     with step.precision(settings.precision):
         model = architectures.get(settings.model).build(settings)
-    model.get_layer("prior").prior.assign(np.random.default_rng(4).normal(0, 0.3, (1, 2)))
     data = Pairs(settings)
     train.set_up(model, settings, len(data))
+    return model, data
+
+
+def step_flop(settings):
+    """Return the floating-point operations of a step on the first batch, as the backend counts."""
+    model, data = set_up(settings)
+    model.train_on_batch(*data[0])  # builds what the next one is counted without
+    if step.backend() == "torch":
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter:
+            model.train_on_batch(*data[0])
+        return counter.get_total_flops()
+    import jax
+
+    state = (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
+    values = tuple([variable.value for variable in part] for part in state)
+    return jax.jit(model.train_step).lower(values, data[0]).cost_analysis()["flops"]
+
+
+def trained(settings):
+    """Return the loss and share of zero maps of each epoch, the updates, and the weights."""
+    model, data = set_up(settings)
+    model.get_layer("prior").prior.assign(np.random.default_rng(4).normal(0, 0.3, (1, 2)))
     history = model.fit(data, epochs=settings.epochs, shuffle=False, verbose=0).history
     found = {"loss": np.array(history["loss"]), "zero maps": np.array(history["zero_maps"])}
     found["updates"] = np.array(int(keras.ops.convert_to_numpy(model.optimizer.iterations)))
@@ -76,5 +104,9 @@ if __name__ == "__main__":
             f"{way}: {name}": value
             for way, changes in WAYS.items()
             for name, value in trained(config(**changes)).items()
+        },
+        **{
+            f"flop: {name}": step_flop(config(freeze_backbone=name == "frozen"))
+            for name in ("frozen", "fine-tuned")
         },
     )

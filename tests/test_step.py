@@ -15,6 +15,7 @@ import architectures
 import step
 import train
 import weight_files
+from benchmarks.cost import flop
 from config import MODELS, resolve
 from errors import UserError
 from model import load_model
@@ -54,6 +55,36 @@ def check_ways(found):
         np.testing.assert_allclose(found[way]["loss"], whole["loss"], rtol=0.2)
 
 
+def asked_for(graph):
+    """Return the operations of a TensorFlow graph that its results or effects depend on."""
+    found, waiting = set(), [t.op for t in graph.outputs] + list(graph.control_outputs)
+    while waiting:
+        operation = waiting.pop()
+        if operation not in found:
+            found.add(operation)
+            waiting += [t.op for t in operation.inputs] + list(operation.control_inputs)
+    return found
+
+
+def built(config):
+    return architectures.get(config.model).build(config)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of the other backends below")
+def test_no_gradient_is_computed_where_nothing_learns():
+    """TensorFlow's tape makes gradients of the trunk, too, but nothing asks for them."""
+    import tensorflow as tf
+
+    # the head's two convolutions, and VGG's thirteen; neither picture nor features need a gradient
+    for freeze, expected in ((True, (2, 1)), (False, (15, 14))):
+        model, data = step_probe.set_up(step_probe.config(freeze_backbone=freeze))
+        model.optimizer.build(model.trainable_variables)
+        graph = tf.function(model.train_step).get_concrete_function(data[0]).graph
+        kinds = [operation.type for operation in asked_for(graph)]
+        found = kinds.count("Conv2DBackpropFilter"), kinds.count("Conv2DBackpropInput")
+        assert found == expected
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of the other backends below")
 def test_step_in_parts_or_in_mixed_precision_does_what_the_whole_one_does():
     check_ways(
@@ -69,10 +100,22 @@ def test_step_in_parts_or_in_mixed_precision_does_what_the_whole_one_does():
 def test_step_does_so_on_the_other_backends(backend, tmp_path):
     if find_spec(backend) is None and "REQUIRE_BACKENDS" not in os.environ:
         pytest.skip(f"optional: {backend} is not installed (requirements-backends.txt)")
-    check_ways(run_probe(backend, tmp_path / "found.npz"))
+    found = run_probe(backend, tmp_path / "found.npz")
+    check_ways(found)
+    # a trunk that learns goes back twice as far as forward; a frozen one does not go back at all
+    forward = sum(map(flop, built(step_probe.config()).layers)) * 8
+    assert found["flop"]["fine-tuned"] == pytest.approx(3 * forward, rel=0.1)
+    assert found["flop"]["frozen"] == pytest.approx(forward, rel=0.25)
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize(
+    "name",
+    [
+        # building all of ResNet-50 twice takes as long as all the others
+        pytest.param(name, marks=[pytest.mark.slow] if name == "resnet50-decoder" else [])
+        for name in sorted(MODELS)
+    ],
+)
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_map_is_float32_and_near_that_of_float32(name, policy):
     config = resolve({"model": name, **TINY[name], "backbone_weights": "none"})
@@ -92,11 +135,24 @@ def test_map_is_float32_and_near_that_of_float32(name, policy):
     np.testing.assert_allclose(found / scale, expected / scale, atol=0.06)
 
 
+def test_precision_that_the_machine_does_not_compute_in_is_told(tiny, tmp_path, monkeypatch):
+    config = tiny(precision="mixed_bfloat16")
+    model = built(config)
+    monkeypatch.setattr(step, "has_accelerator", lambda: False)
+    monkeypatch.setattr(step, "CPU_INFO", tmp_path / "cpuinfo")
+    for flags in (None, "flags : sse2 avx512f avx512_bf16_not"):
+        if flags:
+            step.CPU_INFO.write_text(flags)
+        assert "the processor does not compute in it" in step.remarks(model, config)[0]
+    step.CPU_INFO.write_text("flags : sse2 avx512_bf16 avx512f\n")
+    assert step.remarks(model, config) == []
+    assert step.remarks(model, tiny()) == []
+
+
 def test_weights_of_mixed_precision_load_in_float32_and_go_on_in_another(tiny, tmp_path):
     lines = []
     run = train.train(tiny(precision="mixed_bfloat16"), say=lines.append)
     assert "mixed_bfloat16" in lines[0]
-    assert any("there is no GPU, so it saves memory here, not time" in line for line in lines)
     path = run.path("best.weights.h5")
     model = load_model(path)
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
