@@ -102,7 +102,10 @@ def fit(
         model.fit(training, **options)
     except Exception as error:
         tried = config.xla == "on" and model.jit_compile and not epochs.has_stepped
-        if not tried or training.failure or isinstance(error, UserError):
+        # JAX has given its arrays away by then, and is of no use uncompiled
+        if not tried or step.backend() == "jax":
+            raise
+        if training.failure or isinstance(error, UserError):
             raise
         say(f"XLA cannot compile this step, so it is not compiled: {first_line(error)}")
         set_up(model, dataclasses.replace(config, xla="off"), steps_per_epoch=len(training))
