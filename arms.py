@@ -12,8 +12,10 @@ from flags import to_json
 from references import model_name
 
 # settings that tell two runs of one arm apart, or only say where things lie
-NOT_THE_ARM = ("seed", "output", "overwrite", "weights_dir", "workers",
-               "feature_cache", "cache_limit")  # fmt: skip
+NOT_THE_ARM = (
+    *("seed", "output", "overwrite", "weights_dir", "workers"),
+    *("feature_cache", "cache_limit", "steps_per_execution", "xla"),
+)
 OWN_SETS = ("folder", "npy")  # named alike, whatever they hold
 
 

@@ -35,7 +35,10 @@ STORE = "https://storage.googleapis.com/tensorflow/keras-applications"
 
 def caffe(inputs):
     """Return BGR pictures, 0 to 255, minus the ImageNet mean, as the caffe networks expect them."""
-    return layers.Rescaling(1.0, [-mean for mean in CAFFE_MEAN_BGR], name="minus_mean")(inputs)
+    # in float32: of a mean near 104, bfloat16 would keep 104
+    return layers.Rescaling(
+        1.0, [-mean for mean in CAFFE_MEAN_BGR], dtype="float32", name="minus_mean"
+    )(inputs)
 
 
 def rgb(inputs):
@@ -45,7 +48,8 @@ def rgb(inputs):
 
 def symmetric_rgb(inputs):
     """Return BGR pictures, 0 to 255, as RGB, -1 to 1."""
-    return layers.Rescaling(1 / 127.5, -1.0, name="minus_one_to_one")(rgb(inputs))
+    scaled = layers.Rescaling(1 / 127.5, -1.0, dtype="float32", name="minus_one_to_one")
+    return scaled(rgb(inputs))
 
 
 @dataclass(frozen=True)

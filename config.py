@@ -59,6 +59,8 @@ OUT_OF_BOUNDS = ("drop", "clip")
 FEATURE_CACHES = ("auto", "on", "off")
 FEATURE_PRECISIONS = ("float16", "float32")
 BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+XLA = ("auto", "on", "off")
 BENCHMARKS = ("mit300", "cat2000", "salicon")
 DONE = "done.json"  # in a run folder: the run has come to its end
 
@@ -261,6 +263,30 @@ class Config(TruthConfig):
         5, "stop after so many epochs without a lower validation loss", unit="epochs", least=1
     )
     seed: int = option(0, "seed of weights, order, dropout and flips", least=0)
+    precision: str = option(
+        "float32",
+        "what the network computes in. The mixed ones take less memory and time on a GPU, bfloat16 "
+        "on many processors, too; weights, prior and loss stay float32, and mixed_float16 scales "
+        "the loss",
+        choices=PRECISIONS,
+        group="speed",
+    )
+    micro_batch: int | None = option(
+        None,
+        "hold so many pictures of a batch at once, and add up their gradients: an update of the "
+        "whole batch in less memory; default: all of them",
+        unit="pictures",
+        least=1,
+    )
+    steps_per_execution: int = option(
+        1, "updates that are run before Python looks again (tensorflow, jax)", least=1
+    )
+    xla: str = option(
+        "auto",
+        "compile the step as a whole: on tries it and falls back, auto leaves it to Keras. Under "
+        "tensorflow, on gives up its reproducible operations, with which Keras does not compile",
+        choices=XLA,
+    )
     output: Path | None = option(
         None,
         "run folder; default: runs/MODEL-frozen or runs/MODEL-finetuned, or with a random start "

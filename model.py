@@ -73,10 +73,10 @@ def build(config: Config) -> keras.Model:
         1,
         activation="relu",
         kernel_initializer=PositiveGlorotNormal(config.seed),
+        dtype="float32",  # from here on, whatever the precision: the loss divides by the maximum
         name="head_conv2",
     )(x)  # (b, h/8, w/8, 1)
-    x = EltWiseProduct(theano=config.theano_pooling, name="prior")(x)
-    # float32 whatever the precision policy: the loss divides by the map's maximum
+    x = EltWiseProduct(theano=config.theano_pooling, dtype="float32", name="prior")(x)
     x = layers.Activation("relu", dtype="float32", name="saliency")(x)
     return keras.Model(inputs, x, name="mlnet")
 

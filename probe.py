@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 import backbone
 import datasets
 import figures
+import step
 from architectures.linear_probe import GRID, features
 from backbone import BACKBONES
 from config import ProbeConfig
@@ -360,7 +361,7 @@ def descent(x: NDArray, y: NDArray, penalty: float, seed: int) -> tuple[float, f
     exact = solve(sums, sums, (penalty,))
     mean, spread = sums.means[0], x.std(axis=0, dtype=np.float64)
     z = (x - mean) / np.where(spread > 0, spread, np.inf)
-    keras.utils.set_random_seed(seed)
+    step.seed_all(seed)
     dense = keras.layers.Dense(
         1,
         kernel_regularizer=keras.regularizers.L2(penalty),

@@ -1,12 +1,19 @@
-"""Keeps the terminal for our words while a library says what no setting of its own can silence."""
+"""Keeps the terminal for our words while libraries are imported, and names the one that is absent.
+
+Some say what no setting of their own can silence.
+"""
 
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
+from errors import UserError, did_you_mean
+
+BACKENDS = ("tensorflow", "jax", "torch")  # what Keras runs on: KERAS_BACKEND
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 # a bad picture gets our one line, not OpenCV's; it reads this when it is first imported
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
@@ -16,15 +23,16 @@ ASKED_FOR_WORDS = LEVEL in os.environ
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Drop what is written to standard error, by C++ code too, while TensorFlow is imported.
+    """Drop what is written to standard error, by C++ code too, while a backend is imported.
 
-    Its first lines come before it reads its log level. Exceptions pass.
+    TensorFlow's first lines come before it reads its log level. Exceptions pass.
     """
     if ASKED_FOR_WORDS:
         yield
         return
     os.environ[LEVEL] = "3"
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    for name in ("tensorflow", "jax"):  # JAX says later on, too, what it did not find
+        logging.getLogger(name).setLevel(logging.ERROR)
     sys.stderr.flush()
     standard_error = os.dup(2)
     with Path(os.devnull).open("w") as nowhere:
@@ -37,9 +45,27 @@ def hushed() -> Iterator[None]:
 
 
 def import_keras() -> None:
-    """Import Keras and its backend, which is slow, and loud by default."""
-    with hushed():
-        import keras  # noqa: F401
+    """Import Keras and its backend, which is slow, and loud by default.
+
+    Raises:
+        UserError: the backend is not installed, or none of those that can train.
+    """
+    chosen = os.environ.get("KERAS_BACKEND", "")
+    if chosen and chosen not in BACKENDS:  # Keras has others, which cannot train
+        raise UserError(f"KERAS_BACKEND={chosen}: {did_you_mean(chosen, BACKENDS)}")
+    try:
+        with hushed():
+            import keras  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name not in BACKENDS:
+            raise
+        there = [name for name in BACKENDS if find_spec(name)]
+        instead = f", or set KERAS_BACKEND={there[0]}, which is there" if there else ""
+        file = "requirements.txt" if error.name == "tensorflow" else "requirements-backends.txt"
+        raise UserError(
+            f"Keras is to run on {error.name}, which is not installed in {sys.executable}. "
+            f"pip install {error.name} (the version is in {file}){instead}."
+        ) from None
 
 
 def environment() -> dict[str, str]:

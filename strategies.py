@@ -21,7 +21,7 @@ from quiet import environment, import_keras
 MAIN = Path(__file__).resolve().parent / "main.py"
 INTERRUPTED = 130
 # what changes nothing in a run's results
-WITHOUT_EFFECT = ("overwrite", "workers", "feature_cache", "cache_limit")
+WITHOUT_EFFECT = ("overwrite", "workers", "feature_cache", "cache_limit", "steps_per_execution")
 
 
 def run_strategies(

@@ -20,6 +20,7 @@ import datasets
 import feature_cache
 import figures
 import losses
+import step
 import weight_files
 from checkpoint import RunFolder
 from config import Config
@@ -28,7 +29,6 @@ from files import make_folder
 from metrics import METRICS, mean_scores, score
 from pictures import sample_density, sample_image
 from progress import progress
-from quiet import hushed
 from schedules import LinearByEpoch, ScheduledSGD, linear_by_epoch
 from utilities import OutputGrid, SaliencyBatches, postprocess
 
@@ -47,8 +47,9 @@ def train(config: Config, say: Callable[[str], None] = print) -> RunFolder:
         UserError: the data, the backbone's weights or the output folder are not usable.
     """
     config.check_start()
-    make_deterministic(config.seed)
-    model = architectures.get(config.model).build(config)
+    step.make_deterministic(config.seed, config.xla)
+    with step.precision(config.precision):
+        model = architectures.get(config.model).build(config)
     grid = architectures.grid_of(model)
     training, validation = (batches(config, split, grid) for split in ("train", "val"))
     check_loss_has_its_truth(config, training)
@@ -61,17 +62,11 @@ def train(config: Config, say: Callable[[str], None] = print) -> RunFolder:
         for remark in datasets.remarks(name, root):
             say(f"{name}: {remark}")
     say(describe(config, model, training, validation, weights))
-    if kept:
-        say(kept)
+    for remark in [*([kept] if kept else []), *step.remarks(model, config)]:
+        say(remark)
     epochs = Epochs(config, run, model, training, validation, say)
     try:
-        fitted.fit(
-            training,
-            epochs=config.epochs,
-            shuffle=False,  # the generator shuffles, by seed and epoch
-            verbose=0,
-            callbacks=[epochs],
-        )
+        fit(fitted, config, training, epochs, say)
     except Exception:
         # Keras wraps what a reading thread raised; the user is owed the line that it had
         failure = training.failure or validation.failure
@@ -92,6 +87,39 @@ def train(config: Config, say: Callable[[str], None] = print) -> RunFolder:
     return run
 
 
+def fit(
+    model: keras.Model,
+    config: Config,
+    training: SaliencyBatches,
+    epochs: "Epochs",
+    say: Callable[[str], None],
+) -> None:
+    """Train a network; without XLA where that was asked for and cannot compile its step."""
+    options = {
+        "epochs": config.epochs,
+        "shuffle": False,  # the generator shuffles, by seed and epoch
+        "verbose": 0,
+        "callbacks": [epochs],
+    }
+    try:
+        model.fit(training, **options)
+    except Exception as error:
+        tried = config.xla == "on" and model.jit_compile and not epochs.has_stepped
+        # JAX has given its arrays away by then, and is of no use uncompiled
+        if not tried or step.backend() == "jax":
+            raise
+        if training.failure or isinstance(error, UserError):
+            raise
+        say(f"XLA cannot compile this step, so it is not compiled: {first_line(error)}")
+        set_up(model, dataclasses.replace(config, xla="off"), steps_per_epoch=len(training))
+        model.fit(training, **options)
+
+
+def first_line(error: Exception) -> str:
+    """Return the beginning of what an exception says; compilers say a page."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 def load_start(model: keras.Model, config: Config, say: Callable[[str], None]) -> Path | None:
     """Load the weights that training begins with; return their file, or None for a random start."""
     if config.init_weights is None:
@@ -100,16 +128,6 @@ def load_start(model: keras.Model, config: Config, say: Callable[[str], None]) -
     weight_files.load(model, config.init_weights)
     say(weight_files.described(config.init_weights, card))
     return config.init_weights
-
-
-def make_deterministic(seed: int) -> None:
-    """Seed Python, NumPy and the backend; ask TensorFlow for reproducible operations."""
-    with hushed():  # Keras imports TensorFlow to seed it, whatever the backend
-        keras.utils.set_random_seed(seed)
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        tf.config.experimental.enable_op_determinism()
 
 
 def batches(config: Config, split: str, grid: OutputGrid) -> SaliencyBatches:
@@ -153,10 +171,13 @@ def set_up(model: keras.Model, config: Config, steps_per_epoch: int) -> None:
         optimizer=optimizer(config, steps_per_epoch),
         loss=loss_function(config),
         metrics=[losses.zero_maps, *training_metrics(config)],
-        # compiled where that pays: Keras leaves XLA off under TensorFlow on a CPU (its convolutions
-        # are slower than oneDNN's) and wherever reproducible operations are asked for
-        jit_compile="auto",
+        steps_per_execution=step.steps_per_execution(config),
+        # auto: Keras leaves XLA off under TensorFlow on a CPU (its convolutions are slower than
+        # oneDNN's) and wherever reproducible operations are asked for
+        jit_compile={"auto": "auto", "on": True, "off": False}[config.xla],
     )
+    if config.micro_batch and config.micro_batch < config.batch_size:
+        step.take_in_parts(model, config.micro_batch)
 
 
 def loss_function(config: Config) -> Callable:
@@ -173,6 +194,11 @@ def training_metrics(config: Config) -> tuple[Callable, ...]:
 
 def optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     """Return the configured optimiser, with its schedules of step size and momentum."""
+    return step.scaled(unscaled_optimizer(config, steps_per_epoch), config.precision)
+
+
+def unscaled_optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """Return the configured optimiser as it is for float32."""
     if config.learning_rate_end is None:
         rate = keras.optimizers.schedules.InverseTimeDecay(
             config.learning_rate, decay_steps=1, decay_rate=config.decay
@@ -207,9 +233,18 @@ def describe(
         f"{model.count_params():,} weights learn; start: {weights or 'random'}\n"
         f"{config.dataset_name}: {training.count} training and {validation.count} validation "
         f"pictures{outside(config, training)}; loss {config.loss}, {config.optimizer}, "
-        f"learning rate {config.learning_rate:g}, batch {config.batch_size}\n"
+        f"learning rate {config.learning_rate:g}, batch {config.batch_size}"
+        f"{speed(config)}\n"
         f"writing to {config.run_folder}/"
     )
+
+
+def speed(config: Config) -> str:
+    """Return how the step is computed where that is not the plain way, or nothing."""
+    words = "" if config.precision == "float32" else f", {config.precision}"
+    if config.micro_batch and config.micro_batch < config.batch_size:
+        words += f", {config.micro_batch} at once"
+    return words
 
 
 def outside(config: Config, training: SaliencyBatches) -> str:
@@ -254,6 +289,7 @@ class Epochs(keras.callbacks.Callback):
         self.validator = Validator(config, validation)
         self.events = EventLog(run.path("tensorboard"))
         self.bar = tqdm(disable=True)
+        self.has_stepped = False
 
     def on_epoch_begin(self, epoch, logs=None):
         self.training.epoch = epoch
@@ -261,6 +297,8 @@ class Epochs(keras.callbacks.Callback):
         self.bar = progress(self.training.count, f"epoch {epoch + 1}/{self.config.epochs}")
 
     def on_train_batch_end(self, batch, logs=None):
+        self.has_stepped = True
+        # of several steps at once, Keras names the last, which the epoch's end may come before
         done = min((batch + 1) * self.config.batch_size, self.training.count)
         loss = float((logs or {}).get("loss", 0))
         self.refuse_if_not_finite(loss, f"loss after {done} pictures")

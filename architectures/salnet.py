@@ -50,10 +50,12 @@ class LocalResponseNormalization(layers.Layer):
     def call(self, x):
         reach = self.SIZE // 2
         channels = x.shape[-1]
+        x = ops.cast(x, "float32")  # squares of hundreds are more than float16 holds
         # sums of shifted slices: no backend's own operation agrees with the others' in alpha
         squares = ops.pad(ops.square(x), ((0, 0), (0, 0), (0, 0), (reach, reach)))
         total = sum(squares[..., i : i + channels] for i in range(self.SIZE))
-        return x / ops.power(1.0 + self.ALPHA / self.SIZE * total, self.BETA)
+        normalised = x / ops.power(1.0 + self.ALPHA / self.SIZE * total, self.BETA)
+        return ops.cast(normalised, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -94,7 +96,9 @@ def _build_deep(config: Config) -> keras.Model:
     seeds = _seeds(config.seed)
     decay = _decay(config)
     inputs = keras.Input((config.rows, config.cols, 3), name="image")
-    x = layers.Rescaling(1 / 127.5, -1.0, name="normalised")(inputs)  # (v / 255 - 0.5) / 0.5
+    x = layers.Rescaling(1 / 127.5, -1.0, dtype="float32", name="normalised")(
+        inputs
+    )  # (v / 255 - 0.5) / 0.5
     x = ops.flip(x, axis=-1)  # BGR to RGB
     for number, (channels, size) in enumerate(HIDDEN, 1):
         name = f"conv{number}"
@@ -119,6 +123,7 @@ def _build_deep(config: Config) -> keras.Model:
         padding="same",
         kernel_initializer=keras.initializers.HeNormal(next(seeds)),
         kernel_regularizer=decay(),
+        dtype="float32",  # the map, whatever the precision
         name="conv9",
     )(x)
     x = layers.Conv2DTranspose(
@@ -128,6 +133,7 @@ def _build_deep(config: Config) -> keras.Model:
         use_bias=False,
         kernel_initializer=keras.initializers.RandomNormal(0.0, 1e-4, next(seeds)),
         kernel_regularizer=decay(),
+        dtype="float32",
         name="deconv1",
     )(x)  # (b, rows, cols, 1)
     x = layers.Cropping2D(2, dtype="float32", name="saliency")(x)
@@ -147,7 +153,7 @@ def _build_shallow(config: Config) -> keras.Model:
     decay = _decay(config)
     rows, cols = config.rows // 2, config.cols // 2
     inputs = keras.Input((config.rows, config.cols, 3), name="image")
-    x = layers.Rescaling(1 / 255, name="normalised")(inputs)
+    x = layers.Rescaling(1 / 255, dtype="float32", name="normalised")(inputs)
     x = ops.flip(x, axis=-1)  # BGR to RGB
     for number, (channels, size) in enumerate(SHALLOW_CONVOLUTIONS, 1):
         x = layers.Conv2D(
@@ -171,9 +177,10 @@ def _build_shallow(config: Config) -> keras.Model:
         rows * cols,
         kernel_initializer=keras.initializers.GlorotNormal(next(seeds)),
         kernel_regularizer=decay(),
+        dtype="float32",  # the map, whatever the precision
         name="dense5",
     )(x)
-    x = layers.Reshape((rows, cols, 1), name="map")(x)
+    x = layers.Reshape((rows, cols, 1), dtype="float32", name="map")(x)
     x = layers.Rescaling(0.5, 0.5, dtype="float32", name="saliency")(x)
     return keras.Model(inputs, x, name=config.model)
 

@@ -37,6 +37,15 @@ def flop(layer: keras.layers.Layer) -> int:
     return 0
 
 
+def training_flop(model: keras.Model) -> int:
+    """Return those of a training step for one picture.
+
+    Going back costs a layer that learns twice its way forward: a product for the gradient of its
+    kernel, and one for that of its input.
+    """
+    return sum(flop(layer) * (3 if layer.trainable else 1) for layer in model.layers)
+
+
 def main() -> None:
     """Print a row for each system."""
     print("| system | input | output | weights | GFLOP |\n| --- | --- | --- | ---: | ---: |")

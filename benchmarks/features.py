@@ -29,6 +29,7 @@ import numpy as np
 
 import architectures
 import feature_cache
+import step
 import train
 from config import Config
 from feature_store import occupants, pack, unpack
@@ -45,7 +46,7 @@ class Way:
     """A network set up for training, on pictures or on features."""
 
     def __init__(self, config: Config, pictures: int) -> None:
-        train.make_deterministic(config.seed)
+        step.make_deterministic(config.seed)
         model = architectures.get(config.model).build(config)
         train.load_start(model, config, say=print)
         grid = architectures.grid_of(model)

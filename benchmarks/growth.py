@@ -49,7 +49,7 @@ def measure(kind: str, rows: int, cols: int, batch: int, steps: int) -> dict[str
     import numpy as np
 
     import architectures
-    from benchmarks.cost import flop
+    from benchmarks.cost import flop, training_flop
     from config import Config
     from train import peak_memory_mb, set_up
 
@@ -70,11 +70,8 @@ def measure(kind: str, rows: int, cols: int, batch: int, steps: int) -> dict[str
         step()
         seconds.append(time.perf_counter() - start)
     ceiling = (before + product_flops()) / 2
-    # a trained layer costs its forward pass twice more: once for its weights, once for its input
-    operations = sum(
-        flop(layer) * (3 if kind == "finetuned" else 1 + (kind == "frozen" and layer.trainable))
-        for layer in model.layers
-    )
+    forward = sum(map(flop, model.layers))
+    operations = forward if kind == "forward" else training_flop(model)
     each = median(seconds) / batch
     return {
         "seconds": each,

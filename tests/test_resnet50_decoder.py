@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import architectures
+import step
 import train
 from architectures import resnet50_decoder
 from config import resolve
@@ -85,7 +86,7 @@ def weights_after_training(tiny, **changes):
          "learning_rate": 0.01, "output": tiny().run_folder, "weights_dir": tiny().weights_dir,
          **changes}
     )  # fmt: skip
-    train.make_deterministic(config.seed)
+    step.make_deterministic(config.seed)
     before = resnet50_decoder.build(config).get_weights()
     run = train.train(config, say=lambda line: None)
     network = resnet50_decoder.build(config)

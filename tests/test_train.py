@@ -11,6 +11,7 @@ import pytest
 from conftest import VGG16, needs
 
 import config as settings
+import step
 import train
 import weight_files
 from arms import Run
@@ -35,7 +36,7 @@ def weights_of(path):
 
 def start_of(config):
     """Return the random weights that a run of this config starts from."""
-    train.make_deterministic(config.seed)
+    step.make_deterministic(config.seed)
     return build(config).get_weights()
 
 
@@ -159,8 +160,8 @@ def test_step_size_decays_as_keras_1_meant_it(tiny):
     optimizer = train.optimizer(config, steps_per_epoch=3)
     model = build(config)
     optimizer.build(model.trainable_variables)
-    for step in range(4):
-        assert float(optimizer.learning_rate) == pytest.approx(0.1 / (1 + 0.5 * step))
+    for done in range(4):
+        assert float(optimizer.learning_rate) == pytest.approx(0.1 / (1 + 0.5 * done))
         optimizer.iterations.assign_add(1)
     assert (optimizer.momentum, optimizer.nesterov) == (0.9, True)
 
