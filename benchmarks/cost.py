@@ -40,10 +40,15 @@ def flop(layer: keras.layers.Layer) -> int:
 def training_flop(model: keras.Model) -> int:
     """Return those of a training step for one picture.
 
-    Going back costs a layer that learns twice its way forward: a product for the gradient of its
-    kernel, and one for that of its input.
+    Going back costs a layer as much as its way forward for the gradient of its kernel, if it
+    learns, and as much again for that of its input, if something before it learns.
     """
-    return sum(flop(layer) * (3 if layer.trainable else 1) for layer in model.layers)
+    total, learns_before = 0, False
+    for layer in model.layers:
+        learns = bool(layer.trainable_weights)
+        total += flop(layer) * (1 + learns + learns_before)
+        learns_before |= learns
+    return total
 
 
 def main() -> None:
