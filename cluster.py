@@ -22,6 +22,7 @@ import config as settings
 import hosts
 from config import Config
 from errors import UserError
+from quiet import hushed
 from utilities import Part, SaliencyBatches
 
 AHEAD = 4  # batches that are read before they are asked for
@@ -287,7 +288,10 @@ def started(config: Config) -> Iterator[Devices]:
     hosts.refuse_other_engine(keras.backend.backend())
     with together(config, place) if place.count > 1 else contextlib.nullcontext():
         try:
-            yield Mesh(place, config.devices)
+            mesh = Mesh(place, config.devices)
+            with hushed(1):  # what joins the processes on a CPU says so
+                mesh.gather(np.zeros((1, 1)))
+            yield mesh
         finally:
             keras.distribution.set_distribution(None)
 

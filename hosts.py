@@ -168,10 +168,13 @@ def choose_engine(devices: int, cluster: bool) -> None:
     """Choose JAX for several devices or processes; to be called before Keras is imported.
 
     Raises:
-        UserError: JAX is not installed, or another backend was asked for.
+        UserError: JAX is not installed, another backend was asked for, or the environment names no
+            place in a cluster.
     """
     if devices == 1 and not cluster:
         return
+    if cluster:
+        find_place(os.environ)
     if importlib.util.find_spec(ENGINE) is None:
         raise UserError(
             "Several devices need JAX, which is not installed: "
