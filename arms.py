@@ -12,7 +12,8 @@ from flags import to_json
 from references import model_name
 
 # settings that tell two runs of one arm apart, or only say where things lie
-NOT_THE_ARM = ("seed", "output", "overwrite", "weights_dir", "workers")
+NOT_THE_ARM = ("seed", "output", "overwrite", "weights_dir", "workers",
+               "devices", "cluster", "cluster_timeout")  # fmt: skip
 OWN_SETS = ("folder", "npy")  # named alike, whatever they hold
 
 

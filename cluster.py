@@ -18,10 +18,10 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-import config as settings
 import hosts
 from config import Config
 from errors import UserError
+from flags import to_json
 from quiet import hushed
 from utilities import Part, SaliencyBatches
 
@@ -301,7 +301,7 @@ def together(config: Config, place: hosts.Place) -> Iterator[None]:
     """Begin and end together with the other processes of a run; an error of one is one of all."""
     import jax
 
-    same = {k: v for k, v in settings.to_json(config).items() if k not in OWN_SETTINGS}
+    same = {k: v for k, v in to_json(config).items() if k not in OWN_SETTINGS}
     group = hosts.Group(place, same, config.cluster_timeout)
     try:
         jax.distributed.initialize(

@@ -21,8 +21,8 @@ from quiet import environment, import_keras
 
 MAIN = Path(__file__).resolve().parent / "main.py"
 INTERRUPTED = 130
-# what the results do not depend on
-HOW = ("overwrite", "workers", "devices", "cluster", "cluster_timeout")
+# what changes nothing in a run's results
+WITHOUT_EFFECT = ("overwrite", "workers", "devices", "cluster", "cluster_timeout")
 
 
 def run_strategies(
@@ -112,7 +112,7 @@ def is_done(run: Config) -> bool:
         return False
     before, now = config_files.read_settings(written), dataclasses.asdict(run)
     for name, value in now.items():
-        if name not in HOW and before.get(name, value) != value:
+        if name not in WITHOUT_EFFECT and before.get(name, value) != value:
             raise UserError(
                 f"{run.run_folder} holds a run with {name} {before[name]}, not {value}. Choose "
                 "another folder with --output, or train anew with --overwrite."
