@@ -70,6 +70,8 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None]) -> Ru
         for remark in datasets.remarks(name, root):
             say(f"{name}: {remark}")
     say(describe(config, model, training, validation, weights))
+    if devices.count > 1:
+        say(f"{devices.count} devices of {devices.processes} processes share each batch, by JAX")
     epochs = Epochs(config, run, training, validation, say, devices)
     try:
         model.fit(
@@ -105,6 +107,8 @@ def check_same_start(devices: Devices, model: keras.Model, training: SaliencyBat
     Raises:
         UserError: this one would.
     """
+    if devices.processes == 1:
+        return
     names = "\n".join(sample.name for sample in training.samples)
     devices.check_same("The training pictures of --data", names.encode())
     devices.check_same(

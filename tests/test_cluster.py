@@ -354,7 +354,9 @@ def test_devices_and_processes_give_the_losses_of_one_device(tmp_path, own_set):
     assert said["process1"][0] == ""  # the others are silent, and write nothing
     assert list((tmp_path / "process1").iterdir()) == []
     lines = [said[name][0].splitlines() for name in ("one", "two", "process0")]
-    assert len(lines[0]) == len(lines[1]) == len(lines[2]) == 6
+    assert [len(some) for some in lines] == [6, 7, 7]
+    assert lines[1][3] == "2 devices of 1 processes share each batch, by JAX"
+    assert lines[2][3] == "2 devices of 2 processes share each batch, by JAX"
 
     def history(name):
         with (tmp_path / name / "run/history.csv").open() as file:
