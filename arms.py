@@ -15,6 +15,7 @@ from references import model_name
 NOT_THE_ARM = (
     *("seed", "output", "overwrite", "weights_dir", "workers"),
     *("feature_cache", "cache_limit", "steps_per_execution", "xla"),
+    *("devices", "cluster", "cluster_timeout"),
 )
 OWN_SETS = ("folder", "npy")  # named alike, whatever they hold
 

@@ -118,6 +118,23 @@ class RunFolder:
         }
 
 
+class WitnessedRun(RunFolder):
+    """A run that another process writes: its history alone, the same in all of them."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.folder, self.weights_dir = config, config.run_folder, config.weights_dir
+        self.history = []
+        self.kept_back = ""
+
+    def record(self, model: keras.Model, row: dict[str, float]) -> bool:
+        """Add an epoch to the history; return whether it is the best so far."""
+        self.history.append(row)
+        return self.best_epoch is row
+
+    def finish(self) -> None:
+        """Leave the mark to the one that writes."""
+
+
 def _now() -> str:
     """Return the date and time, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -62,6 +62,7 @@ BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 XLA = ("auto", "on", "off")
 BENCHMARKS = ("mit300", "cat2000", "salicon")
+NOT_REPEATED = ("overwrite", "devices", "cluster")  # of a run's settings, when --config reads them
 DONE = "done.json"  # in a run folder: the run has come to its end
 
 
@@ -286,6 +287,20 @@ class Config(TruthConfig):
         "compile the step as a whole: on tries it and falls back, auto leaves it to Keras. Under "
         "tensorflow, on gives up its reproducible operations, with which Keras does not compile",
         choices=XLA,
+    )
+    devices: int = option(
+        1,
+        "devices that share each batch, in each process; more than one needs JAX",
+        least=1,
+        group="devices",
+    )
+    cluster: bool = option(
+        False,
+        "train together with the other processes of a SLURM step (srun), or with those that the "
+        "environment variable TF_CONFIG lists; needs JAX",
+    )
+    cluster_timeout: float = option(
+        120.0, "how long the processes wait for one another at the start", unit="s", least=1
     )
     output: Path | None = option(
         None,
@@ -832,8 +847,9 @@ def resolve(flags: dict[str, Any], file: Path | None = None) -> Config:
         UserError: the file holds an unknown or ill-typed field, or a value is out of range.
     """
     from_file = read_settings(file) if file else {}
-    # a run is replaced by who asks for it now, not by who asked for it then
-    from_file.pop("overwrite", None)
+    # a run is replaced by who asks for it now, not by who asked for it then, and on their machines
+    for name in NOT_REPEATED:
+        from_file.pop(name, None)
     model = flags.get("model", from_file.get("model", Config.model))
     if from_file.get("model", model) != model:
         raise UserError(

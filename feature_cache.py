@@ -52,6 +52,7 @@ def attach(
     validation: SaliencyBatches,
     config: Config,
     say: Callable[[str], None] = print,
+    predict: Callable[[keras.Model, Any], Any] = keras.Model.predict_on_batch,
 ) -> tuple[keras.Model, str]:
     """Have batches hold features instead of pictures, where that is asked for and possible.
 
@@ -61,6 +62,7 @@ def attach(
         validation: and of the other.
         config: reads feature_cache, feature_precision, cache_limit, epochs, flip and batch_size.
         say: gets what is to be told while the cache fills.
+        predict: gives what a network makes of a batch that this process alone has.
 
     Returns:
         What is to be fitted: the head, or the network where nothing is kept; and a line about it.
@@ -74,7 +76,7 @@ def attach(
         asked = config.feature_cache == "on"
         return model, "feature cache: none, since no layer with weights is frozen" if asked else ""
     store = FeatureStore(folder / "features", fingerprint(parts.trunk), config.cache_bytes)
-    features = Features(parts.trunk, store, config, say)
+    features = Features(parts.trunk, store, config, say, predict)
     ways = [False, True] if config.flip else [False]
     names = [
         features.known_name(sample, way)
@@ -256,12 +258,18 @@ class Features:
         store: where its features are.
         config: reads input_shape and batch_size.
         say: gets what is to be told.
+        predict: see `attach`.
     """
 
     def __init__(
-        self, trunk: keras.Model, store: FeatureStore, config: Config, say: Callable[[str], None]
+        self,
+        trunk: keras.Model,
+        store: FeatureStore,
+        config: Config,
+        say: Callable[[str], None],
+        predict: Callable[[keras.Model, Any], Any],
     ) -> None:
-        self.trunk, self.store, self.say = trunk, store, say
+        self.trunk, self.store, self.predict, self.say = trunk, store, predict, say
         self.input_shape, self.batch_size = config.input_shape, config.batch_size
         self.shapes = [tuple(tensor.shape[1:]) for tensor in trunk.outputs]
         self.dtype = np.dtype(trunk.outputs[0].dtype)
@@ -313,7 +321,7 @@ class Features:
             size = min(self.batch_size, 1 << (count - 1).bit_length())
             pictures = np.concatenate([pictures, *[pictures[:1]] * (size - count)])
         with self._computing:
-            made = self.trunk.predict_on_batch(pictures)
+            made = self.predict(self.trunk, pictures)
         return [np.asarray(array)[:count] for array in keras.tree.flatten(made)]
 
     def tell(self, made: Sequence[NDArray]) -> None:

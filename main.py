@@ -24,6 +24,7 @@ from config import (
 )
 from errors import UserError
 from flags import Parser, add_flags
+from hosts import choose_engine
 from quiet import import_keras
 
 EXIT_PARTIAL, EXIT_USER_ERROR = 1, 2
@@ -191,6 +192,7 @@ def run_train(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
 
         done = run_strategies(config, arguments.strategies, arguments.seeds or [config.seed])
         return EXIT_PARTIAL if done["left_out"] else 0
+    choose_engine(config.devices, config.cluster)
     import_keras()
     from train import train
 

@@ -5,7 +5,7 @@ import sys
 from tqdm import tqdm
 
 
-def progress(total: int, label: str, unit: str = "images") -> tqdm:
+def progress(total: int, label: str, unit: str = "images", shown: bool = True) -> tqdm:
     """Return a bar counting pictures, or bytes ("B"); silent where no terminal shows it."""
     return tqdm(
         total=total,
@@ -13,7 +13,7 @@ def progress(total: int, label: str, unit: str = "images") -> tqdm:
         unit=unit,
         unit_scale=unit == "B",
         leave=False,
-        disable=not sys.stderr.isatty(),
+        disable=not (shown and sys.stderr.isatty()),
         bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} "
         "{rate_fmt} ETA {remaining}{postfix}",
     )

@@ -22,10 +22,13 @@ ASKED_FOR_WORDS = LEVEL in os.environ
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
+def hushed(stream: int = 2) -> Iterator[None]:
     """Drop what is written to standard error, by C++ code too, while a backend is imported.
 
     TensorFlow's first lines come before it reads its log level. Exceptions pass.
+
+    Args:
+        stream: 2, or 1 for standard output.
     """
     if ASKED_FOR_WORDS:
         yield
@@ -33,15 +36,16 @@ def hushed() -> Iterator[None]:
     os.environ[LEVEL] = "3"
     for name in ("tensorflow", "jax"):  # JAX says later on, too, what it did not find
         logging.getLogger(name).setLevel(logging.ERROR)
-    sys.stderr.flush()
-    standard_error = os.dup(2)
+    for ours in (sys.stdout, sys.stderr):
+        ours.flush()
+    kept = os.dup(stream)
     with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+        os.dup2(nowhere.fileno(), stream)
         try:
             yield
         finally:
-            os.dup2(standard_error, 2)
-            os.close(standard_error)
+            os.dup2(kept, stream)
+            os.close(kept)
 
 
 def import_keras() -> None:

@@ -16,12 +16,16 @@ from compare import compare
 from config import DONE, STRATEGIES, Config
 from errors import UserError
 from files import make_folder
+from hosts import choose_engine
 from quiet import environment, import_keras
 
 MAIN = Path(__file__).resolve().parent / "main.py"
 INTERRUPTED = 130
 # what changes nothing in a run's results
-WITHOUT_EFFECT = ("overwrite", "workers", "feature_cache", "cache_limit", "steps_per_execution")
+WITHOUT_EFFECT = (
+    *("overwrite", "workers", "feature_cache", "cache_limit", "steps_per_execution"),
+    *("devices", "cluster", "cluster_timeout"),
+)
 
 
 def run_strategies(
@@ -45,6 +49,7 @@ def run_strategies(
         UserError: a run failed, or its folder holds a run of other settings.
     """
     check(config, strategies, seeds)
+    choose_engine(config.devices, config.cluster)  # for all arms, and their comparison
     root = make_folder(config.output or Path("runs") / f"{config.system}-strategies")
     runs = [
         dataclasses.replace(
@@ -79,8 +84,14 @@ def check(config: Config, strategies: list[str], seeds: list[int]) -> None:
     """Refuse, before hours of training, arms that could not be compared.
 
     Raises:
-        UserError: a strategy or a seed is named twice, or two strategies are one without weights.
+        UserError: a strategy or a seed is named twice, two strategies are one without weights, or
+            several processes would train them.
     """
+    if config.cluster:
+        raise UserError(
+            "--strategies trains one arm after the other, each in a process of its own: leave "
+            "--cluster away, or train each arm with it and compare their run folders."
+        )
     named: dict[str, list[Any]] = {"--strategies": strategies, "--seeds": seeds}
     for flag, values in named.items():
         twice = [value for value in values if values.count(value) > 1]
@@ -122,6 +133,7 @@ def train_apart(run: Config) -> None:
     config_files.save(run, settings)
     # what half a run left is begun anew
     words = [sys.executable, str(MAIN), "train", "--config", str(settings), "--overwrite"]
+    words += ["--devices", str(run.devices)]
     sys.stdout.flush()
     code = subprocess.run(words, env=environment()).returncode
     if code == INTERRUPTED:

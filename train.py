@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import architectures
+import cluster
 import datasets
 import feature_cache
 import figures
 import losses
 import step
 import weight_files
-from checkpoint import RunFolder
+from checkpoint import RunFolder, WitnessedRun
+from cluster import Devices
 from config import Config
 from errors import UserError
 from files import make_folder
@@ -47,26 +49,41 @@ def train(config: Config, say: Callable[[str], None] = print) -> RunFolder:
         UserError: the data, the backbone's weights or the output folder are not usable.
     """
     config.check_start()
+    with cluster.started(config) as devices:
+        return train_on(devices, config, say if devices.is_chief else lambda line: None)
+
+
+def train_on(devices: Devices, config: Config, say: Callable[[str], None]) -> RunFolder:
+    """Train on the devices of a run; see `train`."""
     step.make_deterministic(config.seed, config.xla)
     with step.precision(config.precision):
         model = architectures.get(config.model).build(config)
     grid = architectures.grid_of(model)
     training, validation = (batches(config, split, grid) for split in ("train", "val"))
     check_loss_has_its_truth(config, training)
-    weights = load_start(model, config, say)
+    with devices.chief_first():
+        weights = load_start(model, config, say)
+    check_same_start(devices, model, training)
     # where features are kept, what learns is fitted on them; it shares its layers with the network
-    fitted, kept = feature_cache.attach(model, training, validation, config, say)
+    fitted, kept = feature_cache.attach(model, training, validation, config, say, devices.predict)
     set_up(fitted, config, steps_per_epoch=len(training))
-    run = RunFolder(config)  # last, so that bad input leaves no empty folder behind
+    feed = devices.feed(training)
+    # last, so that bad input leaves no empty folder behind; only the chief writes
+    run = RunFolder(config) if devices.is_chief else WitnessedRun(config)
     for name, root in config.sets:
         for remark in datasets.remarks(name, root):
             say(f"{name}: {remark}")
     say(describe(config, model, training, validation, weights))
-    for remark in [*([kept] if kept else []), *step.remarks(model, config)]:
+    remarks = [kept, *step.remarks(model, config)]
+    if devices.count > 1:
+        remarks.append(
+            f"{devices.count} devices of {devices.processes} processes share each batch, by JAX"
+        )
+    for remark in filter(None, remarks):
         say(remark)
-    epochs = Epochs(config, run, model, training, validation, say)
+    epochs = Epochs(config, run, model, training, validation, say, devices)
     try:
-        fit(fitted, config, training, epochs, say)
+        fit(fitted, config, feed, len(training), epochs, say)
     except Exception:
         # Keras wraps what a reading thread raised; the user is owed the line that it had
         failure = training.failure or validation.failure
@@ -90,7 +107,8 @@ def train(config: Config, say: Callable[[str], None] = print) -> RunFolder:
 def fit(
     model: keras.Model,
     config: Config,
-    training: SaliencyBatches,
+    feed: keras.utils.PyDataset,
+    steps_per_epoch: int,
     epochs: "Epochs",
     say: Callable[[str], None],
 ) -> None:
@@ -102,22 +120,38 @@ def fit(
         "callbacks": [epochs],
     }
     try:
-        model.fit(training, **options)
+        model.fit(feed, **options)
     except Exception as error:
         tried = config.xla == "on" and model.jit_compile and not epochs.has_stepped
         # JAX has given its arrays away by then, and is of no use uncompiled
         if not tried or step.backend() == "jax":
             raise
-        if training.failure or isinstance(error, UserError):
+        if epochs.training.failure or isinstance(error, UserError):
             raise
         say(f"XLA cannot compile this step, so it is not compiled: {first_line(error)}")
-        set_up(model, dataclasses.replace(config, xla="off"), steps_per_epoch=len(training))
-        model.fit(training, **options)
+        set_up(model, dataclasses.replace(config, xla="off"), steps_per_epoch)
+        model.fit(feed, **options)
 
 
 def first_line(error: Exception) -> str:
     """Return the beginning of what an exception says; compilers say a page."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def check_same_start(devices: Devices, model: keras.Model, training: SaliencyBatches) -> None:
+    """Refuse processes that would train other networks, or on other pictures.
+
+    Raises:
+        UserError: this one would.
+    """
+    if devices.processes == 1:
+        return
+    names = "\n".join(sample.name for sample in training.samples)
+    devices.check_same("The training pictures of --data", names.encode())
+    devices.check_same(
+        "The weights that training starts from",
+        b"".join(keras.ops.convert_to_numpy(w).tobytes() for w in model.weights),
+    )
 
 
 def load_start(model: keras.Model, config: Config, say: Callable[[str], None]) -> Path | None:
@@ -281,20 +315,25 @@ class Epochs(keras.callbacks.Callback):
         training: SaliencyBatches,
         validation: SaliencyBatches,
         say: Callable[[str], None],
+        devices: Devices,
     ) -> None:
         super().__init__()
-        self.config, self.run, self.say = config, run, say
+        self.config, self.run, self.say, self.devices = config, run, say, devices
         self.network = network  # `self.model` may be but the part of it that learns
         self.training, self.validation = training, validation
-        self.validator = Validator(config, validation)
-        self.events = EventLog(run.path("tensorboard"))
+        self.validator = Validator(config, validation, devices)
+        self.events = EventLog(run.path("tensorboard")) if devices.is_chief else None
         self.bar = tqdm(disable=True)
         self.has_stepped = False
 
     def on_epoch_begin(self, epoch, logs=None):
         self.training.epoch = epoch
         self.started = time.monotonic()
-        self.bar = progress(self.training.count, f"epoch {epoch + 1}/{self.config.epochs}")
+        self.bar = progress(
+            self.training.count,
+            f"epoch {epoch + 1}/{self.config.epochs}",
+            shown=self.devices.is_chief,
+        )
 
     def on_train_batch_end(self, batch, logs=None):
         self.has_stepped = True
@@ -306,8 +345,8 @@ class Epochs(keras.callbacks.Callback):
         self.bar.update(done - self.bar.n)
 
     def on_epoch_end(self, epoch, logs=None):
+        logs = self.devices.finish_epoch(self.model, self.training, logs or {})
         self.bar.close()
-        logs = logs or {}
         seconds = time.monotonic() - self.started
         row = {
             "epoch": epoch + 1,
@@ -322,9 +361,10 @@ class Epochs(keras.callbacks.Callback):
         }
         self.refuse_if_not_finite(row["val_loss"], "validation loss")
         best = self.run.record(self.network, row)
-        self.events.write(row)
-        figures.curves(self.run.history, self.run.path("curves.png"), self.config.name)
-        figures.picture_grid(self.validator.grid, self.run.path("examples.png"))
+        if self.events:  # those of the one process that writes
+            self.events.write(row)
+            figures.curves(self.run.history, self.run.path("curves.png"), self.config.name)
+            figures.picture_grid(self.validator.grid, self.run.path("examples.png"))
         self.say(
             f"epoch {epoch + 1}: loss {row['loss']:.4f}  {scores_line(row)}  "
             f"{row['images_per_second']:.2f} images/s{'  (best)' if best else ''}"
@@ -370,48 +410,57 @@ class Epochs(keras.callbacks.Callback):
     def close(self) -> None:
         """End the bar and the event file."""
         self.bar.close()
-        self.events.close()
+        if self.events:
+            self.events.close()
 
 
 class Validator:
     """Scores the network on the validation pictures, at their original size."""
 
-    def __init__(self, config: Config, batches: SaliencyBatches) -> None:
-        self.config, self.batches = config, batches
+    def __init__(self, config: Config, batches: SaliencyBatches, devices: Devices) -> None:
+        self.config, self.batches, self.devices = config, batches, devices
         self.loss = loss_function(config)
         self.grid: list = []
 
     def validate(self, model: keras.Model) -> dict[str, float]:
         """Return `val_loss` and the mean metrics; one prediction a picture serves them all."""
-        bar = progress(len(self.batches.samples), "validation")
-        rows: list[dict[str, float]] = []
-        losses_by_picture: list[float] = []
-        watched: dict[str, list[float]] = {m.__name__: [] for m in training_metrics(self.config)}
+        watched = training_metrics(self.config)
+        columns = [*VALIDATED, "loss", *(metric.__name__ for metric in watched)]
+        mine = self.devices.share(range(len(self.batches)))
+        bar = progress(
+            len(mine) * self.config.batch_size, "validation", shown=self.devices.is_chief
+        )
+        table: list[list[float]] = []
         self.grid = []
         with ThreadPoolExecutor(self.config.workers) as pool:
-            ahead = pool.submit(self.batches.__getitem__, 0)
-            for index in range(len(self.batches)):
-                x, y = ahead.result()
-                if index + 1 < len(self.batches):  # read while the network works
-                    ahead = pool.submit(self.batches.__getitem__, index + 1)
-                predicted = np.asarray(model.predict_on_batch(x))
-                losses_by_picture += keras.ops.convert_to_numpy(self.loss(y, predicted)).tolist()
-                for metric in training_metrics(self.config):
-                    values = keras.ops.convert_to_numpy(metric(y, predicted))
-                    watched[metric.__name__] += values.tolist()
-                first = len(rows)
-                rows += pool.map(self.score, range(first, first + len(predicted)), predicted)
-                for i in range(first, min(len(rows), GRID_PICTURES)):
-                    self.grid.append(self.grid_row(i, predicted[i - first], rows[i]))
+            coming = [pool.submit(self.batches.__getitem__, index) for index in mine[:1]]
+            for index in mine:
+                x, y = coming.pop().result()
+                if index != mine[-1]:  # read while the network works
+                    coming.append(pool.submit(self.batches.__getitem__, index + 1))
+                predicted = self.devices.predict(model, x)
+                by_picture = [
+                    keras.ops.convert_to_numpy(function(y, predicted)).tolist()
+                    for function in (self.loss, *watched)
+                ]
+                first = index * self.config.batch_size
+                rows = list(pool.map(self.score, range(first, first + len(predicted)), predicted))
+                for row, *values in zip(rows, *by_picture, strict=True):
+                    table.append([*(row[name] for name in VALIDATED), *values])
+                for i in range(first, min(first + len(predicted), GRID_PICTURES)):
+                    self.grid.append(self.grid_row(i, predicted[i - first], rows[i - first]))
                 bar.update(len(predicted))
         bar.close()
         # the regulariser is part of the training loss; with it the two curves are comparable
         penalty = sum(float(keras.ops.convert_to_numpy(p)) for p in model.losses)
-        means = mean_scores(rows, VALIDATED)
+        gathered = self.devices.gather(np.array(table).reshape(-1, len(columns)))
+        values = dict(zip(columns, gathered.T, strict=True))
+        scores = [dict(zip(columns, row, strict=True)) for row in gathered.tolist()]
+        means = mean_scores(scores, VALIDATED)
         return {
-            "val_loss": float(np.mean(losses_by_picture)) + penalty,
+            "val_loss": float(np.mean(values["loss"])) + penalty,
             **{f"val_{name}": mean for name, mean in means.items()},
-            **{f"val_{name}": float(np.mean(values)) for name, values in watched.items()},
+            **{f"val_{m.__name__}": float(np.mean(values[m.__name__])) for m in watched},
         }
 
     def score(self, index: int, prediction: NDArray) -> dict[str, float]:

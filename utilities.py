@@ -282,11 +282,38 @@ class Features(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one of several processes reads of each batch.
+
+    Attributes:
+        number: of the process, from 0.
+        processes: how many there are.
+        devices: how many all of them have together.
+    """
+
+    number: int = 0
+    processes: int = 1
+    devices: int = 1
+
+    def of(self, batch: NDArray) -> NDArray:
+        """Return this process' stretch of a batch, or all of one that the devices do not divide.
+
+        >>> Part(1, 2, 2).of(np.arange(4)).tolist(), Part(1, 2, 2).of(np.arange(3)).tolist()
+        ([2, 3], [0, 1, 2])
+        """
+        if len(batch) % self.devices:
+            return batch
+        length = len(batch) // self.processes
+        return batch[self.number * length : (self.number + 1) * length]
+
+
 class SaliencyBatches(keras.utils.PyDataset):
     """Batches of pictures and their truth, shuffled by seed and epoch.
 
     A batch depends on (seed, epoch, its index) alone, so the order and the flips are the same
-    whatever the number of workers, and an epoch can be repeated. Set `epoch` before each one.
+    whatever the number of workers, and an epoch can be repeated. Set `epoch` before each one. Where
+    several processes train one network, `part` says what this one reads of a batch.
 
     Args:
         samples: what to read.
@@ -344,6 +371,7 @@ class SaliencyBatches(keras.utils.PyDataset):
         ] or self.sizes
         self.seed = seed
         self.epoch = 0
+        self.part = Part()
         self.cache = cache or default_cache()
         self.features: Features | None = None
         self.failure: UserError | None = None
@@ -391,7 +419,8 @@ class SaliencyBatches(keras.utils.PyDataset):
         return rng.permutation(np.concatenate(drawn))
 
     def __getitem__(self, index: int) -> tuple[Any, Array]:
-        chosen = self.order()[index * self.batch_size : (index + 1) * self.batch_size].tolist()
+        batch = self.order()[index * self.batch_size : (index + 1) * self.batch_size]
+        chosen = self.part.of(batch).tolist()
         flipped = [self.is_flipped(i) for i in chosen]
         try:
             x, boxes = self.inputs([self.samples[i] for i in chosen], flipped)
