@@ -1,0 +1,244 @@
+"""The scripts of `batch/`: their words against the program's own flags, then a real SLURM."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import slurm
+from conftest import PROJECT, TINY
+
+from batch import submit_array
+from main import parser
+
+TRAIN = ["train", *(word for name, value in TINY.items() for word in (f"--{name}", str(value)))]
+WAIT = 600  # seconds for jobs: far more than they need on an idle machine
+JOB = {"SLURM_JOB_ID": "7", "SLURM_GPUS_ON_NODE": "4"}
+TASK = {
+    "SLURM_ARRAY_TASK_ID": "1",
+    "SLURM_ARRAY_TASK_COUNT": "3",
+    "SLURM_ARRAY_TASK_MIN": "0",
+    "SLURM_ARRAY_TASK_MAX": "2",
+}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Stand in a folder like the project's, in which jobs may write."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for path in [*PROJECT.glob("*.py"), *PROJECT.glob("[ad]*s"), PROJECT / "templates"]:
+        (folder / path.name).symlink_to(path)
+    # what other runs of the scripts have logged stays where it is
+    shutil.copytree(PROJECT / "batch", folder / "batch", ignore=shutil.ignore_patterns("*.log"))
+    (folder / ".venv").symlink_to(sys.prefix)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def script(name, *words, code=0, **environment):
+    """Run a script as a job of SLURM's would, where it only says what it runs."""
+    done = subprocess.run(
+        ["bash", f"batch/{name}.sh", *map(str, words)],
+        env={**os.environ, "DRY_RUN": "1", **environment},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def words_of(said):
+    """Return the parsed command of main.py that a script said it would run."""
+    words = shlex.split(said.stdout)
+    start = words.index("main.py")
+    assert words[start - 1] == "python"
+    return parser().parse_args(words[start + 1 :])
+
+
+def test_one_gpu_takes_the_words_of_the_program(project):
+    said = words_of(script("one_gpu", *TRAIN, "--output", "runs/a b", **JOB))
+    assert (said.command, said.output.name, said.epochs) == ("train", "a b", 1)
+
+
+def test_a_task_trains_the_run_at_its_place_by_the_settings_beside_it(project):
+    said = words_of(script("array", "runs/s/a", "runs/s/b c", **TASK))
+    assert str(said.config) == "runs/s/b c.json"
+    assert said.overwrite
+
+
+def test_a_task_whose_run_is_done_trains_nothing(project):
+    (project / "run").mkdir()
+    (project / "run" / "done.json").write_text("{}")
+    assert script("array", "other", "run", **TASK).stdout == "run is done\n"
+
+
+def test_what_is_done_is_compared(project):
+    for name in ("s/a", "s/b"):
+        (project / name).mkdir(parents=True)
+        (project / name / "done.json").write_text("{}")
+    said = words_of(script("compare_array", "12", "4", "s/a", "s/b"))
+    assert [str(run) for run in said.runs] == ["s/a", "s/b"]
+    assert str(said.output) == "s/comparison"
+
+
+def test_what_is_missing_is_named_with_the_log_of_its_task(project):
+    (project / "s/a").mkdir(parents=True)
+    (project / "s/a/done.json").write_text("{}")
+    said = script("compare_array", "12", "4", "s/a", "s/b", code=1)
+    assert "not done: s/b (its log: batch/logs/array-12_5.log)" in said.stderr
+    assert "1 of 2 runs are not done" in said.stderr
+    assert said.stdout == ""
+
+
+def test_every_script_logs_into_a_folder_that_a_clone_has():
+    assert (PROJECT / "batch/logs/.gitignore").exists()
+    for path in PROJECT.glob("batch/*.sh"):
+        if path.name != "environment.sh":
+            assert "\n#SBATCH --output=batch/logs/" in path.read_text(), path
+
+
+STUDY = [*TRAIN, "--strategies", "frozen", "scratch", "--seeds", "0", "1", "--output", "runs/s"]
+
+
+def test_a_study_is_one_array_and_one_comparison_a_data_set(project, monkeypatch, capsys):
+    for folder in ("own/images", "own/maps"):
+        (project / folder).mkdir(parents=True)
+        for name in range(10):
+            cv2.imwrite(f"{folder}/{name}.png", np.full((30, 40), 20 * name, np.uint8))
+    monkeypatch.setenv("DRY_RUN", "1")
+    both = [*STUDY, "--dataset", "synthetic", "folder", "--data", "own"]
+    assert submit_array.main(both) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("sbatch")]
+    assert len(said) == 3
+    assert "--array=0,1,2,3,4,5,6,7" in said[0]
+    assert "runs/s/folder/scratch-seed1" in said[0]
+    assert "--dependency=afterany:JOB_4:JOB_5:JOB_6:JOB_7 batch/compare_array.sh JOB 4" in said[2]
+    assert not (project / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (TRAIN, "submitted by the words: train --strategies"),
+        (["test", "images"], "submitted by the words: train --strategies"),
+        ([*STUDY, "--overwrite"], "--overwrite is not for a study"),
+        ([*STUDY, "--weights_dir", "w"], "--weights_dir is not for a study"),
+        ([*STUDY, "--dataset", "folder", "--data", "no"], "no"),
+        ([*STUDY, "--dataset", "osie"], "--data is needed"),
+        ([*STUDY, "--rows", "50"], "does not divide by 8"),
+        ([*STUDY, "--seeds", "1", "1"], "--seeds names 1 twice"),
+    ],
+)
+def test_a_bad_study_is_refused_before_it_is_queued(project, capsys, words, message):
+    assert submit_array.main(words) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and message in err and err.count("\n") == 1
+    assert not (project / "runs").exists()
+
+
+def test_a_study_is_submitted_from_the_projects_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert submit_array.main(STUDY) == 2
+    assert "no batch/array.sh here" in capsys.readouterr().err
+
+
+def test_a_study_in_the_queue_is_not_submitted_twice(project, tmp_path, monkeypatch, capsys):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/squeue").write_text("#!/bin/sh\necho 12; echo 12\n")
+    (tmp_path / "bin/squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    assert submit_array.main(STUDY) == 2
+    err = capsys.readouterr().err
+    assert "runs/s is in the queue as job 12." in err and "scancel 12" in err
+    assert not (project / "runs").exists()
+
+
+def test_a_machine_without_slurm_says_so(project, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert submit_array.main(STUDY) == 2
+    assert "squeue is not here" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def queue():
+    """Return the environment of a cluster that runs while these tests do."""
+    if (absent := slurm.missing()) and "REQUIRE_SLURM" not in os.environ:
+        pytest.skip(f"apt-get install slurm-wlm munge: {', '.join(absent)} not installed")
+    with slurm.cluster() as environment:
+        yield environment
+
+
+def sbatch(queue, *words, code=0):
+    """Submit a job, wait for its end and return what it logged."""
+    done = subprocess.run(
+        ["sbatch", "--wait", "--output=job.log", *map(str, words)],
+        env=queue, capture_output=True, text=True, timeout=WAIT,
+    )  # fmt: skip
+    log = Path("job.log").read_text()
+    assert done.returncode == code, done.stdout + done.stderr + log
+    return log
+
+
+def submit(queue, *words):
+    """Submit a study, wait until the queue is empty and return what was said of it."""
+    done = subprocess.run(
+        [sys.executable, "batch/submit_array.py", *map(str, words)],
+        env=queue, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    until = time.monotonic() + WAIT
+    while slurm.called(["squeue", "--noheader"], queue):
+        assert time.monotonic() < until, slurm.called(["squeue"], queue)
+        time.sleep(0.5)
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_a_job_trains_and_a_failing_one_says_why(project, queue):
+    log = sbatch(queue, "batch/one_gpu.sh", *TRAIN, "--output", "runs/x")
+    assert "epoch 1: loss" in log
+    assert (project / "runs/x/done.json").exists()
+    assert (project / "weights/mlnet-scratch-frozen.weights.h5").exists()
+    # submitted again, or put back into the queue, it replaces nothing
+    log = sbatch(queue, "batch/one_gpu.sh", *TRAIN, "--output", "runs/x", code=2)
+    assert "holds an earlier run" in log
+
+
+@pytest.mark.slow
+def test_an_array_trains_a_study_and_ends_in_its_page(project, queue):
+    submit(queue, *STUDY)
+    logs = {path.name: path.read_text() for path in (project / "batch/logs").glob("*.log")}
+    assert len(logs) == 5
+    root = project / "runs/s/synthetic"
+    assert (root / "comparison/index.html").stat().st_size > 50_000, logs
+    assert "scratch minus scratch-frozen" in next(
+        log for name, log in logs.items() if name.startswith("compare")
+    )
+    assert (root / "weights/mlnet-scratch.weights.h5").exists()
+    assert (root / "weights-seed1/mlnet-scratch.weights.h5").exists()
+    again = submit(queue, *STUDY)
+    assert "all 4 runs are done" in again
+
+
+@pytest.mark.slow
+def test_a_failed_task_is_told_and_alone_submitted_again(project, queue):
+    (project / "broken.h5").write_text("no weights")
+    words = [*STUDY, "--seeds", "3", "--backbone_weights", "broken.h5"]
+    submit(queue, *words)
+    logs = {path.name: path.read_text() for path in (project / "batch/logs").glob("*.log")}
+    compared = next(log for name, log in logs.items() if name.startswith("compare"))
+    assert "1 of 2 runs are not done" in compared
+    name = compared.partition("(its log: batch/logs/")[2].partition(")")[0]
+    assert "broken.h5 is not an HDF5 file" in logs[name]
+    assert not (project / "runs/s/synthetic/comparison").exists()
+    done = subprocess.run(
+        [sys.executable, "batch/submit_array.py", *words],
+        env={**queue, "DRY_RUN": "1"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "--array=0 " in done.stdout
