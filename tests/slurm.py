@@ -17,7 +17,6 @@ from shutil import which
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 SBIN = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
-NODES = ("node0", "node1")
 SECONDS = 60  # for the nodes to report, and for a daemon to end
 
 # the nodes claim more than the machine has, so that the scripts' own requests are granted: two of
@@ -47,8 +46,9 @@ ReturnToService=2
 SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0
 GresTypes=gpu
-NodeName=node[0-1] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[2]}] \
-CPUs=32 RealMemory=256000 Gres=gpu:4
+NodeName=DEFAULT CPUs=32 RealMemory=256000 Gres=gpu:4
+NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]}
+NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]}
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 # SLURM wants a device file for each GPU that it counts, and hands out their numbers
@@ -70,12 +70,17 @@ def cluster() -> Iterator[dict[str, str]]:
         (folder / "munge.key").write_bytes(secrets.token_bytes(1024))
         (folder / "munge.key").chmod(0o600)
         host, user = socket.gethostname().split(".")[0], getpass.getuser()
-        settings = SETTINGS.format(host=host, user=user, folder=folder, ports=free_ports(3))
+        nodes = (host, f"{host}-twin")  # processes of a job look for the first one by its name
+        settings = SETTINGS.format(
+            host=host, user=user, folder=folder, nodes=nodes, ports=free_ports(3)
+        )
         (folder / "slurm.conf").write_text(settings)
         (folder / "cgroup.conf").touch()  # none of the plugins named above wants cgroups
         devices = "".join(f"Name=gpu File={device}\n" for device in DEVICES)
         (folder / "gres.conf").write_text(devices)
         environment = {**os.environ, "PATH": SBIN, "SLURM_CONF": str(folder / "slurm.conf")}
+
+        daemons: list[subprocess.Popen] = []
 
         def start(name: str, *words: str, log: str) -> None:
             with (folder / log).open("w") as file:
@@ -83,6 +88,7 @@ def cluster() -> Iterator[dict[str, str]]:
                     [name, *words], env=environment, stdout=file, stderr=subprocess.STDOUT
                 )
             stack.callback(end, process)
+            daemons.append(process)
 
         munge = {
             f"--{flag}={folder}/munge.{name}"
@@ -95,16 +101,16 @@ def cluster() -> Iterator[dict[str, str]]:
             )
         }
         start("munged", "--foreground", *munge, log="munged.out")
-        wait_until((folder / "munge.socket").exists, folder)
+        wait_until((folder / "munge.socket").exists, daemons, folder)
         start("slurmctld", "-D", "-i", log="slurmctld.out")
-        for node in NODES:
+        for node in nodes:
             start("slurmd", "-D", "-N", node, log=f"{node}.out")
 
         def idle() -> bool:
             states = called(["sinfo", "--noheader", "--Node", "--format=%T"], environment)
-            return states.split() == ["idle"] * len(NODES)
+            return states.split() == ["idle"] * len(nodes)
 
-        wait_until(idle, folder)
+        wait_until(idle, daemons, folder)
         stack.callback(called, ["scancel", f"--user={user}"], environment)
         yield environment
 
@@ -128,15 +134,15 @@ def called(words: list[str], environment: dict[str, str]) -> str:
     return done.stdout
 
 
-def wait_until(come: Callable[[], bool], folder: Path) -> None:
+def wait_until(come: Callable[[], bool], daemons: list[subprocess.Popen], folder: Path) -> None:
     """Wait until a function says True.
 
     Raises:
-        TimeoutError: with the last lines of each daemon, where it does not come.
+        TimeoutError: with the last lines of each daemon, where it does not, or one has ended.
     """
     until = time.monotonic() + SECONDS
     while not come():
-        if time.monotonic() > until:
+        if time.monotonic() > until or any(daemon.poll() is not None for daemon in daemons):
             logs = {log.name: log.read_text()[-1500:] for log in folder.glob("*.out")}
             raise TimeoutError("\n".join(f"{name}:\n{text}" for name, text in logs.items()))
         time.sleep(0.2)

@@ -23,8 +23,8 @@ JOB = {"SLURM_JOB_ID": "7", "SLURM_GPUS_ON_NODE": "4"}
 TASK = {
     "SLURM_ARRAY_TASK_ID": "1",
     "SLURM_ARRAY_TASK_COUNT": "3",
-    "SLURM_ARRAY_TASK_MIN": "0",
-    "SLURM_ARRAY_TASK_MAX": "2",
+    "SLURM_ARRAY_TASK_MIN": "1",
+    "SLURM_ARRAY_TASK_MAX": "3",
 }
 
 
@@ -174,11 +174,11 @@ def queue():
         yield environment
 
 
-def sbatch(queue, *words, code=0):
+def sbatch(queue, *words, code=0, **environment):
     """Submit a job, wait for its end and return what it logged."""
     done = subprocess.run(
         ["sbatch", "--wait", "--output=job.log", *map(str, words)],
-        env=queue, capture_output=True, text=True, timeout=WAIT,
+        env={**queue, **environment}, capture_output=True, text=True, timeout=WAIT,
     )  # fmt: skip
     log = Path("job.log").read_text()
     assert done.returncode == code, done.stdout + done.stderr + log
