@@ -2,7 +2,7 @@
 # The page of a study's data set. submit_array.py submits it, to start once the data set's tasks have
 # ended, with these arguments: the array's job id, the first of the tasks, and their run folders.
 #SBATCH --job-name=compare
-#SBATCH --output=batch/logs/%x-%j.log
+#SBATCH --output=batch/logs/compare-%j.log
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
 #SBATCH --gpus=1

@@ -65,7 +65,7 @@ def studies(words: list[str]) -> list[list[Config]]:
 
 
 def refuse_if_queued(root: Path) -> None:
-    """Refuse a study of which tasks are in the queue: two would write into one run folder.
+    """Refuse a study that is in the queue: two tasks would write into one run folder.
 
     Raises:
         UserError: it is there.
@@ -80,7 +80,7 @@ def refuse_if_queued(root: Path) -> None:
 
 
 def job_name(root: Path) -> str:
-    """Return the name of a study's array in the queue."""
+    """Return the name of a study's jobs in the queue."""
     return str(root.resolve()).replace(",", "_")  # squeue would take it for several names
 
 
@@ -105,7 +105,7 @@ def submit(runs_by_set: list[list[Config]], dry: bool) -> None:
     """Submit the runs that are not done as one array, and a comparison for each data set."""
 
     def sbatch(*words: Any) -> str:
-        command = ["sbatch", "--parsable", *map(str, words)]
+        command = ["sbatch", "--parsable", f"--job-name={job_name(root)}", *map(str, words)]
         if dry:
             print(shlex.join(command))
             return "JOB"
@@ -125,7 +125,6 @@ def submit(runs_by_set: list[list[Config]], dry: bool) -> None:
         tasks = ",".join(map(str, waiting))
         array = sbatch(
             f"--array={tasks}",
-            f"--job-name={job_name(root)}",
             "batch/array.sh",
             *(run.run_folder for run in runs),
         )
