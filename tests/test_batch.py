@@ -67,6 +67,17 @@ def test_one_gpu_takes_the_words_of_the_program(project):
     assert (said.command, said.output.name, said.epochs) == ("train", "a b", 1)
 
 
+def test_a_task_takes_its_part_of_the_pictures(project):
+    said = words_of(script("test_array", "test", "images", "--output", "maps", **TASK))
+    assert (said.command, said.shard) == ("test", "1/3")
+
+
+@pytest.mark.parametrize(("least", "most"), [(0, 2), (2, 4), (1, 5)])
+def test_parts_that_would_miss_pictures_are_refused(project, least, most):
+    gap = {**TASK, "SLURM_ARRAY_TASK_MIN": str(least), "SLURM_ARRAY_TASK_MAX": str(most)}
+    assert "submit all of them, from 1" in script("test_array", "test", "x", code=2, **gap).stderr
+
+
 def test_a_task_trains_the_run_at_its_place_by_the_settings_beside_it(project):
     said = words_of(script("array", "runs/s/a", "runs/s/b c", **TASK))
     assert str(said.config) == "runs/s/b c.json"
@@ -246,3 +257,11 @@ def test_a_failed_task_is_told_and_alone_submitted_again(project, queue):
     assert re.search(r"error: .*broken.h5 .*HDF5 file", logs[name])
     assert not (project / "runs/s/synthetic/comparison").exists()
     assert "--array=0 " in submit(queue, *words, DRY_RUN="1")
+
+
+@pytest.mark.slow
+def test_an_array_writes_the_maps_of_all_pictures(project, pictures, trained, queue):
+    words = ("test", pictures, "--recursive", "--weights", trained, "--output", "maps")
+    sbatch(queue, "--array=1-2", "batch/test_array.sh", *words)
+    written = sorted(path.relative_to("maps").as_posix() for path in Path("maps").rglob("*.png"))
+    assert written == ["a.png", "b.png", "sub/c.png"]
