@@ -1,5 +1,6 @@
 """The scripts of `batch/`: their words against the program's own flags, then a real SLURM."""
 
+import csv
 import os
 import re
 import shlex
@@ -65,6 +66,17 @@ def words_of(said):
 def test_one_gpu_takes_the_words_of_the_program(project):
     said = words_of(script("one_gpu", *TRAIN, "--output", "runs/a b", **JOB))
     assert (said.command, said.output.name, said.epochs) == ("train", "a b", 1)
+
+
+def test_several_gpus_are_the_devices_of_one_process(project):
+    said = words_of(script("several_gpus", *TRAIN, **JOB))
+    assert (said.devices, getattr(said, "cluster", False)) == (4, False)
+
+
+def test_several_hosts_run_a_process_each_with_its_gpus(project):
+    said = script("several_hosts", *TRAIN, **JOB)
+    assert said.stdout.startswith("srun ")
+    assert (words_of(said).devices, words_of(said).cluster) == (4, True)
 
 
 def test_a_task_takes_its_part_of_the_pictures(project):
@@ -186,6 +198,12 @@ def queue():
         yield environment
 
 
+def losses(folder):
+    """Return the losses that a run has written."""
+    with (folder / "history.csv").open() as file:
+        return [float(row[name]) for row in csv.DictReader(file) for name in ("loss", "val_loss")]
+
+
 def sbatch(queue, *words, code=0, **environment):
     """Submit a job, wait for its end and return what it logged."""
     done = subprocess.run(
@@ -257,6 +275,17 @@ def test_a_failed_task_is_told_and_alone_submitted_again(project, queue):
     assert re.search(r"error: .*broken.h5 .*HDF5 file", logs[name])
     assert not (project / "runs/s/synthetic/comparison").exists()
     assert "--array=0 " in submit(queue, *words, DRY_RUN="1")
+
+
+@pytest.mark.slow
+def test_two_hosts_and_two_devices_train_as_one_does(project, queue):
+    sbatch(queue, "batch/one_gpu.sh", *TRAIN, "--output", "one", KERAS_BACKEND="jax")
+    sbatch(queue, "batch/several_hosts.sh", *TRAIN, "--output", "hosts")
+    two = "--xla_force_host_platform_device_count=2"  # a processor as two devices
+    sbatch(queue, "--gpus=2", "batch/several_gpus.sh", *TRAIN, "--output", "gpus", XLA_FLAGS=two)
+    one, hosts, gpus = (losses(Path(name)) for name in ("one", "hosts", "gpus"))
+    assert hosts == pytest.approx(one, rel=1e-4)
+    assert gpus == pytest.approx(one, rel=1e-4)
 
 
 @pytest.mark.slow
