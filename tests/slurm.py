@@ -19,8 +19,7 @@ DAEMONS = ("munged", "slurmctld", "slurmd")
 SBIN = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
 SECONDS = 60  # for the nodes to report, and for a daemon to end
 
-# the nodes claim more than the machine has, so that the scripts' own requests are granted: two of
-# 8 cores at a time on each
+# the nodes claim more than the machine has, so that the scripts' own requests are granted
 SETTINGS = """
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
@@ -116,16 +115,12 @@ def cluster() -> Iterator[dict[str, str]]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports in a row that nothing listens on."""
-    while True:
-        with ExitStack() as stack:
-            first = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
-            try:
-                for port in range(first + 1, first + count):
-                    stack.enter_context(socket.create_server(("127.0.0.1", port)))
-            except (OSError, OverflowError):
-                continue
-            return list(range(first, first + count))
+    """Return ports that nothing listens on."""
+    with ExitStack() as stack:
+        servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+        for server in servers:
+            stack.enter_context(server)
+        return [server.getsockname()[1] for server in servers]
 
 
 def called(words: list[str], environment: dict[str, str]) -> str:
