@@ -34,6 +34,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/shellcheck --external-sources batch/*.sh .ci/run
 
 clean:
 	rm -rf .venv runs/demo

@@ -51,6 +51,29 @@ def run_strategies(
     check(config, strategies, seeds)
     choose_engine(config.devices, config.cluster)  # for all arms, and their comparison
     root = make_folder(config.output or Path("runs") / f"{config.system}-strategies")
+    runs = runs_of(dataclasses.replace(config, output=root), strategies, seeds)
+    for number, run in enumerate(runs, 1):
+        if is_done(run):
+            say(f"run {number} of {len(runs)}: {run.run_folder} is done")
+            continue
+        say(f"run {number} of {len(runs)}: {run.run_folder}")
+        train_apart(run)
+    say("")
+    import_keras()  # not before: while the runs train, their memory is theirs
+    return compare(
+        [run.run_folder for run in runs],
+        {"output": root / "comparison", "workers": config.workers},
+        say,
+    )
+
+
+def runs_of(config: Config, strategies: list[str], seeds: list[int]) -> list[Config]:
+    """Return the settings of every arm with every seed, in folders below `config.output`.
+
+    Raises:
+        UserError: one of them could not start.
+    """
+    root = config.run_folder
     runs = [
         dataclasses.replace(
             config,
@@ -65,19 +88,7 @@ def run_strategies(
     ]
     for run in runs:  # before hours of training
         run.check_start()
-    for number, run in enumerate(runs, 1):
-        if is_done(run):
-            say(f"run {number} of {len(runs)}: {run.run_folder} is done")
-            continue
-        say(f"run {number} of {len(runs)}: {run.run_folder}")
-        train_apart(run)
-    say("")
-    import_keras()  # not before: while the runs train, their memory is theirs
-    return compare(
-        [run.run_folder for run in runs],
-        {"output": root / "comparison", "workers": config.workers},
-        say,
-    )
+    return runs
 
 
 def check(config: Config, strategies: list[str], seeds: list[int]) -> None:

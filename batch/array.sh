@@ -1,0 +1,22 @@
+#!/bin/bash
+# One run of a study a task. submit_array.py submits it, with the study's run folders as arguments:
+# the task trains the one at its own place, by the settings beside it, unless it is done.
+#SBATCH --job-name=array
+#SBATCH --output=batch/logs/array-%A_%a.log
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --gpus=1
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=32G
+#SBATCH --time=24:00:00
+set -euo pipefail
+. batch/environment.sh
+
+folders=("$@")
+folder=${folders[$SLURM_ARRAY_TASK_ID]}
+if [ -e "$folder/done.json" ]; then
+    echo "$folder is done"
+    exit
+fi
+# what half a run left is begun anew
+run python main.py train --config "$folder.json" --overwrite

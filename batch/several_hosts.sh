@@ -1,0 +1,16 @@
+#!/bin/bash
+# One training on the GPUs of several hosts, one process a host. From the project's folder:
+#   sbatch --nodes=4 batch/several_hosts.sh train --dataset osie --data PATH --output runs/frozen
+#SBATCH --job-name=several_hosts
+#SBATCH --output=batch/logs/%x-%j.log
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=32G
+#SBATCH --time=24:00:00
+set -euo pipefail
+. batch/environment.sh
+
+# should one process end, so do the others, which wait for it
+run srun --kill-on-bad-exit=1 python main.py "$@" --cluster --devices "${SLURM_GPUS_ON_NODE:-1}"

@@ -1,0 +1,164 @@
+"""Submit a study to SLURM: strategies x seeds x data sets, a run a task, then a page a data set.
+
+python batch/submit_array.py train --strategies frozen finetuned scratch --seeds 0 1 2 \
+    --dataset osie toronto --data PATH PATH --output runs/study
+
+The words are those of main.py, but for one thing: several data sets are not trained on together,
+each gets runs and a page of its own. Bad input is refused here rather than hours later in the
+queue. A study that was submitted before goes on: what is done stays. DRY_RUN=1 only says the
+commands. Options of all its jobs are given as sbatch reads them from the environment:
+SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_GPUS=0 where there is no GPU.
+"""
+
+import dataclasses
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import config as config_files
+import datasets
+from config import Config, resolve
+from errors import UserError
+from files import make_folder
+from main import EXIT_USER_ERROR, NO_FIELDS, parser
+from strategies import check, is_done, runs_of
+
+# what its tasks set, one GPU each; a run that is not done is begun anew in any case
+NOT_OF_A_STUDY = ("freeze_backbone", "mix", "weights_dir", "overwrite", "devices", "cluster")
+
+
+def studies(words: list[str]) -> list[list[Config]]:
+    """Return the runs of each data set, in the order of their tasks.
+
+    Raises:
+        UserError: the words are no study, or a run could not start.
+    """
+    arguments = parser().parse_args(words)
+    if arguments.command != "train" or not arguments.strategies:
+        raise UserError("A study is submitted by the words: train --strategies STRATEGY ...")
+    flags = {name: value for name, value in vars(arguments).items() if name not in NO_FIELDS}
+    for name in NOT_OF_A_STUDY:
+        if name in flags:
+            raise UserError(f"--{name} is not for a study, whose tasks set it: leave it away.")
+    config = resolve(flags, arguments.config)
+    seeds = arguments.seeds or [config.seed]
+    check(config, arguments.strategies, seeds)
+    root = config.output or Path("runs") / f"{config.system}-strategies"
+    found = []
+    for name, data in config.sets:
+        of_one = dataclasses.replace(
+            config,
+            dataset=(name,),
+            data=(data,) if data else (),
+            mix=(),
+            output=root / name,
+            weights_dir=root / name / "weights",
+        )
+        datasets.load(name, data, "train", of_one.plan, of_one.out_of_bounds)
+        found.append(runs_of(of_one, arguments.strategies, seeds))
+    return found
+
+
+def refuse_if_queued(root: Path) -> None:
+    """Refuse a study that is in the queue: two tasks would write into one run folder.
+
+    Raises:
+        UserError: it is there.
+    """
+    words = ["squeue", "--me", "--noheader", "--format=%A", f"--name={job_name(root)}"]
+    jobs = sorted(set(called(words).split()))
+    if jobs:
+        raise UserError(
+            f"{root} is in the queue as job {', '.join(jobs)}. Wait for it, or end it with "
+            f"scancel {' '.join(jobs)}."
+        )
+
+
+def job_name(root: Path) -> str:
+    """Return the name of a study's jobs in the queue."""
+    return str(root.resolve()).replace(",", "_")  # squeue would take it for several names
+
+
+def called(words: list[str]) -> str:
+    """Return what one of SLURM's commands prints.
+
+    Raises:
+        UserError: there is no such command, or it fails.
+    """
+    try:
+        done = subprocess.run(words, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise UserError(
+            f"{words[0]} is not here: submit from a machine where SLURM's commands are."
+        ) from None
+    if done.returncode:
+        raise UserError(f"{words[0]} ended with: {done.stderr.strip()}")
+    return done.stdout
+
+
+def submit(runs_by_set: list[list[Config]], dry: bool) -> None:
+    """Submit the runs that are not done as one array, and a comparison for each data set."""
+
+    def sbatch(*words: Any) -> str:
+        command = ["sbatch", "--parsable", f"--job-name={job_name(root)}", *map(str, words)]
+        if dry:
+            print(shlex.join(command))
+            return "JOB"
+        return called(command).strip().split(";")[0]  # a federation adds the cluster's name
+
+    runs = [run for of_one in runs_by_set for run in of_one]
+    root = runs[0].run_folder.parent.parent
+    if not dry:
+        refuse_if_queued(root)
+    waiting = [task for task, run in enumerate(runs) if not is_done(run)]
+    array = ""
+    if waiting:
+        for task in waiting:
+            if not dry:
+                make_folder(runs[task].run_folder.parent)
+                config_files.save(runs[task], settings_file(runs[task]))
+        tasks = ",".join(map(str, waiting))
+        array = sbatch(
+            f"--array={tasks}",
+            "batch/array.sh",
+            *(run.run_folder for run in runs),
+        )
+        print(f"job {array}: {len(waiting)} of {len(runs)} runs; logs: batch/logs/array-{array}_*")
+    else:
+        print(f"all {len(runs)} runs are done")
+    first = 0
+    for of_one in runs_by_set:
+        tasks = [task for task in waiting if first <= task < first + len(of_one)]
+        after = ":".join(f"{array}_{task}" for task in tasks)
+        dependency = [f"--dependency=afterany:{after}"] if tasks else []
+        folders = [run.run_folder for run in of_one]
+        page = folders[0].parent / "comparison" / "index.html"
+        job = sbatch(*dependency, "batch/compare_array.sh", array or "none", first, *folders)
+        print(f"job {job}: {page}; log: batch/logs/compare-{job}.log")
+        first += len(of_one)
+
+
+def settings_file(run: Config) -> Path:
+    """Return the file of a run's settings that its task reads."""
+    return run.run_folder.with_name(f"{run.run_folder.name}.json")
+
+
+def main(words: list[str]) -> int:
+    """Submit a study; return the exit code."""
+    try:
+        if not Path("batch/array.sh").exists():
+            raise UserError("Submit from the folder of main.py: there is no batch/array.sh here.")
+        submit(studies(words), bool(os.environ.get("DRY_RUN")))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
