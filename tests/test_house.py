@@ -10,7 +10,7 @@ from conftest import PROJECT
 FLOORS = [
     {"errors", "files", "flags", "config", "sample", "quiet", "notes", "progress"},
     {"fixations", "metrics", "pictures", "cache", "ridge", "significance", "utilities", "archives"}
-    | {"collection"},
+    | {"collection", "letterbox"},
     {"datasets", "references", "store", "feature_store"},
     {"eltwise_product", "backbone", "losses", "schedules", "step", "weight_files", "foreign"},
     {"model", "architectures"},
