@@ -38,7 +38,10 @@ AT_ONCE = 2
 KEPT = 8  # networks in the cache; the one that was used longest ago makes room
 # what an exported network is made by, besides the sources below
 MAKERS = ("keras", "tensorflow", "tf2onnx", "onnx")
-MADE_FROM = ("export.py", "model.py", "backbone.py", "eltwise_product.py", "architectures/*.py")
+MADE_FROM = (
+    "export.py", "model.py", "backbone.py", "eltwise_product.py", "foreign.py", "weight_files.py",
+    "architectures/*.py",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -151,8 +151,6 @@ def run(engine: Engine, jobs: Todo, settings: PredictConfig) -> int:
                          threads)  # fmt: skip
         for batch, errors in done:
             for error in errors:
-                if getattr(error.__cause__, "errno", None) in NO_MORE:
-                    raise error  # no other map could be written either
                 failed += 1
                 tqdm.write(f"skipped: {error}", file=sys.stderr)
             jobs.end(bar, len(batch))
@@ -182,7 +180,11 @@ def _groups(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
 def _see_through(
     batch: list[Job], engine: Engine, turns: BoundedSemaphore, settings: PredictConfig
 ) -> list[UserError]:
-    """Read a batch, predict it and write its maps; return what went wrong with single pictures."""
+    """Read a batch, predict it and write its maps; return what went wrong with single pictures.
+
+    Raises:
+        UserError: no map can be written.
+    """
     errors, good = [], []
     for job in batch:
         try:
@@ -197,6 +199,8 @@ def _see_through(
         try:
             _write(job, image, prediction, box, engine.grid, settings)
         except UserError as error:
+            if getattr(error.__cause__, "errno", None) in NO_MORE:
+                raise  # no other map could be written either
             errors.append(error)
     return errors
 

@@ -59,7 +59,8 @@ def plain_loop(weights: Path):
 
     def work(pictures: list[Path], output: Path) -> None:
         for path in pictures:
-            x, box = preprocess(cv2.imread(str(path)), model.input_shape[1:3])
+            picture = np.asarray(cv2.imread(str(path)), np.uint8)
+            x, box = preprocess(picture, model.input_shape[1:3])
             prediction = model.predict(x[None], verbose=0)[0]
             saliency_map = postprocess(prediction, box, architectures.grid_of(model))
             cv2.imwrite(str(output / f"{path.stem}.png"), np.round(saliency_map * 255))
