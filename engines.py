@@ -82,28 +82,28 @@ class Runtime:
 
 def open_openvino(path: Path, at_once: int = 1) -> Maps:
     """Return the function from pictures to maps of an OpenVINO network (.xml, or .onnx)."""
-    network = (
-        quiet.import_openvino()
-        .Core()
-        .compile_model(
-            path,
-            "CPU",
-            {
-                # by itself it would take bfloat16 where the processor has it, and move the maps
-                "INFERENCE_PRECISION_HINT": "f32",
-                "NUM_STREAMS": at_once,
-                "INFERENCE_NUM_THREADS": cores(),
-                "ENABLE_CPU_PINNING": False,  # the cores are shared with who reads and writes
-            },
-        )
-    )
-    own = local()
+    how = {
+        # by itself it would take bfloat16 where the processor has it, and move the maps
+        "INFERENCE_PRECISION_HINT": "f32",
+        "NUM_STREAMS": at_once,
+        "INFERENCE_NUM_THREADS": cores(),
+        "ENABLE_CPU_PINNING": False,  # the cores are shared with who reads and writes
+    }
+    network = quiet.import_openvino().Core().compile_model(path, "CPU", how)
+    own, turn = local(), Lock()
 
     def maps(batch: NDArray[np.uint8]) -> Array:
-        if not hasattr(own, "request"):
-            own.request = network.create_infer_request()
-        # the request's own memory is used again by its next call
-        return own.request.infer([batch.astype(np.float32)], share_inputs=True)[0].copy()
+        pictures = batch.astype(np.float32)
+        # Its Python side, entered by two threads for the first time, was seen to wait for ever:
+        # one holds Python's lock, the other a lock of its own. Only `wait`, the work, is shared.
+        with turn:
+            if not hasattr(own, "request"):
+                own.request = network.create_infer_request()
+            own.request.start_async([pictures], share_inputs=True)
+        own.request.wait()
+        with turn:
+            # the request's own memory is used again by its next call
+            return own.request.get_output_tensor(0).data.copy()
 
     return maps
 
