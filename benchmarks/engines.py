@@ -71,16 +71,22 @@ def plain_loop(weights: Path):
 def by_engine(name: str, weights: Path):
     """Return a function that writes the maps of pictures as `test` does."""
     import engines
+    from collection import Collection
     from config import PredictConfig
-    from predict import plan, run
+    from predict import Todo, run
 
-    engine = engines.get(name, weights, lambda line: print(line, file=sys.stderr))
+    engine = engines.get(name, weights, silent)
 
     def work(pictures: list[Path], output: Path) -> None:
         settings = PredictConfig(output=output)
-        assert run(engine, plan([(p, Path(p.name)) for p in pictures], settings), settings) == 0
+        with Collection([str(path) for path in pictures], settings, silent) as jobs:
+            assert run(engine, Todo(jobs, True, silent), settings) == 0
 
     return work
+
+
+def silent(line: str) -> None:
+    """Drop a line of news."""
 
 
 def serve(name: str, weights: Path, pictures: list[Path], output: Path) -> None:
