@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import foreign
 from errors import UserError
-from utilities import linear_sampling, pixel_centres
+from letterbox import linear_sampling, pixel_centres
 
 # ImageNet means of the caffe networks, in BGR order; nothing is divided (VGG and ResNet-50)
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)

@@ -63,6 +63,9 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 XLA = ("auto", "on", "off")
 BENCHMARKS = ("mit300", "cat2000", "salicon")
 NOT_REPEATED = ("overwrite", "devices", "cluster")  # of a run's settings, when --config reads them
+# what runs a network in `test`, and what `export` writes
+ENGINES = ("auto", "openvino", "onnx", "keras")
+FORMATS = ("onnx", "openvino", "litert", "saved_model")
 DONE = "done.json"  # in a run folder: the run has come to its end
 
 
@@ -562,7 +565,14 @@ class PredictConfig(Checked):
     threshold: float = option(
         0.0, "values below become 0; the maximum of a map is 1", least=0, most=1
     )
-    batch_size: int = option(1, "pictures a step", unit="pictures", least=1, group="speed")
+    engine: str = option(
+        "auto",
+        "what runs the network; auto is the fastest that is installed, and keras where there is a "
+        "GPU or KERAS_BACKEND names jax or torch",
+        choices=ENGINES,
+        group="speed",
+    )
+    batch_size: int = option(1, "pictures a step", unit="pictures", least=1)
     workers: int = option(2, "threads that read and write pictures", least=1)
 
     def __post_init__(self) -> None:
@@ -579,6 +589,23 @@ class PredictConfig(Checked):
         """Which part of the pictures to do, counted from 0, and how many there are."""
         found = re.fullmatch("([0-9]+)/([0-9]+)", self.shard)
         return (int(found[1]) - 1, int(found[2])) if found else (-1, 0)
+
+
+@dataclass(frozen=True)
+class ExportConfig(Checked):
+    """One trained network in a format that runs without this program."""
+
+    format: str = option("onnx", "what is written", choices=FORMATS)
+    weights: Path | None = option(
+        None, "weights file (.weights.h5); default: the best of those in weights/"
+    )
+    weights_dir: Path = option(Path("weights"), "folder searched where no --weights is given")
+    output: Path | None = option(
+        None,
+        "file to write (.onnx, .xml, .tflite), or folder (saved_model); default: in exports/, "
+        "named like the weights",
+    )
+    overwrite: bool = option(False, "replace an earlier export")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from config import (
     Config,
     ConvertConfig,
     EvaluateConfig,
+    ExportConfig,
     ExportMapsConfig,
     PredictConfig,
     PrepareConfig,
@@ -113,6 +114,15 @@ def parser() -> argparse.ArgumentParser:
     )
     add_flags(probe, ProbeConfig)
 
+    export = commands.add_parser(
+        "export",
+        help="write a trained network as ONNX, OpenVINO, LiteRT or SavedModel",
+        description="Convert a trained network to a format that runs without this program, check "
+        "it against Keras, and say beside it, as JSON, how pictures go in and maps come out.",
+        epilog="example: main.py export --format onnx --output exports/mlnet.onnx",
+    )
+    add_flags(export, ExportConfig)
+
     export_maps = commands.add_parser(
         "export-maps",
         help="write the maps of a benchmark's test pictures as it asks for them",
@@ -205,10 +215,18 @@ def run_test(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
     settings = PredictConfig(**flags)
     if not arguments.images and not settings.listed:
         raise UserError("No pictures: name a folder, a picture or a glob, or a file with --list.")
-    import_keras()
+    one_thread_a_product()
     from predict import predict
 
     return EXIT_PARTIAL if predict(arguments.images, settings) else 0
+
+
+def one_thread_a_product() -> None:
+    """Keep NumPy's matrix products, which are small here, from waiting on threads of their own.
+
+    Several pictures are worked on at a time. It is heard before NumPy is imported.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def run_evaluate(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
@@ -237,11 +255,20 @@ def run_probe(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
     return EXIT_PARTIAL if probe(settings)["left_out"] else 0
 
 
+def run_export(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
+    """Write a network in another format."""
+    settings = ExportConfig(**flags)
+    import_keras()
+    from export import export
+
+    export(settings)
+    return 0
+
+
 def run_export_maps(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
     """Write or check a submission; something may be wrong with it."""
     settings = ExportMapsConfig(**flags)
-    if not settings.check:
-        import_keras()
+    one_thread_a_product()
     from export_maps import export_maps
 
     return EXIT_PARTIAL if export_maps(settings) else 0
@@ -298,6 +325,7 @@ COMMANDS = {
     "evaluate": run_evaluate,
     "compare": run_compare,
     "probe": run_probe,
+    "export": run_export,
     "export-maps": run_export_maps,
     "convert": run_convert,
     "data": run_data,

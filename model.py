@@ -16,9 +16,9 @@ import backbone
 import weight_files
 from config import Config
 from eltwise_product import EltWiseProduct
+from letterbox import postprocess, preprocess, read_input
 from losses import split_truth
 from sample import Sample
-from utilities import postprocess, preprocess, read_input
 
 EPSILON = 1e-7  # guards the division by a map's maximum
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from threading import BoundedSemaphore
 from time import perf_counter
 from typing import Any
 
@@ -14,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-import architectures
+import engines
 import weight_files
 from collection import Collection, Job
 from config import PredictConfig
+from engines import Engine
 from errors import UserError
 from files import make_folder
-from model import load_model
+from letterbox import Letterbox, OutputGrid, postprocess, read_input
 from pictures import overlay, sample_image, to_8_bit, write_array, write_image
 from progress import progress
 from sample import Sample
-from utilities import Letterbox, OutputGrid, postprocess, read_input
 
 # a disk that is full or read-only, not one picture's fault
 NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -70,7 +71,9 @@ def write_maps(
         UserError: the weights are not usable, or nothing can be written.
     """
     todo = Todo(jobs, settings.overwrite, say)
-    failed = run(load_model(weights()), todo, settings) if todo.first else 0
+    failed = 0
+    if todo.first:
+        failed = run(engines.get(settings.engine, weights(), say), todo, settings)
     say(
         f"{todo.begun - failed} maps written to {settings.output}/"
         + (f" at {todo.rate:.1f} images/s" if todo.begun else "")
@@ -132,61 +135,40 @@ class Todo:
             self.say(f"{self.ended} of {bar.total} pictures, {rate:.1f} images/s")
 
 
-def run(model: Any, jobs: Todo, settings: PredictConfig) -> int:
-    """Predict and write; return how many pictures could not be read, or their maps not written."""
+def run(engine: Engine, jobs: Todo, settings: PredictConfig) -> int:
+    """Predict and write; return how many pictures could not be read, or their maps not written.
+
+    Each thread sees a batch through, from its files to its maps, so that reading, the network and
+    writing overlap. As many threads predict as the engine takes, `workers` more read and write.
+    """
     failed = 0
-    input_shape, grid = model.input_shape[1:3], architectures.grid_of(model)
     bar = progress(jobs.total - jobs.kept, "pictures")
-    with bar, ThreadPoolExecutor(settings.workers) as pool:
-        ahead = settings.batch_size * 2 + settings.workers
-        read = _in_order(pool, lambda job: _read(job, input_shape), jobs, ahead)
-        writing: deque[Future] = deque()
-
-        def skip(error: UserError) -> None:
-            nonlocal failed
-            failed += 1
-            tqdm.write(f"skipped: {error}", file=sys.stderr)
-
-        def finish(future: Future) -> None:
-            try:
-                future.result()
-            except UserError as error:
-                if getattr(error.__cause__, "errno", None) in NO_MORE:
-                    raise  # no other map could be written either
-                skip(error)
-
-        for batch in _groups(read, settings.batch_size):
-            good = []
-            for item in batch:
-                if isinstance(item, UserError):
-                    skip(item)
-                else:
-                    good.append(item)
-            if good:
-                predictions = np.asarray(
-                    model.predict_on_batch(np.stack([x for _, _, x, _ in good]))
-                )
-                for (job, image, _, box), prediction in zip(good, predictions, strict=True):
-                    writing.append(pool.submit(_write, job, image, prediction, box, grid, settings))
-            while len(writing) > ahead:
-                finish(writing.popleft())
+    turns = BoundedSemaphore(engine.at_once)
+    threads = settings.workers + engine.at_once
+    with bar, ThreadPoolExecutor(threads) as pool:
+        batches = _groups(iter(jobs), settings.batch_size)
+        done = _in_order(pool, lambda batch: _see_through(batch, engine, turns, settings), batches,
+                         threads)  # fmt: skip
+        for batch, errors in done:
+            for error in errors:
+                failed += 1
+                tqdm.write(f"skipped: {error}", file=sys.stderr)
             jobs.end(bar, len(batch))
-        for future in writing:
-            finish(future)
     return failed
 
 
 def _in_order(
     pool: ThreadPoolExecutor, function: Callable, items: Iterable, ahead: int
 ) -> Iterator[Any]:
-    """Yield function(item) of each item in order, at most `ahead` of them computed in advance."""
-    futures: deque[Future] = deque()
+    """Yield each item with function(item), in order, at most `ahead` computed in advance."""
+    futures: deque[tuple[Any, Future]] = deque()
     for item in items:
-        futures.append(pool.submit(function, item))
+        futures.append((item, pool.submit(function, item)))
         if len(futures) > ahead:
-            yield futures.popleft().result()
-    while futures:
-        yield futures.popleft().result()
+            item, future = futures.popleft()
+            yield item, future.result()
+    for item, future in futures:
+        yield item, future.result()
 
 
 def _groups(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
@@ -195,18 +177,46 @@ def _groups(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
         yield group
 
 
+def _see_through(
+    batch: list[Job], engine: Engine, turns: BoundedSemaphore, settings: PredictConfig
+) -> list[UserError]:
+    """Read a batch, predict it and write its maps; return what went wrong with single pictures.
+
+    Raises:
+        UserError: no map can be written.
+    """
+    errors, good = [], []
+    for job in batch:
+        try:
+            good.append((job, *_read(job, engine.input_shape)))
+        except UserError as error:
+            errors.append(error)
+    if not good:
+        return errors
+    with turns:
+        predictions = engine.maps(np.stack([x for _, _, x, _ in good]))
+    for (job, image, _, box), prediction in zip(good, predictions, strict=True):
+        try:
+            _write(job, image, prediction, box, engine.grid, settings)
+        except UserError as error:
+            if getattr(error.__cause__, "errno", None) in NO_MORE:
+                raise  # no other map could be written either
+            errors.append(error)
+    return errors
+
+
 def _read(
     job: Job, input_shape: tuple[int, int]
-) -> tuple[Job, NDArray[np.uint8], NDArray[np.uint8], Letterbox] | UserError:
-    """Return a job with its picture and the network's input, or why it cannot be read."""
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Letterbox]:
+    """Return a job's picture, the network's input, and the box that placed it.
+
+    Raises:
+        UserError: the picture cannot be read.
+    """
     sample = Sample(job.source.name, job.source, shape=job.shape)
-    try:
-        x, box = read_input(sample, input_shape)
-        # in full only where it is drawn: the network's may have been decoded smaller
-        image = sample_image(sample) if "overlay" in job.outputs else x
-    except UserError as error:
-        return error
-    return job, image, x, box
+    x, box = read_input(sample, input_shape)
+    # in full only where it is drawn: the network's may have been decoded smaller
+    return (sample_image(sample) if "overlay" in job.outputs else x), x, box
 
 
 def _write(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from errors import UserError, did_you_mean
 
@@ -70,6 +71,15 @@ def import_keras() -> None:
             f"Keras is to run on {error.name}, which is not installed in {sys.executable}. "
             f"pip install {error.name} (the version is in {file}){instead}."
         ) from None
+
+
+def import_openvino() -> Any:
+    """Return OpenVINO, which by default reports to its maker that it is imported, without that."""
+    # it has a stub for where its reporter is not installed
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
 
 
 def environment() -> dict[str, str]:

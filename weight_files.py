@@ -1,23 +1,27 @@
 """Weights files: Keras' `.weights.h5` with a card that says what the weights are.
 
 The card is stored in the file itself (attribute `card`) and, for people, as JSON beside it. Nothing
-here unpickles, and no code is read from a file.
+here unpickles, and no code is read from a file. Cards are read without Keras.
 """
+
+from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
-import keras
 
 import config as settings
 import foreign
 from config import Config
 from errors import UserError
 from files import atomic, without_nan, write_json
+
+if TYPE_CHECKING:
+    import keras
 
 SUFFIX = ".weights.h5"
 
@@ -48,6 +52,8 @@ def save(model: keras.Model, path: Path, card: dict[str, Any]) -> None:
 
 def uncompiled(model: keras.Model) -> keras.Model:
     """Return a twin of the same layers without an optimiser, whose state would be saved, too."""
+    import keras
+
     return keras.Model(model.inputs, model.outputs)
 
 

@@ -2,7 +2,7 @@
 
 A system's module holds `build(config)`, `to_unit_range` and `load_pretrained(model, config)`;
 `loss` where its published loss is not a sum of those in `losses`; `CROP` and `BLUR`, by system,
-where a map is not a plain grid over its input (see `utilities.OutputGrid`); and `TRAINING_METRICS`
+where a map is not a plain grid over its input (see `letterbox.OutputGrid`); and `TRAINING_METRICS`
 where training is to watch more than the loss.
 """
 
@@ -12,7 +12,7 @@ from types import ModuleType
 import keras
 
 from config import MODELS
-from utilities import OutputGrid
+from letterbox import OutputGrid
 
 
 def get(name: str) -> ModuleType:

@@ -25,6 +25,7 @@ FLAGS = [word for name, value in TINY.items() for word in (f"--{name}", str(valu
         ["test"],
         ["evaluate"],
         ["compare"],
+        ["export"],
         ["export-maps"],
         ["data", "check"],
         ["data", "prepare"],

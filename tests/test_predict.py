@@ -270,3 +270,19 @@ def test_memory_does_not_grow_with_the_number_of_pictures(trained, tmp_path, pic
     assert len(files(tmp_path / "out")) == 40
     assert held == 0
     assert peak <= 20
+
+
+def test_a_picture_that_may_not_be_read_is_one_pictures_fault(run, pictures, monkeypatch, capsys):
+    """Not to be confused with an output that may not be written, which ends the run."""
+    read = predict_module.read_input
+
+    def refused(sample, input_shape):
+        if sample.name == "a.jpg":
+            raise UserError("Cannot read a.jpg: denied.") from OSError(errno.EACCES, "denied")
+        return read(sample, input_shape)
+
+    monkeypatch.setattr(predict_module, "read_input", refused)
+    failed, lines = run(pictures)
+    assert failed == 1
+    assert "1 maps written" in lines[-1]
+    assert "skipped: Cannot read a.jpg" in capsys.readouterr().err

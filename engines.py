@@ -1,0 +1,309 @@
+"""What runs a trained network for `test`: Keras, or an exported copy of it, without Keras.
+
+The copy is made once by `export`, which checks it against Keras, in a process of its own; it is
+kept in the user's cache. Then no backend is imported, and a start takes a second or two.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Lock, local
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import quiet
+from cache import default_cache
+from config import HERE
+from errors import UserError
+from files import read_json
+from letterbox import OutputGrid
+from pictures import Array
+
+Maps = Callable[[NDArray[np.uint8]], Array]
+# Batches that are predicted at the same time, each on its share of the cores. Two halves wait less
+# on each other than the threads of one batch do, and more would only take memory.
+AT_ONCE = 2
+KEPT = 8  # networks in the cache; the one that was used longest ago makes room
+# what an exported network is made by, besides the sources below
+MAKERS = ("keras", "tensorflow", "tf2onnx", "onnx")
+MADE_FROM = (
+    "export.py", "model.py", "backbone.py", "eltwise_product.py", "foreign.py", "weight_files.py",
+    "architectures/*.py",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A network that is ready to run.
+
+    Attributes:
+        name: keras, openvino or onnx.
+        input_shape: rows and columns of its input, pixels.
+        grid: where the cells of its maps lie on the input.
+        maps: from pictures as `preprocess` gives them, uint8 [b, rows, cols, 3], to maps
+            float32 [b, map rows, map cols, 1]; several threads may call it.
+        at_once: how many calls run at the same time; more wait.
+    """
+
+    name: str
+    input_shape: tuple[int, int]
+    grid: OutputGrid
+    maps: Maps
+    at_once: int = 1
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What runs an exported network.
+
+    Attributes:
+        package: that it comes in.
+        suffix: of the exported file.
+        open: returns the function from pictures to maps of a file, given how many calls run at the
+            same time.
+    """
+
+    package: str
+    suffix: str
+    open: Callable[[Path, int], Maps]
+
+
+def open_openvino(path: Path, at_once: int = 1) -> Maps:
+    """Return the function from pictures to maps of an OpenVINO network (.xml, or .onnx)."""
+    how = {
+        # by itself it would take bfloat16 where the processor has it, and move the maps
+        "INFERENCE_PRECISION_HINT": "f32",
+        "NUM_STREAMS": at_once,
+        "INFERENCE_NUM_THREADS": cores(),
+        "ENABLE_CPU_PINNING": False,  # the cores are shared with who reads and writes
+    }
+    network = quiet.import_openvino().Core().compile_model(path, "CPU", how)
+    own, turn = local(), Lock()
+
+    def maps(batch: NDArray[np.uint8]) -> Array:
+        pictures = batch.astype(np.float32)
+        # Its Python side, entered by two threads for the first time, was seen to wait for ever:
+        # one holds Python's lock, the other a lock of its own. Only `wait`, the work, is shared.
+        with turn:
+            if not hasattr(own, "request"):
+                own.request = network.create_infer_request()
+            own.request.start_async([pictures], share_inputs=True)
+        own.request.wait()
+        with turn:
+            # the request's own memory is used again by its next call
+            return own.request.get_output_tensor(0).data.copy()
+
+    return maps
+
+
+def open_onnx(path: Path, at_once: int = 1) -> Maps:
+    """Return the function from pictures to maps of an ONNX network."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = max(1, cores() // at_once)
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda batch: np.asarray(session.run(None, {name: batch.astype(np.float32)})[0])
+
+
+# by engine, the best first
+RUNTIMES = {
+    "openvino": Runtime("openvino", ".xml", open_openvino),
+    "onnx": Runtime("onnxruntime", ".onnx", open_onnx),
+}
+
+
+def cores() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def get(name: str, weights: Path, say: Callable[[str], None]) -> Engine:
+    """Return an engine that runs the network of a weights file.
+
+    Where an exported network cannot be made or run, that is said, and it is Keras.
+
+    Args:
+        name: of `config.ENGINES`; auto is the fastest that is installed, and Keras where the user
+            named a backend or there is a GPU, which the others would not use.
+        weights: a file that `train` wrote.
+        say: gets each line of news.
+
+    Raises:
+        UserError: the engine is not installed, or the weights are not usable.
+    """
+    if name == "auto":
+        name = fastest()
+    if name == "keras":
+        return keras_engine(weights)
+    runtime = RUNTIMES[name]
+    if not installed(runtime.package):
+        raise UserError(
+            f"--engine {name}: the package {runtime.package} is not installed. pip install -r "
+            "requirements-engines.txt, or choose --engine keras."
+        )
+    try:
+        return exported_engine(name, weights, say)
+    except Exception as error:  # a runtime's own errors are of many types
+        reason = " ".join(str(error).split()) or type(error).__name__
+        say(f"{name} cannot run {weights}, so Keras does: {reason}")
+        return keras_engine(weights)
+
+
+def fastest() -> str:
+    """Return the engine that auto means here."""
+    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow" or has_gpu():
+        return "keras"
+    return next((name for name in RUNTIMES if installed(RUNTIMES[name].package)), "keras")
+
+
+def installed(package: str) -> bool:
+    """Return whether a package can be imported, without importing it."""
+    return find_spec(package) is not None
+
+
+def has_gpu() -> bool:
+    """Return whether Keras sees a GPU; it is asked only where a driver is."""
+    if not Path("/dev/nvidiactl").exists():
+        return False
+    quiet.import_keras()
+    import keras
+
+    return bool(keras.distribution.list_devices("gpu"))
+
+
+def keras_engine(weights: Path) -> Engine:
+    """Return Keras as an engine.
+
+    Raises:
+        UserError: the weights are not usable.
+    """
+    quiet.import_keras()
+    import architectures
+    from model import load_model
+
+    model, turn = load_model(weights), Lock()
+
+    def maps(batch: NDArray[np.uint8]) -> Array:
+        with turn:
+            return np.asarray(model.predict_on_batch(batch))
+
+    return Engine("keras", model.input_shape[1:3], architectures.grid_of(model), maps)
+
+
+def exported_engine(name: str, weights: Path, say: Callable[[str], None]) -> Engine:
+    """Return the exported network of a weights file, from the cache where it is there.
+
+    Raises:
+        UserError: it cannot be made.
+        Exception: of its runtime, which cannot run it.
+    """
+    home = Path(default_cache().folder or "") / "networks"
+    folder = home / key(name, weights)
+    path = folder / f"network{RUNTIMES[name].suffix}"
+    if not whole(path):
+        shutil.rmtree(folder, ignore_errors=True)
+        say(f"making the {name} network of {weights}, once")
+        make(name, weights, folder)
+        make_room(home)
+    with suppress(OSError):
+        os.utime(folder)
+    at_once = min(AT_ONCE, cores())
+    return from_card(name, read_json(card_path(path)), RUNTIMES[name].open(path, at_once), at_once)
+
+
+def from_card(name: str, card: dict[str, Any], maps: Maps, at_once: int = 1) -> Engine:
+    """Return an engine whose geometry the card of an export tells."""
+    shape, grid = card["input"], card["output"]
+    return Engine(
+        name,
+        (shape["rows"], shape["cols"]),
+        OutputGrid(grid["stride"], grid["crop"], grid["blur"]),
+        maps,
+        at_once,
+    )
+
+
+def make(name: str, weights: Path, folder: Path) -> None:
+    """Export a network into a folder of the cache, which is there whole or not at all.
+
+    Raises:
+        UserError: it cannot be converted, or the cache cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as scratch:
+            output = Path(scratch, "made", f"network{RUNTIMES[name].suffix}")
+            done = subprocess.run(
+                [sys.executable, str(HERE / "main.py"), "export", "--format", name,
+                 "--weights", str(weights.resolve()), "--output", str(output)],
+                env={**quiet.environment(), "KERAS_BACKEND": "tensorflow"},
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            if done.returncode:
+                lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+                raise UserError(lines[-1].removeprefix("error: "))
+            with suppress(OSError):  # another process made the same in the meantime
+                output.parent.rename(folder)
+    except OSError as error:
+        raise UserError(f"Cannot write the cache {folder.parent}: {error.strerror}.") from error
+
+
+def make_room(home: Path) -> None:
+    """Remove the networks that were used longest ago."""
+    kept = [folder for folder in home.glob("[!.]*") if folder.is_dir()]
+    for folder in sorted(kept, key=lambda path: path.stat().st_mtime)[:-KEPT]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def key(name: str, weights: Path) -> str:
+    """Return a name for an exported network, made from all that it depends on."""
+    parts = [name, file_digest(weights)]
+    for package in (*MAKERS, RUNTIMES[name].package):
+        try:
+            parts.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            parts.append(f"no {package}")
+    sources = [path for pattern in MADE_FROM for path in sorted(HERE.glob(pattern))]
+    parts += [file_digest(path) for path in sources]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def whole(path: Path) -> bool:
+    """Return whether an exported network is there as its card says that it was written."""
+    try:
+        files = read_json(card_path(path))["files"]
+        return all(file_digest(path.with_name(name)) == digest for name, digest in files.items())
+    except (UserError, OSError, TypeError, KeyError, AttributeError):
+        return False
+
+
+def card_path(path: Path) -> Path:
+    """Return where the JSON card of an export lies.
+
+    >>> card_path(Path("exports/mlnet-frozen.onnx")).name
+    'mlnet-frozen.onnx.json'
+    """
+    return path.with_name(f"{path.name}.json")
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
