@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import letterbox
 import pictures as pictures_module
 import utilities
 from cache import ArrayCache
@@ -340,7 +341,7 @@ def reductions(monkeypatch):
         return read(path, turn, reduction)
 
     monkeypatch.setattr(pictures_module, "read_image", noting)
-    monkeypatch.setattr(utilities, "REDUCED_PIXELS", 0)  # small pictures are quick to test with
+    monkeypatch.setattr(letterbox, "REDUCED_PIXELS", 0)  # small pictures are quick to test with
     return seen
 
 
