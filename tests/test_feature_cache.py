@@ -10,6 +10,7 @@ from conftest import PROJECT
 
 import architectures
 import feature_cache
+import step
 import train
 import utilities
 from config import Config, PrepareConfig, resolve
@@ -68,7 +69,7 @@ def cached(tiny, own):
 
 def fit(config, lines=None):
     """Return the losses of a run and its last maps, without what `train` writes."""
-    train.make_deterministic(config.seed)
+    step.make_deterministic(config.seed)
     _, fitted, training, validation, _ = attached(config, lines)
     train.set_up(fitted, config, len(training))
     begin = keras.callbacks.LambdaCallback(
