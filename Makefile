@@ -24,11 +24,14 @@ demo: .venv/installed
 		--metrics cc,nss,auc_judd --output $(DEMO)/evaluation
 	@echo "Look at $(DEMO)/comparison/index.html, $(DEMO)/finetuned-seed0/examples.png and $(DEMO)/predictions/."
 
+# two at a time, a file's tests in one process, since they share what they have trained
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: .venv/installed lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: .venv/installed
 	$(BIN)/ruff check .
