@@ -140,6 +140,11 @@ def test_a_list_may_come_with_blank_lines_windows_ends_and_odd_names(jobs):
     assert list(jobs(listed=Path("list.txt"))) == ["a.jpg", odd, " b.jpg"]
 
 
+def test_the_mark_of_its_encoding_is_no_part_of_a_lists_first_path(jobs):
+    Path("list.txt").write_bytes(b"\xef\xbb\xbfa.jpg\r\n\xef\xbb\xbfb.jpg\r\n")
+    assert list(jobs(listed=Path("list.txt"))) == ["a.jpg", "\ufeffb.jpg"]
+
+
 def test_a_list_is_read_from_standard_input(jobs, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a.jpg\nb.jpg\n")))
     assert list(jobs(listed=Path("-"))) == ["a.jpg", "b.jpg"]
@@ -275,6 +280,8 @@ def test_a_later_run_does_what_is_missing_and_names_what_is_not_there(eight, cap
     assert len(written()) == 8
     assert "1 maps written" in said[-1]
     assert "7 kept" in said[-1]
+    assert predict([], PredictConfig(**eight), said.append) == 1
+    assert said[-1].startswith("0 maps written to predictions/, 8 kept")
 
 
 def test_only_what_is_missing_is_read(eight, monkeypatch):
