@@ -6,6 +6,7 @@ path and from which names the others have, not from their order, so every worker
 same pictures comes to the same names, and what one writes no other does.
 """
 
+import codecs
 import os
 import sys
 import tempfile
@@ -339,8 +340,10 @@ def in_list(file: Path) -> Iterator[tuple[str, str]]:
     count = 0
     try:
         with nullcontext(sys.stdin.buffer) if file == STANDARD_INPUT else file.open("rb") as lines:
-            for line in lines:
-                text = os.fsdecode(line.rstrip(b"\r\n"))
+            for index, line in enumerate(lines):
+                # some editors begin a file with a mark of its encoding
+                own = line if index else line.removeprefix(codecs.BOM_UTF8)
+                text = os.fsdecode(own.rstrip(b"\r\n"))
                 if "\0" in text:
                     raise UserError(f"--list {file} holds a NUL: one path a line is asked for.")
                 if text.strip():

@@ -587,7 +587,7 @@ class PredictConfig(Checked):
     @property
     def part(self) -> tuple[int, int]:
         """Which part of the pictures to do, counted from 0, and how many there are."""
-        found = re.fullmatch("([0-9]+)/([0-9]+)", self.shard)
+        found = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", self.shard)
         return (int(found[1]) - 1, int(found[2])) if found else (-1, 0)
 
 

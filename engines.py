@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ Maps = Callable[[NDArray[np.uint8]], Array]
 # on each other than the threads of one batch do, and more would only take memory.
 AT_ONCE = 2
 KEPT = 8  # networks in the cache; the one that was used longest ago makes room
+LEFT_SECONDS = 86400.0  # by then nobody works on what is still unnamed
 # what an exported network is made by, besides the sources below
 MAKERS = ("keras", "tensorflow", "tf2onnx", "onnx")
 MADE_FROM = (
@@ -141,7 +143,7 @@ def get(name: str, weights: Path, say: Callable[[str], None]) -> Engine:
 
     Args:
         name: of `config.ENGINES`; auto is the fastest that is installed, and Keras where the user
-            named a backend or there is a GPU, which the others would not use.
+            named another backend than TensorFlow or there is a GPU, which the others would not use.
         weights: a file that `train` wrote.
         say: gets each line of news.
 
@@ -168,7 +170,7 @@ def get(name: str, weights: Path, say: Callable[[str], None]) -> Engine:
 
 def fastest() -> str:
     """Return the engine that auto means here."""
-    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow" or has_gpu():
+    if os.environ.get("KERAS_BACKEND", "") not in ("", "tensorflow") or has_gpu():
         return "keras"
     return next((name for name in RUNTIMES if installed(RUNTIMES[name].package)), "keras")
 
@@ -218,7 +220,6 @@ def exported_engine(name: str, weights: Path, say: Callable[[str], None]) -> Eng
     folder = home / key(name, weights)
     path = folder / f"network{RUNTIMES[name].suffix}"
     if not whole(path):
-        shutil.rmtree(folder, ignore_errors=True)
         say(f"making the {name} network of {weights}, once")
         make(name, weights, folder)
         make_room(home)
@@ -259,17 +260,29 @@ def make(name: str, weights: Path, folder: Path) -> None:
             if done.returncode:
                 lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
                 raise UserError(lines[-1].removeprefix("error: "))
-            with suppress(OSError):  # another process made the same in the meantime
-                output.parent.rename(folder)
+            if not whole(folder / output.name):  # else another process has made the same meanwhile
+                shutil.rmtree(folder, ignore_errors=True)  # damaged
+                with suppress(OSError):
+                    output.parent.rename(folder)
     except OSError as error:
         raise UserError(f"Cannot write the cache {folder.parent}: {error.strerror}.") from error
 
 
 def make_room(home: Path) -> None:
-    """Remove the networks that were used longest ago."""
-    kept = [folder for folder in home.glob("[!.]*") if folder.is_dir()]
-    for folder in sorted(kept, key=lambda path: path.stat().st_mtime)[:-KEPT]:
+    """Remove the networks that were used longest ago, and what processes that were killed left."""
+    used = {folder: last_used(folder) for folder in home.iterdir()}
+    made = sorted((f for f in used if not f.name.startswith(".")), key=lambda f: used[f])
+    left = [f for f in used if f.name.startswith(".") and used[f] < time.time() - LEFT_SECONDS]
+    for folder in (*made[:-KEPT], *left):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def last_used(folder: Path) -> float:
+    """Return when a network was used last; 0 where another process has just removed it."""
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def key(name: str, weights: Path) -> str:

@@ -81,26 +81,21 @@ def export(settings: ExportConfig, say: Callable[[str], None] = print) -> Path:
     form = FORMATS[settings.format]
     require_makers(settings.format, form)
     weights = weight_files.choose(settings.weights, settings.weights_dir, say)
-    name = weight_files.card_path(weights).stem
-    output = settings.output or Path("exports") / f"{name}{form.suffix or '-saved_model'}"
-    if output.suffix != form.suffix:
-        raise UserError(
-            f"--output {output}: a network as {settings.format} is "
-            + (f"a file that ends in {form.suffix}." if form.suffix else "a folder without suffix.")
-        )
-    if output.exists() and not settings.overwrite:
-        raise UserError(f"{output} is there already. Replace it with --overwrite.")
+    output = place(settings, weights)
     make_folder(output.parent)
     model = load_model(weights)
     card = made_card(model, weights, settings.format)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".") as scratch:
-        made = Path(scratch, output.name)
-        card["difference"] = convert(model, form, card, made)
-        parts = sorted(path for path in Path(scratch).rglob("*") if path.is_file())
-        card["files"] = {str(p.relative_to(scratch)): file_digest(p) for p in parts}
-        size = sum(path.stat().st_size for path in parts)
-        put(made, output)
-        write_json(card_path(output), card)
+    try:
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".") as scratch:
+            made = Path(scratch, output.name)
+            card["difference"] = convert(model, form, card, made)
+            parts = sorted(path for path in Path(scratch).rglob("*") if path.is_file())
+            card["files"] = {str(p.relative_to(scratch)): file_digest(p) for p in parts}
+            size = sum(path.stat().st_size for path in parts)
+            put(made, output)
+            write_json(card_path(output), card)
+    except OSError as error:
+        raise UserError(f"Cannot write {output}: {error.strerror}.") from error
     say(
         f"{output}: {size / 2**20:.1f} MB, at most {card['difference']:.1e} of a map's maximum "
         "from Keras"
@@ -125,6 +120,32 @@ def require_makers(name: str, form: Format) -> None:
             f"--format {name} takes {' and '.join(missing)}: pip install -r "
             "requirements-engines.txt."
         )
+
+
+def place(settings: ExportConfig, weights: Path) -> Path:
+    """Return where an export goes.
+
+    Raises:
+        UserError: the name is not as the format wants it, or what is there is not to be replaced.
+    """
+    suffix = FORMATS[settings.format].suffix
+    name = weight_files.card_path(weights).stem
+    output = settings.output or Path("exports") / f"{name}{suffix or '-saved_model'}"
+    # a folder may have a dot in its name, but not that of a file of another format
+    of_files = {form.suffix for form in FORMATS.values()} - {""}
+    if not output.name or (output.suffix != suffix if suffix else output.suffix in of_files):
+        raise UserError(
+            f"--output {output}: a network as {settings.format} is "
+            + (f"a file that ends in {suffix}." if suffix else "a folder of its own.")
+        )
+    if output.exists() and not settings.overwrite:
+        raise UserError(f"{output} is there already. Replace it with --overwrite.")
+    if output.exists() and not (output if suffix else output / "saved_model.pb").is_file():
+        raise UserError(
+            f"{output} is there and is no {settings.format}, so it is not replaced. Choose another "
+            "--output."
+        )
+    return output
 
 
 def made_card(model: keras.Model, weights: Path, name: str) -> dict[str, Any]:
@@ -217,19 +238,12 @@ def compare(model: keras.Model, maps: Maps, name: str) -> float:
 
 
 def put(made: Path, output: Path) -> None:
-    """Move an export to its place; the file that the others belong to comes last.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    try:
-        card_path(output).unlink(missing_ok=True)  # of an earlier export
-        if output.is_dir():
-            shutil.rmtree(output)
-        for path in sorted(made.parent.iterdir(), key=lambda path: path == made):
-            path.replace(output.parent / path.name)
-    except OSError as error:
-        raise UserError(f"Cannot write {output}: {error.strerror}.") from error
+    """Move an export to its place; the file that the others belong to comes last."""
+    card_path(output).unlink(missing_ok=True)  # of an earlier export
+    if output.is_dir():
+        shutil.rmtree(output)
+    for path in sorted(made.parent.iterdir(), key=lambda path: path == made):
+        path.replace(output.parent / path.name)
 
 
 def write_onnx(model: keras.Model, card: dict[str, Any], path: Path) -> None:

@@ -135,7 +135,8 @@ def _kernel(kernel: NDArray, channels_first: bool, theano: bool) -> NDArray:
 
 def is_prior(arrays: list[NDArray]) -> bool:
     """Return whether a layer's weights are ML-Net's prior: one array, [6, 8] or [1, 1, 6, 8]."""
-    return len(arrays) == 1 and arrays[0].size == np.prod(arrays[0].shape[-2:], dtype=int)
+    shape = arrays[0].shape
+    return len(arrays) == 1 and len(shape) >= 2 and arrays[0].size == shape[-2] * shape[-1]
 
 
 def fill(layers: Sequence[Any], found: Foreign, path: Path, network: str) -> None:

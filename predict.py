@@ -76,7 +76,7 @@ def write_maps(
         failed = run(engines.get(settings.engine, weights(), say), todo, settings)
     say(
         f"{todo.begun - failed} maps written to {settings.output}/"
-        + (f" at {todo.rate:.1f} images/s" if todo.begun else "")
+        + (f" at {todo.rate:.1f} images/s" if todo.begun > failed else "")
         + (f", {todo.kept} kept (--overwrite predicts them again)" if todo.kept else "")
         + (f", {failed} pictures skipped" if failed else "")
     )

@@ -12,5 +12,7 @@
 set -euo pipefail
 . batch/environment.sh
 
-# should one process end, so do the others, which wait for it
-run srun --kill-on-bad-exit=1 python main.py "$@" --cluster --devices "${SLURM_GPUS_ON_NODE:-1}"
+# should one process end, so do the others, which wait for it; since SLURM 22.05 a step has to be told
+# again how many cores a process gets
+run srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+    python main.py "$@" --cluster --devices "${SLURM_GPUS_ON_NODE:-1}"

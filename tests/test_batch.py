@@ -74,8 +74,9 @@ def test_several_gpus_are_the_devices_of_one_process(project):
 
 
 def test_several_hosts_run_a_process_each_with_its_gpus(project):
-    said = script("several_hosts", *TRAIN, **JOB)
+    said = script("several_hosts", *TRAIN, **JOB, SLURM_CPUS_PER_TASK="8")
     assert said.stdout.startswith("srun ")
+    assert "--cpus-per-task=8" in shlex.split(said.stdout)
     assert (words_of(said).devices, words_of(said).cluster) == (4, True)
 
 

@@ -82,7 +82,7 @@ def test_a_listed_picture_is_in_the_part_in_which_a_found_one_is(jobs):
 
 
 @pytest.mark.parametrize(
-    "shard", ["0/4", "5/4", "1/0", "1", "a/b", "-1/4", "1/4/2", "", "1.0/2", "²/3"]
+    "shard", ["0/4", "5/4", "1/0", "1", "a/b", "-1/4", "1/4/2", "", "1.0/2", "²/3", "1/" + "9" * 20]
 )
 def test_a_part_that_is_none_is_refused(shard):
     with pytest.raises(UserError, match=r"--shard .*counts the parts from 1.* 1/4 to 4/4"):
@@ -138,6 +138,11 @@ def test_a_list_may_come_with_blank_lines_windows_ends_and_odd_names(jobs):
     odd = os.fsdecode(b"caf\xe9 \t.jpg")  # no UTF-8
     Path("list.txt").write_bytes(b"a.jpg\r\n\r\n   \n\n" + os.fsencode(odd) + b"\n b.jpg")
     assert list(jobs(listed=Path("list.txt"))) == ["a.jpg", odd, " b.jpg"]
+
+
+def test_the_mark_of_its_encoding_is_no_part_of_a_lists_first_path(jobs):
+    Path("list.txt").write_bytes(b"\xef\xbb\xbfa.jpg\r\n\xef\xbb\xbfb.jpg\r\n")
+    assert list(jobs(listed=Path("list.txt"))) == ["a.jpg", "\ufeffb.jpg"]
 
 
 def test_a_list_is_read_from_standard_input(jobs, monkeypatch):
@@ -275,6 +280,8 @@ def test_a_later_run_does_what_is_missing_and_names_what_is_not_there(eight, cap
     assert len(written()) == 8
     assert "1 maps written" in said[-1]
     assert "7 kept" in said[-1]
+    assert predict([], PredictConfig(**eight), said.append) == 1
+    assert said[-1].startswith("0 maps written to predictions/, 8 kept")
 
 
 def test_only_what_is_missing_is_read(eight, monkeypatch):

@@ -1,8 +1,10 @@
 """What runs a network in `test` gives Keras' maps, or says that it cannot and lets Keras."""
 
 import os
+import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
@@ -151,6 +153,8 @@ def test_auto_is_the_first_that_is_installed_unless_a_backend_is_named(monkeypat
     assert engines.fastest() == "onnx"
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     assert engines.fastest() == "onnx"
+    monkeypatch.setenv("KERAS_BACKEND", "")  # as Keras takes it: not named
+    assert engines.fastest() == "onnx"
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     assert engines.fastest() == "keras"
     monkeypatch.delenv("KERAS_BACKEND")
@@ -173,3 +177,22 @@ def test_the_network_used_longest_ago_makes_room(tmp_path):
         os.utime(folder, (1e9 - age, 1e9 - age))
     engines.make_room(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"{a:02d}" for a in range(engines.KEPT)]
+
+
+def test_what_a_killed_process_left_goes_but_not_what_another_is_making(tmp_path):
+    for name, age in ((".left", 2 * engines.LEFT_SECONDS), (".making", 60), ("made", 1e9)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    engines.make_room(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".making", "made"]
+    assert engines.last_used(tmp_path / "gone") == 0
+
+
+def test_what_another_process_made_in_the_meantime_stays(trained, tmp_path):
+    engines.get("openvino", trained, lambda line: None)
+    first = tmp_path / "network"
+    shutil.copytree(networks() / engines.key("openvino", trained), first)
+    there = (first / "network.xml").stat().st_ino
+    engines.make("openvino", trained, first)
+    assert (first / "network.xml").stat().st_ino == there
+    assert [p.name for p in tmp_path.iterdir()] == ["network"]

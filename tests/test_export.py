@@ -1,9 +1,11 @@
 """Exported networks are what Keras predicts, or are not there."""
 
+import errno
 import json
 import os
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -169,6 +171,47 @@ def test_an_earlier_export_is_replaced_only_when_asked(weights_of, tmp_path):
     export(options(second, "saved_model", tmp_path, overwrite=True), lambda line: None)
     assert json.loads(card_path(output).read_text())["system"] == "salnet-shallow"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["saved_model", "litert"])
+def test_a_folder_that_is_no_export_is_never_replaced(weights_of, tmp_path, name):
+    output = tmp_path / ("mine" if name == "saved_model" else "mine.tflite")
+    output.mkdir()
+    (output / "thesis.txt").write_text("years")
+    settings = ExportConfig(
+        format=name, weights=weights_of("salnet-half"), output=output, overwrite=True
+    )
+    with pytest.raises(UserError, match=f"is no {name}, so it is not replaced"):
+        export(settings, lambda line: None)
+    assert (output / "thesis.txt").read_text() == "years"
+
+
+@pytest.mark.parametrize("output", [".", "/", "a.onnx"])
+def test_a_saved_model_is_a_folder_of_its_own(weights_of, tmp_path, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    weights = weights_of("salnet-half")
+    settings = ExportConfig(
+        format="saved_model", weights=weights, output=Path(output), overwrite=True
+    )
+    with pytest.raises(UserError, match="is a folder of its own"):
+        export(settings, lambda line: None)
+
+
+def test_the_name_of_weights_may_have_dots(tmp_path):
+    settings = ExportConfig(format="saved_model")
+    for name in ("v1.2.weights.h5", "mlnet_salicon_weights.pkl"):
+        stem = name.removesuffix(".weights.h5")
+        place = export_module.place(settings, Path(name))
+        assert place == Path(f"exports/{stem}-saved_model")
+
+
+def test_a_full_disk_is_said_in_a_line(weights_of, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(export_module.tempfile, "TemporaryDirectory", full)
+    with pytest.raises(UserError, match=r"Cannot write .*: No space left on device"):
+        export(options(weights_of("salnet-half"), "saved_model", tmp_path), lambda line: None)
 
 
 def test_what_cannot_be_exported_is_said_before_anything_is_loaded(

@@ -190,6 +190,9 @@ def test_what_does_not_fit_is_told_layer_by_layer(tmp_path, rng):
     write_2016(tmp_path / "bare.h5", layers[:12], layers[0][0])
     with pytest.raises(UserError, match="is not ML-Net's: its last weights are 3x3x3x8"):
         load_model(tmp_path / "bare.h5")
+    write_2016(tmp_path / "flat.h5", layers[:12], np.zeros(5))
+    with pytest.raises(UserError, match="is not ML-Net's: its last weights are 5, where"):
+        load_model(tmp_path / "flat.h5")
 
 
 def test_a_damaged_or_other_file_is_refused(tmp_path):
