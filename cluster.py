@@ -70,6 +70,10 @@ class Devices:
         """Return the rows of all processes, in their order, of which each has made its share."""
         return table
 
+    def agree(self, on: bool) -> bool:
+        """Return whether something that each process has found out for itself holds in all."""
+        return bool(self.gather(np.array([[float(on)]])).all())
+
     def check_same(self, what: str, data: bytes) -> None:
         """Refuse to go on where processes hold different data.
 

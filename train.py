@@ -65,7 +65,7 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None]) -> Ru
         weights = load_start(model, config, say)
     check_same_start(devices, model, training)
     # where features are kept, what learns is fitted on them; it shares its layers with the network
-    fitted, kept = feature_cache.attach(model, training, validation, config, say, devices.predict)
+    fitted, kept = feature_cache.attach(model, training, validation, config, say, devices)
     set_up(fitted, config, steps_per_epoch=len(training))
     feed = devices.feed(training)
     # last, so that bad input leaves no empty folder behind; only the chief writes

@@ -380,6 +380,27 @@ def test_devices_and_processes_give_the_losses_of_one_device(tmp_path, own_set):
 
 
 @pytest.mark.slow
+def test_processes_whose_caches_differ_train_on_the_same(tmp_path, own_set):
+    """One has the features of an earlier run, for whose sake it would read them in one epoch."""
+    needs_jax()
+    frozen, once = ("--freeze_backbone", "True"), {"KERAS_BACKEND": "jax", "epochs": 1}
+    cache = {"SALIENCY_CACHE": str(tmp_path / "cache")}
+    earlier = start(tmp_path / "one", own_set, *frozen, "--feature_cache", "on", **once, **cache)
+    assert earlier.communicate(timeout=300)[1] == ""
+    workers = [f"127.0.0.1:{free_port()}"] * 2
+    other = {"SALIENCY_CACHE": str(tmp_path / "empty")}
+    pair = [
+        start(tmp_path / f"process{i}", own_set, *frozen, "--cluster", **tf_config(i, workers),
+              **once, **own)
+        for i, own in enumerate((cache, other))
+    ]  # fmt: skip
+    said = [process.communicate(timeout=300) for process in pair]
+    assert [err for _, err in said] == ["", ""]
+    assert "feature cache: off, as for another process of this run" in said[0][0]
+    assert (tmp_path / "process0/run/best.weights.h5").exists()
+
+
+@pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_other(tmp_path, own_set):
     needs_jax()
     chief, other = start_pair(tmp_path, own_set, epochs=100_000)
