@@ -342,17 +342,18 @@ def leave(code: int) -> None:
 
 
 def check_batch(config: Config, place: hosts.Place) -> None:
-    """Refuse a batch that does not divide by the devices.
+    """Refuse a batch, or a part of one, that does not divide by the devices.
 
     Raises:
         UserError: it does not; it names the nearest that do.
     """
     count = place.count * config.devices
-    if config.batch_size % count == 0:
-        return
-    below = config.batch_size // count * count
-    near = " or ".join(str(size) for size in (below, below + count) if size)
-    raise UserError(
-        f"--batch_size {config.batch_size} is the batch of all {count} devices together and does "
-        f"not divide by them. Try {near}."
-    )
+    for name, size in (("batch_size", config.batch_size), ("micro_batch", config.part_size)):
+        if not size or size % count == 0:
+            continue
+        below = size // count * count
+        near = " or ".join(str(size) for size in (below, below + count) if size)
+        raise UserError(
+            f"--{name} {size} is that of all {count} devices together and does not divide by them. "
+            f"Try {near}."
+        )

@@ -210,8 +210,8 @@ def set_up(model: keras.Model, config: Config, steps_per_epoch: int) -> None:
         # oneDNN's) and wherever reproducible operations are asked for
         jit_compile={"auto": "auto", "on": True, "off": False}[config.xla],
     )
-    if config.micro_batch and config.micro_batch < config.batch_size:
-        step.take_in_parts(model, config.micro_batch)
+    if config.part_size:
+        step.take_in_parts(model, config.part_size)
 
 
 def loss_function(config: Config) -> Callable:
@@ -276,8 +276,8 @@ def describe(
 def speed(config: Config) -> str:
     """Return how the step is computed where that is not the plain way, or nothing."""
     words = "" if config.precision == "float32" else f", {config.precision}"
-    if config.micro_batch and config.micro_batch < config.batch_size:
-        words += f", {config.micro_batch} at once"
+    if config.part_size:
+        words += f", {config.part_size} at once"
     return words
 
 

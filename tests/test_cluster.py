@@ -109,6 +109,33 @@ def test_a_batch_that_does_not_divide_by_the_devices_is_refused():
         check_batch(Config(batch_size=10, devices=2), Place(0, 2))
     with pytest.raises(UserError, match=r"Try 4\."):
         check_batch(Config(batch_size=2, devices=4), Place())
+    with pytest.raises(UserError, match=r"--micro_batch 3 .* all 2 devices .* Try 2 or 4"):
+        check_batch(Config(micro_batch=3, devices=2), Place())
+    check_batch(Config(micro_batch=13, devices=2), Place())  # the whole batch is held at once
+
+
+PARTS = """
+import jax, numpy as np, step
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+mesh = Mesh(np.array(jax.devices()), ("batch",))
+batch = jax.device_put(np.arange(16.0), NamedSharding(mesh, PartitionSpec("batch")))
+@jax.jit
+def work(batch):
+    first, others, number = step._parts(batch, 4, len(batch))
+    add = lambda total, part: (total + (part**2).sum(), None)
+    return jax.lax.scan(add, (first**2).sum(), others)[0]
+print(len(jax.devices()), float(work(batch)), "all-gather" in work.lower(batch).compile().as_text())
+"""
+
+
+def test_each_device_computes_its_share_of_each_part_of_a_batch():
+    needs_jax()
+    flags = {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    words = [sys.executable, "-c", PARTS]
+    said = subprocess.run(
+        words, cwd=PROJECT, env={**os.environ, **flags}, capture_output=True, text=True
+    )
+    assert said.stdout.split() == ["2", "1240.0", "False"], said.stderr
 
 
 def test_machines_are_those_of_who_asks_now(tmp_path):
