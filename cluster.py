@@ -25,7 +25,6 @@ from flags import to_json
 from quiet import hushed
 from utilities import Part, SaliencyBatches
 
-AHEAD = 4  # batches that are read before they are asked for
 HEARTBEAT_SECONDS = 100  # a frozen process is noticed after these, a dead one at once (hosts.py)
 # what may differ between the processes of a run: where its files are, and what no result depends on
 OWN_SETTINGS = ("data", "output", "weights_dir", "overwrite", "workers", "init_weights")
@@ -95,7 +94,7 @@ class Feed(keras.utils.PyDataset):
     epoch (3.15.1; see PyDatasetEnqueuer.stop).
 
     Args:
-        batches: what is read.
+        batches: what is read; no more than its `max_queue_size` of them are held at once.
         steps: how many of them; None for all.
     """
 
@@ -111,7 +110,7 @@ class Feed(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> Any:
         epoch = self.batches.epoch
-        for later in range(index, min(index + AHEAD, self.steps)):
+        for later in range(index, min(index + self.batches.max_queue_size, self.steps)):
             if (epoch, later) not in self.coming:
                 self.coming[epoch, later] = self.pool.submit(self.batches.__getitem__, later)
         self.coming = {key: coming for key, coming in self.coming.items() if key >= (epoch, index)}

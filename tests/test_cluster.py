@@ -173,6 +173,20 @@ def test_batches_come_in_order_though_the_first_is_looked_at_twice(workers):
                 np.testing.assert_array_equal(ours, plain)
 
 
+def test_no_more_batches_are_held_than_the_generator_says():
+    """Kept features are larger than pictures: `feature_cache.attach` lets fewer be read ahead."""
+    from cluster import Feed
+    from datasets import synthetic
+
+    batches = SaliencyBatches(synthetic.load(None, "train"), (48, 64), 2)
+    batches.max_queue_size = 2
+    feed = Feed(batches)
+    feed[0]
+    assert list(feed.coming) == [(0, 0), (0, 1)]
+    feed[1]
+    assert list(feed.coming) == [(0, 1), (0, 2)]
+
+
 def free_port():
     with socket.create_server(("", 0)) as server:
         return server.getsockname()[1]
