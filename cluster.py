@@ -25,7 +25,6 @@ from flags import to_json
 from quiet import hushed
 from utilities import Part, SaliencyBatches
 
-AHEAD = 4  # batches that are read before they are asked for
 HEARTBEAT_SECONDS = 100  # a frozen process is noticed after these, a dead one at once (hosts.py)
 # what may differ between the processes of a run: where its files are, and what no result depends on
 OWN_SETTINGS = ("data", "output", "weights_dir", "overwrite", "workers", "init_weights")
@@ -70,6 +69,10 @@ class Devices:
         """Return the rows of all processes, in their order, of which each has made its share."""
         return table
 
+    def agree(self, on: bool) -> bool:
+        """Return whether something that each process has found out for itself holds in all."""
+        return bool(self.gather(np.array([[float(on)]])).all())
+
     def check_same(self, what: str, data: bytes) -> None:
         """Refuse to go on where processes hold different data.
 
@@ -91,7 +94,7 @@ class Feed(keras.utils.PyDataset):
     epoch (3.15.1; see PyDatasetEnqueuer.stop).
 
     Args:
-        batches: what is read.
+        batches: what is read; no more than its `max_queue_size` of them are held at once.
         steps: how many of them; None for all.
     """
 
@@ -107,7 +110,7 @@ class Feed(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> Any:
         epoch = self.batches.epoch
-        for later in range(index, min(index + AHEAD, self.steps)):
+        for later in range(index, min(index + self.batches.max_queue_size, self.steps)):
             if (epoch, later) not in self.coming:
                 self.coming[epoch, later] = self.pool.submit(self.batches.__getitem__, later)
         self.coming = {key: coming for key, coming in self.coming.items() if key >= (epoch, index)}
@@ -338,17 +341,18 @@ def leave(code: int) -> None:
 
 
 def check_batch(config: Config, place: hosts.Place) -> None:
-    """Refuse a batch that does not divide by the devices.
+    """Refuse a batch, or a part of one, that does not divide by the devices.
 
     Raises:
         UserError: it does not; it names the nearest that do.
     """
     count = place.count * config.devices
-    if config.batch_size % count == 0:
-        return
-    below = config.batch_size // count * count
-    near = " or ".join(str(size) for size in (below, below + count) if size)
-    raise UserError(
-        f"--batch_size {config.batch_size} is the batch of all {count} devices together and does "
-        f"not divide by them. Try {near}."
-    )
+    for name, size in (("batch_size", config.batch_size), ("micro_batch", config.part_size)):
+        if not size or size % count == 0:
+            continue
+        below = size // count * count
+        near = " or ".join(str(size) for size in (below, below + count) if size)
+        raise UserError(
+            f"--{name} {size} is that of all {count} devices together and does not divide by them. "
+            f"Try {near}."
+        )

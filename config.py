@@ -397,6 +397,12 @@ class Config(TruthConfig):
         return [(name, None if name in BUILT_IN else next(folders, None)) for name in self.dataset]
 
     @property
+    def part_size(self) -> int | None:
+        """The pictures of a batch that are held at once; None where they are all of them."""
+        smaller = self.micro_batch is not None and self.micro_batch < self.batch_size
+        return self.micro_batch if smaller else None
+
+    @property
     def dataset_name(self) -> str:
         """The data sets in one word, such as salicon+osie."""
         return "+".join(self.dataset)

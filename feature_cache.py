@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cache import default_cache
 from checkpoint import versions
+from cluster import Devices
 from config import Config
 from feature_store import FeatureStore, Seen
 from files import make_folder
@@ -52,7 +53,7 @@ def attach(
     validation: SaliencyBatches,
     config: Config,
     say: Callable[[str], None] = print,
-    predict: Callable[[keras.Model, Any], Any] = keras.Model.predict_on_batch,
+    devices: Devices | None = None,
 ) -> tuple[keras.Model, str]:
     """Have batches hold features instead of pictures, where that is asked for and possible.
 
@@ -62,7 +63,7 @@ def attach(
         validation: and of the other.
         config: reads feature_cache, feature_precision, cache_limit, epochs, flip and batch_size.
         say: gets what is to be told while the cache fills.
-        predict: gives what a network makes of a batch that this process alone has.
+        devices: those of the run; None for one.
 
     Returns:
         What is to be fitted: the head, or the network where nothing is kept; and a line about it.
@@ -76,7 +77,8 @@ def attach(
         asked = config.feature_cache == "on"
         return model, "feature cache: none, since no layer with weights is frozen" if asked else ""
     store = FeatureStore(folder / "features", fingerprint(parts.trunk), config.cache_bytes)
-    features = Features(parts.trunk, store, config, say, predict)
+    devices = devices or Devices()
+    features = Features(parts.trunk, store, config, say, devices.predict)
     ways = [False, True] if config.flip else [False]
     names = [
         features.known_name(sample, way)
@@ -89,6 +91,8 @@ def attach(
     on, why = decide(config.feature_cache, count, there, features.nbytes, room, config.epochs)
     if on and config.feature_cache == "on":
         make_folder(store.folder, "$SALIENCY_CACHE")
+    if not devices.agree(on) and on:  # of a network, processes must fit the same part
+        on, why = False, "as for another process of this run: its cache decides, too"
     line = (
         f"feature cache: {'on' if on else 'off'}, {why}. Of {count:,} sets of features {there:,} "
         f"are there; at {readable(features.nbytes)} each at the most, all take up to "
@@ -258,7 +262,7 @@ class Features:
         store: where its features are.
         config: reads input_shape and batch_size.
         say: gets what is to be told.
-        predict: see `attach`.
+        predict: gives what a network makes of a batch that this process alone has.
     """
 
     def __init__(

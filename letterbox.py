@@ -191,6 +191,7 @@ def read_input(sample: Sample, input_shape: tuple[int, int]) -> tuple[NDArray[np
     Raises:
         UserError: the picture cannot be read.
     """
+    # what was made of its pixels is kept by others: a change here is one of `input_identity`, too
     image, shape = reduced_image(sample, lambda full: Letterbox.fit(full, input_shape).reduction)
     box = Letterbox.fit(shape, input_shape)
     return box.place(image), box

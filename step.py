@@ -108,9 +108,9 @@ def remarks(model: keras.Model, config: Config) -> list[str]:
         for layer in model.layers
         if layer.trainable and isinstance(layer, keras.layers.BatchNormalization)
     ]
-    if config.micro_batch and config.micro_batch < config.batch_size and normalised:
+    if config.part_size and normalised:
         lines.append(
-            f"--micro_batch {config.micro_batch}: batch normalisation sees so many pictures, not "
+            f"--micro_batch {config.part_size}: batch normalisation sees so many pictures, not "
             f"the {config.batch_size} of the batch."
         )
     return lines
@@ -198,7 +198,10 @@ def _parts(data: Any, micro_batch: int, count: Any) -> tuple[Any, Any, Any]:
     first = count - others * micro_batch
 
     def stacked(values: Any) -> Any:
-        return keras.ops.reshape(values[first:], (others, micro_batch, *values.shape[1:]))
+        # a part is every others-th picture: of a batch that lies on several devices, each of them
+        # then has its share of every part, and else would compute the parts of the others, too
+        pictures = keras.ops.reshape(values[first:], (micro_batch, others, *values.shape[1:]))
+        return keras.ops.swapaxes(pictures, 0, 1)
 
     return (
         tree.map_structure(lambda values: values[:first], data),

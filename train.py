@@ -65,7 +65,7 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None]) -> Ru
         weights = load_start(model, config, say)
     check_same_start(devices, model, training)
     # where features are kept, what learns is fitted on them; it shares its layers with the network
-    fitted, kept = feature_cache.attach(model, training, validation, config, say, devices.predict)
+    fitted, kept = feature_cache.attach(model, training, validation, config, say, devices)
     set_up(fitted, config, steps_per_epoch=len(training))
     feed = devices.feed(training)
     # last, so that bad input leaves no empty folder behind; only the chief writes
@@ -210,8 +210,8 @@ def set_up(model: keras.Model, config: Config, steps_per_epoch: int) -> None:
         # oneDNN's) and wherever reproducible operations are asked for
         jit_compile={"auto": "auto", "on": True, "off": False}[config.xla],
     )
-    if config.micro_batch and config.micro_batch < config.batch_size:
-        step.take_in_parts(model, config.micro_batch)
+    if config.part_size:
+        step.take_in_parts(model, config.part_size)
 
 
 def loss_function(config: Config) -> Callable:
@@ -276,8 +276,8 @@ def describe(
 def speed(config: Config) -> str:
     """Return how the step is computed where that is not the plain way, or nothing."""
     words = "" if config.precision == "float32" else f", {config.precision}"
-    if config.micro_batch and config.micro_batch < config.batch_size:
-        words += f", {config.micro_batch} at once"
+    if config.part_size:
+        words += f", {config.part_size} at once"
     return words
 
 

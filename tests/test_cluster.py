@@ -109,6 +109,33 @@ def test_a_batch_that_does_not_divide_by_the_devices_is_refused():
         check_batch(Config(batch_size=10, devices=2), Place(0, 2))
     with pytest.raises(UserError, match=r"Try 4\."):
         check_batch(Config(batch_size=2, devices=4), Place())
+    with pytest.raises(UserError, match=r"--micro_batch 3 .* all 2 devices .* Try 2 or 4"):
+        check_batch(Config(micro_batch=3, devices=2), Place())
+    check_batch(Config(micro_batch=13, devices=2), Place())  # the whole batch is held at once
+
+
+PARTS = """
+import jax, numpy as np, step
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+mesh = Mesh(np.array(jax.devices()), ("batch",))
+batch = jax.device_put(np.arange(16.0), NamedSharding(mesh, PartitionSpec("batch")))
+@jax.jit
+def work(batch):
+    first, others, number = step._parts(batch, 4, len(batch))
+    add = lambda total, part: (total + (part**2).sum(), None)
+    return jax.lax.scan(add, (first**2).sum(), others)[0]
+print(len(jax.devices()), float(work(batch)), "all-gather" in work.lower(batch).compile().as_text())
+"""
+
+
+def test_each_device_computes_its_share_of_each_part_of_a_batch():
+    needs_jax()
+    flags = {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    words = [sys.executable, "-c", PARTS]
+    said = subprocess.run(
+        words, cwd=PROJECT, env={**os.environ, **flags}, capture_output=True, text=True
+    )
+    assert said.stdout.split() == ["2", "1240.0", "False"], said.stderr
 
 
 def test_machines_are_those_of_who_asks_now(tmp_path):
@@ -144,6 +171,20 @@ def test_batches_come_in_order_though_the_first_is_looked_at_twice(workers):
         for index in range(5):
             for ours, plain in zip(feed[index], batches[index], strict=True):
                 np.testing.assert_array_equal(ours, plain)
+
+
+def test_no_more_batches_are_held_than_the_generator_says():
+    """Kept features are larger than pictures: `feature_cache.attach` lets fewer be read ahead."""
+    from cluster import Feed
+    from datasets import synthetic
+
+    batches = SaliencyBatches(synthetic.load(None, "train"), (48, 64), 2)
+    batches.max_queue_size = 2
+    feed = Feed(batches)
+    feed[0]
+    assert list(feed.coming) == [(0, 0), (0, 1)]
+    feed[1]
+    assert list(feed.coming) == [(0, 1), (0, 2)]
 
 
 def free_port():
@@ -377,6 +418,27 @@ def test_devices_and_processes_give_the_losses_of_one_device(tmp_path, own_set):
     for name in ("two", "process0"):
         np.testing.assert_allclose(history(name), expected, atol=1e-4)
         np.testing.assert_allclose(weights(name), weights("one"), atol=1e-3)
+
+
+@pytest.mark.slow
+def test_processes_whose_caches_differ_train_on_the_same(tmp_path, own_set):
+    """One has the features of an earlier run, for whose sake it would read them in one epoch."""
+    needs_jax()
+    frozen, once = ("--freeze_backbone", "True"), {"KERAS_BACKEND": "jax", "epochs": 1}
+    cache = {"SALIENCY_CACHE": str(tmp_path / "cache")}
+    earlier = start(tmp_path / "one", own_set, *frozen, "--feature_cache", "on", **once, **cache)
+    assert earlier.communicate(timeout=300)[1] == ""
+    workers = [f"127.0.0.1:{free_port()}"] * 2
+    other = {"SALIENCY_CACHE": str(tmp_path / "empty")}
+    pair = [
+        start(tmp_path / f"process{i}", own_set, *frozen, "--cluster", **tf_config(i, workers),
+              **once, **own)
+        for i, own in enumerate((cache, other))
+    ]  # fmt: skip
+    said = [process.communicate(timeout=300) for process in pair]
+    assert [err for _, err in said] == ["", ""]
+    assert "feature cache: off, as for another process of this run" in said[0][0]
+    assert (tmp_path / "process0/run/best.weights.h5").exists()
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import feature_cache
 import step
 import train
 import utilities
+from cluster import Devices
 from config import Config, PrepareConfig, resolve
 from errors import UserError
 from feature_cache import cut, decide, fingerprint, frontier
@@ -425,6 +426,19 @@ def test_auto_says_what_it_decided(cached, own_cache):
     *_, line = attached(cached(feature_cache="auto"))
     assert line.startswith("feature cache: on, all that is missing fits. Of 23 sets of features 0 ")
     assert "at 12.3 kB each at the most, all take up to 283 kB in " in line
+
+
+def test_features_are_kept_only_where_all_processes_keep_them(cached, own_cache):
+    class Pair(Devices):
+        def gather(self, table):
+            return np.concatenate([table, 0 * table])  # the other's cache has no room
+
+    model, _, training, validation, _ = attached(cached(feature_cache="off"))
+    config = cached(feature_cache="auto")
+    fitted, line = feature_cache.attach(model, training, validation, config, devices=Pair())
+    assert (fitted is model, training.features) == (True, None)
+    assert line.startswith("feature cache: off, as for another process of this run")
+    assert not own_cache.exists()
 
 
 def test_cache_that_cannot_be_written_is_refused_only_where_asked_for(

@@ -176,7 +176,7 @@ def test_bar_and_history_count_pictures_whatever_is_run_at_once(tiny, tmp_path, 
         seen = []
         bar = train.progress
         monkeypatch.setattr(
-            train, "progress", lambda total, label, bar=bar, seen=seen: Counted(total, seen)
+            train, "progress", lambda total, *_, bar=bar, seen=seen, **more: Counted(total, seen)
         )
         config = tiny(output=tmp_path / str(number), batch_size=5, dropout=0.0, **changes)
         rows.append(train.train(config, **QUIET).history[0])
