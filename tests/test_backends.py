@@ -72,7 +72,7 @@ def test_all_commands_work_without_tensorflow(backend, tmp_path, pictures, train
 
 
 def test_absent_or_unknown_backend_is_named_in_one_line(tmp_path, trained, pictures):
-    words = ["test", "pictures", "--weights", trained]
+    words = ["test", "pictures", "--weights", trained, "--engine", "keras"]
     for backend, absent, message in (
         ("torch", ["torch"], "Keras is to run on torch, which is not installed in "),
         ("tensorflow", ["tensorflow", "torch", "jax"], "pip install tensorflow (the version is in"),
