@@ -12,6 +12,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import cv2
 import numpy as np
 import pytest
+from hypothesis import settings
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("SALIENCY_DATA", PROJECT.parent / "shared" / "data"))
@@ -27,6 +28,10 @@ TINY = {
     "loss": "kld",
     "optimizer": "adam",
 }
+
+# how long an example takes depends on what else the machine does
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 def needs(path: Path) -> pytest.MarkDecorator:
