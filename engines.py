@@ -136,30 +136,44 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def chosen(name: str) -> str:
+    """Return the name of the engine that one asked for means here, which is there.
+
+    Args:
+        name: of `config.ENGINES`; auto is the fastest that is installed, and Keras where the user
+            named another backend than TensorFlow or there is a GPU, which the others would not use.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    if name == "auto":
+        name = fastest()
+    if name == "keras":
+        quiet.import_keras()
+    elif not installed(RUNTIMES[name].package):
+        raise UserError(
+            f"--engine {name}: the package {RUNTIMES[name].package} is not installed. pip install "
+            "-r requirements-engines.txt, or choose --engine keras."
+        )
+    return name
+
+
 def get(name: str, weights: Path, say: Callable[[str], None]) -> Engine:
     """Return an engine that runs the network of a weights file.
 
     Where an exported network cannot be made or run, that is said, and it is Keras.
 
     Args:
-        name: of `config.ENGINES`; auto is the fastest that is installed, and Keras where the user
-            named another backend than TensorFlow or there is a GPU, which the others would not use.
+        name: see `chosen`.
         weights: a file that `train` wrote.
         say: gets each line of news.
 
     Raises:
         UserError: the engine is not installed, or the weights are not usable.
     """
-    if name == "auto":
-        name = fastest()
+    name = chosen(name)
     if name == "keras":
         return keras_engine(weights)
-    runtime = RUNTIMES[name]
-    if not installed(runtime.package):
-        raise UserError(
-            f"--engine {name}: the package {runtime.package} is not installed. pip install -r "
-            "requirements-engines.txt, or choose --engine keras."
-        )
     try:
         return exported_engine(name, weights, say)
     except Exception as error:  # a runtime's own errors are of many types

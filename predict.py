@@ -44,7 +44,6 @@ def predict(images: list[str], settings: PredictConfig, say: Callable[[str], Non
         UserError: no pictures, no weights, or the output folder cannot be written.
     """
     with Collection(images, settings, say) as jobs:
-        make_folder(settings.output)
         return write_maps(
             jobs,
             lambda: weight_files.choose(settings.weights, settings.weights_dir, say),
@@ -73,7 +72,9 @@ def write_maps(
     todo = Todo(jobs, settings.overwrite, say)
     failed = 0
     if todo.first:
-        failed = run(engines.get(settings.engine, weights(), say), todo, settings)
+        engine = engines.chosen(settings.engine)  # what is absent leaves no empty folder behind
+        make_folder(settings.output)
+        failed = run(engines.get(engine, weights(), say), todo, settings)
     say(
         f"{todo.begun - failed} maps written to {settings.output}/"
         + (f" at {todo.rate:.1f} images/s" if todo.begun > failed else "")
