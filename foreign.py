@@ -49,7 +49,7 @@ def read(path: Path) -> Foreign:
         with h5py.File(path) as file:
             return _read(file, path)
     except DAMAGED as error:
-        raise UserError(f"{path} cannot be read as an HDF5 file of weights: {error}.") from error
+        raise UserError(f"{path} is not an HDF5 file, or a damaged one: {error}.") from error
 
 
 def _read(file: h5py.File, path: Path) -> Foreign:

@@ -115,7 +115,7 @@ def test_wrong_files_are_refused_and_nothing_is_loaded(tmp_path, tiny_model):
     for name, content, message in (
         ("lacking.h5", lacking, "13 layers with weights are expected, found 12"),
         ("other.h5", other, r"block5_conv3 with 3x3x9x9 \+ 9"),
-        ("text.h5", None, "cannot be read as an HDF5 file"),
+        ("text.h5", None, "is not an HDF5 file"),
     ):
         if content:
             write_weights(tmp_path / name, content)

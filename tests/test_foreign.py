@@ -201,7 +201,7 @@ def test_a_damaged_or_other_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="expected groups that an attribute layer_names lists"):
         foreign.read(tmp_path / "other.h5")
     (tmp_path / "text.pkl").write_text("no HDF5")
-    with pytest.raises(UserError, match="cannot be read as an HDF5 file"):
+    with pytest.raises(UserError, match="is not an HDF5 file"):
         foreign.read(tmp_path / "text.pkl")
     with h5py.File(tmp_path / "texts.h5", "w") as file:
         file.attrs["layer_names"] = [b"a"]

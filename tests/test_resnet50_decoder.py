@@ -130,7 +130,7 @@ def test_imagenet_weights_are_looked_for_as_resnet50s(tmp_path):
     network = built(width=0.02)
     (tmp_path / "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5").write_text("text")
     config = resolve({**SMALL, "width": 0.02, "backbone_weights": None, "weights_dir": tmp_path})
-    with pytest.raises(UserError, match="cannot be read as an HDF5 file"):
+    with pytest.raises(UserError, match="is not an HDF5 file"):
         resnet50_decoder.load_pretrained(network, config)
     nothing = resolve({**SMALL, "width": 0.02})
     assert resnet50_decoder.load_pretrained(network, nothing) is None
