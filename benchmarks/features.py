@@ -29,6 +29,7 @@ import numpy as np
 
 import architectures
 import feature_cache
+import objective
 import step
 import train
 from config import Config
@@ -57,7 +58,7 @@ class Way:
         validation.samples = []
         self.fitted, said = feature_cache.attach(model, self.batches, validation, config)
         print(said or "feature cache: off")
-        train.set_up(self.fitted, config, len(self.batches))
+        objective.set_up(self.fitted, config, len(self.batches))
         self.losses: list[float] = []
 
     def epoch(self, number: int) -> None:

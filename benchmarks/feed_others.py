@@ -134,7 +134,7 @@ def device_rate(batch: int, steps: int) -> float:
     """Return the images/s of ML-Net's training step with a frozen backbone."""
     import architectures
     from config import resolve
-    from train import set_up
+    from objective import set_up
 
     config = resolve({"model": "mlnet", "freeze_backbone": True, "backbone_weights": "none"})
     model = architectures.get(config.model).build(config)

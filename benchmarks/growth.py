@@ -51,7 +51,8 @@ def measure(kind: str, rows: int, cols: int, batch: int, steps: int) -> dict[str
     import architectures
     from benchmarks.cost import flop, training_flop
     from config import Config
-    from train import peak_memory_mb, set_up
+    from epochs import peak_memory_mb
+    from objective import set_up
 
     config = Config(rows=rows, cols=cols, freeze_backbone=kind != "finetuned", batch_size=batch)
     model = architectures.get(config.model).build(config)

@@ -50,8 +50,8 @@ class Ours:
         import_keras()
         import keras
 
+        import objective
         import step
-        import train
         from benchmarks.cost import flop, training_flop
         from config import Config
         from model import build
@@ -65,7 +65,7 @@ class Ours:
         step.make_deterministic(config.seed, config.xla)
         with step.precision(config.precision):
             self.model = build(config)
-        train.set_up(self.model, config, arguments.steps)
+        objective.set_up(self.model, config, arguments.steps)
         self.x, y = batch(arguments)
         pairs, steps = (self.x, y), arguments.steps
 

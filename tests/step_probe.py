@@ -6,8 +6,8 @@ import keras
 import numpy as np
 
 import architectures
+import objective
 import step
-import train
 from config import Config
 
 COUNT = 11  # pictures: batches of 8 and 3
@@ -51,7 +51,7 @@ def set_up(settings):
     with step.precision(settings.precision):
         model = architectures.get(settings.model).build(settings)
     data = Pairs(settings)
-    train.set_up(model, settings, len(data))
+    objective.set_up(model, settings, len(data))
     return model, data
 
 

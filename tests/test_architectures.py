@@ -13,6 +13,7 @@ from conftest import PROJECT
 
 import architectures
 import model
+import objective
 import train
 import weight_files
 from config import MODELS, RECIPES, SIZE_STEP, resolve
@@ -102,7 +103,7 @@ def test_no_seed_starts_dead_and_a_gradient_reaches_every_weight(name, settings)
         network = built(config)
         x, y = first_batch(config, network)
         assert np.asarray(network(x)).std(axis=(1, 2, 3)).min() > 0, seed
-        found = gradients(network, x, y, train.loss_function(config))
+        found = gradients(network, x, y, objective.loss_function(config))
         for weight, gradient in zip(network.trainable_weights, found, strict=True):
             assert gradient is not None, weight.path
             # ResNet-50's convolutions have biases that the normalisation after them takes off
@@ -113,7 +114,7 @@ def test_no_seed_starts_dead_and_a_gradient_reaches_every_weight(name, settings)
 def test_few_steps_lower_the_loss(settings):
     config = settings(optimizer="adam", learning_rate=1e-3, learning_rate_end=None, decay=0.0)
     network = built(config)
-    train.set_up(network, config, steps_per_epoch=8)
+    objective.set_up(network, config, steps_per_epoch=8)
     x, y = first_batch(config, network)
     losses = [network.train_on_batch(x, y, return_dict=True)["loss"] for _ in range(8)]
     assert losses[-1] < losses[0], losses

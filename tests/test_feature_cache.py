@@ -10,6 +10,7 @@ from conftest import PROJECT
 
 import architectures
 import feature_cache
+import objective
 import step
 import train
 import utilities
@@ -72,7 +73,7 @@ def fit(config, lines=None):
     """Return the losses of a run and its last maps, without what `train` writes."""
     step.make_deterministic(config.seed)
     _, fitted, training, validation, _ = attached(config, lines)
-    train.set_up(fitted, config, len(training))
+    objective.set_up(fitted, config, len(training))
     begin = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: setattr(training, "epoch", epoch)
     )

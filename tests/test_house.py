@@ -14,7 +14,8 @@ FLOORS = [
     {"datasets", "references", "store", "feature_store"},
     {"eltwise_product", "backbone", "losses", "schedules", "step", "weight_files", "foreign"},
     {"model", "architectures"},
-    {"checkpoint", "cluster", "figures", "report", "sources", "scoring", "arms"}
+    {"checkpoint", "objective", "validation", "epochs"}
+    | {"cluster", "figures", "report", "sources", "scoring", "arms"}
     | {"feature_cache", "engines"},
     {"train", "predict", "evaluate", "compare", "probe"}
     | {"data", "prepare", "subset", "convert", "export", "export_maps"},

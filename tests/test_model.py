@@ -6,6 +6,7 @@ from conftest import VGG16, needs
 import architectures
 import backbone
 import model
+import objective
 import train
 import weight_files
 from config import Config
@@ -84,7 +85,7 @@ def test_a_gradient_reaches_every_trainable_weight(loss, tiny, rng):
     x, y = train.batches(config, "train", architectures.grid_of(network))[0]
     for weight, gradient in zip(
         network.trainable_weights,
-        gradients(network, x, y, train.loss_function(config)),
+        gradients(network, x, y, objective.loss_function(config)),
         strict=True,
     ):
         assert gradient is not None, weight.path
@@ -129,7 +130,7 @@ def test_few_steps_lower_the_loss(tiny):
         config = tiny(loss=loss, optimizer=optimizer, dropout=0.0)
         keras.utils.set_random_seed(0)
         network = model.build(config)
-        train.set_up(network, config, steps_per_epoch=12)
+        objective.set_up(network, config, steps_per_epoch=12)
         x, y = train.batches(config, "train", architectures.grid_of(network))[0]
         losses = [network.train_on_batch(x, y, return_dict=True)["loss"] for _ in range(12)]
         assert losses[-1] < losses[0], (loss, losses)

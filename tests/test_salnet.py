@@ -5,6 +5,7 @@ import pytest
 
 import architectures
 import losses
+import objective
 import train
 from architectures import salnet
 from config import resolve
@@ -171,7 +172,7 @@ def test_shallows_loss_is_the_published_one_of_its_linear_output(rng):
     y = rng.random((2, 12, 12, 2)).astype("float32")
     z = np.asarray(linear(x))[..., 0]
     expected = ((z - (2 * y[..., 0] - 1)) ** 2).mean(axis=(1, 2))
-    found = np.asarray(train.loss_function(config)(y, np.asarray(network(x))))
+    found = np.asarray(objective.loss_function(config)(y, np.asarray(network(x))))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -181,7 +182,7 @@ def test_weight_decay_is_the_share_taken_off_through_the_gradient(rng):
         {"model": "salnet-deep", **DEEP, "weight_decay": 0.5, "learning_rate": 0.1, "momentum": 0.0}
     )
     network = salnet.build(config)
-    train.set_up(network, config, steps_per_epoch=1)
+    objective.set_up(network, config, steps_per_epoch=1)
     x = np.zeros((1, 16, 16, 3), "float32")
     y = np.stack([np.asarray(network(x))[..., 0]] * 2, -1)
     before = network.get_weights()

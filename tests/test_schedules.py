@@ -3,6 +3,7 @@ import pytest
 from backend_probe import MOMENTUM, RATE, slope_data, trained_by_schedule
 
 import config
+import objective
 import train
 from errors import UserError
 from model import build
@@ -43,7 +44,7 @@ def test_an_optimiser_taken_up_again_goes_on_where_it_stood(tiny):
         optimizer="sgd", learning_rate=0.4, learning_rate_end=0.0, momentum=0.5, momentum_end=0.9,
         decay=0.0, epochs=5,
     )  # fmt: skip
-    optimizer = train.optimizer(settings, steps_per_epoch=3)
+    optimizer = objective.optimizer(settings, steps_per_epoch=3)
     optimizer.build(build(settings).trainable_variables)
     optimizer.iterations.assign(7)  # of a state that was loaded: the third epoch
     assert float(optimizer.learning_rate) == pytest.approx(0.2)

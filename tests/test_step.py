@@ -12,6 +12,7 @@ from backend_probe import TINY
 from conftest import PROJECT
 
 import architectures
+import epochs
 import step
 import train
 import weight_files
@@ -237,7 +238,7 @@ def test_xla_is_tried_and_left_where_it_cannot_compile(tiny, monkeypatch):
 
 
 def test_a_failure_that_is_not_the_compilers_is_no_reason_to_begin_anew(tiny, monkeypatch):
-    monkeypatch.setattr(train.Epochs, "on_epoch_begin", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(epochs.Epochs, "on_epoch_begin", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train.train(tiny(xla="off"), **QUIET)
 

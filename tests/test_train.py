@@ -11,8 +11,10 @@ import pytest
 from conftest import VGG16, needs
 
 import config as settings
+import objective
 import step
 import train
+import validation
 import weight_files
 from arms import Run
 from checkpoint import RunFolder
@@ -121,15 +123,15 @@ def test_validation_scores_equal_the_evaluation_of_the_same_weights(tiny, traine
     card = weight_files.read_card(trained)
     results = evaluate(EvaluateConfig(weights=trained, dataset="synthetic", split="val"), **QUIET)
     means = results.row("mlnet-scratch-frozen").means
-    for name in train.VALIDATED:
+    for name in validation.VALIDATED:
         assert means[name].mean == pytest.approx(card["metrics"][f"val_{name}"], abs=1e-5)
 
 
 def test_best_weights_are_those_of_the_lowest_validation_loss(tiny, monkeypatch):
     losses = iter([3.0, 1.0, 2.0])
-    real = train.Validator.validate
+    real = validation.Validator.validate
     monkeypatch.setattr(
-        train.Validator, "validate", lambda *a: {**real(*a), "val_loss": next(losses)}
+        validation.Validator, "validate", lambda *a: {**real(*a), "val_loss": next(losses)}
     )
     run = train.train(tiny(epochs=3), **QUIET)
     epochs = {
@@ -145,9 +147,9 @@ def test_best_weights_are_those_of_the_lowest_validation_loss(tiny, monkeypatch)
 
 def test_stops_after_patience_epochs_without_a_better_loss(tiny, monkeypatch):
     losses = iter([3.0, 1.0, 2.0, 1.5, 0.5])
-    real = train.Validator.validate
+    real = validation.Validator.validate
     monkeypatch.setattr(
-        train.Validator, "validate", lambda *a: {**real(*a), "val_loss": next(losses)}
+        validation.Validator, "validate", lambda *a: {**real(*a), "val_loss": next(losses)}
     )
     lines = []
     run = train.train(tiny(epochs=5, patience=2), say=lines.append)
@@ -157,7 +159,7 @@ def test_stops_after_patience_epochs_without_a_better_loss(tiny, monkeypatch):
 
 def test_step_size_decays_as_keras_1_meant_it(tiny):
     config = tiny(optimizer="sgd", learning_rate=0.1, decay=0.5)
-    optimizer = train.optimizer(config, steps_per_epoch=3)
+    optimizer = objective.optimizer(config, steps_per_epoch=3)
     model = build(config)
     optimizer.build(model.trainable_variables)
     for done in range(4):
@@ -195,7 +197,7 @@ def _with_overwrite(config):
 
 def test_a_replaced_run_leaves_nothing_of_itself(tiny, monkeypatch):
     folder = train.train(tiny(), **QUIET).folder
-    monkeypatch.setattr(train.Validator, "validate", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(validation.Validator, "validate", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train.train(tiny(seed=5, overwrite=True), **QUIET)
     left = [p for p in folder.rglob("*") if p.is_file()]
