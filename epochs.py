@@ -13,13 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 import figures
-from checkpoint import RunFolder
 from cluster import Devices
 from config import Config
 from errors import UserError
 from files import make_folder
 from objective import training_metrics
 from progress import progress
+from run_folder import RunFolder
 from schedules import linear_by_epoch
 from utilities import SaliencyBatches
 from validation import Validator, scores_line

@@ -23,7 +23,6 @@ import architectures
 import engines
 import quiet
 import weight_files
-from checkpoint import versions
 from config import ExportConfig
 from datasets.synthetic import draw
 from engines import Maps, card_path, file_digest
@@ -31,6 +30,7 @@ from errors import UserError
 from files import make_folder, without_nan, write_json
 from letterbox import preprocess
 from model import load_model
+from run_folder import versions
 
 TOLERANCE = 1e-3  # of a map's maximum
 LETTERBOX = (

@@ -19,11 +19,11 @@ from keras import ops
 from numpy.typing import NDArray
 
 from cache import default_cache
-from checkpoint import versions
 from cluster import Devices
 from config import Config
 from feature_store import FeatureStore, Seen
 from files import make_folder
+from run_folder import versions
 from sample import Sample
 from utilities import Letterbox, SaliencyBatches, input_identity, mirrored, network_input
 

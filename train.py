@@ -13,12 +13,12 @@ import datasets
 import feature_cache
 import step
 import weight_files
-from checkpoint import RunFolder, WitnessedRun
 from cluster import Devices
 from config import Config
 from epochs import Epochs
 from errors import UserError
 from objective import set_up
+from run_folder import RunFolder, WitnessedRun
 from utilities import OutputGrid, SaliencyBatches
 from validation import scores_line
 

@@ -14,7 +14,7 @@ FLOORS = [
     {"datasets", "references", "store", "feature_store"},
     {"eltwise_product", "backbone", "losses", "schedules", "step", "weight_files", "foreign"},
     {"model", "architectures"},
-    {"checkpoint", "objective", "validation", "epochs"}
+    {"run_folder", "objective", "validation", "epochs"}
     | {"cluster", "figures", "report", "sources", "scoring", "arms"}
     | {"feature_cache", "engines"},
     {"train", "predict", "evaluate", "compare", "probe"}

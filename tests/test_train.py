@@ -17,9 +17,9 @@ import train
 import validation
 import weight_files
 from arms import Run
-from checkpoint import RunFolder
 from errors import UserError
 from model import build, load_model
+from run_folder import RunFolder
 
 QUIET = {"say": lambda line: None}
 
