@@ -1,9 +1,11 @@
 """Runs that `train` wrote, and the arms that they make: runs that differ in their seed alone."""
 
 import csv
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import config as config_files
 from config import Config
@@ -11,12 +13,14 @@ from errors import UserError
 from flags import to_json
 from references import model_name
 
-# settings that tell two runs of one arm apart, or only say where things lie
-NOT_THE_ARM = (
-    *("seed", "output", "overwrite", "weights_dir", "workers"),
-    *("feature_cache", "cache_limit", "steps_per_execution", "xla"),
+# settings that change nothing in a run's results, or only their rounding
+WITHOUT_EFFECT = (
+    *("overwrite", "resume", "checkpoint_minutes", "output", "weights_dir", "workers"),
+    *("feature_cache", "cache_limit", "steps_per_execution"),
     *("devices", "cluster", "cluster_timeout"),
 )
+# those that do not tell two arms apart
+NOT_THE_ARM = (*WITHOUT_EFFECT, "seed", "xla")
 OWN_SETS = ("folder", "npy")  # named alike, whatever they hold
 
 
@@ -51,10 +55,48 @@ class Run:
     @cached_property
     def history(self) -> list[dict[str, float]]:
         """A row of numbers for each epoch."""
-        with (self.folder / "history.csv").open(encoding="utf-8") as file:
-            return [
-                {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
-            ]
+        return history_of(self.folder)
+
+
+def changed_settings(config: Config, moved: bool = False) -> str:
+    """Return where the settings that a run folder holds are not a run's own, as text.
+
+    Args:
+        config: of the run.
+        moved: its data may lie elsewhere by now; who goes on with it compares the pictures.
+    """
+    before = config_files.read_settings(config.run_folder / "config.json")
+    left_out = (*WITHOUT_EFFECT, *(["data"] if moved else []))
+    changed = [
+        (f.name, before.get(f.name, f.default), getattr(config, f.name))
+        for f in dataclasses.fields(config)
+        if f.name not in left_out
+    ]
+    return "; ".join(
+        f"{name} {as_typed(then)}, now {as_typed(now)}"
+        for name, then, now in changed
+        if then != now
+    )
+
+
+def as_typed(value: Any) -> str:
+    """Return a setting as its flag would have it."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def history_of(folder: Path) -> list[dict[str, float]]:
+    """Return what each epoch of a run gave and what it took, a row of numbers each."""
+    given, taken = (rows_of(folder / name) for name in ("history.csv", "speed.csv"))
+    cost = {row["epoch"]: row for row in taken}
+    return [{**row, **cost.get(row["epoch"], {})} for row in given]
+
+
+def rows_of(path: Path) -> list[dict[str, float]]:
+    """Return the rows of a CSV file of numbers; none where it is absent."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 @dataclass(frozen=True)

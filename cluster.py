@@ -46,10 +46,16 @@ class Devices:
         """Whether this process writes and speaks."""
         return self.number == 0
 
-    def feed(self, training: SaliencyBatches) -> keras.utils.PyDataset:
-        """Return what `fit` is given of the training batches."""
+    def steps(self, training: SaliencyBatches) -> int:
+        """Return how many batches of an epoch `fit` is given."""
+        return len(training)
+
+    def feed(self, training: SaliencyBatches, first: int = 0) -> keras.utils.PyDataset:
+        """Return what `fit` is given of the training batches, from the first that is wanted."""
         # TensorFlow gets its batches another way, which keeps their order
-        return training if keras.backend.backend() == "tensorflow" else Feed(training)
+        if keras.backend.backend() == "tensorflow" and not first:
+            return training
+        return Feed(training, first, self.steps(training))
 
     def finish_epoch(
         self, model: keras.Model, training: SaliencyBatches, logs: dict[str, float]
@@ -73,6 +79,14 @@ class Devices:
         """Return whether something that each process has found out for itself holds in all."""
         return bool(self.gather(np.array([[float(on)]])).all())
 
+    def any(self, on: bool) -> bool:
+        """Return whether something holds in a process."""
+        return on
+
+    def from_chief(self, data: bytes | None) -> bytes | None:
+        """Return what the chief has, in every process."""
+        return data
+
     def check_same(self, what: str, data: bytes) -> None:
         """Refuse to go on where processes hold different data.
 
@@ -95,22 +109,22 @@ class Feed(keras.utils.PyDataset):
 
     Args:
         batches: what is read; no more than its `max_queue_size` of them are held at once.
-        steps: how many of them; None for all.
+        first: of them.
+        end: the one after the last.
     """
 
-    def __init__(self, batches: SaliencyBatches, steps: int | None = None) -> None:
+    def __init__(self, batches: SaliencyBatches, first: int, end: int) -> None:
         super().__init__(workers=1)
-        self.batches = batches
-        self.steps = len(batches) if steps is None else steps
+        self.batches, self.first, self.end = batches, first, end
         self.pool = ThreadPoolExecutor(batches.workers)
         self.coming: dict[tuple[int, int], Future] = {}  # by epoch and index
 
     def __len__(self) -> int:
-        return self.steps
+        return self.end - self.first
 
     def __getitem__(self, index: int) -> Any:
-        epoch = self.batches.epoch
-        for later in range(index, min(index + self.batches.max_queue_size, self.steps)):
+        epoch, index = self.batches.epoch, self.first + index
+        for later in range(index, min(index + self.batches.max_queue_size, self.end)):
             if (epoch, later) not in self.coming:
                 self.coming[epoch, later] = self.pool.submit(self.batches.__getitem__, later)
         self.coming = {key: coming for key, coming in self.coming.items() if key >= (epoch, index)}
@@ -149,21 +163,24 @@ class Mesh(Devices):
         self.forward: dict[keras.Model, Callable] = {}
         keras.distribution.set_distribution(self.distribution)
 
-    def feed(self, training: SaliencyBatches) -> keras.utils.PyDataset:
+    def steps(self, training: SaliencyBatches) -> int:
+        """Return how many batches of an epoch divide by the devices."""
+        return len(training) - bool(self.rest(training))
+
+    def feed(self, training: SaliencyBatches, first: int = 0) -> keras.utils.PyDataset:
         """Return the batches that divide by the devices, of which each process reads its part.
 
         Raises:
             UserError: there is none.
         """
         training.part = Part(self.number, self.processes, self.count)
-        steps = len(training) - bool(self.rest(training))
-        if not steps:
+        if not self.steps(training):
             raise UserError(
                 f"{training.count} training pictures are fewer than a batch of "
                 f"{training.batch_size} and do not divide by {self.count} devices. Try "
                 f"--batch_size {max(1, training.count // self.count) * self.count}."
             )
-        return Feed(training, steps)
+        return Feed(training, first, self.steps(training))
 
     def rest(self, training: SaliencyBatches) -> int:
         """Return how many pictures the last batch has if it does not divide, else 0."""
@@ -230,6 +247,22 @@ class Mesh(Devices):
         bits = process_allgather(padded.view(np.uint32))
         rows = np.ascontiguousarray(bits).view(np.float64)
         return np.concatenate([some[:n] for some, n in zip(rows, lengths, strict=True)])
+
+    def any(self, on: bool) -> bool:
+        """Return whether something holds in a process."""
+        return bool(self.gather(np.array([[float(on)]])).any())
+
+    def from_chief(self, data: bytes | None) -> bytes | None:
+        """Return what the chief has, in every process."""
+        if self.processes == 1:
+            return data
+        from jax.experimental.multihost_utils import broadcast_one_to_all
+
+        mine = np.frombuffer(data or b"", np.uint8)
+        length = int(broadcast_one_to_all(np.array(mine.size)))
+        if not length:
+            return None
+        return np.asarray(broadcast_one_to_all(np.resize(mine, length))).tobytes()
 
     def check_same(self, what: str, data: bytes) -> None:
         """Refuse to go on where processes hold different data.

@@ -61,8 +61,14 @@ FEATURE_PRECISIONS = ("float16", "float32")
 BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 XLA = ("auto", "on", "off")
+ON_NAN = ("stop", "skip", "rewind")
 BENCHMARKS = ("mit300", "cat2000", "salicon")
-NOT_REPEATED = ("overwrite", "devices", "cluster")  # of a run's settings, when --config reads them
+NOT_REPEATED = (
+    "overwrite",
+    "resume",
+    "devices",
+    "cluster",
+)  # of a run's settings, when --config reads them
 # what runs a network in `test`, and what `export` writes
 ENGINES = ("auto", "openvino", "onnx", "keras")
 FORMATS = ("onnx", "openvino", "litert", "saved_model")
@@ -267,6 +273,12 @@ class Config(TruthConfig):
         5, "stop after so many epochs without a lower validation loss", unit="epochs", least=1
     )
     seed: int = option(0, "seed of weights, order, dropout and flips", least=0)
+    on_nan: str = option(
+        "stop",
+        "where a step's loss is no number: stop; skip that step; or rewind, go back to the weights "
+        "of the epoch's start and go on with the next step",
+        choices=ON_NAN,
+    )
     precision: str = option(
         "float32",
         "what the network computes in. The mixed ones take less memory and time on a GPU, bfloat16 "
@@ -313,6 +325,17 @@ class Config(TruthConfig):
         group="output",
     )
     overwrite: bool = option(False, "replace an earlier run in the run folder")
+    resume: bool = option(
+        False,
+        "go on with the run in the run folder, or begin it. An unfinished one of these settings is "
+        "taken up without this, too; with it, one that is done is no mistake",
+    )
+    checkpoint_minutes: float = option(
+        10.0,
+        "save where training stands so often, besides after each epoch and on a signal",
+        unit="minutes",
+        least=0,
+    )
     weights_dir: Path = option(Path("weights"), "folder that the best weights are copied to")
 
     def __post_init__(self) -> None:

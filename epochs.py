@@ -13,87 +13,223 @@ import numpy as np
 from tqdm import tqdm
 
 import figures
+from checkpoint import Arrays, Standing, State
 from cluster import Devices
 from config import Config
-from errors import UserError
-from files import make_folder
+from errors import Interrupted, UserError
+from files import make_folder, write_json
+from nonfinite import Guard
 from objective import training_metrics
 from progress import progress
 from run_folder import RunFolder
 from schedules import linear_by_epoch
+from signals import Stop
 from utilities import SaliencyBatches
 from validation import Validator, scores_line
 
 
 class Epochs(keras.callbacks.Callback):
-    """What happens around an epoch: the order, the progress bar, validation, files, stopping."""
+    """Watches a training: where it stands, how it does, and whether it has to end.
+
+    Args:
+        config: the run's settings.
+        run: its folder.
+        state: the variables that training changes; of the network and the part that is fitted.
+        training, validation: the batches.
+        say: gets each line of news.
+        devices: those of the run.
+        stop: whether a signal has asked for the end.
+        standing: which step comes next.
+        arrays: the variables' values at that step; none where it is the first.
+
+    Attributes:
+        is_interrupted: it ends before its time, to be taken up again.
+    """
 
     def __init__(
         self,
         config: Config,
         run: RunFolder,
-        network: keras.Model,
+        state: State,
         training: SaliencyBatches,
         validation: SaliencyBatches,
         say: Callable[[str], None],
         devices: Devices,
+        stop: Stop,
+        standing: Standing,
+        arrays: Arrays | None,
     ) -> None:
         super().__init__()
         self.config, self.run, self.say, self.devices = config, run, say, devices
-        self.network = network  # `self.model` may be but the part of it that learns
+        self.state, self.stop, self.at, self.arrays = state, stop, standing, arrays
         self.training, self.validation = training, validation
+        self.guard = Guard(config, state, run.checkpoints, standing.incidents)
         self.validator = Validator(config, validation, devices)
-        self.events = EventLog(run.path("tensorboard")) if devices.is_chief else None
+        self.events = EventLog(run.path("tensorboard"), run.history) if devices.is_chief else None
         self.bar = tqdm(disable=True)
-        self.has_stepped = False
+        self.has_stepped = self.is_interrupted = False
+        self.saved = time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last epoch is done, or patience is at its end."""
+        if not self.run.history:
+            return False
+        since_best = self.run.history[-1]["epoch"] - self.run.best_epoch["epoch"]
+        return since_best >= self.config.patience or self.at.epoch >= self.config.epochs
 
     def on_epoch_begin(self, epoch, logs=None):
         self.training.epoch = epoch
-        self.started = time.monotonic()
+        self.first = self.at.step
+        self.started = time.monotonic() - self.at.seconds
+        if self.arrays:
+            self.state.restore(self.arrays, "network", "optimizer")
+            if not self.at.is_between_epochs:  # else Keras has set them to nothing, rightly
+                self.state.restore(self.arrays, "metrics")
+        elif self.config.on_nan == "rewind" and epoch == 0:
+            self.save()  # the start that may have to be gone back to
         self.bar = progress(
             self.training.count,
             f"epoch {epoch + 1}/{self.config.epochs}",
             shown=self.devices.is_chief,
         )
+        self.bar.update(self.pictures(self.first))
+        self.guard.keep()
+
+    def pictures(self, steps: int) -> int:
+        """Return how many pictures the first steps of an epoch have."""
+        return min(steps * self.config.batch_size, self.training.count)
 
     def on_train_batch_end(self, batch, logs=None):
-        self.has_stepped = True
+        self.has_stepped, self.arrays = True, None
         # of several steps at once, Keras names the last, which the epoch's end may come before
-        done = min((batch + 1) * self.config.batch_size, self.training.count)
+        before, self.at.step = self.at.step, min(self.first + batch + 1, len(self.training))
         loss = float((logs or {}).get("loss", 0))
-        self.refuse_if_not_finite(loss, f"loss after {done} pictures")
+        if np.isfinite(loss):
+            if self.config.on_nan != "stop":
+                self.come_home()
+            self.guard.passed()
+        else:
+            self.meet_nonfinite(before, loss)
+        done = self.pictures(self.at.step)
         self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
         self.bar.update(done - self.bar.n)
+        if self.asked_to_stop():
+            self.interrupt()
+        elif time.monotonic() - self.saved >= 60 * self.config.checkpoint_minutes:
+            self.save()
+
+    def meet_nonfinite(self, before: int, loss: float) -> None:
+        """Deal with steps whose loss is no number.
+
+        Args:
+            before: how many steps of the epoch came before them.
+            loss: the mean of the epoch so far, which they have spoilt.
+
+        Raises:
+            UserError: training is to end.
+        """
+        self.come_home()
+        size = self.config.batch_size
+        order = self.training.order()[before * size : self.at.step * size]
+        names = [self.training.samples[i].name for i in order]
+        try:
+            self.say(self.guard.meet(self.at.epoch + 1, self.at.step, loss, names))
+        finally:
+            if self.devices.is_chief:
+                write_json(self.run.path("nonfinite.json"), self.at.incidents)
+
+    def come_home(self) -> None:
+        """Bring the variables home from where JAX computes with them: Keras does when asked."""
+        _ = self.model
+
+    def asked_to_stop(self) -> bool:
+        """Return whether a signal asks for the end, of this process or of one of its neighbours."""
+        return self.devices.any(bool(self.stop))
+
+    def save(self) -> None:
+        """Write where training stands."""
+        self.come_home()
+        self.at.seconds = time.monotonic() - self.started
+        self.at.history = self.run.history
+        if self.devices.is_chief:
+            self.run.checkpoints.save(self.at, self.state.capture())
+        self.saved = time.monotonic()
+
+    def interrupt(self) -> None:
+        """Save where training stands, and let Keras' loop come to its end."""
+        self.save()
+        self.is_interrupted = True
+        self.model.stop_training = True
+
+    def end_epoch(self) -> None:
+        """Do what an earlier process left of an epoch whose steps it had done."""
+        fitted = self.state.fitted
+        self.set_model(fitted)
+        logs = self.at.logs
+        self.on_epoch_begin(self.at.epoch)
+        self.arrays = None
+        if logs:
+            self.complete(logs)
+        else:
+            self.on_epoch_end(self.at.epoch, fitted.get_metrics_result())
 
     def on_epoch_end(self, epoch, logs=None):
+        if self.is_interrupted:
+            return
         logs = self.devices.finish_epoch(self.model, self.training, logs or {})
+        self.complete({name: float(value) for name, value in logs.items()})
+
+    def complete(self, logs: dict[str, float]) -> None:
+        """Validate the network after the steps of an epoch, write its files, and look ahead.
+
+        Args:
+            logs: the epoch's training results.
+        """
+        if not np.isfinite(logs["loss"]):  # of a last batch that the devices do not divide
+            raise UserError(
+                f"epoch {self.at.epoch + 1}: the loss is {logs['loss']}. Try a lower "
+                "--learning_rate."
+            )
+        self.at.logs = logs
         self.bar.close()
+        try:
+            # several processes validate together: none may leave on its own
+            alone = self.devices.processes == 1
+            scores = self.validator.validate(self.model, self.stop if alone else Stop())
+        except Interrupted:
+            return self.interrupt()
         seconds = time.monotonic() - self.started
         row = {
-            "epoch": epoch + 1,
-            "loss": float(logs["loss"]),
-            "zero_maps": float(logs["zero_maps"]),
-            **{m.__name__: float(logs[m.__name__]) for m in training_metrics(self.config)},
-            **self.validator.validate(self.model),
-            **self.step_sizes(epoch),
+            "epoch": self.at.epoch + 1,
+            "loss": logs["loss"],
+            "zero_maps": logs["zero_maps"],
+            **{m.__name__: logs[m.__name__] for m in training_metrics(self.config)},
+            **scores,
+            **self.step_sizes(self.at.epoch),
             "seconds": round(seconds, 2),
             "images_per_second": round(self.training.count / seconds, 3),
             "peak_memory_mb": peak_memory_mb(),
         }
-        self.refuse_if_not_finite(row["val_loss"], "validation loss")
-        best = self.run.record(self.network, row)
+        best = self.run.record(self.state.network, row)
         if self.events:  # those of the one process that writes
             self.events.write(row)
             figures.curves(self.run.history, self.run.path("curves.png"), self.config.name)
             figures.picture_grid(self.validator.grid, self.run.path("examples.png"))
         self.say(
-            f"epoch {epoch + 1}: loss {row['loss']:.4f}  {scores_line(row)}  "
+            f"epoch {row['epoch']}: loss {row['loss']:.4f}  {scores_line(row)}  "
             f"{row['images_per_second']:.2f} images/s{'  (best)' if best else ''}"
         )
         self.warn_of_zero_maps()
-        if row["epoch"] - self.run.best_epoch["epoch"] >= self.config.patience:
-            self.say(f"No better validation loss for {self.config.patience} epochs: stopping.")
+        self.at.epoch, self.at.step, self.at.logs, self.at.seconds = self.at.epoch + 1, 0, None, 0.0
+        self.started = time.monotonic()
+        self.save()  # last, so that it promises nothing that is not there
+        if self.is_over:
             self.model.stop_training = True
+            if self.at.epoch < self.config.epochs:
+                self.say(f"No better validation loss for {self.config.patience} epochs: stopping.")
+        elif self.asked_to_stop():
+            self.interrupt()
 
     def step_sizes(self, epoch: int) -> dict[str, float]:
         """Return the step size that an epoch came to, and its momentum where that changes."""
@@ -109,14 +245,6 @@ class Epochs(keras.callbacks.Callback):
         if config.optimizer != "sgd" or config.momentum_end is None:
             return {"learning_rate": rate}
         return {"learning_rate": rate, "momentum": at(config.momentum, config.momentum_end)}
-
-    def refuse_if_not_finite(self, value: float, what: str) -> None:
-        """End the run where its weights are ruined; what earlier epochs saved stays."""
-        if not np.isfinite(value):
-            raise UserError(
-                f"epoch {len(self.run.history) + 1}: the {what} is {value}. Try a lower "
-                "--learning_rate."
-            )
 
     def warn_of_zero_maps(self) -> None:
         """Say so when more training maps are all zero than in the epoch before."""
@@ -136,16 +264,25 @@ class Epochs(keras.callbacks.Callback):
 
 
 class EventLog:
-    """TensorBoard events, in TensorBoard's own record format whatever Keras' backend is."""
+    """TensorBoard events, in TensorBoard's own record format whatever Keras' backend is.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: theirs.
+        history: of a run that is taken up; its events are written again, into one file.
+    """
+
+    def __init__(self, folder: Path, history: list[dict[str, float]]) -> None:
         # this writer alone: TensorBoard's file writer would import TensorFlow under JAX and PyTorch
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         make_folder(folder)
+        for old in folder.glob("events.*"):  # of which the last may be cut off
+            old.unlink()
         name = f"events.out.tfevents.{int(time.time())}.{platform.node()}.{os.getpid()}"
         self.writer = RecordWriter((folder / name).open("wb"))
         self._add(file_version="brain.Event:2")
+        for row in history:
+            self.write(row)
 
     def write(self, row: dict[str, float]) -> None:
         """Add an epoch's values."""

@@ -12,6 +12,12 @@ class UserError(Exception):
     """
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the work in good order: the same command takes it up again."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Return a sentence that offers the nearest choice to a mistyped name.
 

@@ -324,6 +324,10 @@ class Features:
             # XLA compiles for each size of a batch anew: a few sizes must do
             size = min(self.batch_size, 1 << (count - 1).bit_length())
             pictures = np.concatenate([pictures, *[pictures[:1]] * (size - count)])
+        elif count == 1 < self.batch_size:
+            # PyTorch convolves one picture another way, to other bits than among several: what a
+            # run computes would depend on what an interrupted one has kept
+            pictures = np.concatenate([pictures, pictures])
         with self._computing:
             made = self.predict(self.trunk, pictures)
         return [np.asarray(array)[:count] for array in keras.tree.flatten(made)]

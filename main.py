@@ -23,7 +23,7 @@ from config import (
     preparation,
     resolve,
 )
-from errors import UserError
+from errors import Interrupted, UserError
 from flags import Parser, add_flags
 from hosts import choose_engine
 from quiet import import_keras
@@ -348,6 +348,9 @@ def main(words: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return EXIT_USER_ERROR
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

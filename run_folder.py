@@ -1,54 +1,201 @@
-"""The state of a run on disk: its settings, its history, its best and its last weights.
+"""The folder of a run: its settings, its history, its best and its last weights, who may write it.
 
 Each file is saved whole or not at all. The best weights go to the run folder and to `weights/`.
+Where a run stands in the middle of its work is `checkpoint.py`'s.
 """
 
+import os
 import platform
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import filelock
 import keras
 import numpy as np
 
+import checkpoint
 import config as settings
 import weight_files
+from arms import changed_settings
+from checkpoint import Checkpoints, Standing
 from config import Config
 from errors import UserError
-from files import as_csv, make_folder, write_json, write_text
+from files import as_csv, make_folder, read_json, write_json, write_text
 from flags import to_json
 
 VERSION = "0.1.0"
+RUN = "run.json"  # what a run is, besides its settings: of what pictures, since when, by whom
+# what a run took, which no two are alike in: kept apart from the history, which a repetition equals
+CLOCK = ("seconds", "images_per_second", "peak_memory_mb")
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What a run folder holds of an earlier run of the same settings.
+
+    Attributes:
+        is_done: it came to its end.
+        is_unfinished: it did not, and can be taken up.
+        about: what its `run.json` says.
+        features: how it decided on the feature cache; "" where that is for this run to decide.
+    """
+
+    is_done: bool = False
+    is_unfinished: bool = False
+    about: dict[str, Any] = field(default_factory=dict)
+    features: str = ""
+
+
+def earlier(config: Config) -> Earlier:
+    """Return what a run finds in its folder.
+
+    Raises:
+        UserError: a run that it may neither replace nor take up.
+    """
+    folder = config.run_folder
+    if config.overwrite and config.resume:
+        raise UserError("--overwrite begins anew and --resume goes on: leave one of them away.")
+    trained = (folder / "history.csv").exists() or bool(_checkpoints(folder).paths())
+    if config.overwrite or not trained:
+        return Earlier()
+    ways = "Choose another folder with --output, or replace that run with --overwrite."
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder} holds an earlier run without its config.json. {ways}")
+    done = (folder / settings.DONE).exists()
+    changed = changed_settings(config, moved=not done)
+    if changed:
+        raise UserError(f"{folder} holds an earlier run of other settings: {changed}. {ways}")
+    if done and config.resume:
+        return Earlier(is_done=True)
+    if done:
+        raise UserError(f"{folder} holds an earlier run, which is done. {ways}")
+    if not (folder / RUN).exists():
+        raise UserError(f"{folder} holds an earlier run that cannot be taken up: no {RUN}. {ways}")
+    about = read_json(folder / RUN)
+    if not isinstance(about, dict):
+        raise UserError(f"{folder / RUN} is damaged. {ways}")
+    backend = keras.backend.backend()
+    if about.get("backend") != backend:
+        raise UserError(
+            f"{folder} holds an unfinished run on {about.get('backend')}, and this is {backend}: "
+            f"set KERAS_BACKEND={about.get('backend')} to take it up. {ways}"
+        )
+    before = settings.read_settings(folder / "config.json")
+    same = before.get("feature_cache") == config.feature_cache
+    return Earlier(
+        is_unfinished=True, about=about, features=about.get("features", "") if same else ""
+    )
+
+
+def _checkpoints(folder: Path) -> Checkpoints:
+    """Return the checkpoints of a run folder."""
+    return Checkpoints(folder / "checkpoints")
 
 
 class RunFolder:
-    """The files of one training run.
+    """The files of one training run, which one process writes at a time.
 
     Args:
         config: the run's settings; the folder is `config.run_folder`.
+        pictures: a name for what the run is trained on.
+        features: how it decided on the feature cache.
+        say: gets what is to be told.
+
+    Attributes:
+        resumed: the checkpoint that the run is taken up from, as bytes, or None.
+        is_interrupted: it has ended before its time, to be taken up again.
 
     Raises:
-        UserError: the run folder or the weights folder cannot be written.
+        UserError: the run folder or the weights folder cannot be written, another process trains
+            into it, or it holds another run.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(
+        self,
+        config: Config,
+        pictures: str = "",
+        features: str = "",
+        say: Callable[[str], None] = print,
+    ) -> None:
         self.config = config
         self.folder = make_folder(config.run_folder)
         self.weights_dir = make_folder(config.weights_dir, "--weights_dir")
         self.history: list[dict[str, float]] = []
-        self.started = _now()
         self.kept_back = ""  # why the best weights are not in weights/
-        if self.path("history.csv").exists() and not config.overwrite:
+        self.is_interrupted = False
+        self.checkpoints = _checkpoints(self.folder)
+        self.lock = self._locked()
+        try:
+            self._open(pictures, features, say)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, pictures: str, features: str, say: Callable[[str], None]) -> None:
+        """Begin anew or go on, now that nobody else writes."""
+        config, found = self.config, earlier(self.config)
+        if found.is_unfinished and found.about.get("pictures") != pictures:
             raise UserError(
-                f"{self.folder} holds an earlier run. Choose another folder with --output, or "
-                "replace that run with --overwrite."
+                f"{self.folder} holds an unfinished run on other pictures than --data has now. "
+                "Choose another folder with --output, or replace that run with --overwrite."
             )
-        # files of two runs side by side would be read as those of one
-        for name in ("history.csv", "*.weights.h5", "best.json", "last.json", "*.png",
-                     settings.DONE, "tensorboard/events.*"):  # fmt: skip
+        self.resumed = self.checkpoints.newest(say) if found.is_unfinished else None
+        about = {
+            "pictures": pictures,
+            "backend": keras.backend.backend(),
+            "features": features,
+            "versions": versions(),
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+        }
+        if self.resumed is None:
+            self.started = _now()
+            self._clear()
+        else:
+            self.take_up(checkpoint.read(self.resumed).standing)
+            then = found.about.get("versions")
+            if then != about["versions"]:
+                say(f"warning: the run began with other versions ({then}): bits may differ")
+        settings.save(config, self.path("config.json"))
+        write_json(self.path(RUN), {"started": self.started, **about})
+
+    def _locked(self) -> filelock.BaseFileLock:
+        """Hold the folder against other trainings, for as long as this process lives.
+
+        Raises:
+            UserError: another has it.
+        """
+        lock = filelock.FileLock(self.path("run.lock"), timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            about = read_json(self.path(RUN)) if self.path(RUN).exists() else {}
+            raise UserError(
+                f"Another training writes to {self.folder} (process {about.get('process')} on "
+                f"{about.get('host')}). Choose another folder with --output, or end that one."
+            ) from None
+        return lock
+
+    def _clear(self) -> None:
+        """Remove an earlier run: files of two runs side by side would be read as those of one."""
+        for name in ("history.csv", "speed.csv", "*.weights.h5", "best.json", "last.json", "*.png",
+                     "nonfinite.json", settings.DONE, RUN, "tensorboard/events.*"):  # fmt: skip
             for old in self.folder.glob(name):
                 old.unlink()
-        settings.save(config, self.path("config.json"))
+        self.checkpoints.clear()
+
+    def take_up(self, standing: Standing) -> None:
+        """Go on from where an earlier process came to."""
+        self.started = standing.started
+        self.history = standing.history
+        # the files may be an epoch further than the checkpoint, which is written last
+        self.write_history()
+        if self.history and self.published.exists():
+            self.kept_back = self.why_kept_back(self.card(self.best_epoch))
 
     def path(self, name: str) -> Path:
         """Return the path of a file of this run."""
@@ -64,10 +211,10 @@ class RunFolder:
 
         Args:
             model: the network after this epoch.
-            row: `epoch`, `loss`, `val_loss` and the metrics.
+            row: `epoch`, `loss`, `val_loss`, the metrics, and what it took (CLOCK).
         """
         self.history.append(row)
-        write_text(self.path("history.csv"), as_csv(self.history))
+        self.write_history()
         card = self.card(row)
         weight_files.save(model, self.path("last.weights.h5"), card)
         best = self.best_epoch is row
@@ -75,6 +222,16 @@ class RunFolder:
             weight_files.save(model, self.path("best.weights.h5"), card)
             self.publish(model, card)
         return best
+
+    def write_history(self) -> None:
+        """Write what the epochs gave, and beside it what they took."""
+        taken = [{k: row[k] for k in ("epoch", *CLOCK) if k in row} for row in self.history]
+        given = [without_clock(row) for row in self.history]
+        for name, rows in (("history.csv", given), ("speed.csv", taken)):
+            if rows:
+                write_text(self.path(name), as_csv(rows))
+            else:
+                self.path(name).unlink(missing_ok=True)
 
     @property
     def published(self) -> Path:
@@ -87,20 +244,29 @@ class RunFolder:
         Better is a higher validation CC on the same data set; and weights from people's fixations
         are not replaced by those of a trial on synthetic scenes. `kept_back` says which.
         """
-        self.kept_back = ""
-        if self.published.exists():
-            try:
-                there = weight_files.read_card(self.published)
-            except UserError:
-                there = {}  # nothing that could be used
-            if there.get("run") != card["run"]:
-                self.kept_back = weight_files.why_better(there, card)
+        self.kept_back = self.why_kept_back(card)
         if not self.kept_back:
             weight_files.save(model, self.published, card)
 
+    def why_kept_back(self, card: dict[str, Any]) -> str:
+        """Return why weights of a card are not to be published; "" if they are."""
+        if not self.published.exists():
+            return ""
+        try:
+            there = weight_files.read_card(self.published)
+        except UserError:
+            there = {}  # nothing that could be used
+        return weight_files.why_better(there, card) if there.get("run") != card["run"] else ""
+
     def finish(self) -> None:
         """Mark the run as come to its end, by its last epoch or by patience."""
-        write_json(self.path(settings.DONE), {"epochs": len(self.history), **self.best_epoch})
+        best = without_clock(self.best_epoch)
+        write_json(self.path(settings.DONE), {"epochs": len(self.history), **best})
+        self.checkpoints.clear()  # of ML-Net they take 250 MB, and nothing is to be taken up
+
+    def close(self) -> None:
+        """Let others write."""
+        self.lock.release()
 
     def card(self, row: dict[str, float]) -> dict[str, Any]:
         """Return what the weights of an epoch are: for people, and for `load_model`."""
@@ -111,20 +277,32 @@ class RunFolder:
             "input_shape": list(self.config.input_shape),
             "dataset": self.config.dataset_name,
             "run": f"{self.folder.resolve()} {self.started}",
-            "metrics": row,
+            "metrics": without_clock(row),
             "date": _now(),
             "versions": versions(),
             "config": to_json(self.config),
         }
 
 
-class WitnessedRun(RunFolder):
-    """A run that another process writes: its history alone, the same in all of them."""
+def without_clock(row: dict[str, float]) -> dict[str, float]:
+    """Return an epoch's row without what depends on the machine's day."""
+    return {name: value for name, value in row.items() if name not in CLOCK}
 
-    def __init__(self, config: Config) -> None:
+
+class WitnessedRun(RunFolder):
+    """A run that another process writes, or has written: its history alone."""
+
+    def __init__(self, config: Config, history: list[dict[str, float]] | None = None) -> None:
         self.config, self.folder, self.weights_dir = config, config.run_folder, config.weights_dir
-        self.history = []
-        self.kept_back = ""
+        self.checkpoints = _checkpoints(self.folder)
+        self.history = history or []
+        self.kept_back = self.started = ""
+        self.is_interrupted = False
+        self.resumed = None
+
+    def take_up(self, standing: Standing) -> None:
+        """Go on from where an earlier process came to."""
+        self.history = standing.history
 
     def record(self, model: keras.Model, row: dict[str, float]) -> bool:
         """Add an epoch to the history; return whether it is the best so far."""
@@ -133,6 +311,9 @@ class WitnessedRun(RunFolder):
 
     def finish(self) -> None:
         """Leave the mark to the one that writes."""
+
+    def close(self) -> None:
+        """Hold nothing."""
 
 
 def _now() -> str:

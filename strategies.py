@@ -5,6 +5,7 @@ graph, and its peak memory is its own. A run that is done is not run again.
 """
 
 import dataclasses
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,20 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import config as config_files
+from arms import changed_settings
 from compare import compare
 from config import DONE, STRATEGIES, Config
-from errors import UserError
+from errors import Interrupted, UserError
 from files import make_folder
 from hosts import choose_engine
 from quiet import environment, import_keras
+from signals import SIGNALS
 
 MAIN = Path(__file__).resolve().parent / "main.py"
-INTERRUPTED = 130
-# what changes nothing in a run's results
-WITHOUT_EFFECT = (
-    *("overwrite", "workers", "feature_cache", "cache_limit", "steps_per_execution"),
-    *("devices", "cluster", "cluster_timeout"),
-)
 
 
 def run_strategies(
@@ -121,37 +118,55 @@ def is_done(run: Config) -> bool:
     Raises:
         UserError: it holds a run of other settings.
     """
-    written = run.run_folder / "config.json"
-    if run.overwrite or not written.exists():
+    if run.overwrite or not (run.run_folder / "config.json").exists():
         return False
-    before, now = config_files.read_settings(written), dataclasses.asdict(run)
-    for name, value in now.items():
-        if name not in WITHOUT_EFFECT and before.get(name, value) != value:
-            raise UserError(
-                f"{run.run_folder} holds a run with {name} {before[name]}, not {value}. Choose "
-                "another folder with --output, or train anew with --overwrite."
-            )
+    changed = changed_settings(run)
+    if changed:
+        raise UserError(
+            f"{run.run_folder} holds a run of other settings: {changed}. Choose another folder "
+            "with --output, or train anew with --overwrite."
+        )
     return (run.run_folder / DONE).exists()
 
 
 def train_apart(run: Config) -> None:
-    """Train in a process of its own, which prints for itself.
+    """Train in a process of its own, which prints for itself; what half a run left is gone on with.
 
     Raises:
+        Interrupted: a signal ended it; it is passed on.
         UserError: it ended with an error, which it has told.
     """
     settings = run.run_folder.with_name(f"{run.run_folder.name}.json")
     config_files.save(run, settings)
-    # what half a run left is begun anew
-    words = [sys.executable, str(MAIN), "train", "--config", str(settings), "--overwrite"]
-    words += ["--devices", str(run.devices)]
+    words = [sys.executable, str(MAIN), "train", "--config", str(settings)]
+    words += ["--overwrite" if run.overwrite else "--resume", "--devices", str(run.devices)]
     sys.stdout.flush()
-    code = subprocess.run(words, env=environment()).returncode
-    if code == INTERRUPTED:
-        raise KeyboardInterrupt
+    code = ended(subprocess.Popen(words, env=environment()))
+    if code == Interrupted.exit_code:
+        raise Interrupted("the same command goes on with the arms")
     if code:
         raise UserError(
             f"{run.run_folder} ended with exit code {code}, see above. The same command goes on "
             "with this run; those that are done stay."
         )
     settings.unlink()
+
+
+def ended(process: subprocess.Popen) -> int:
+    """Return a process' exit code; signals that this one gets are that one's to heed.
+
+    Ctrl-C reaches both, since a terminal sends it to all that it runs.
+    """
+    before = {
+        number: signal.signal(
+            number,
+            lambda number, frame: number != signal.SIGINT and process.send_signal(number),
+        )
+        for number in SIGNALS
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

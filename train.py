@@ -1,6 +1,9 @@
 """What `train` does, in order: data, network, weights, epochs, and after each the validation."""
 
+import contextlib
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,23 +11,27 @@ import keras
 import numpy as np
 
 import architectures
+import checkpoint
 import cluster
 import datasets
 import feature_cache
 import step
 import weight_files
+from arms import history_of
+from checkpoint import Standing, State
 from cluster import Devices
 from config import Config
 from epochs import Epochs
-from errors import UserError
+from errors import Interrupted, UserError
 from objective import set_up
-from run_folder import RunFolder, WitnessedRun
+from run_folder import Earlier, RunFolder, WitnessedRun, earlier
+from signals import Stop, heeded
 from utilities import OutputGrid, SaliencyBatches
 from validation import scores_line
 
 
 def train(config: Config, say: Callable[[str], None] = print) -> RunFolder:
-    """Train a network as configured; return its run folder, with the history.
+    """Train a network as configured, or go on with it; return its run folder, with the history.
 
     Args:
         config: the run's settings.
@@ -32,14 +39,27 @@ def train(config: Config, say: Callable[[str], None] = print) -> RunFolder:
 
     Raises:
         UserError: the data, the backbone's weights or the output folder are not usable.
+        Interrupted: a signal has ended it; the same settings go on.
     """
     config.check_start()
-    with cluster.started(config) as devices:
-        return train_on(devices, config, say if devices.is_chief else lambda line: None)
+    with heeded(say) as stop:
+        with cluster.started(config) as devices:
+            chief = devices.is_chief
+            run = train_on(devices, config, say if chief else lambda line: None, stop)
+        if run.is_interrupted:
+            raise Interrupted(
+                f"{stop.name or 'another process stopped'}: where training stands is saved in "
+                f"{run.folder}. The same command goes on."
+            )
+    return run
 
 
-def train_on(devices: Devices, config: Config, say: Callable[[str], None]) -> RunFolder:
+def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop: Stop) -> RunFolder:
     """Train on the devices of a run; see `train`."""
+    found = look_for_earlier(devices, config)
+    if found.is_done:
+        say(f"{config.run_folder} is done")
+        return WitnessedRun(config, history_of(config.run_folder))
     step.make_deterministic(config.seed, config.xla)
     with step.precision(config.precision):
         model = architectures.get(config.model).build(config)
@@ -50,56 +70,124 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None]) -> Ru
         weights = load_start(model, config, say)
     check_same_start(devices, model, training)
     # where features are kept, what learns is fitted on them; it shares its layers with the network
-    fitted, kept = feature_cache.attach(model, training, validation, config, say, devices)
+    as_decided = dataclasses.replace(config, feature_cache=found.features or config.feature_cache)
+    fitted, kept = feature_cache.attach(model, training, validation, as_decided, say, devices)
     set_up(fitted, config, steps_per_epoch=len(training))
-    feed = devices.feed(training)
+    devices.feed(training)  # which may refuse the batch
     # last, so that bad input leaves no empty folder behind; only the chief writes
-    run = RunFolder(config) if devices.is_chief else WitnessedRun(config)
-    for name, root in config.sets:
-        for remark in datasets.remarks(name, root):
-            say(f"{name}: {remark}")
-    say(describe(config, model, training, validation, weights))
-    remarks = [kept, *step.remarks(model, config)]
-    if devices.count > 1:
-        remarks.append(
-            f"{devices.count} devices of {devices.processes} processes share each batch, by JAX"
+    run = WitnessedRun(config)
+    if devices.is_chief:
+        run = RunFolder(config, names_of(training, validation), features_of(training), say)
+    with contextlib.closing(run):
+        standing, arrays = Standing(started=run.started), None
+        data = devices.from_chief(run.resumed)
+        if data:
+            taken_up = checkpoint.read(data)
+            standing, arrays = taken_up.standing, taken_up.arrays
+            run.take_up(standing)
+        for name, root in config.sets:
+            for remark in datasets.remarks(name, root):
+                say(f"{name}: {remark}")
+        say(describe(config, model, training, validation, weights))
+        remarks = [kept, *step.remarks(model, config)]
+        if devices.count > 1:
+            remarks.append(
+                f"{devices.count} devices of {devices.processes} processes share each batch, by JAX"
+            )
+        if data:
+            remarks.append(f"going on from {standing}")
+        for remark in filter(None, remarks):
+            say(remark)
+        state = State(model, fitted)
+        epochs = Epochs(
+            config, run, state, training, validation, say, devices, stop, standing, arrays
         )
-    for remark in filter(None, remarks):
-        say(remark)
-    epochs = Epochs(config, run, model, training, validation, say, devices)
-    try:
-        fit(fitted, config, feed, len(training), epochs, say)
-    except Exception:
-        # Keras wraps what a reading thread raised; the user is owed the line that it had
-        failure = training.failure or validation.failure
-        if failure:
-            raise failure from None
-        raise
-    finally:
-        epochs.close()
-    run.finish()
+        stop.can_wait = True
+        try:
+            fit(epochs, config, say)
+        except Exception:
+            # Keras wraps what a reading thread raised; the user is owed the line that it had
+            failure = training.failure or validation.failure
+            if failure:
+                raise failure from None
+            raise
+        finally:
+            epochs.close()
+        run.is_interrupted = epochs.is_interrupted
+        if not run.is_interrupted:
+            run.finish()
+            say(best_line(run))
+    return run
+
+
+def look_for_earlier(devices: Devices, config: Config) -> Earlier:
+    """Return what the chief finds in the run folder, in every process."""
+    found = dataclasses.asdict(earlier(config)) if devices.is_chief else {}
+    told = devices.from_chief(json.dumps(found).encode())
+    return Earlier(**json.loads(told or b"{}"))
+
+
+def names_of(training: SaliencyBatches, validation: SaliencyBatches) -> str:
+    """Return a name for the pictures of a run and their truth, wherever they lie."""
+    digest = hashlib.sha256()
+    for batches in (training, validation):
+        for sample in batches.samples:
+            digest.update(f"{sample.name}\n".encode(errors="surrogateescape"))
+            if sample.fixations is not None:
+                digest.update(np.ascontiguousarray(sample.fixations, np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def features_of(training: SaliencyBatches) -> str:
+    """Return how a run has decided on the feature cache."""
+    return "on" if training.features else "off"
+
+
+def best_line(run: RunFolder) -> str:
+    """Return what a run came to, and where its weights are."""
     best = run.best_epoch
     copy = f", and {run.published}"
     if run.kept_back:
         copy = f" alone: {run.published} is kept, as {run.kept_back}"
-    say(
+    return (
         f"Best: epoch {best['epoch']}, {scores_line(best)}. Weights: "
         f"{run.path('best.weights.h5')}{copy}"
     )
-    return run
 
 
-def fit(
-    model: keras.Model,
-    config: Config,
-    feed: keras.utils.PyDataset,
-    steps_per_epoch: int,
+def fit(epochs: Epochs, config: Config, say: Callable[[str], None]) -> None:
+    """Train from where training stands to its end; first what an earlier process left of an epoch.
+
+    Args:
+        epochs: knows where that is.
+        config: the run's settings.
+        say: gets each line of news.
+    """
+    fitted, training, devices = epochs.state.fitted, epochs.training, epochs.devices
+    if epochs.arrays or config.on_nan != "stop":
+        step.build_metrics(fitted, training)
+    at = epochs.at
+    if not at.is_between_epochs:
+        if at.step < devices.steps(training):
+            fit_epochs(epochs, config, say, devices.feed(training, at.step), at.epoch + 1)
+        else:
+            epochs.end_epoch()
+    if not epochs.is_over and not epochs.is_interrupted:
+        fit_epochs(epochs, config, say, devices.feed(training), config.epochs)
+
+
+def fit_epochs(
     epochs: Epochs,
+    config: Config,
     say: Callable[[str], None],
+    feed: keras.utils.PyDataset,
+    end: int,
 ) -> None:
-    """Train a network; without XLA where that was asked for and cannot compile its step."""
+    """Train up to an epoch; without XLA where that was asked for and cannot compile the step."""
+    model = epochs.state.fitted
     options = {
-        "epochs": config.epochs,
+        "initial_epoch": epochs.at.epoch,
+        "epochs": end,
         "shuffle": False,  # the generator shuffles, by seed and epoch
         "verbose": 0,
         "callbacks": [epochs],
@@ -114,7 +202,7 @@ def fit(
         if epochs.training.failure or isinstance(error, UserError):
             raise
         say(f"XLA cannot compile this step, so it is not compiled: {first_line(error)}")
-        set_up(model, dataclasses.replace(config, xla="off"), steps_per_epoch)
+        set_up(model, dataclasses.replace(config, xla="off"), len(epochs.training))
         model.fit(feed, **options)
 
 

@@ -8,10 +8,12 @@ from numpy.typing import NDArray
 
 from cluster import Devices
 from config import Config
+from errors import Interrupted, UserError
 from metrics import METRICS, mean_scores, score
 from objective import loss_function, training_metrics
 from pictures import sample_density, sample_image
 from progress import progress
+from signals import Stop
 from utilities import SaliencyBatches, postprocess
 
 VALIDATED = ("cc", "nss", "auc_judd")
@@ -32,8 +34,17 @@ class Validator:
         self.loss = loss_function(config)
         self.grid: list = []
 
-    def validate(self, model: keras.Model) -> dict[str, float]:
-        """Return `val_loss` and the mean metrics; one prediction a picture serves them all."""
+    def validate(self, model: keras.Model, stop: Stop | None = None) -> dict[str, float]:
+        """Return `val_loss` and the mean metrics; one prediction a picture serves them all.
+
+        Args:
+            model: what is fitted.
+            stop: whether a signal has asked for the end.
+
+        Raises:
+            Interrupted: it has.
+            UserError: a picture's loss is no number.
+        """
         watched = training_metrics(self.config)
         columns = [*VALIDATED, "loss", *(metric.__name__ for metric in watched)]
         mine = self.devices.share(range(len(self.batches)))
@@ -45,6 +56,9 @@ class Validator:
         with ThreadPoolExecutor(self.config.workers) as pool:
             coming = [pool.submit(self.batches.__getitem__, index) for index in mine[:1]]
             for index in mine:
+                if stop:
+                    bar.close()
+                    raise Interrupted("in the validation")
                 x, y = coming.pop().result()
                 if index != mine[-1]:  # read while the network works
                     coming.append(pool.submit(self.batches.__getitem__, index + 1))
@@ -65,6 +79,7 @@ class Validator:
         penalty = sum(float(keras.ops.convert_to_numpy(p)) for p in model.losses)
         gathered = self.devices.gather(np.array(table).reshape(-1, len(columns)))
         values = dict(zip(columns, gathered.T, strict=True))
+        self.refuse_nonfinite(values["loss"])
         scores = [dict(zip(columns, row, strict=True)) for row in gathered.tolist()]
         means = mean_scores(scores, VALIDATED)
         return {
@@ -72,6 +87,21 @@ class Validator:
             **{f"val_{name}": mean for name, mean in means.items()},
             **{f"val_{m.__name__}": float(np.mean(values[m.__name__])) for m in watched},
         }
+
+    def refuse_nonfinite(self, values: NDArray) -> None:
+        """Refuse losses that are no numbers; the weights are ruined, or the truth is.
+
+        Raises:
+            UserError: there are such; it names the pictures.
+        """
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            names = ", ".join(self.batches.samples[i].name for i in bad[:3])
+            raise UserError(
+                f"The validation loss is {values[bad[0]]} for {len(bad)} of {len(values)} pictures "
+                f"({names}{', ...' if len(bad) > 3 else ''}). The weights of the epochs before are "
+                "kept. Try a lower --learning_rate."
+            )
 
     def score(self, index: int, prediction: NDArray) -> dict[str, float]:
         """Return the metrics of one picture, whose batch has been read."""

@@ -18,5 +18,5 @@ if [ -e "$folder/done.json" ]; then
     echo "$folder is done"
     exit
 fi
-# what half a run left is begun anew
-run python main.py train --config "$folder.json" --overwrite
+# what half a run left is gone on with
+run python main.py train --config "$folder.json" --resume

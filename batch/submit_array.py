@@ -28,8 +28,10 @@ from files import make_folder
 from main import EXIT_USER_ERROR, NO_FIELDS, parser
 from strategies import check, is_done, runs_of
 
-# what its tasks set, one GPU each; a run that is not done is begun anew in any case
-NOT_OF_A_STUDY = ("freeze_backbone", "mix", "weights_dir", "overwrite", "devices", "cluster")
+# what its tasks set, one GPU each
+NOT_OF_A_STUDY = (
+    *("freeze_backbone", "mix", "weights_dir", "overwrite", "resume", "devices", "cluster"),
+)
 
 
 def studies(words: list[str]) -> list[list[Config]]:

@@ -94,7 +94,7 @@ def test_parts_that_would_miss_pictures_are_refused(project, least, most):
 def test_a_task_trains_the_run_at_its_place_by_the_settings_beside_it(project):
     said = words_of(script("array", "runs/s/a", "runs/s/b c", **TASK))
     assert str(said.config) == "runs/s/b c.json"
-    assert said.overwrite
+    assert said.resume
 
 
 def test_a_task_whose_run_is_done_trains_nothing(project):

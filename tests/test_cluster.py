@@ -163,7 +163,7 @@ def test_batches_come_in_order_though_the_first_is_looked_at_twice(workers):
 
     samples = synthetic.load(None, "train")
     batches = SaliencyBatches(samples, (48, 64), 2, shuffle=True, seed=3, workers=workers)
-    feed = Feed(batches, steps=5)
+    feed = Feed(batches, 0, 5)
     feed[0]
     assert len(feed) == 5
     for epoch in (0, 1):
@@ -180,7 +180,7 @@ def test_no_more_batches_are_held_than_the_generator_says():
 
     batches = SaliencyBatches(synthetic.load(None, "train"), (48, 64), 2)
     batches.max_queue_size = 2
-    feed = Feed(batches)
+    feed = Feed(batches, 0, len(batches))
     feed[0]
     assert list(feed.coming) == [(0, 0), (0, 1)]
     feed[1]

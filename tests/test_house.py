@@ -8,13 +8,24 @@ from conftest import PROJECT
 
 # each floor may import from itself and from the floors above it
 FLOORS = [
-    {"errors", "files", "flags", "config", "sample", "quiet", "notes", "progress", "hosts"},
+    {
+        "errors",
+        "files",
+        "signals",
+        "flags",
+        "config",
+        "sample",
+        "quiet",
+        "notes",
+        "progress",
+        "hosts",
+    },
     {"fixations", "metrics", "pictures", "cache", "ridge", "significance", "utilities", "archives"}
     | {"collection", "letterbox"},
     {"datasets", "references", "store", "feature_store"},
     {"eltwise_product", "backbone", "losses", "schedules", "step", "weight_files", "foreign"},
     {"model", "architectures"},
-    {"run_folder", "objective", "validation", "epochs"}
+    {"checkpoint", "run_folder", "nonfinite", "objective", "validation", "epochs"}
     | {"cluster", "figures", "report", "sources", "scoring", "arms"}
     | {"feature_cache", "engines"},
     {"train", "predict", "evaluate", "compare", "probe"}

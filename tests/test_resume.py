@@ -1,0 +1,182 @@
+"""A run that is killed, at whatever moment, comes to the same end as one that is not."""
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import PROJECT
+
+import files
+import train
+from checkpoint import Checkpoints
+from errors import Interrupted
+
+QUIET = {"say": lambda line: None}
+
+
+def weights_of(path):
+    """Return all that a weights file holds but its card, by name."""
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, item: (
+                found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
+            )
+        )
+    assert found
+    return found
+
+
+def assert_same_end(one: Path, other: Path):
+    """Refuse two run folders whose weights or histories differ in a bit."""
+    assert (one / "history.csv").read_bytes() == (other / "history.csv").read_bytes()
+    for name in ("last.weights.h5", "best.weights.h5"):
+        a, b = weights_of(one / name), weights_of(other / name)
+        assert a.keys() == b.keys()
+        for key, value in a.items():
+            np.testing.assert_array_equal(value, b[key], err_msg=f"{name} {key}")
+    done = [json.loads((folder / "done.json").read_text()) for folder in (one, other)]
+    assert done[0] == done[1]
+
+
+# by name: settings in which a run's state is of another kind
+KINDS = {
+    "frozen, features kept": {},
+    "frozen": {"feature_cache": "off", "flip": True},
+    "all weights, momentum, schedules": {
+        "freeze_backbone": False, "optimizer": "sgd", "momentum_end": 0.99, "decay": 0.0,
+        "learning_rate_end": 1e-4, "flip": True,
+    },
+    "parts of a batch, several steps at once": {
+        "freeze_backbone": False, "micro_batch": 2, "steps_per_execution": 2, "batch_size": 3,
+    },
+    "another system": {"model": "salnet-shallow", "freeze_backbone": False, "loss": "mse",
+                       "backbone_weights": None, "rows": 96, "cols": 96},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind == "frozen, features kept" else pytest.param(kind, marks=pytest.mark.slow)
+     for kind in KINDS],
+)  # fmt: skip
+def test_a_run_that_stops_at_each_step_comes_to_the_same_end(tiny, tmp_path, monkeypatch, kind):
+    changes = {"batch_size": 6, "epochs": 2, "dropout": 0.5, **KINDS[kind]}
+    whole = train.train(tiny(output=tmp_path / "whole", **changes), **QUIET)
+    # by process, which of its chances to stop it takes: after the first step; after the epoch's
+    # last, before its validation; and in the middle of the next epoch
+    chances, left = iter([1, 1, 2]), [0]
+
+    def asked(self):
+        left[0] -= 1
+        return left[0] == 0
+
+    monkeypatch.setattr("epochs.Epochs.asked_to_stop", asked)
+    stops = 0
+    while not (tmp_path / "parts" / "done.json").exists():
+        left[0] = next(chances, 100)
+        try:
+            train.train(tiny(output=tmp_path / "parts", **changes), **QUIET)
+        except Interrupted:
+            stops += 1
+    assert stops == 3
+    assert_same_end(whole.folder, tmp_path / "parts")
+    assert not Checkpoints(tmp_path / "parts" / "checkpoints").paths()
+
+
+@pytest.fixture
+def failing_writes():
+    """Return a function that lets the n-th rename of a file end all, as a kill there would."""
+    real = os.replace
+
+    class Killed(BaseException):
+        pass
+
+    @contextlib.contextmanager
+    def fail_at(number):
+        count = itertools.count(1)
+
+        def replace(*paths):
+            if next(count) == number:
+                raise Killed
+            real(*paths)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(files.os, "replace", replace)
+            yield Killed
+
+    return fail_at
+
+
+SHALLOW = {**KINDS["another system"], "checkpoint_minutes": 0.0, "batch_size": 6}
+
+
+@pytest.mark.slow
+def test_a_run_that_ends_at_any_of_its_writes_comes_to_the_same_end(tiny, tmp_path, failing_writes):
+    whole = train.train(tiny(output=tmp_path / "whole", **SHALLOW), **QUIET)
+    number, ended = 0, False
+    while not ended:
+        number += 1
+        config = tiny(output=tmp_path / f"cut-{number}", **SHALLOW)
+        with failing_writes(number) as killed:
+            try:
+                train.train(config, **QUIET)
+                ended = True
+            except killed:
+                pass
+        if not ended:
+            train.train(config, **QUIET)
+        assert_same_end(whole.folder, config.run_folder)
+    assert number > 12
+
+
+def command(*words, **environment):
+    """Start main.py train in a process group of its own."""
+    tiny = ["--dataset", "synthetic", "--rows", "48", "--cols", "64", "--width", "0.05",
+            "--backbone_weights", "none", "--loss", "kld", "--optimizer", "adam"]  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, str(PROJECT / "main.py"), "train", *tiny, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **environment},
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_run_killed_twenty_times_comes_to_the_same_end(tmp_path, frozen):
+    words = ["--batch_size", 8, "--epochs", 24, "--patience", 24, "--flip", "True",
+             "--freeze_backbone", frozen, "--checkpoint_minutes", 0.004]  # fmt: skip
+    draw = random.Random(7)
+
+    def run(name, cache, kills):
+        folders = ["--output", tmp_path / name, "--weights_dir", tmp_path / f"weights-{name}"]
+        for killed in range(kills + 1):
+            process = command(*words, *folders, SALIENCY_CACHE=str(tmp_path / cache))
+            if killed == kills:
+                break
+            for line in iter(process.stdout.readline, ""):
+                if "writing to" in line:  # a kill before the first step would be none
+                    break
+            time.sleep(draw.uniform(0, 1.5))
+            os.killpg(process.pid, signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL, process.stdout.read()
+        said = process.communicate()[0]
+        assert process.returncode == 0, said
+        assert kills == 0 or "going on from epoch" in said
+
+    run("whole", "cache-1", 0)
+    run("killed", "cache-2", 20)
+    assert_same_end(tmp_path / "whole", tmp_path / "killed")
