@@ -108,7 +108,7 @@ def test_a_rewind_goes_back_to_the_epochs_start_and_on_with_the_next_step(
 
 @pytest.mark.parametrize(
     ("policy", "message"),
-    [("skip", "as it was for the 2 steps before"), ("rewind", "this epoch has been rewound before")],
+    [("skip", "as it was for the 2 steps before"), ("rewind", "this epoch has been rewound")],
 )
 def test_what_does_not_help_is_not_tried_for_ever(tiny, spoilt, monkeypatch, policy, message):
     monkeypatch.setattr(nonfinite, "MOST_IN_A_ROW", 2)
