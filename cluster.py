@@ -339,6 +339,8 @@ def together(config: Config, place: hosts.Place) -> Iterator[None]:
 
     same = {k: v for k, v in to_json(config).items() if k not in OWN_SETTINGS}
     group = hosts.Group(place, same, config.cluster_timeout)
+    # it would take SIGTERM away from us (signals.py) and only note it
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             f"{place.host}:{group.port}",

@@ -9,11 +9,29 @@
 
 export PYTHONUNBUFFERED=1 # a log that is followed tells at once
 
-# Run a command in the shell's place, so that signals reach it; with DRY_RUN=1 only say it.
+# Run a command and end with its exit code; with DRY_RUN=1 only say it. Signals are passed on to it: a
+# training saves where it stands and ends with 75. SIGUSR1, which the scripts ask for some time before
+# the time limit, puts the job back into the queue, too, and it goes on from there. (When a job is
+# preempted SLURM does that itself; one that scancel ends stays ended.)
 run() {
     if [ -n "${DRY_RUN:-}" ]; then
         printf '%q ' "$@" && echo
         exit
     fi
-    exec "$@"
+    local code=0 again="" child
+    "$@" &
+    child=$!
+    trap 'kill -TERM "$child" 2>/dev/null || true' TERM
+    trap 'again=yes; kill -TERM "$child" 2>/dev/null || true' USR1
+    while :; do
+        code=0
+        wait "$child" || code=$?
+        kill -0 "$child" 2>/dev/null || break # a signal ends the wait before the command ends
+    done
+    # of several processes, one that ends last may be ended by srun (128 + its signal)
+    if [ -n "$again" ] && { [ "$code" -eq 75 ] || [ "$code" -gt 128 ]; }; then
+        echo "the time limit is near: back into the queue"
+        scontrol requeue "$SLURM_JOB_ID"
+    fi
+    exit "$code"
 }

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -295,3 +296,52 @@ def test_an_array_writes_the_maps_of_all_pictures(project, pictures, trained, qu
     sbatch(queue, "--array=1-2", "batch/test_array.sh", *words)
     written = sorted(path.relative_to("maps").as_posix() for path in Path("maps").rglob("*.png"))
     assert written == ["a.png", "b.png", "sub/c.png"]
+
+
+def test_a_signal_reaches_the_command_and_its_exit_code_the_queue(project):
+    """Without SLURM: what stands for the queue's command notes how it was called."""
+    (project / "scontrol").write_text('#!/bin/bash\necho "$@" >> requeued\n')
+    (project / "scontrol").chmod(0o755)
+    command = "trap 'exit 75' TERM; touch ready; while :; do sleep 0.1; done"
+    for name, expected in (("USR1", "requeue 7\n"), ("TERM", "")):
+        for leftover in ("ready", "requeued"):
+            Path(leftover).unlink(missing_ok=True)
+        job = subprocess.Popen(
+            ["bash", "-c", f'. batch/environment.sh; run bash -c "{command}"'],
+            env={**os.environ, "SLURM_JOB_ID": "7", "PATH": f"{project}:{os.environ['PATH']}"},
+        )
+        while not Path("ready").exists():
+            time.sleep(0.05)
+        job.send_signal(getattr(signal, f"SIG{name}"))
+        assert job.wait(timeout=20) == 75
+        requeued = Path("requeued")
+        assert (requeued.read_text() if requeued.exists() else "") == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("several", [False, True])
+def test_a_job_that_is_near_its_time_limit_goes_on_later(project, queue, several):
+    """A process, and two that train together: they end at the same step."""
+    words = [*TRAIN, "--epochs", "60", "--patience", "60", "--output", "runs/x"]
+    script = f"batch/{'several_hosts' if several else 'one_gpu'}.sh"
+    submitted = subprocess.run(
+        ["sbatch", "--parsable", "--output=job.log", script, *words],
+        env={**queue, "KERAS_BACKEND": "jax"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    job, log = submitted.stdout.strip(), Path("job.log")
+
+    def wait_for(text):
+        until = time.monotonic() + WAIT
+        while not log.exists() or text not in log.read_text():
+            assert time.monotonic() < until, log.read_text() if log.exists() else "no log"
+            time.sleep(0.2)
+
+    wait_for("epoch 2:")
+    slurm.called(["scancel", "--batch", "--signal=USR1", job], queue)
+    wait_for("back into the queue")
+    slurm.called(["scontrol", "update", f"JobId={job}", "StartTime=now"], queue)
+    wait_for("going on from epoch")
+    wait_for_the_end(queue)
+    assert (project / "runs/x/done.json").exists(), log.read_text()
+    epochs = [line for line in log.read_text().splitlines() if re.match(r"epoch \d+:", line)]
+    assert [int(line.split()[1].strip(":")) for line in epochs] == list(range(1, 61))

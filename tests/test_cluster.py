@@ -357,7 +357,7 @@ def own_set(tmp_path_factory):
 
 def start(folder, root, *more, epochs=2, **environment):
     """Start main.py in a folder of its own."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     inherited = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     words = FLAGS.format(root=root, epochs=epochs).split()
     return subprocess.Popen(
@@ -473,3 +473,30 @@ def test_a_picture_that_one_process_cannot_read_ends_both(tmp_path, own_set):
         assert "val/images/4.png is not a picture that can be read" in lines
     assert told[0].startswith("error: process 1 of 2 (")
     assert not (tmp_path / "process0/run/best.weights.h5").exists()
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_at_the_same_step_and_they_go_on(tmp_path, own_set):
+    needs_jax()
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    whole = start_pair(tmp_path / "whole", own_set, epochs=12)
+    assert ended(whole)[0] == [0, 0]
+    parts = start_pair(tmp_path / "parts", own_set, epochs=12)
+    for line in iter(parts[0].stdout.readline, ""):
+        if line.startswith("epoch 1:"):
+            break
+    parts[1].send_signal(signal.SIGTERM)
+    codes, said = ended(parts)
+    assert codes == [75, 75], said
+    codes, said = ended(start_pair(tmp_path / "parts", own_set, epochs=12))
+    assert codes == [0, 0], said
+    assert "going on from epoch" in said[0][0]
+    one, other = (tmp_path / name / "process0/run/history.csv" for name in ("whole", "parts"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def ended(processes):
+    """Return the exit codes of processes that end, and what each has said."""
+    said = [process.communicate(timeout=300) for process in processes]
+    return [process.returncode for process in processes], said
