@@ -125,12 +125,6 @@ def has_on_cpu(policy: str) -> bool:
     return any(flag in flags for flag in CPU_FLAGS[policy])
 
 
-def build_metrics(model: keras.Model, batches: keras.utils.PyDataset) -> None:
-    """Have a compiled network make the variables of its metrics, which a step would make."""
-    if backend() == "tensorflow":  # the other trainers of Keras make them before the first step
-        model.test_on_batch(*batches[0])
-
-
 def peak_device_memory_mb() -> float:
     """Return the most memory that was held on the first GPU, MiB; 0 where there is none."""
     if not has_accelerator():

@@ -165,7 +165,7 @@ def fit(epochs: Epochs, config: Config, say: Callable[[str], None]) -> None:
     """
     fitted, training, devices = epochs.state.fitted, epochs.training, epochs.devices
     if epochs.arrays or config.on_nan != "stop":
-        step.build_metrics(fitted, training)
+        fitted.test_on_batch(*training[0])  # makes the variables of its metrics, as a step would
     at = epochs.at
     if not at.is_between_epochs:
         if at.step < devices.steps(training):

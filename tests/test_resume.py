@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import h5py
@@ -116,6 +117,21 @@ def failing_writes():
             yield Killed
 
     return fail_at
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_other_backends_come_to_the_same_end_too(backend):
+    if find_spec(backend) is None and "REQUIRE_BACKENDS" not in os.environ:
+        pytest.skip(f"optional: {backend} is not installed (requirements-backends.txt)")
+    chosen = "stops and (features or momentum) or left_out or goes_back"
+    files = [str(PROJECT / "tests" / name) for name in ("test_resume.py", "test_nonfinite.py")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "slow or not slow", "-k", chosen, *files],
+        env={**os.environ, "KERAS_BACKEND": backend}, cwd=PROJECT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert " 6 passed" in done.stdout or "6 passed" in done.stdout.splitlines()[-1]
 
 
 SHALLOW = {**KINDS["another system"], "checkpoint_minutes": 0.0, "batch_size": 6}
