@@ -1,6 +1,7 @@
 """Files written whole or not at all: every output goes to a temporary name and is then renamed."""
 
 import csv
+import errno
 import io
 import itertools
 import json
@@ -11,23 +12,78 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from errors import UserError
+from errors import StorageError, UserError
+
+# what the storage refuses, and what its owner can do; the rest of the errors come from a sick disk
+REMEDIES = {
+    errno.ENOSPC: "Free space or files there (df -h, df -i)",
+    errno.EDQUOT: "Free some of your quota there (quota -s)",
+    errno.EROFS: "Have that disk mounted for writing",
+    errno.EACCES: "See who may write there (ls -ld)",
+    errno.EPERM: "See who may write there (ls -ld, lsattr -d)",
+    errno.ENOENT: "See what removed the folder",
+    errno.ESTALE: "See whether that disk is still mounted",
+    errno.ENODEV: "See whether that disk is still mounted",
+    errno.EIO: "See what ails that disk (dmesg)",
+    errno.EMFILE: "Raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "See which processes hold so many files open",
+    errno.EFBIG: "Raise the limit of a file's size (ulimit -f)",
+}
+# no disk's fault: such a name, or a file where a folder should be
+MISNAMED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG,
+            errno.EINVAL, errno.ELOOP, errno.EILSEQ)  # fmt: skip
+# what a folder's flush ends with where the system knows no such thing, or may not look into it
+NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
+
+
+def error_number(error: BaseException) -> int | None:
+    """Return the `errno` of what the storage refused; None where an error tells of no such thing.
+
+    HDF5 and TensorFlow tell it in words alone.
+
+    >>> error_number(RuntimeError("(file write failed: error message = 'No space left on device')"))
+    28
+    """
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    text = str(error)
+    return next((number for number in REMEDIES if os.strerror(number) in text), None)
+
+
+def refused(what: str, error: BaseException, instead: str = "write elsewhere") -> UserError:
+    """Return the error that says in one line what could not be written, why, and what to do.
+
+    Args:
+        what: could not be done, and where.
+        error: of the system, or of a library that met it.
+        instead: what else may help.
+
+    >>> refused("Cannot write a.png", OSError(errno.ENOTDIR, "Not a directory"))
+    UserError('Cannot write a.png: Not a directory. Write elsewhere.')
+    """
+    number = error_number(error)
+    # NumPy says of a short write how much was asked for, and no more
+    why = os.strerror(number) if number else " ".join(str(error).split()) or type(error).__name__
+    if number in MISNAMED:
+        return UserError(f"{what}: {why}. {instead[0].upper()}{instead[1:]}.")
+    remedy = REMEDIES.get(number or 0, REMEDIES[errno.EIO])
+    return StorageError(f"{what}: {why}. {remedy}, or {instead}.")
 
 
 def make_folder(folder: Path, flag: str = "--output") -> Path:
     """Create a folder with its parents and return it; `flag` is what chooses another.
 
     Raises:
-        UserError: it cannot be created or written into.
+        StorageError: it cannot be created or written into.
+        UserError: its name cannot be a folder's.
     """
+    instead = f"choose another with {flag}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"Cannot create the folder {folder}: {error.strerror}. Choose another with {flag}."
-        ) from error
+        raise refused(f"Cannot create the folder {folder}", error, instead) from error
     if not os.access(folder, os.W_OK):
-        raise UserError(f"The folder {folder} is not writable. Choose another with {flag}.")
+        raise StorageError(f"The folder {folder} is not writable. Choose another with {flag}.")
     return folder
 
 
@@ -44,24 +100,51 @@ def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
 
     Args:
         path: what is written.
-        durable: wait until the disk has it, so that it survives a loss of power.
+        durable: wait until the disk has it, and its name, so that it survives a loss of power.
 
     Raises:
-        UserError: the file cannot be written (unwritable folder, full disk).
+        StorageError: the file cannot be written (unwritable folder, full disk).
+        UserError: its name cannot be a file's.
     """
     suffixes = "".join(path.suffixes[-2:])[-40:]
     temporary = path.with_name(f".{os.getpid()}-{next(_numbers)}{suffixes}")
     try:
         yield temporary
         if durable:
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
+            flush(temporary)
         os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
+        if durable:
+            flush_folder(path.parent)
+    except UserError:
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError) and error_number(error) is None:
+            raise
+        raise refused(f"Cannot write {path}", error) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until the disk has what was written to a file."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Wait until the disk has the names in a folder, where the system can do that."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # so does Windows say that a folder is no file
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_FLUSH:
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

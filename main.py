@@ -29,6 +29,11 @@ from hosts import choose_engine
 from quiet import import_keras
 
 EXIT_PARTIAL, EXIT_USER_ERROR = 1, 2
+EXIT_CODES = (
+    "exit codes: 0 all was done; 1 part of it (a picture that cannot be read is left out), or the "
+    "disk refused (full, read-only, gone), which one line says; 2 a mistake in what was asked for; "
+    "130 interrupted."
+)
 # what the parser finds besides the fields of a settings dataclass
 NO_FIELDS = ("command", "action", "config", "images", "runs", "strategies", "seeds", "old", "new")
 
@@ -38,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="main.py",
         description="Train, run and score networks that predict where people look in a picture.",
-        epilog="Each command has its own help: main.py train --help",
+        epilog=f"Each command has its own help: main.py train --help. {EXIT_CODES}",
     )
     commands = top.add_subparsers(
         dest="command", required=True, metavar="COMMAND", parser_class=Parser
@@ -333,12 +338,12 @@ COMMANDS = {
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run the program; return 0, 1 where some pictures failed, or 2 for an error of the user's."""
+    """Run the program; return its exit code, see `EXIT_CODES`."""
     try:
         return run(parser().parse_args(words))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return error.exit_code
     except ModuleNotFoundError as error:
         if error.name is None or (Path(__file__).parent / f"{error.name}.py").exists():
             raise  # ours, so a defect
