@@ -7,6 +7,9 @@ import itertools
 import json
 import math
 import os
+import re
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +37,10 @@ MISNAMED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EN
             errno.EINVAL, errno.ELOOP, errno.EILSEQ)  # fmt: skip
 # what a folder's flush ends with where the system knows no such thing, or may not look into it
 NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
+
+
+PARTIAL = re.compile(r"\.partial-\d+-\d+(\..*)?", re.DOTALL)  # the names of what is not finished
+LEFT_SECONDS = 86400.0  # by then nobody works on it
 
 
 def error_number(error: BaseException) -> int | None:
@@ -70,24 +77,66 @@ def refused(what: str, error: BaseException, instead: str = "write elsewhere") -
     return StorageError(f"{what}: {why}. {remedy}, or {instead}.")
 
 
-def make_folder(folder: Path, flag: str = "--output") -> Path:
-    """Create a folder with its parents and return it; `flag` is what chooses another.
+@contextmanager
+def telling(what: str, instead: str = "write elsewhere") -> Iterator[None]:
+    """Turn what the storage refuses inside the block into the one line of `refused`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError) and error_number(error) is None:
+            raise
+        raise refused(what, error, instead) from error
+
+
+def make_folder(folder: Path, flag: str = "--output", inside: Path | None = None) -> Path:
+    """Create a folder with its parents and return it; what is left over in it is removed.
+
+    Args:
+        folder: the folder.
+        flag: what chooses another.
+        inside: a folder above it that was there before, and is not made again where it has gone:
+            what was written into it has gone, too.
 
     Raises:
         StorageError: it cannot be created or written into.
         UserError: its name cannot be a folder's.
     """
-    instead = f"choose another with {flag}"
-    try:
+    with telling(f"Cannot create the folder {folder}", f"choose another with {flag}"):
+        if inside and not inside.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(inside))
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise refused(f"Cannot create the folder {folder}", error, instead) from error
     if not os.access(folder, os.W_OK):
         raise StorageError(f"The folder {folder} is not writable. Choose another with {flag}.")
+    if folder not in _swept:
+        _swept.add(folder)
+        sweep(folder)
     return folder
 
 
+_swept: set[Path] = set()
 _numbers = itertools.count()
+
+
+def aside(folder: Path, suffix: str = "") -> Path:
+    """Return a name in a folder for what is not finished; its number tells threads apart."""
+    return folder / f".partial-{os.getpid()}-{next(_numbers)}{suffix}"
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed have left unfinished in a folder.
+
+    What changed within the last day stays: another process, maybe on another host, may be at it.
+    """
+    with suppress(OSError):
+        for path in [Path(entry) for entry in os.scandir(folder) if PARTIAL.fullmatch(entry.name)]:
+            changed = max(part.lstat().st_mtime for part in (path, *path.rglob("*")))
+            if changed < time.time() - LEFT_SECONDS:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
 
 @contextmanager
@@ -95,8 +144,8 @@ def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block ends well.
 
     The temporary name keeps the suffixes, because OpenCV and Keras choose the format by them, and
-    nothing else, because a name may be as long as the file system takes; its number tells threads
-    apart. After an error the temporary file is removed and `path` is as it was.
+    nothing else, because a name may be as long as the file system takes. After an error the
+    temporary file is removed and `path` is as it was.
 
     Args:
         path: what is written.
@@ -106,24 +155,41 @@ def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
         StorageError: the file cannot be written (unwritable folder, full disk).
         UserError: its name cannot be a file's.
     """
-    suffixes = "".join(path.suffixes[-2:])[-40:]
-    temporary = path.with_name(f".{os.getpid()}-{next(_numbers)}{suffixes}")
+    temporary = aside(path.parent, "".join(path.suffixes[-2:])[-40:])
     try:
-        yield temporary
-        if durable:
-            flush(temporary)
-        os.replace(temporary, path)
-        if durable:
-            flush_folder(path.parent)
-    except UserError:
-        raise
-    except Exception as error:
-        if not isinstance(error, OSError) and error_number(error) is None:
-            raise
-        raise refused(f"Cannot write {path}", error) from error
+        with telling(f"Cannot write {path}"):
+            yield temporary
+            move(temporary, path, durable)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """Yield a new folder inside another, for what is to be moved out of it; it is then removed.
+
+    Raises:
+        StorageError: it cannot be made, or what the block writes is refused.
+    """
+    temporary = aside(folder)
+    try:
+        with telling(f"Cannot write into {folder}"):
+            temporary.mkdir()
+            yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def move(made: Path, path: Path, durable: bool = True) -> None:
+    """Give a file, or a folder, that was made aside its name, once the disk has all of it."""
+    if durable and not made.is_dir():
+        flush(made)
+    elif durable and hasattr(os, "sync"):
+        os.sync()  # a folder may hold thousands of files, each of which would be waited for
+    os.replace(made, path)
+    if durable:
+        flush_folder(path.parent)
 
 
 def flush(path: Path) -> None:
@@ -154,7 +220,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a binary file, whole or not at all."""
     with atomic(path) as temporary:
         temporary.write_bytes(data)

@@ -1,6 +1,7 @@
 """The command line: parse, dispatch, print the outcome. Networks are imported inside a command."""
 
 import argparse
+import errno
 import os
 import sys
 from pathlib import Path
@@ -23,12 +24,16 @@ from config import (
     preparation,
     resolve,
 )
-from errors import Interrupted, UserError
+from errors import Interrupted, StorageError, UserError
+from files import refused
 from flags import Parser, add_flags
 from hosts import choose_engine
 from quiet import import_keras
 
 EXIT_PARTIAL, EXIT_USER_ERROR = 1, 2
+# what can happen at any time, wherever something is read or written, and is no defect of ours
+SICK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV,
+        errno.EMFILE, errno.ENFILE, errno.EFBIG)  # fmt: skip
 EXIT_CODES = (
     "exit codes: 0 all was done; 1 part of it (a picture that cannot be read is left out), or the "
     "disk refused (full, read-only, gone), which one line says; 2 a mistake in what was asked for; "
@@ -339,8 +344,11 @@ COMMANDS = {
 
 def main(words: list[str] | None = None) -> int:
     """Run the program; return its exit code, see `EXIT_CODES`."""
+    open_closed_streams()
     try:
-        return run(parser().parse_args(words))
+        code = run(parser().parse_args(words))
+        sys.stdout.flush()  # here, where it can be told that it fails
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -360,8 +368,42 @@ def main(words: list[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # what reads our words has gone, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return EXIT_PARTIAL
+    except OSError as error:
+        if error.errno not in SICK:
+            raise  # a defect
+        print(f"error: {refused(what_failed(error), error)}", file=sys.stderr)
+        return StorageError.exit_code
+
+
+def open_closed_streams() -> None:
+    """Open what the caller has closed of the standard streams (`>&-`), to nowhere.
+
+    Else the next file that is opened takes its number, and gets what libraries print.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, os.O_RDWR)
+            if handle != number:
+                os.dup2(handle, number)
+                os.close(handle)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+
+
+def what_failed(error: OSError) -> str:
+    """Return what could not be done: standard output has no name, and says so once it is asked."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        drop_output()
+        return "Cannot print"
+    return f"Cannot write {error.filename or 'an output'}"
+
+
+def drop_output() -> None:
+    """Send to nowhere what is still to be printed, which Python would try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

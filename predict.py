@@ -229,7 +229,7 @@ def _write(
     saliency_map = postprocess(prediction, box, grid, settings.smooth)
     saliency_map[saliency_map < settings.threshold] = 0
     for kind, path in job.outputs.items():
-        make_folder(path.parent)
+        make_folder(path.parent, inside=settings.output)
         if kind == "map":
             write_image(path, to_8_bit(saliency_map))
         elif kind == "overlay":
