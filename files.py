@@ -104,9 +104,12 @@ def make_folder(folder: Path, flag: str = "--output", inside: Path | None = None
         UserError: its name cannot be a folder's.
     """
     with telling(f"Cannot create the folder {folder}", f"choose another with {flag}"):
-        if inside and not inside.is_dir():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(inside))
-        folder.mkdir(parents=True, exist_ok=True)
+        if inside is None:
+            folder.mkdir(parents=True, exist_ok=True)
+        for part in reversed((folder, *folder.parents)):
+            if inside in part.parents:
+                part.mkdir(exist_ok=True)
+        folder.stat()  # or it has gone
     if not os.access(folder, os.W_OK):
         raise StorageError(f"The folder {folder} is not writable. Choose another with {flag}.")
     if folder not in _swept:

@@ -373,7 +373,12 @@ def main(words: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in SICK:
             raise  # a defect
-        print(f"error: {refused(what_failed(error), error)}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            drop_output()
+        what = error.filename or "standard output, or a file"
+        print(f"error: {refused(f'Cannot write {what}', error)}", file=sys.stderr)
         return StorageError.exit_code
 
 
@@ -389,16 +394,6 @@ def open_closed_streams() -> None:
                 os.dup2(handle, number)
                 os.close(handle)
             setattr(sys, name, os.fdopen(number, "w" if number else "r"))
-
-
-def what_failed(error: OSError) -> str:
-    """Return what could not be done: standard output has no name, and says so once it is asked."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        drop_output()
-        return "Cannot print"
-    return f"Cannot write {error.filename or 'an output'}"
 
 
 def drop_output() -> None:
