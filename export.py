@@ -30,6 +30,7 @@ from files import (
     error_number,
     make_folder,
     move,
+    refusal_in,
     refused,
     scratch,
     telling,
@@ -204,8 +205,11 @@ def convert(model: keras.Model, form: Format, card: dict[str, Any], path: Path) 
     except UserError:
         raise
     except Exception as error:  # of many types
-        if isinstance(error, OSError) or error_number(error):
-            raise refused(f"Cannot write {model.name} as {card['format']}", error) from error
+        # OpenVINO does not say that a disk is full: the disk does, of the weights written twice
+        size = 2 * sum(weight.nbytes for weight in model.get_weights()) + 2**16
+        why = error if error_number(error) else refusal_in(path.parent, size)
+        if why:
+            raise refused(f"Cannot write {model.name} as {card['format']}", why) from error
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"{model.name} cannot be written as {card['format']}: {reason}") from error
 

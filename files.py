@@ -195,6 +195,23 @@ def move(made: Path, path: Path, durable: bool = True) -> None:
         flush_folder(path.parent)
 
 
+def refusal_in(folder: Path, size: int) -> OSError | None:
+    """Return what refuses so many bytes in a folder, or None where there is room.
+
+    For libraries that do not tell why they could not write.
+    """
+    path = aside(folder)
+    try:
+        path.write_bytes(bytes(size))
+        flush(path)
+    except OSError as error:
+        return error
+    finally:
+        with suppress(OSError):
+            path.unlink()
+    return None
+
+
 def flush(path: Path) -> None:
     """Wait until the disk has what was written to a file."""
     with path.open("rb+") as file:

@@ -23,7 +23,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, TINY
 from PIL import Image
 from test_foreign import theano_weights, write_2016
 
@@ -32,6 +32,8 @@ import engines
 import files
 import main
 import predict
+from model import load_model
+from run_folder import RunFolder
 from sample import Sample
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -109,6 +111,9 @@ def inputs(trained, tmp_path_factory):
             archive.write(path, path.relative_to(root / "own"))
     write_2016(root / "old.pkl", *theano_weights(rng, 0.125, (2, 3)))
     shutil.copytree(trained.parent.parent / "run", root / "run")
+    shutil.copytree(root / "run", root / "other")
+    other = json.loads((root / "run" / "config.json").read_text()) | {"seed": 1}
+    (root / "other" / "config.json").write_text(json.dumps(other))
     shutil.copy(trained, root / "net.weights.h5")
     return root
 
@@ -132,6 +137,35 @@ def engine(weights):
 
 
 FROM = ["--dataset", "folder", "--data"]
+# these take longer
+SLOWER = {
+    **{
+        f"export {name}": lambda at, out, name=name, suffix=suffix: [
+            *("export", "--format", name, "--weights", at / "net.weights.h5"),
+            *("--output", out / f"net{suffix}", "--overwrite"),
+        ]
+        for name, suffix in (
+            ("litert", ".tflite"),
+            ("openvino", ".xml"),
+            ("saved_model", ""),
+            ("onnx", ".onnx"),
+        )
+    },
+    "compare": lambda at, out: [
+        *("compare", at / "run", at / "other", "--metrics", "cc", "--gallery", "1"),
+        *("--output", out),
+    ],
+    "probe": lambda at, out: [
+        *("probe", "--dataset", "synthetic", "--backbone_weights", "none", "--width", "0.05"),
+        *("--rows", "64", "--cols", "96", "--gallery", "1", "--metrics", "cc", "--output", out),
+    ],
+    "train": lambda at, out: [
+        "train",
+        *(word for name, value in TINY.items() for word in (f"--{name}", value)),
+        *("--epochs", "2", "--output", out / "run", "--weights_dir", out / "weights"),
+        "--overwrite",
+    ],
+}
 COMMANDS = {
     "test": lambda at, out: [
         *("test", at / "pictures", "--weights", at / "net.weights.h5", "--engine", "keras"),
@@ -162,7 +196,7 @@ GO_ON = {"convert": ["--overwrite"]}
 
 def run(command, inputs, out, capsys, more=()):
     """Run a command in this process; return its exit code and the lines of its errors."""
-    words = [*COMMANDS[command](inputs, out), *more]
+    words = [*(COMMANDS | SLOWER)[command](inputs, out), *more]
     code = main.main([str(word) for word in words])
     return code, capsys.readouterr().err.splitlines()
 
@@ -214,6 +248,45 @@ def test_a_full_disk_at_any_point_is_one_line_and_the_command_goes_on_later(
         shutil.rmtree(out.parent)
         first += 1
     assert first > 3  # it was refused at several points
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", SLOWER)
+def test_what_was_there_stays_or_is_replaced_as_a_whole(
+    command, inputs, tmp_path, refusals, capsys
+):
+    """A full disk at every third point of a command that replaces what it wrote before."""
+    before = tmp_path / "before"
+    before.mkdir()
+    assert run(command, inputs, before, capsys) == (0, [])
+    first, code = 2, 1
+    while code:
+        out = tmp_path / "out"
+        shutil.copytree(before, out)
+        refusals.arm(out, first, errno.ENOSPC)
+        code, told = run(command, inputs, out, capsys)
+        refusals.disarm()
+        if code == 0:
+            assert refusals.count < first
+            break
+        assert (code, len(told)) == (1, 1), told
+        assert told[0].startswith("error: ") and "No space left on device" in told[0]
+        refuse_half_files(out)
+        if not command.startswith(("export", "train")):  # one begins anew, one is tested below
+            assert set(state(out)) >= set(state(before))
+        if command.startswith("export"):
+            assert state(out) == state(before) or first > 4
+            assert whole_export(out)
+        shutil.rmtree(out)
+        first += 3
+    assert first > 2
+
+
+def whole_export(folder):
+    """Return whether an export is as its card says."""
+    (card,) = folder.glob("*.json")
+    listed = json.loads(card.read_text())["files"]
+    return all(engines.file_digest(folder / name) == digest for name, digest in listed.items())
 
 
 REASONS = {
@@ -329,6 +402,66 @@ def test_a_small_disk_that_is_full_is_one_line(command, inputs, disk, capsys):
         if code == 0:
             break
     assert refused > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [command for command in SLOWER if command != "train"])
+def test_a_larger_disk_that_is_full_is_one_line(command, inputs, disk, capsys):
+    folder = disk("size=24m")
+    refused = 0
+    for left in (1, 8, 40, 100, 200, 300, 400, 600, 2000):  # pages
+        (folder / "out").mkdir()
+        ballast = fill(folder, left * 4096)
+        code, told = run(command, inputs, folder / "out", capsys)
+        if code:
+            refused += 1
+            assert (code, len(told)) == (1, 1), told
+            assert told[0].startswith("error: ") and "No space left on device" in told[0], told
+        refuse_half_files(folder / "out")
+        ballast.unlink()
+        if refused == 2 or code == 0:
+            assert run(command, inputs, folder / "out", capsys) == (0, [])
+            refuse_half_files(folder / "out")
+        shutil.rmtree(folder / "out")
+        if code == 0:
+            break
+    assert refused > 1
+
+
+def test_a_training_whose_disk_is_full_keeps_its_last_good_weights(inputs, disk, capsys):
+    """The disk fills after the first epoch."""
+    folder = disk("size=24m")
+    (folder / "out").mkdir()
+    record, ballast = RunFolder.record, None
+
+    def fills(run, *arguments):
+        nonlocal ballast
+        if run.history:
+            ballast = fill(folder, 4096)
+        return record(run, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "record", fills)
+        code, told = run("train", inputs, folder / "out", capsys)
+    assert (code, len(told)) == (1, 1), told
+    assert "No space left on device" in told[0]
+    refuse_half_files(folder / "out")
+    written = list((folder / "out").rglob("*.weights.h5"))
+    assert len(written) == 3  # the last, the best, and its copy in weights/
+    for path in written:
+        assert load_model(path)
+    ballast.unlink()
+    assert run("train", inputs, folder / "out", capsys) == (0, [])
+
+
+def test_a_cache_that_is_full_is_one_note_and_no_end(inputs, disk, tmp_path, capsys, monkeypatch):
+    folder = disk("size=1m")
+    monkeypatch.setenv("SALIENCY_CACHE", str(folder))
+    fill(folder, 0)
+    code, told = run("train", inputs, tmp_path, capsys)
+    assert code == 0
+    assert len(told) == 1 and told[0].startswith("note: nothing more is cached. Cannot ")
+    assert "No space left on device" in told[0]
 
 
 @pytest.mark.parametrize("command", ["test", "data subset", "data prepare"])
