@@ -37,8 +37,6 @@ MISNAMED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EN
             errno.EINVAL, errno.ELOOP, errno.EILSEQ)  # fmt: skip
 # what a folder's flush ends with where the system knows no such thing, or may not look into it
 NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
-
-
 PARTIAL = re.compile(r"\.partial-\d+-\d+(\..*)?", re.DOTALL)  # the names of what is not finished
 LEFT_SECONDS = 86400.0  # by then nobody works on it
 
@@ -82,7 +80,7 @@ def telling(what: str, instead: str = "write elsewhere") -> Iterator[None]:
     """Turn what the storage refuses inside the block into the one line of `refused`."""
     try:
         yield
-    except UserError:
+    except (UserError, BrokenPipeError):  # of the latter, a pipe is to blame that we print into
         raise
     except Exception as error:
         if not isinstance(error, OSError) and error_number(error) is None:

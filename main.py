@@ -35,7 +35,7 @@ EXIT_PARTIAL, EXIT_USER_ERROR = 1, 2
 SICK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV,
         errno.EMFILE, errno.ENFILE, errno.EFBIG)  # fmt: skip
 EXIT_CODES = (
-    "exit codes: 0 all was done; 1 part of it (a picture that cannot be read is left out), or the "
+    "Exit codes: 0 all was done; 1 part of it (a picture that cannot be read is left out), or the "
     "disk refused (full, read-only, gone), which one line says; 2 a mistake in what was asked for; "
     "130 interrupted."
 )

@@ -103,7 +103,9 @@ class ScoreLog:
         # by key and picture: what was noted when it was scored
         self.findings: dict[str, dict[str, list[str]]] = {}
         if path and path.exists() and not overwrite:
-            for line in path.read_text(encoding="utf-8").split("\n"):
+            with telling(f"Cannot read {path}", "choose another --output"):
+                text = path.read_text(encoding="utf-8")
+            for line in text.split("\n"):
                 try:
                     key, picture, values, findings = json.loads(line)
                 except ValueError:

@@ -100,6 +100,26 @@ def test_what_is_no_fault_of_the_storage_passes_unchanged(tmp_path):
         raise ValueError("a defect")
     with pytest.raises(UserError, match=r"^a mistake$"), files.atomic(tmp_path / "a"):
         raise UserError("a mistake")
+    # of what reads our words, as `| head` does
+    with pytest.raises(BrokenPipeError), files.telling("Cannot write"):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def test_a_folder_that_has_gone_is_not_made_again(tmp_path):
+    output = tmp_path / "out"
+    with pytest.raises(StorageError, match="See what removed the folder"):
+        files.make_folder(output / "sub" / "deeper", inside=output)
+    with pytest.raises(StorageError, match="See what removed the folder"):
+        files.make_folder(output, inside=output)
+    output.mkdir()
+    assert files.make_folder(output / "sub" / "deeper", inside=output).is_dir()
+
+
+def test_a_folder_is_asked_whether_there_is_room(tmp_path):
+    assert files.refusal_in(tmp_path, 1000) is None
+    why = files.refusal_in(tmp_path / "gone", 1000)
+    assert why is not None and why.errno == errno.ENOENT
+    assert not list(tmp_path.iterdir())
 
 
 def test_file_and_folder_are_flushed_around_the_renaming(tmp_path, monkeypatch):

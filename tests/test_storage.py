@@ -41,14 +41,15 @@ CHANGES = ("os.rename", "os.mkdir", "os.truncate", "os.utime")  # besides "open"
 
 
 class Refusals:
-    """Refuses, from the n-th on, what would change files below a folder; counts them."""
+    """Refuses, from the n-th on or once, what would change files below a folder; counts them."""
 
     def __init__(self):
         self.folder = None
         sys.addaudithook(self.heard)
 
-    def arm(self, folder, first, number):
-        self.count, self.first, self.number, self.folder = 0, first, number, os.fspath(folder)
+    def arm(self, folder, first, number, once=False):
+        self.count, self.first, self.number, self.once = 0, first, number, once
+        self.folder = os.fspath(folder)
 
     def disarm(self):
         self.folder = None
@@ -66,7 +67,7 @@ class Refusals:
         if self.folder is None:
             return
         self.count += 1
-        if self.count >= self.first:
+        if self.count == self.first or (self.count > self.first and not self.once):
             raise OSError(self.number, os.strerror(self.number), path)
 
 
@@ -159,6 +160,8 @@ SLOWER = {
         *("probe", "--dataset", "synthetic", "--backbone_weights", "none", "--width", "0.05"),
         *("--rows", "64", "--cols", "96", "--gallery", "1", "--metrics", "cc", "--output", out),
     ],
+}
+TRAINING = {
     "train": lambda at, out: [
         "train",
         *(word for name, value in TINY.items() for word in (f"--{name}", value)),
@@ -196,7 +199,7 @@ GO_ON = {"convert": ["--overwrite"]}
 
 def run(command, inputs, out, capsys, more=()):
     """Run a command in this process; return its exit code and the lines of its errors."""
-    words = [*(COMMANDS | SLOWER)[command](inputs, out), *more]
+    words = [*(COMMANDS | SLOWER | TRAINING)[command](inputs, out), *more]
     code = main.main([str(word) for word in words])
     return code, capsys.readouterr().err.splitlines()
 
@@ -241,7 +244,7 @@ def test_a_full_disk_at_any_point_is_one_line_and_the_command_goes_on_later(
         assert told[0].startswith("error: "), told
         assert "No space left on device. Free space or files there (df -h, df -i)" in told[0]
         refuse_half_files(out.parent)
-        if first % 3 == 1:
+        if first % 4 == 1:
             again, told = run(command, inputs, out, capsys, GO_ON.get(command, []))
             assert (again, told) == (0, [])
             refuse_half_files(out)
@@ -263,7 +266,8 @@ def test_what_was_there_stays_or_is_replaced_as_a_whole(
     while code:
         out = tmp_path / "out"
         shutil.copytree(before, out)
-        refusals.arm(out, first, errno.ENOSPC)
+        # once: what is moved back then is not refused again
+        refusals.arm(out, first, errno.ENOSPC, once=True)
         code, told = run(command, inputs, out, capsys)
         refusals.disarm()
         if code == 0:
@@ -272,21 +276,13 @@ def test_what_was_there_stays_or_is_replaced_as_a_whole(
         assert (code, len(told)) == (1, 1), told
         assert told[0].startswith("error: ") and "No space left on device" in told[0]
         refuse_half_files(out)
-        if not command.startswith(("export", "train")):  # one begins anew, one is tested below
-            assert set(state(out)) >= set(state(before))
         if command.startswith("export"):
-            assert state(out) == state(before) or first > 4
-            assert whole_export(out)
+            assert state(out) == state(before)
+        else:
+            assert set(state(out)) >= set(state(before))
         shutil.rmtree(out)
         first += 3
     assert first > 2
-
-
-def whole_export(folder):
-    """Return whether an export is as its card says."""
-    (card,) = folder.glob("*.json")
-    listed = json.loads(card.read_text())["files"]
-    return all(engines.file_digest(folder / name) == digest for name, digest in listed.items())
 
 
 REASONS = {
@@ -405,7 +401,7 @@ def test_a_small_disk_that_is_full_is_one_line(command, inputs, disk, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [command for command in SLOWER if command != "train"])
+@pytest.mark.parametrize("command", SLOWER)
 def test_a_larger_disk_that_is_full_is_one_line(command, inputs, disk, capsys):
     folder = disk("size=24m")
     refused = 0
