@@ -358,7 +358,7 @@ def together(config: Config, place: hosts.Place) -> Iterator[None]:
         jax.distributed.shutdown()
     except BaseException as error:
         group.fail(error)
-        code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
+        code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
         # at its own end JAX would wait for processes that are no more
         atexit.register(leave, code)
         if isinstance(error, UserError):

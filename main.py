@@ -37,7 +37,7 @@ SICK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.
 EXIT_CODES = (
     "Exit codes: 0 all was done; 1 part of it (a picture that cannot be read is left out), or the "
     "disk refused (full, read-only, gone), which one line says; 2 a mistake in what was asked for; "
-    "130 interrupted."
+    "75 a signal ended a training in good order, and the same command goes on; 130 interrupted."
 )
 # what the parser finds besides the fields of a settings dataclass
 NO_FIELDS = ("command", "action", "config", "images", "runs", "strategies", "seeds", "old", "new")

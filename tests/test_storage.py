@@ -424,6 +424,7 @@ def test_a_larger_disk_that_is_full_is_one_line(command, inputs, disk, capsys):
     assert refused > 1
 
 
+@pytest.mark.slow
 def test_a_training_whose_disk_is_full_keeps_its_last_good_weights(inputs, disk, capsys):
     """The disk fills after the first epoch."""
     folder = disk("size=24m")
