@@ -2,7 +2,6 @@
 
 import gzip
 import lzma
-import os
 import shutil
 import stat
 import tarfile
@@ -17,7 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
 from errors import UserError
-from files import atomic, make_folder
+from files import atomic, make_folder, move, scratch, telling
 from progress import progress
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -129,17 +128,18 @@ def extract(
     if folder.exists():
         names = " and ".join(archive.name for archive in together)
         raise UserError(f"{folder} is there already: remove it to unpack {names} again.")
-    temporary = make_folder(folder.parent) / f".{folder.name}-{os.getpid()}.partial"
     archive = together[0]
     kinds: dict[str, bool] = {}  # of all archives: what one holds, no other may take the place of
     count = size = 0
-    try:
+    with scratch(make_folder(folder.parent)) as temporary:
+        made = temporary / "data"
         for archive in together:
             with (
+                telling(f"Cannot unpack {archive} to {folder}"),
                 members(archive) as entries,
                 progress(archive.stat().st_size, f"unpacking {archive.name}", unit="B") as bar,
             ):
-                temporary.mkdir(exist_ok=archive != together[0])
+                made.mkdir(exist_ok=archive != together[0])
                 for member in entries:
                     count, size = count + 1, size + member.size
                     if count > limit_files or size > limit_bytes:
@@ -151,14 +151,9 @@ def extract(
                         name = member.name[:200]
                         raise UserError(f"{archive} is not unpacked: {name!r} {problem}.")
                     bar.update(member.position - bar.n)
-                    _unpack(member, temporary)
-        os.replace(temporary, folder)
-    except OSError as error:
-        raise UserError(
-            f"Cannot unpack {archive} to {folder}: {error.strerror or error}."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+                    _unpack(member, made)
+        with telling(f"Cannot unpack {archive} to {folder}"):
+            move(made, folder)
     return folder
 
 

@@ -1,20 +1,25 @@
 """The user's cache: what was computed once from files and need not be computed again."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from errors import UserError
+from files import make_folder
 from pictures import UNREADABLE, Array, read_array, read_arrays, write_array, write_arrays
+
+_told: list[UserError] = []  # one line is enough, however many caches a process opens
 
 
 class ArrayCache:
     """Arrays on disk that cost time to make, such as each picture's network-sized truth.
 
     Keys hold everything that the arrays are made from, so nothing has to be invalidated. A folder
-    that cannot be written only costs the time.
+    that cannot be written only costs the time, which one line says.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -55,10 +60,13 @@ class ArrayCache:
     def _store(self, path: Path, write: Callable[[], None]) -> None:
         """Write a file of the cache, if that can be."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent, "$SALIENCY_CACHE")
             write()
-        except (OSError, UserError):
+        except UserError as error:
             self.folder = None  # a read-only or full disk: go on without
+            if not _told:
+                _told.append(error)
+                tqdm.write(f"note: nothing more is cached. {error}", file=sys.stderr)
 
 
 def default_cache() -> ArrayCache:

@@ -358,11 +358,11 @@ def together(config: Config, place: hosts.Place) -> Iterator[None]:
         jax.distributed.shutdown()
     except BaseException as error:
         group.fail(error)
-        codes = {UserError: hosts.EXIT_USER_ERROR, KeyboardInterrupt: 130}
+        code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
         # at its own end JAX would wait for processes that are no more
-        atexit.register(leave, codes.get(type(error), 1))
+        atexit.register(leave, code)
         if isinstance(error, UserError):
-            raise UserError(f"{place.name}: {error}") from error
+            raise type(error)(f"{place.name}: {error}") from error
         raise
     finally:
         group.close()

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from glob import iglob
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from config import PredictConfig
 from errors import UserError
+from files import telling
 from sample import IMAGE_SUFFIXES
 
 SPOOL_BYTES = 2**24  # the paths of more pictures than fit here go to the disk
@@ -150,20 +151,23 @@ class Collection:
 
     def _keep(self, fields: str) -> None:
         """Add fields to the temporary file."""
-        try:
+        with self._keeping():
             self.paths.write(os.fsencode(fields))
-        except OSError as error:
-            raise UserError(
-                f"Cannot keep the paths of the pictures in {tempfile.gettempdir()}: "
-                f"{error.strerror}. Set TMPDIR to a folder with more room."
-            ) from error
+
+    def _keeping(self) -> AbstractContextManager:
+        """Return what tells of a temporary file that cannot be written."""
+        return telling(
+            f"Cannot keep the paths of the pictures in {tempfile.gettempdir()}",
+            "set TMPDIR to a folder with more room",
+        )
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self.wanted))
 
     def __iter__(self) -> Iterator[Job]:
         """Yield the jobs of this worker's part."""
-        self.paths.seek(0)
+        with self._keeping():  # the last of them may still have to be written
+            self.paths.seek(0)
         fields = _split(self.paths)
         kinds = {"map": True, "overlay": self.settings.overlay, "float": self.settings.float_maps}
         for source, relative in compress(zip(fields, fields, strict=True), self.wanted):

@@ -14,7 +14,7 @@ import foreign
 import weight_files
 from config import ConvertConfig
 from errors import UserError
-from files import atomic, make_folder
+from files import make_folder, write_bytes
 from model import load_model
 from store import sha256
 
@@ -80,7 +80,8 @@ def _bare_vgg16(found: foreign.Foreign, path: Path) -> keras.Model:
 
 def _save_as_applications(model: keras.Model, path: Path) -> None:
     """Write convolutions as `keras.applications` distributes them, whole or not at all."""
-    with atomic(path) as temporary, h5py.File(temporary, "w") as file:
+    made = weight_files.InMemory()
+    with h5py.File(made, "w") as file:
         layers = [layer for layer in model.layers if layer.weights]
         file.attrs["layer_names"] = [layer.name.encode() for layer in layers]
         for layer in layers:
@@ -88,6 +89,7 @@ def _save_as_applications(model: keras.Model, path: Path) -> None:
             group.attrs["weight_names"] = [b"kernel", b"bias"]
             for name, value in zip(("kernel", "bias"), layer.get_weights(), strict=True):
                 group[name] = value
+    write_bytes(path, made.getbuffer())
 
 
 def _kernels_line(found: foreign.Foreign, weights_dir: Path) -> str:

@@ -1,4 +1,4 @@
-"""The one error that is the user's to fix. Anything else that is raised is a defect of ours."""
+"""The errors that are the user's to fix. Anything else that is raised is a defect of ours."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,9 +7,20 @@ from collections.abc import Iterable
 class UserError(Exception):
     """Bad input, told in one line: what is wrong, where, and what to do about it.
 
-    `main.py` prints the message and leaves with exit code 2. A library caller catches it like
+    `main.py` prints the message and leaves with its exit code. A library caller catches it like
     any exception.
     """
+
+    exit_code = 2
+
+
+class StorageError(UserError):
+    """What the machine's storage refused: a full or read-only disk, a folder that has gone.
+
+    The same command goes on, or can be given again, once that is mended.
+    """
+
+    exit_code = 1
 
 
 class Interrupted(KeyboardInterrupt):

@@ -7,7 +7,6 @@ it as JSON, and into the file where its format has a place for it.
 
 import json
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -27,7 +26,17 @@ from config import ExportConfig
 from datasets.synthetic import draw
 from engines import Maps, card_path, file_digest
 from errors import UserError
-from files import make_folder, without_nan, write_json
+from files import (
+    error_number,
+    make_folder,
+    move,
+    refusal_in,
+    refused,
+    scratch,
+    telling,
+    without_nan,
+    write_json,
+)
 from letterbox import preprocess
 from model import load_model
 from run_folder import versions
@@ -85,17 +94,15 @@ def export(settings: ExportConfig, say: Callable[[str], None] = print) -> Path:
     make_folder(output.parent)
     model = load_model(weights)
     card = made_card(model, weights, settings.format)
-    try:
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".") as scratch:
-            made = Path(scratch, output.name)
-            card["difference"] = convert(model, form, card, made)
-            parts = sorted(path for path in Path(scratch).rglob("*") if path.is_file())
-            card["files"] = {str(p.relative_to(scratch)): file_digest(p) for p in parts}
-            size = sum(path.stat().st_size for path in parts)
-            put(made, output)
-            write_json(card_path(output), card)
-    except OSError as error:
-        raise UserError(f"Cannot write {output}: {error.strerror}.") from error
+    with telling(f"Cannot write {output}"), scratch(output.parent) as aside:
+        made = aside / "made" / output.name
+        made.parent.mkdir()
+        card["difference"] = convert(model, form, card, made)
+        parts = sorted(path for path in made.parent.rglob("*") if path.is_file())
+        card["files"] = {str(p.relative_to(made.parent)): file_digest(p) for p in parts}
+        size = sum(path.stat().st_size for path in parts)
+        write_json(card_path(made), card)
+        put(made, output, aside)
     say(
         f"{output}: {size / 2**20:.1f} MB, at most {card['difference']:.1e} of a map's maximum "
         "from Keras"
@@ -198,6 +205,11 @@ def convert(model: keras.Model, form: Format, card: dict[str, Any], path: Path) 
     except UserError:
         raise
     except Exception as error:  # of many types
+        # OpenVINO does not say that a disk is full: the disk does, of the weights written twice
+        size = 2 * sum(weight.nbytes for weight in model.get_weights()) + 2**16
+        why = error if error_number(error) else refusal_in(path.parent, size)
+        if why:
+            raise refused(f"Cannot write {model.name} as {card['format']}", why) from error
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"{model.name} cannot be written as {card['format']}: {reason}") from error
 
@@ -237,13 +249,27 @@ def compare(model: keras.Model, maps: Maps, name: str) -> float:
     return worst
 
 
-def put(made: Path, output: Path) -> None:
-    """Move an export to its place; the file that the others belong to comes last."""
-    card_path(output).unlink(missing_ok=True)  # of an earlier export
-    if output.is_dir():
-        shutil.rmtree(output)
-    for path in sorted(made.parent.iterdir(), key=lambda path: path == made):
-        path.replace(output.parent / path.name)
+def put(made: Path, output: Path, aside: Path) -> None:
+    """Move an export and its card to their place; the file that the others belong to comes last.
+
+    An earlier export of that name is moved aside, and back where something is refused.
+    """
+    parts = sorted(made.parent.iterdir(), key=lambda path: path == made)
+    earlier = [path for part in parts if (path := output.parent / part.name).exists()]
+    before = aside / "before"
+    before.mkdir()
+    try:
+        for path in earlier:
+            path.replace(before / path.name)
+        for part in parts:
+            move(part, output.parent / part.name)
+    except OSError:
+        for path in earlier:
+            if (before / path.name).exists():
+                # a folder takes the place of none but an empty one
+                shutil.rmtree(path, ignore_errors=True)
+                (before / path.name).replace(path)
+        raise
 
 
 def write_onnx(model: keras.Model, card: dict[str, Any], path: Path) -> None:

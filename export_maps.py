@@ -34,7 +34,7 @@ from collection import Job
 from config import ExportMapsConfig, PredictConfig
 from datasets import submission_pictures
 from errors import UserError
-from files import make_folder, read_json, write_json
+from files import make_folder, read_json, telling, write_json
 from pictures import header_shape
 from progress import progress
 from sample import Sample
@@ -145,11 +145,9 @@ def claim(
     record = folder.with_name(f"{folder.name}.maps.json")
     there = [path for path in maps if path.exists()]
     if overwrite:
-        try:
-            for path in there:
+        for path in there:
+            with telling(f"Cannot remove {path}", "choose another --output"):
                 path.unlink()
-        except OSError as error:
-            raise UserError(f"Cannot remove {error.filename}: {error.strerror}.") from error
     elif there and (not record.exists() or read_json(record) != made_of):
         raise UserError(
             f"{folder} holds maps of other weights or settings, or of another benchmark. Predict "

@@ -1,37 +1,143 @@
 """Files written whole or not at all: every output goes to a temporary name and is then renamed."""
 
 import csv
+import errno
 import io
 import itertools
 import json
 import math
 import os
+import re
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from errors import UserError
+from errors import StorageError, UserError
+
+# what the storage refuses, and what its owner can do; the rest of the errors come from a sick disk
+REMEDIES = {
+    errno.ENOSPC: "Free space or files there (df -h, df -i)",
+    errno.EDQUOT: "Free some of your quota there (quota -s)",
+    errno.EROFS: "Have that disk mounted for writing",
+    errno.EACCES: "See who may write there (ls -ld)",
+    errno.EPERM: "See who may write there (ls -ld, lsattr -d)",
+    errno.ENOENT: "See what removed the folder",
+    errno.ESTALE: "See whether that disk is still mounted",
+    errno.ENODEV: "See whether that disk is still mounted",
+    errno.EIO: "See what ails that disk (dmesg)",
+    errno.EMFILE: "Raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "See which processes hold so many files open",
+    errno.EFBIG: "Raise the limit of a file's size (ulimit -f)",
+}
+# no disk's fault: such a name, or a file where a folder should be
+MISNAMED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG,
+            errno.EINVAL, errno.ELOOP, errno.EILSEQ)  # fmt: skip
+# what a folder's flush ends with where the system knows no such thing, or may not look into it
+NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
+PARTIAL = re.compile(r"\.partial-\d+-\d+(\..*)?", re.DOTALL)  # the names of what is not finished
+LEFT_SECONDS = 86400.0  # by then nobody works on it
 
 
-def make_folder(folder: Path, flag: str = "--output") -> Path:
-    """Create a folder with its parents and return it; `flag` is what chooses another.
+def error_number(error: BaseException) -> int | None:
+    """Return the `errno` of what the storage refused; None where an error tells of no such thing.
+
+    HDF5 and TensorFlow tell it in words alone.
+
+    >>> error_number(RuntimeError("(file write failed: error message = 'No space left on device')"))
+    28
+    """
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    text = str(error)
+    return next((number for number in REMEDIES if os.strerror(number) in text), None)
+
+
+def refused(what: str, error: BaseException, instead: str = "write elsewhere") -> UserError:
+    """Return the error that says in one line what could not be written, why, and what to do.
+
+    Args:
+        what: could not be done, and where.
+        error: of the system, or of a library that met it.
+        instead: what else may help.
+
+    >>> refused("Cannot write a.png", OSError(errno.ENOTDIR, "Not a directory"))
+    UserError('Cannot write a.png: Not a directory. Write elsewhere.')
+    """
+    number = error_number(error)
+    # NumPy says of a short write how much was asked for, and no more
+    why = os.strerror(number) if number else " ".join(str(error).split()) or type(error).__name__
+    if number in MISNAMED:
+        return UserError(f"{what}: {why}. {instead[0].upper()}{instead[1:]}.")
+    remedy = REMEDIES.get(number or 0, REMEDIES[errno.EIO])
+    return StorageError(f"{what}: {why}. {remedy}, or {instead}.")
+
+
+@contextmanager
+def telling(what: str, instead: str = "write elsewhere") -> Iterator[None]:
+    """Turn what the storage refuses inside the block into the one line of `refused`."""
+    try:
+        yield
+    except (UserError, BrokenPipeError):  # of the latter, a pipe is to blame that we print into
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError) and error_number(error) is None:
+            raise
+        raise refused(what, error, instead) from error
+
+
+def make_folder(folder: Path, flag: str = "--output", inside: Path | None = None) -> Path:
+    """Create a folder with its parents and return it; what is left over in it is removed.
+
+    Args:
+        folder: the folder.
+        flag: what chooses another.
+        inside: a folder above it that was there before, and is not made again where it has gone:
+            what was written into it has gone, too.
 
     Raises:
-        UserError: it cannot be created or written into.
+        StorageError: it cannot be created or written into.
+        UserError: its name cannot be a folder's.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"Cannot create the folder {folder}: {error.strerror}. Choose another with {flag}."
-        ) from error
+    with telling(f"Cannot create the folder {folder}", f"choose another with {flag}"):
+        if inside is None:
+            folder.mkdir(parents=True, exist_ok=True)
+        for part in reversed((folder, *folder.parents)):
+            if inside in part.parents:
+                part.mkdir(exist_ok=True)
+        folder.stat()  # or it has gone
     if not os.access(folder, os.W_OK):
-        raise UserError(f"The folder {folder} is not writable. Choose another with {flag}.")
+        raise StorageError(f"The folder {folder} is not writable. Choose another with {flag}.")
+    if folder not in _swept:
+        _swept.add(folder)
+        sweep(folder)
     return folder
 
 
+_swept: set[Path] = set()
 _numbers = itertools.count()
+
+
+def aside(folder: Path, suffix: str = "") -> Path:
+    """Return a name in a folder for what is not finished; its number tells threads apart."""
+    return folder / f".partial-{os.getpid()}-{next(_numbers)}{suffix}"
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed have left unfinished in a folder.
+
+    What changed within the last day stays: another process, maybe on another host, may be at it.
+    """
+    with suppress(OSError):
+        for path in [Path(entry) for entry in os.scandir(folder) if PARTIAL.fullmatch(entry.name)]:
+            changed = max(part.lstat().st_mtime for part in (path, *path.rglob("*")))
+            if changed < time.time() - LEFT_SECONDS:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
 
 @contextmanager
@@ -39,29 +145,90 @@ def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block ends well.
 
     The temporary name keeps the suffixes, because OpenCV and Keras choose the format by them, and
-    nothing else, because a name may be as long as the file system takes; its number tells threads
-    apart. After an error the temporary file is removed and `path` is as it was.
+    nothing else, because a name may be as long as the file system takes. After an error the
+    temporary file is removed and `path` is as it was.
 
     Args:
         path: what is written.
-        durable: wait until the disk has it, so that it survives a loss of power.
+        durable: wait until the disk has it, and its name, so that it survives a loss of power.
 
     Raises:
-        UserError: the file cannot be written (unwritable folder, full disk).
+        StorageError: the file cannot be written (unwritable folder, full disk).
+        UserError: its name cannot be a file's.
     """
-    suffixes = "".join(path.suffixes[-2:])[-40:]
-    temporary = path.with_name(f".{os.getpid()}-{next(_numbers)}{suffixes}")
+    temporary = aside(path.parent, "".join(path.suffixes[-2:])[-40:])
     try:
-        yield temporary
-        if durable:
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
+        with telling(f"Cannot write {path}"):
+            yield temporary
+            move(temporary, path, durable)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """Yield a new folder inside another, for what is to be moved out of it; it is then removed.
+
+    Raises:
+        StorageError: it cannot be made, or what the block writes is refused.
+    """
+    temporary = aside(folder)
+    try:
+        with telling(f"Cannot write into {folder}"):
+            temporary.mkdir()
+            yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def move(made: Path, path: Path, durable: bool = True) -> None:
+    """Give a file, or a folder, that was made aside its name, once the disk has all of it."""
+    if durable and not made.is_dir():
+        flush(made)
+    elif durable and hasattr(os, "sync"):
+        os.sync()  # a folder may hold thousands of files, each of which would be waited for
+    os.replace(made, path)
+    if durable:
+        flush_folder(path.parent)
+
+
+def refusal_in(folder: Path, size: int) -> OSError | None:
+    """Return what refuses so many bytes in a folder, or None where there is room.
+
+    For libraries that do not tell why they could not write.
+    """
+    path = aside(folder)
+    try:
+        path.write_bytes(bytes(size))
+        flush(path)
+    except OSError as error:
+        return error
+    finally:
+        with suppress(OSError):
+            path.unlink()
+    return None
+
+
+def flush(path: Path) -> None:
+    """Wait until the disk has what was written to a file."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Wait until the disk has the names in a folder, where the system can do that."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # so does Windows say that a folder is no file
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_FLUSH:
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -71,7 +238,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a binary file, whole or not at all."""
     with atomic(path) as temporary:
         temporary.write_bytes(data)

@@ -20,7 +20,6 @@ from typing import Any
 from errors import UserError
 
 ENGINE = "jax"
-EXIT_USER_ERROR = 2
 PORTS = 61440, 65536  # from which a SLURM job's is taken, as JAX does
 POLL_SECONDS = 0.2
 HELLO_SECONDS = 5.0  # for a connection to say who it is
@@ -232,8 +231,8 @@ class Wire:
 class Group:
     """The processes that train one network, connected to their chief until all are done.
 
-    Where one fails or vanishes, the chief tells the others, and all end with exit code 2: their
-    engine would wait for ever, or end them with a dump.
+    Where one fails or vanishes, the chief tells the others, and all end with its exit code, or 2:
+    their engine would wait for ever, or end them with a dump.
 
     Args:
         place: of this process.
@@ -376,18 +375,24 @@ class Group:
             message = self.wires[rank].receive()
             if "done" in message or self.ending.is_set():
                 return
-            self.end(str(message.get("failed") or f"{self.names[rank]} has gone."))
+            why, code = message.get("failed"), message.get("code")
+            self.end(
+                str(why or f"{self.names[rank]} has gone."),
+                code if isinstance(code, int) else UserError.exit_code,
+            )
 
-    def end(self, why: str) -> None:
+    def end(self, why: str, code: int) -> None:
         """Tell all others that one has failed, and end this process."""
         with self.lock:  # several may vanish at once: the first is told
             if self.ending.is_set():
                 return
             self.ending.set()
             for wire in self.wires.values():
-                wire.send(failed=why)
-            print(f"error: {why} {self.place.name} ends with it.", file=sys.stderr, flush=True)
-            self.leave(EXIT_USER_ERROR)
+                wire.send(failed=why, code=code)
+            # in one piece, since several processes may print at once
+            sys.stderr.write(f"error: {why} {self.place.name} ends with it.\n")
+            sys.stderr.flush()
+            self.leave(code)
 
     def fail(self, error: BaseException) -> None:
         """Tell all others that this process has failed."""
@@ -397,8 +402,9 @@ class Group:
         with self.lock:
             self.ending.set()
         reason = str(error) or type(error).__name__
+        code = getattr(error, "exit_code", UserError.exit_code)
         for wire in self.wires.values():
-            wire.send(failed=f"{self.place.name} failed: {reason}")
+            wire.send(failed=f"{self.place.name} failed: {reason}", code=code)
         for watcher in self.watchers:  # they hang up once they have heard it
             watcher.join(GRACE_SECONDS)
 

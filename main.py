@@ -1,6 +1,7 @@
 """The command line: parse, dispatch, print the outcome. Networks are imported inside a command."""
 
 import argparse
+import errno
 import os
 import sys
 from pathlib import Path
@@ -23,12 +24,21 @@ from config import (
     preparation,
     resolve,
 )
-from errors import Interrupted, UserError
+from errors import Interrupted, StorageError, UserError
+from files import refused
 from flags import Parser, add_flags
 from hosts import choose_engine
 from quiet import import_keras
 
 EXIT_PARTIAL, EXIT_USER_ERROR = 1, 2
+# what can happen at any time, wherever something is read or written, and is no defect of ours
+SICK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV,
+        errno.EMFILE, errno.ENFILE, errno.EFBIG)  # fmt: skip
+EXIT_CODES = (
+    "Exit codes: 0 all was done; 1 part of it (a picture that cannot be read is left out), or the "
+    "disk refused (full, read-only, gone), which one line says; 2 a mistake in what was asked for; "
+    "75 a signal ended a training in good order, and the same command goes on; 130 interrupted."
+)
 # what the parser finds besides the fields of a settings dataclass
 NO_FIELDS = ("command", "action", "config", "images", "runs", "strategies", "seeds", "old", "new")
 
@@ -38,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="main.py",
         description="Train, run and score networks that predict where people look in a picture.",
-        epilog="Each command has its own help: main.py train --help",
+        epilog=f"Each command has its own help: main.py train --help. {EXIT_CODES}",
     )
     commands = top.add_subparsers(
         dest="command", required=True, metavar="COMMAND", parser_class=Parser
@@ -333,12 +343,15 @@ COMMANDS = {
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run the program; return 0, 1 where some pictures failed, or 2 for an error of the user's."""
+    """Run the program; return its exit code, see `EXIT_CODES`."""
+    open_closed_streams()
     try:
-        return run(parser().parse_args(words))
+        code = run(parser().parse_args(words))
+        sys.stdout.flush()  # here, where it can be told that it fails
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return error.exit_code
     except ModuleNotFoundError as error:
         if error.name is None or (Path(__file__).parent / f"{error.name}.py").exists():
             raise  # ours, so a defect
@@ -355,8 +368,37 @@ def main(words: list[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # what reads our words has gone, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return EXIT_PARTIAL
+    except OSError as error:
+        if error.errno not in SICK:
+            raise  # a defect
+        try:
+            sys.stdout.flush()
+        except OSError:
+            drop_output()
+        what = error.filename or "standard output, or a file"
+        print(f"error: {refused(f'Cannot write {what}', error)}", file=sys.stderr)
+        return StorageError.exit_code
+
+
+def open_closed_streams() -> None:
+    """Open what the caller has closed of the standard streams (`>&-`), to nowhere.
+
+    Else the next file that is opened takes its number, and gets what libraries print.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, os.O_RDWR)
+            if handle != number:
+                os.dup2(handle, number)
+                os.close(handle)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+
+
+def drop_output() -> None:
+    """Send to nowhere what is still to be printed, which Python would try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

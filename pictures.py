@@ -3,6 +3,7 @@
 Everything here is at the original picture's size, and knows no network.
 """
 
+import io
 import lzma
 import warnings
 import zlib
@@ -179,8 +180,9 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
 
 def write_array(path: Path, array: NDArray) -> None:
     """Write an array as .npy, whole or not at all."""
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
+    made = io.BytesIO()  # into a file, NumPy writes past Python, and of a full disk says not why
+    np.save(made, array, allow_pickle=False)
+    write_bytes(path, made.getbuffer())
 
 
 def write_arrays(path: Path, arrays: dict[str, NDArray]) -> None:

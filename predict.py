@@ -1,6 +1,5 @@
 """What `test` does: pictures in, saliency maps out; a stream that memory does not grow with."""
 
-import errno
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,15 +19,13 @@ import weight_files
 from collection import Collection, Job
 from config import PredictConfig
 from engines import Engine
-from errors import UserError
+from errors import StorageError, UserError
 from files import make_folder
 from letterbox import Letterbox, OutputGrid, postprocess, read_input
 from pictures import overlay, sample_image, to_8_bit, write_array, write_image
 from progress import progress
 from sample import Sample
 
-# a disk that is full or read-only, not one picture's fault
-NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 NEWS_SECONDS = 60.0  # between two lines of news, where no bar is shown
 
 
@@ -199,9 +196,9 @@ def _see_through(
     for (job, image, _, box), prediction in zip(good, predictions, strict=True):
         try:
             _write(job, image, prediction, box, engine.grid, settings)
+        except StorageError:
+            raise  # no other map could be written either
         except UserError as error:
-            if getattr(error.__cause__, "errno", None) in NO_MORE:
-                raise  # no other map could be written either
             errors.append(error)
     return errors
 
@@ -232,7 +229,7 @@ def _write(
     saliency_map = postprocess(prediction, box, grid, settings.smooth)
     saliency_map[saliency_map < settings.threshold] = 0
     for kind, path in job.outputs.items():
-        make_folder(path.parent)
+        make_folder(path.parent, inside=settings.output)
         if kind == "map":
             write_image(path, to_8_bit(saliency_map))
         elif kind == "overlay":

@@ -25,8 +25,8 @@ import archives
 import datasets
 import store
 from config import BUILT_IN, SPLITS, PrepareConfig
-from errors import UserError
-from files import atomic, make_folder, write_json
+from errors import StorageError, UserError
+from files import PARTIAL, atomic, make_folder, telling, write_json, write_text
 from pictures import UNREADABLE, read_array, write_array
 from progress import progress
 from sample import Sample, Stored
@@ -127,7 +127,8 @@ def earlier_work(
         UserError: the folder holds something else, or a store that was prepared otherwise.
     """
     make_folder(folder)
-    if not any(folder.iterdir()):
+    # a kill may have left a journal, which is written first, and what was never finished
+    if all(path.name == JOURNAL or PARTIAL.fullmatch(path.name) for path in folder.iterdir()):
         return {}
     if not store.is_store(folder):
         raise UserError(f"{folder} holds something else than a store. Choose another --output.")
@@ -179,17 +180,18 @@ def read_journal(path: Path) -> dict[Place, dict[str, Any]]:
 def clear(folder: Path) -> None:
     """Remove the files of a store, and nothing else."""
     # at no point does it look finished, and until the end it is known for a store
-    if (folder / MANIFEST).exists():
-        os.replace(folder / MANIFEST, folder / PREPARING)
-    for split in SPLITS:
-        for path in (
-            store.points_path(folder, split),
-            *(store.packed_path(folder, split, kind) for kind in KINDS),
-        ):
-            path.unlink(missing_ok=True)
-    shutil.rmtree(folder / "maps", ignore_errors=True)
-    for name in (JOURNAL, PREPARING):
-        (folder / name).unlink(missing_ok=True)
+    with telling(f"Cannot clear {folder}", "choose another --output"):
+        if (folder / MANIFEST).exists():
+            os.replace(folder / MANIFEST, folder / PREPARING)
+        for split in SPLITS:
+            for path in (
+                store.points_path(folder, split),
+                *(store.packed_path(folder, split, kind) for kind in KINDS),
+            ):
+                path.unlink(missing_ok=True)
+        shutil.rmtree(folder / "maps", ignore_errors=True)
+        for name in (JOURNAL, PREPARING):
+            (folder / name).unlink(missing_ok=True)
 
 
 @dataclass
@@ -275,32 +277,30 @@ class Preparation:
 
     def carry_out(self) -> None:
         """Make what is missing, then write the manifest."""
-        self.refuse_if_short_of_space()
         todo = [
             (split, index)
             for split, samples in self.splits.items()
             for index in range(len(samples))
             if (split, index) not in self.entries
         ]
-        try:
+        go_on = "choose another --output; the same command goes on with what is done"
+        with telling(f"Cannot write {self.folder}", go_on):
+            self.refuse_if_short_of_space()
             # in this order, so that a kill at any point leaves a state that is gone on from
-            with atomic(self.folder / JOURNAL) as temporary:
-                lines = [journal_line(*item) for item in self.entries.items()]
-                temporary.write_text("".join(lines), encoding="utf-8")
+            lines = [journal_line(*item) for item in self.entries.items()]
+            write_text(self.folder / JOURNAL, "".join(lines))
             write_json(self.folder / PREPARING, self.header)
             (self.folder / MANIFEST).unlink(missing_ok=True)
             self.make(todo)
-        except OSError as error:
-            raise UserError(f"Cannot write {self.folder}: {error.strerror or error}.") from error
-        self.finish()
+            self.finish()
 
     def refuse_if_short_of_space(self) -> None:
-        """Raise UserError where the disk cannot hold what is still to be written."""
+        """Raise StorageError where the disk cannot hold what is still to be written."""
         # blocks, since an array that was begun is a file with holes
         there = sum(p.stat().st_blocks * 512 for p in self.folder.rglob("*") if p.is_file())
         free = shutil.disk_usage(self.folder).free
         if self.size - there > free:
-            raise UserError(
+            raise StorageError(
                 f"{self.folder} needs {(self.size - there) / 1e6:.0f} MB more, but its disk has "
                 f"{free / 1e6:.0f} MB left. Choose another --output, or smaller --rows and --cols."
             )
@@ -358,7 +358,7 @@ class Preparation:
         """Copy a map of the data set's own, which scoring needs as it is."""
         suffix = source.suffix if isinstance(source, Path) else ".npy"
         name = Path("maps", place[0], f"{place[1]:06d}{suffix}")
-        copy = make_folder((self.folder / name).parent) / name.name
+        copy = make_folder((self.folder / name).parent, inside=self.folder) / name.name
         if isinstance(source, Path):
             with atomic(copy) as temporary:
                 shutil.copyfile(source, temporary)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import datasets
 from config import Config, ScoringConfig
 from errors import UserError, did_you_mean
-from files import as_csv, without_nan, write_json, write_text
+from files import as_csv, telling, without_nan, write_json, write_text
 from fixations import are_within
 from flags import to_json
 from metrics import METRICS, PROFILES, Metric, mean_scores
@@ -103,7 +103,9 @@ class ScoreLog:
         # by key and picture: what was noted when it was scored
         self.findings: dict[str, dict[str, list[str]]] = {}
         if path and path.exists() and not overwrite:
-            for line in path.read_text(encoding="utf-8").split("\n"):
+            with telling(f"Cannot read {path}", "choose another --output"):
+                text = path.read_text(encoding="utf-8")
+            for line in text.split("\n"):
                 try:
                     key, picture, values, findings = json.loads(line)
                 except ValueError:
@@ -130,8 +132,9 @@ class ScoreLog:
         for key, picture in found:
             self.findings.setdefault(key, {})[picture] = notes.about(picture)
         if self.path and found:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(self._line(*about) for about in found)
+            lines = "".join(self._line(*about) for about in found)
+            with telling(f"Cannot write {self.path}"), self.path.open("a") as file:
+                file.write(lines)
 
     def recall(self, key: str, pictures: list[str], notes: Notes) -> None:
         """Note again what was noted when the pictures of a row were scored."""

@@ -3,12 +3,10 @@
 The copy is in the layout of `datasets/folder.py`, so that it needs no other part of the data set.
 """
 
-import os
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import cv2
@@ -19,7 +17,7 @@ import datasets
 from config import SPLITS, SubsetConfig
 from datasets.folder import CARD
 from errors import UserError
-from files import make_folder, write_bytes, write_json
+from files import make_folder, move, scratch, telling, write_bytes, write_json
 from pictures import write_arrays, write_image
 from progress import progress
 from sample import Sample
@@ -44,21 +42,18 @@ def subset(settings: SubsetConfig, say: Callable[[str], None] = print) -> None:
     with ExitStack() as stack:
         root = settings.data[0] if settings.data else None
         if datasets.are_archives(settings.data):
-            scratch = Path(stack.enter_context(TemporaryDirectory(dir=parent, prefix=".unpacked-")))
-            root = archives.extract(settings.data, scratch / "data")
+            root = archives.extract(settings.data, stack.enter_context(scratch(parent)) / "data")
         datasets.refuse_store(root)
         splits, left_out = datasets.load_splits(settings.dataset, root, settings.plan, "keep")
         for split, why in left_out.items():
             say(f"left out: the {split} split. {why}")
         chosen = drawn(splits, settings.n, settings.seed)
         # whole or not at all: under a name of its own until all is there
-        made = Path(stack.enter_context(TemporaryDirectory(dir=parent, prefix=".subset-"))) / "data"
-        made.mkdir()
-        try:
+        made = stack.enter_context(scratch(parent)) / "data"
+        with telling(f"Cannot write {folder}"):
+            made.mkdir()
             write(made, chosen, settings)
-            os.replace(made, folder)
-        except OSError as error:
-            raise UserError(f"Cannot write {folder}: {error.strerror or error}.") from error
+            move(made, folder)
     parts = ", ".join(f"{len(samples)} {split}" for split, samples in chosen.items())
     say(f"wrote {folder}: {parts}. To work with it: --dataset folder --data {folder}")
 
@@ -161,7 +156,7 @@ def write_sample(folder: Path, split: str, sample: Sample, taken: set[str]) -> s
     taken.add(stem)
 
     def path(kind: str, suffix: str) -> Path:
-        return make_folder(folder / kind / split) / f"{stem}{suffix}"
+        return make_folder(folder / kind / split, inside=folder) / f"{stem}{suffix}"
 
     if isinstance(sample.image, Path):
         suffix = sample.image.suffix
@@ -183,7 +178,5 @@ def write_sample(folder: Path, split: str, sample: Sample, taken: set[str]) -> s
 
 def copy(source: Path, target: Path) -> None:
     """Copy a file's content."""
-    try:
+    with telling(f"Cannot copy {source}"):
         shutil.copyfile(source, target)
-    except OSError as error:
-        raise UserError(f"Cannot copy {source}: {error.strerror or error}.") from error

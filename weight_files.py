@@ -6,6 +6,7 @@ here unpickles, and no code is read from a file. Cards are read without Keras.
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import config as settings
 import foreign
 from config import Config
 from errors import UserError
-from files import atomic, without_nan, write_json
+from files import atomic, without_nan, write_bytes, write_json
 
 if TYPE_CHECKING:
     import keras
@@ -43,11 +44,23 @@ def save(model: keras.Model, path: Path, card: dict[str, Any]) -> None:
         path: ends in `.weights.h5`.
         card: what `read_card` returns again; `config` in it says how to build the model.
     """
-    with atomic(path) as temporary:
-        uncompiled(model).save_weights(temporary)
-        with h5py.File(temporary, "r+") as file:
-            file.attrs["card"] = json.dumps(without_nan(card))
-    write_json(card_path(path), card)
+    made = InMemory()
+    uncompiled(model).save_weights(made)
+    with h5py.File(made, "r+") as file:
+        file.attrs["card"] = json.dumps(without_nan(card))
+    with atomic(card_path(path)) as beside:  # so that none of the two is refused without the other
+        write_json(beside, card)
+        write_bytes(path, made.getbuffer())
+
+
+class InMemory(io.BytesIO):
+    """An HDF5 file that is still to be written: on a full disk, HDF5 itself ends in a crash.
+
+    `str` gives a name that Keras takes for that of weights.
+    """
+
+    def __str__(self) -> str:
+        return SUFFIX
 
 
 def uncompiled(model: keras.Model) -> keras.Model:

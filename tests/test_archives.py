@@ -12,6 +12,7 @@ import zipfile
 import pytest
 
 import archives
+import files
 from archives import extract, write_zip
 from errors import UserError
 
@@ -310,9 +311,9 @@ def test_a_killed_extraction_leaves_no_folder_of_that_name(make, tmp_path, monke
     """Where not even the tidying up runs, and the next try is not hindered."""
     archive = make(".tar", FILES)
     with monkeypatch.context() as patch:
-        patch.setattr(archives.shutil, "rmtree", lambda *arguments, **options: None)
-        patch.setattr(archives.os, "getpid", lambda: 1)
-        patch.setattr(archives.os, "replace", lambda *arguments: os.close(-1))
+        patch.setattr(files.shutil, "rmtree", lambda *arguments, **options: None)
+        patch.setattr(files.os, "getpid", lambda: 1)
+        patch.setattr(files.os, "replace", lambda *arguments: os.close(-1))
         with pytest.raises(UserError, match="Cannot unpack"):
             extract([archive], tmp_path / "out")
     assert not (tmp_path / "out").exists()

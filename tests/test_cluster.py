@@ -16,7 +16,7 @@ from conftest import PROJECT
 
 import hosts
 from config import Config, resolve
-from errors import UserError
+from errors import StorageError, UserError
 from hosts import Group, Place, find_place
 from utilities import Part, SaliencyBatches
 
@@ -253,12 +253,13 @@ def test_processes_meet_and_end_together():
         assert not thread.is_alive()
 
 
+@pytest.mark.parametrize("kind", [UserError, StorageError])
 @pytest.mark.parametrize("failing", [0, 1])
-def test_one_that_fails_ends_all_in_one_line(capfd, failing):
+def test_one_that_fails_ends_all_in_one_line(capfd, failing, kind):
     all_three = [member.met() for member in members(3)]
-    all_three[failing].group.fail(UserError("x.png is not a picture."))
+    all_three[failing].group.fail(kind("x.png is not a picture."))
     others = [member for member in all_three if member is not all_three[failing]]
-    assert [member.gone.wait(5) and member.left for member in others] == [2, 2]
+    assert [member.gone.wait(5) and member.left for member in others] == [kind.exit_code] * 2
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 2
     for line in lines:

@@ -235,7 +235,7 @@ def test_a_full_disk_is_said(jobs, monkeypatch):
 
     monkeypatch.setattr(collection_module.tempfile, "SpooledTemporaryFile", lambda size: Full())
     touch("a.jpg")
-    with pytest.raises(UserError, match=r"No space left on device\. Set TMPDIR"):
+    with pytest.raises(UserError, match=r"No space left on device\. .*, or set TMPDIR"):
         jobs("a.jpg")
 
 

@@ -18,7 +18,7 @@ import export as export_module
 import weight_files
 from config import FORMATS, MODELS, ExportConfig, resolve
 from engines import card_path, file_digest
-from errors import UserError
+from errors import StorageError, UserError
 from export import export
 
 ABSENT = [] if "REQUIRE_BACKENDS" in os.environ else [
@@ -209,8 +209,8 @@ def test_a_full_disk_is_said_in_a_line(weights_of, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(export_module.tempfile, "TemporaryDirectory", full)
-    with pytest.raises(UserError, match=r"Cannot write .*: No space left on device"):
+    monkeypatch.setattr(export_module, "scratch", full)
+    with pytest.raises(StorageError, match=r"Cannot write .*: No space left on device"):
         export(options(weights_of("salnet-half"), "saved_model", tmp_path), lambda line: None)
 
 

@@ -8,7 +8,7 @@ import predict as predict_module
 import weight_files
 from collection import Collection
 from config import PredictConfig
-from errors import UserError
+from errors import StorageError, UserError
 from model import load_model
 from model import predict as predict_one
 from predict import predict
@@ -94,10 +94,10 @@ def test_one_map_that_cannot_be_written_costs_that_map_alone(run, pictures, tmp_
 
 def test_a_full_disk_ends_the_run(run, pictures, monkeypatch):
     def full(*arguments):
-        raise UserError("Cannot write: no space left.") from OSError(errno.ENOSPC, "full")
+        raise StorageError("Cannot write: no space left.")
 
     monkeypatch.setattr(predict_module, "write_image", full)
-    with pytest.raises(UserError, match="no space left"):
+    with pytest.raises(StorageError, match="no space left"):
         run(pictures)
 
 
