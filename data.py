@@ -24,8 +24,9 @@ from datasets._points import Looks, Read
 from errors import UserError
 from files import make_folder, write_json
 from fixations import are_within, density_map, gathered
+from headers import header_shape
 from notes import Notes
-from pictures import header_shape, read_map, whole_picture
+from pictures import read_map, whole_picture
 from progress import progress
 from sample import Stored
 from scoring import aligned

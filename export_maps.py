@@ -35,7 +35,7 @@ from config import ExportMapsConfig, PredictConfig
 from datasets import submission_pictures
 from errors import UserError
 from files import make_folder, read_json, write_json
-from pictures import header_shape
+from headers import header_shape
 from progress import progress
 from sample import Sample
 

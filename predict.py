@@ -22,6 +22,7 @@ from config import PredictConfig
 from engines import Engine
 from errors import UserError
 from files import make_folder
+from headers import room
 from letterbox import Letterbox, OutputGrid, postprocess, read_input
 from pictures import overlay, sample_image, to_8_bit, write_array, write_image
 from progress import progress
@@ -195,10 +196,11 @@ def _see_through(
     if not good:
         return errors
     with turns:
-        predictions = engine.maps(np.stack([x for _, _, x, _ in good]))
-    for (job, image, _, box), prediction in zip(good, predictions, strict=True):
+        predictions = engine.maps(np.stack([x for _, x, _ in good]))
+    for (job, _, box), prediction in zip(good, predictions, strict=True):
         try:
-            _write(job, image, prediction, box, engine.grid, settings)
+            with room(box.image_shape):
+                _write(job, prediction, box, engine.grid, settings)
         except UserError as error:
             if getattr(error.__cause__, "errno", None) in NO_MORE:
                 raise  # no other map could be written either
@@ -206,23 +208,22 @@ def _see_through(
     return errors
 
 
-def _read(
-    job: Job, input_shape: tuple[int, int]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Letterbox]:
-    """Return a job's picture, the network's input, and the box that placed it.
+def _read(job: Job, input_shape: tuple[int, int]) -> tuple[NDArray[np.uint8], Letterbox]:
+    """Return the network's input, and the box that placed the picture.
 
     Raises:
         UserError: the picture cannot be read.
     """
-    sample = Sample(job.source.name, job.source, shape=job.shape)
-    x, box = read_input(sample, input_shape)
-    # in full only where it is drawn: the network's may have been decoded smaller
-    return (sample_image(sample) if "overlay" in job.outputs else x), x, box
+    return read_input(_sample(job), input_shape)
+
+
+def _sample(job: Job) -> Sample:
+    """Return a job's picture as a sample."""
+    return Sample(job.source.name, job.source, shape=job.shape)
 
 
 def _write(
     job: Job,
-    image: NDArray,
     prediction: NDArray,
     box: Letterbox,
     grid: OutputGrid,
@@ -230,12 +231,15 @@ def _write(
 ) -> None:
     """Write the outputs of one picture."""
     saliency_map = postprocess(prediction, box, grid, settings.smooth)
-    saliency_map[saliency_map < settings.threshold] = 0
+    if settings.threshold:
+        saliency_map[saliency_map < settings.threshold] = 0
     for kind, path in job.outputs.items():
         make_folder(path.parent)
         if kind == "map":
             write_image(path, to_8_bit(saliency_map))
         elif kind == "overlay":
+            # read here, in full: the network's was maybe decoded smaller, and none is kept
+            image = sample_image(_sample(job))
             write_image(path, overlay(image, saliency_map, settings.colormap))
         else:
             write_array(path, saliency_map)

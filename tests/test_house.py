@@ -21,7 +21,7 @@ FLOORS = [
         "hosts",
     },
     {"fixations", "metrics", "pictures", "cache", "ridge", "significance", "utilities", "archives"}
-    | {"collection", "letterbox"},
+    | {"collection", "letterbox", "headers"},
     {"datasets", "references", "store", "feature_store"},
     {"eltwise_product", "backbone", "losses", "schedules", "step", "weight_files", "foreign"},
     {"model", "architectures"},
