@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from config import PredictConfig
 from errors import UserError
+from progress import tell
 from sample import IMAGE_SUFFIXES
 
 SPOOL_BYTES = 2**24  # the paths of more pictures than fit here go to the disk
@@ -107,7 +108,7 @@ class Collection:
     """
 
     def __init__(
-        self, images: list[str], settings: PredictConfig, say: Callable[[str], None] = print
+        self, images: list[str], settings: PredictConfig, say: Callable[[str], None] = tell
     ) -> None:
         self.settings = settings
         self.output = os.path.realpath(settings.output)

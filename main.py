@@ -1,6 +1,7 @@
 """The command line: parse, dispatch, print the outcome. Networks are imported inside a command."""
 
 import argparse
+import io
 import os
 import sys
 from pathlib import Path
@@ -334,6 +335,8 @@ COMMANDS = {
 
 def main(words: list[str] | None = None) -> int:
     """Run the program; return 0, 1 where some pictures failed, or 2 for an error of the user's."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the letters of a name
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return run(parser().parse_args(words))
     except UserError as error:

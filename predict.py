@@ -25,7 +25,7 @@ from files import make_folder
 from headers import room
 from letterbox import Letterbox, OutputGrid, postprocess, read_input
 from pictures import overlay, sample_image, to_8_bit, write_array, write_image
-from progress import progress
+from progress import progress, tell
 from sample import Sample
 
 # a disk that is full or read-only, not one picture's fault
@@ -33,7 +33,7 @@ NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 NEWS_SECONDS = 60.0  # between two lines of news, where no bar is shown
 
 
-def predict(images: list[str], settings: PredictConfig, say: Callable[[str], None] = print) -> int:
+def predict(images: list[str], settings: PredictConfig, say: Callable[[str], None] = tell) -> int:
     """Write the saliency maps of pictures; return how many pictures gave none.
 
     Args:
@@ -57,7 +57,7 @@ def write_maps(
     jobs: list[Job] | Collection,
     weights: Callable[[], Path],
     settings: PredictConfig,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = tell,
 ) -> int:
     """Write the outputs that are not there yet; return how many pictures gave none.
 
