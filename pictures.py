@@ -124,12 +124,19 @@ def whole_picture(path: Path) -> tuple[tuple[int, int], bool]:
 
 
 def _decode(path: Path, flags: int, largest: int | None = None) -> NDArray:
-    """Decode a picture file of at most so many pixels, or say in one line why not."""
+    """Decode a picture file of at most so many pixels, or say in one line why not.
+
+    Raises:
+        UserError: it cannot be read.
+        MemoryError: there is not enough for it.
+    """
     data, header = read_content(path, largest)
     with room(header.shape):
         try:
             picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        except cv2.error:
+        except cv2.error as error:
+            if error.code == cv2.Error.StsNoMem:
+                raise MemoryError(f"{path} has {header.shape} pixels") from error
             picture = None
     if picture is None:
         raise UserError(f"{path} is not a picture that can be read: truncated or of another type.")

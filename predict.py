@@ -193,6 +193,8 @@ def _see_through(
             good.append((job, *_read(job, engine.input_shape)))
         except UserError as error:
             errors.append(error)
+        except MemoryError:
+            errors.append(too_large(job))
     if not good:
         return errors
     with turns:
@@ -205,7 +207,14 @@ def _see_through(
             if getattr(error.__cause__, "errno", None) in NO_MORE:
                 raise  # no other map could be written either
             errors.append(error)
+        except MemoryError:
+            errors.append(too_large(job))
     return errors
+
+
+def too_large(job: Job) -> UserError:
+    """Return the error of a picture that takes more memory than this machine gives."""
+    return UserError(f"{job.source} takes more memory than there is. Scale it down.")
 
 
 def _read(job: Job, input_shape: tuple[int, int]) -> tuple[NDArray[np.uint8], Letterbox]:

@@ -344,7 +344,7 @@ def test_maps_and_truths_are_held_to_less_than_pictures(tmp_path, monkeypatch):
         sample_density(sample, (30, 40), None)
 
 
-def limited(code, megabytes, *arguments):
+def limited(code, megabytes, *arguments, complaint=""):
     """Run Python with so much memory for its data; return what it printed."""
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_DATA, ({megabytes}*2**20,)*2)\n"
     done = subprocess.run(
@@ -356,6 +356,7 @@ def limited(code, megabytes, *arguments):
         timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert complaint in done.stderr
     return done.stdout
 
 
@@ -512,6 +513,21 @@ def test_an_extreme_picture_keeps_a_row_or_column(picture):
         x, box = preprocess(np.full((*shape, 3), 77, np.uint8), (48, 64))
         assert x.any()
         assert box.undo(np.ones((6, 8), np.float32)).shape == shape
+
+
+def test_a_picture_beyond_the_machines_memory_costs_that_picture_alone(trained, tmp_path, picture):
+    """Within the cap, and yet more than 1.1 GB: the next one is done."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(png(20_000, 20_000, packed=b""))
+    cv2.imwrite(str(folder / "b.png"), picture())
+    told = limited(
+        "import sys, main; sys.exit(main.main(sys.argv[1:]) - 1)", 1100,
+        "test", folder, "--weights", trained, "--output", tmp_path / "out", "--workers", 1,
+        complaint=f"skipped: {folder}/a.png takes more memory than there is. Scale it down.",
+    )  # fmt: skip
+    assert "1 maps written" in told
+    assert (tmp_path / "out/b.png").exists()
 
 
 @pytest.mark.slow
