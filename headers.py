@@ -12,29 +12,30 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import RLock
+from threading import Lock, RLock
 from typing import BinaryIO
 
 from PIL import Image
 
 from errors import UserError
 
+JPEG = ("JPEG", "MPO")  # an MPO is a JPEG with more of them behind it
 # OpenCV takes 6 bytes a pixel while it decodes a colour picture of these, so at most 3.2 GB ...
-LARGEST = {"JPEG": 2**29, "MPO": 2**29, "PNG": 2**29, "TIFF": 2**29}
+LARGEST = dict.fromkeys((*JPEG, "PNG", "TIFF"), 2**29)
 # ... 9 for a BMP and 15 for JPEG 2000: 2 GB
 LARGEST_OTHER = 2**27
 LARGEST_MAP = 2**27  # a map is held as float32, and metrics hold it several times
 LARGEST_SIDE = 2**20  # OpenCV's own limit
-LARGEST_FILE = 2**32  # bytes: more than any of these pictures takes without compression
+LARGEST_FILE = 2**31  # bytes: more than 8 bits of any of these take without compression
 LARGE = 2**25  # pixels, 200 MB: pictures beyond are decoded one at a time
 SURELY_QUICK = 2**21  # bytes of packed rows
 BLOCK = 2**20  # bytes unpacked at a time
 # what encoders write has some ten; each takes as long as the whole picture, and a few bytes
 MOST_SCANS = 200
-# what OpenCV reads, too, and none whose reader starts other programs; of JPEG, some come out as MPO
+# what OpenCV reads, too, and none whose reader starts other programs
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange rows and columns
-TURNED = ("JPEG", "MPO", "PNG", "WEBP")  # OpenCV turns TIFF in any case, and the rest never
+TURNED = (*JPEG, "PNG", "WEBP")  # OpenCV turns TIFF in any case, and the rest never
 PNG = b"\x89PNG\r\n\x1a\n"
 # what decides about a PNG's pixels; texts, profiles and gamma may be damaged or unpack to anything
 PNG_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf")
@@ -51,6 +52,7 @@ OTHERS = (
 # sizes are judged here, by what the decoder takes, and not by Pillow's limit
 Image.MAX_IMAGE_PIXELS = None
 _one_large = RLock()
+_warnings = Lock()  # Python's filters of warnings are one for all threads
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,11 @@ def read_header(source: Path | BinaryIO, turn: bool = True) -> Header | None:
         turn: whether EXIF data are heeded.
     """
     try:
-        with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+        with _opened(source) if isinstance(source, Path) else nullcontext(source) as file:
             if file.read(len(PNG)) == PNG:
                 return _png_header(file, turn)
             file.seek(0)
-            with warnings.catch_warnings():
+            with _warnings, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a damaged EXIF block
                 with Image.open(file, formats=FORMATS) as picture:
                     turn = turn and picture.format in TURNED
@@ -106,12 +108,27 @@ def read_header(source: Path | BinaryIO, turn: bool = True) -> Header | None:
         return None
 
 
+def _opened(path: Path) -> BinaryIO:
+    """Return a file that is open; a pipe would wait for who writes, and a device may never end.
+
+    Raises:
+        UserError: it is none.
+        OSError: it cannot be opened.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is not a file.")
+    if status.st_size > LARGEST_FILE:
+        raise UserError(f"{path} has {status.st_size:,} bytes; no picture that is read has.")
+    return path.open("rb")
+
+
 def _header(kind: str, rows: int, cols: int, orientation: int) -> Header:
     """Return a header for the rows and columns that are stored."""
     return Header(kind, (cols, rows) if orientation in (5, 6, 7, 8) else (rows, cols))
 
 
-def _png_header(file: BinaryIO, turn: bool) -> Header | None:
+def _png_header(file: BinaryIO, turn: bool) -> Header:
     """Return the header of a PNG; Pillow would decode all of it to look for EXIF data."""
     rows = cols = 0
     orientation = 1
@@ -153,12 +170,8 @@ def read_content(path: Path, largest: int | None = None) -> tuple[bytes, Header]
         UserError: it is missing, empty, too large, or no picture of a format that is read.
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a device or a pipe may never end
-            raise UserError(f"{path} is not a file.")
-        if status.st_size > LARGEST_FILE:
-            raise UserError(f"{path} has {status.st_size:,} bytes; no picture that is read has.")
-        data = path.read_bytes()
+        with _opened(path) as file:
+            data = file.read()
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from error
     if not data:
@@ -173,7 +186,7 @@ def read_content(path: Path, largest: int | None = None) -> tuple[bytes, Header]
             f"{path} is {cols} x {rows} pixels; at most {most:,} are read of such a file, and "
             f"{LARGEST_SIDE:,} a side. Scale it down."
         )
-    if header.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MOST_SCANS:
+    if header.format in JPEG and data.count(b"\xff\xda") > MOST_SCANS:
         raise UserError(f"{path} is a JPEG of more than {MOST_SCANS} scans. Save it anew.")
     if header.format != "PNG":
         return data, header
@@ -209,6 +222,6 @@ def _unpacks_beyond(packed: list[bytes], shape: tuple[int, int]) -> bool:
 def _why_not(data: bytes) -> str:
     """Return why a file without a header that can be read is not read, and what to do."""
     for place, marks, kind, remedy in OTHERS:
-        if data[place:].startswith(marks):
+        if data.startswith(marks, place):
             return f"is {kind}, which is not read here. {remedy}."
     return "is not a picture that can be read: truncated or of another type."

@@ -22,7 +22,15 @@ from PIL import Image
 from errors import UserError
 from files import atomic, write_bytes
 from fixations import density_map
-from headers import FORMATS, LARGEST_MAP, header_shape, read_content, room
+from headers import (
+    FORMATS,
+    JPEG,
+    LARGEST_MAP,
+    header_shape,
+    read_content,
+    read_header,
+    room,
+)
 from sample import Sample, Stored
 
 Array = NDArray[np.floating]
@@ -36,7 +44,6 @@ _parsing = Lock()
 UNREADABLE = (OSError, ValueError, EOFError, BadZipFile, zlib.error, lzma.LZMAError, RuntimeError,
               TokenError)  # fmt: skip
 BAND_PIXELS = 2**24  # what a picture's drawing is worked on at a time
-JPEG = b"\xff\xd8\xff"  # what such a file begins with, whatever its name
 # by how many times smaller a JPEG is decoded: its blocks of 8 x 8 as 4 x 4, 2 x 2 or 1
 REDUCED = {
     1: cv2.IMREAD_COLOR,
@@ -297,16 +304,12 @@ def _jpeg_shape(
 
     None where it is no JPEG, or neither way of the shape that is expected.
     """
-    try:
-        with path.open("rb") as file:
-            if file.read(len(JPEG)) != JPEG:
-                return None
-    except OSError:
-        return None
     for turn in (True, False):
-        shape = header_shape(path, turn)
-        if shape is not None and expected in (None, shape):
-            return shape, turn
+        header = read_header(path, turn)
+        if header is None or header.format not in JPEG:
+            return None
+        if expected in (None, header.shape):
+            return header.shape, turn
     return None
 
 

@@ -425,8 +425,10 @@ def test_of_thousands_of_frames_the_first_is_read(tmp_path, suffix):
 def test_what_never_ends_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for path in (Path("/dev/zero"), tmp_path / "pipe.png", tmp_path):
-        with pytest.raises(UserError, match=f"{path} is not a file"):
-            read_image(path)
+        assert header_shape(path) is None
+        for read in (read_image, lambda path: read_input(Sample("p", path), (48, 64))):
+            with pytest.raises(UserError, match=f"{path} is not a file"):
+                read(path)
     with (tmp_path / "sparse.png").open("wb") as file:
         file.truncate(2**33)
     with pytest.raises(UserError, match=r"sparse.png has 8,589,934,592 bytes"):

@@ -206,6 +206,7 @@ def test_names_on_the_page_are_escaped(ran):
     assert html.count("&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;.png") >= 4
 
 
+@pytest.mark.filterwarnings("ignore:Glyph")  # of a line end, in the plot
 def test_no_text_on_the_page_is_markup(ran):
     found = {
         **ran[1],
