@@ -21,7 +21,7 @@ from errors import UserError
 
 JPEG = ("JPEG", "MPO")  # an MPO is a JPEG with more of them behind it
 # OpenCV takes 6 bytes a pixel while it decodes a colour picture of these, so at most 3.2 GB ...
-LARGEST = dict.fromkeys((*JPEG, "PNG", "TIFF"), 2**29)
+LARGEST: dict[str, int] = dict.fromkeys((*JPEG, "PNG", "TIFF"), 2**29)
 # ... 9 for a BMP and 15 for JPEG 2000: 2 GB
 LARGEST_OTHER = 2**27
 LARGEST_MAP = 2**27  # a map is held as float32, and metrics hold it several times
