@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from config import PredictConfig
 from errors import UserError
 from files import telling
+from progress import tell
 from sample import IMAGE_SUFFIXES
 
 SPOOL_BYTES = 2**24  # the paths of more pictures than fit here go to the disk
@@ -108,7 +109,7 @@ class Collection:
     """
 
     def __init__(
-        self, images: list[str], settings: PredictConfig, say: Callable[[str], None] = print
+        self, images: list[str], settings: PredictConfig, say: Callable[[str], None] = tell
     ) -> None:
         self.settings = settings
         self.output = os.path.realpath(settings.output)

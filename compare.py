@@ -23,6 +23,7 @@ from flags import to_json, typed_flags
 from metrics import METRICS
 from notes import Notes
 from pictures import sample_density, sample_image
+from progress import tell
 from references import Split, model_name
 from report import map_png, thumbnail_jpeg, write_page
 from scoring import (
@@ -56,7 +57,7 @@ def settings_of(runs: list[Run], flags: dict[str, Any]) -> CompareConfig:
 
 
 def compare(
-    folders: list[Path], flags: dict[str, Any], say: Callable[[str], None] = print
+    folders: list[Path], flags: dict[str, Any], say: Callable[[str], None] = tell
 ) -> dict[str, Any]:
     """Score runs on the same pictures, print and write what differs.
 

@@ -16,13 +16,14 @@ from config import ConvertConfig
 from errors import UserError
 from files import make_folder, write_bytes
 from model import load_model
+from progress import tell
 from store import sha256
 
 LIKE = 0.5  # correlation of kernels above which one comes from the other; by chance it is near 0
 
 
 def convert(
-    old: Path, new: Path, settings: ConvertConfig, say: Callable[[str], None] = print
+    old: Path, new: Path, settings: ConvertConfig, say: Callable[[str], None] = tell
 ) -> None:
     """Write the network of a file of Keras 1 or 2 as today's weights file.
 

@@ -24,9 +24,10 @@ from datasets._points import Looks, Read
 from errors import UserError
 from files import make_folder, write_json
 from fixations import are_within, density_map, gathered
+from headers import header_shape
 from notes import Notes
-from pictures import header_shape, read_map, whole_picture
-from progress import progress
+from pictures import read_map, whole_picture
+from progress import progress, tell
 from sample import Stored
 from scoring import aligned
 
@@ -61,7 +62,7 @@ class Examined:
     thumbnail: NDArray | None = None
 
 
-def check(settings: CheckConfig, say: Callable[[str], None] = print) -> bool:
+def check(settings: CheckConfig, say: Callable[[str], None] = tell) -> bool:
     """Look through a data set, print and write what was found; return whether all is well.
 
     Args:

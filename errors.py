@@ -1,17 +1,36 @@
 """The errors that are the user's to fix. Anything else that is raised is a defect of ours."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# what a terminal obeys, takes for the end of a line or writes the other way round; lone surrogates
+# stand for the bytes of file names that are no UTF-8, and cannot be written
+UNPRINTABLE = re.compile(
+    "[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    r"""Return a text in one line that does nothing to a terminal, whatever a file is called.
+
+    >>> printable("a\x1b[2J\n\u202eb\udcff")
+    'a\\x1b[2J\\n\\u202eb\\udcff'
+    """
+    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class UserError(Exception):
     """Bad input, told in one line: what is wrong, where, and what to do about it.
 
     `main.py` prints the message and leaves with its exit code. A library caller catches it like
-    any exception.
+    any exception. What a message quotes of names and files is made fit to be printed.
     """
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class StorageError(UserError):

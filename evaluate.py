@@ -11,7 +11,7 @@ from errors import UserError
 from files import make_folder
 from fixations import mixture_weights, pixels
 from notes import Notes
-from progress import progress
+from progress import progress, tell
 from references import CentreBias, Split
 from scoring import (
     LOG,
@@ -52,7 +52,7 @@ def settings_of(flags: dict[str, Any]) -> EvaluateConfig:
     return EvaluateConfig(**{**data_of(trained, flags), **flags})
 
 
-def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = print) -> Evaluation:
+def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = tell) -> Evaluation:
     """Score a model, or a folder of maps, beside the references, and print the table.
 
     Args:

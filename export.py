@@ -39,6 +39,7 @@ from files import (
 )
 from letterbox import preprocess
 from model import load_model
+from progress import tell
 from run_folder import versions
 
 TOLERANCE = 1e-3  # of a map's maximum
@@ -76,7 +77,7 @@ class Format:
     open: Callable[[Path], Maps]
 
 
-def export(settings: ExportConfig, say: Callable[[str], None] = print) -> Path:
+def export(settings: ExportConfig, say: Callable[[str], None] = tell) -> Path:
     """Write a trained network in another format; return where.
 
     Args:

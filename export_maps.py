@@ -35,8 +35,8 @@ from config import ExportMapsConfig, PredictConfig
 from datasets import submission_pictures
 from errors import UserError
 from files import make_folder, read_json, telling, write_json
-from pictures import header_shape
-from progress import progress
+from headers import header_shape
+from progress import progress, tell
 from sample import Sample
 
 JPEG_LOSS = 8  # levels that the peak of a map may lose in JPEG, as others may write it
@@ -66,7 +66,7 @@ FORMATS = {
 }
 
 
-def export_maps(settings: ExportMapsConfig, say: Callable[[str], None] = print) -> list[str]:
+def export_maps(settings: ExportMapsConfig, say: Callable[[str], None] = tell) -> list[str]:
     """Write a submission, or check one that is there; return what is wrong with it.
 
     Args:

@@ -23,6 +23,7 @@ from cluster import Devices
 from config import Config
 from feature_store import FeatureStore, Seen
 from files import make_folder
+from progress import tell
 from run_folder import versions
 from sample import Sample
 from utilities import Letterbox, SaliencyBatches, input_identity, mirrored, network_input
@@ -52,7 +53,7 @@ def attach(
     training: SaliencyBatches,
     validation: SaliencyBatches,
     config: Config,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = tell,
     devices: Devices | None = None,
 ) -> tuple[keras.Model, str]:
     """Have batches hold features instead of pictures, where that is asked for and possible.

@@ -65,7 +65,9 @@ def density_map(fixations: NDArray, shape: tuple[int, int], sigma_pixels: float)
     """
     density = blurred(count_map(fixations, shape), sigma_pixels)
     peak = density.max()
-    return density / peak if peak > 0 else density
+    if peak > 0:
+        density /= peak
+    return density
 
 
 def blurred(counts: NDArray, sigma_pixels: float) -> Array:

@@ -14,7 +14,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from errors import UserError, did_you_mean
+from errors import UserError, did_you_mean, printable
 
 TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -225,4 +225,5 @@ class Parser(argparse.ArgumentParser):
             known += [str(c) for action in self._actions for c in action.choices or ()]
             near = difflib.get_close_matches(typed[1], known, n=1)
             message += f". Did you mean '{near[0]}'?" if near else ""
-        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+        # a glob may have put any file's name among the words
+        self.exit(2, f"error: {printable(message)} (see {self.prog} --help)\n")

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from pictures import Array, reduced_image
+from headers import room
+from pictures import Array, known_shape, reduced_image
 from sample import Sample
 
 # a JPEG decoded smaller must still be so many times larger than what it is averaged to, or a whole
@@ -192,9 +193,12 @@ def read_input(sample: Sample, input_shape: tuple[int, int]) -> tuple[NDArray[np
         UserError: the picture cannot be read.
     """
     # what was made of its pixels is kept by others: a change here is one of `input_identity`, too
-    image, shape = reduced_image(sample, lambda full: Letterbox.fit(full, input_shape).reduction)
-    box = Letterbox.fit(shape, input_shape)
-    return box.place(image), box
+    with room(known_shape(sample)):
+        image, shape = reduced_image(
+            sample, lambda full: Letterbox.fit(full, input_shape).reduction
+        )
+        box = Letterbox.fit(shape, input_shape)
+        return box.place(image), box
 
 
 def postprocess(
@@ -219,8 +223,11 @@ def postprocess(
     if grid.blur:
         cells = gaussian_filter(cells, grid.blur)
     saliency_map = box.undo(cells, grid.crop)
+    # in place, since a picture of 20,000 x 20,000 has a map of 1.6 GB
     if smooth_pixels:
-        saliency_map = gaussian_filter(saliency_map, smooth_pixels)
-    saliency_map = np.maximum(saliency_map, 0)
+        gaussian_filter(saliency_map, smooth_pixels, output=saliency_map)
+    np.maximum(saliency_map, 0, out=saliency_map)
     peak = saliency_map.max()
-    return saliency_map / peak if peak > 0 else saliency_map
+    if peak > 0:
+        saliency_map /= peak
+    return saliency_map

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import os
 import sys
 from pathlib import Path
@@ -345,6 +346,8 @@ COMMANDS = {
 def main(words: list[str] | None = None) -> int:
     """Run the program; return its exit code, see `EXIT_CODES`."""
     open_closed_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the letters of a name
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = run(parser().parse_args(words))
         sys.stdout.flush()  # here, where it can be told that it fails

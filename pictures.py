@@ -7,11 +7,11 @@ import io
 import lzma
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 from tokenize import TokenError
-from typing import Any, BinaryIO
+from typing import Any
 from zipfile import BadZipFile
 
 import cv2
@@ -22,6 +22,15 @@ from PIL import Image
 from errors import UserError
 from files import atomic, write_bytes
 from fixations import density_map
+from headers import (
+    FORMATS,
+    JPEG,
+    LARGEST_MAP,
+    header_shape,
+    read_content,
+    read_header,
+    room,
+)
 from sample import Sample, Stored
 
 Array = NDArray[np.floating]
@@ -34,8 +43,7 @@ _parsing = Lock()
 # NotImplementedError) or a password (RuntimeError, of which that is one), or spoil NumPy's header
 UNREADABLE = (OSError, ValueError, EOFError, BadZipFile, zlib.error, lzma.LZMAError, RuntimeError,
               TokenError)  # fmt: skip
-ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange rows and columns
-JPEG = b"\xff\xd8\xff"  # what such a file begins with, whatever its name
+BAND_PIXELS = 2**24  # what a picture's drawing is worked on at a time
 # by how many times smaller a JPEG is decoded: its blocks of 8 x 8 as 4 x 4, 2 x 2 or 1
 REDUCED = {
     1: cv2.IMREAD_COLOR,
@@ -69,7 +77,7 @@ def read_map(path: Path) -> Array:
     Raises:
         UserError: the file is missing, empty, truncated or not a picture.
     """
-    values = _decode(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+    values = _decode(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH, LARGEST_MAP)
     if values.dtype.kind == "f":  # a floating-point TIFF has no greatest value of its own
         if not np.isfinite(values).all() or values.min() < 0:
             raise UserError(f"{path} holds values that are negative or not finite.")
@@ -84,7 +92,7 @@ def read_stored_map(path: Path) -> NDArray:
         UserError: the file is missing, empty, truncated, or holds no map of finite numbers.
     """
     if path.suffix.lower() != ".npy":
-        values = _decode(path, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+        values = _decode(path, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH, LARGEST_MAP)
         if values.ndim == 3 and np.ptp(values, axis=2).max() > GREY_TOLERANCE:
             raise UserError(
                 f"{path} is in colour: the colours of a heat-map are no saliency. Store grey maps."
@@ -103,72 +111,72 @@ def read_stored_map(path: Path) -> NDArray:
     return values
 
 
-def header_shape(path: Path | BinaryIO, turn: bool = True) -> tuple[int, int] | None:
-    """Return a picture's rows and columns, turned as its EXIF data say, without decoding it.
-
-    None where the header cannot be read. Where `turn` is False, the EXIF data are not heeded.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a great size, or a damaged EXIF block
-            with Image.open(path) as picture:
-                cols, rows = picture.size
-                turned = turn and picture.getexif().get(ORIENTATION, 1) >= 5
-    except Exception:  # Pillow raises many types on a damaged file
-        return None
-    return (cols, rows) if turned else (rows, cols)
-
-
 def whole_picture(path: Path) -> tuple[tuple[int, int], bool]:
     """Return the rows and columns of a picture as it is stored, and whether it is grey.
 
     The file is read to its end: OpenCV fills what a truncated one lacks with grey, Pillow refuses.
 
     Raises:
-        UserError: it is no picture, or not whole.
+        UserError: it is no picture, too large, or not whole.
     """
+    data, header = read_content(path)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), room(header.shape):
             warnings.simplefilter("ignore")
-            with Image.open(path) as picture:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
                 picture.load()
                 return (picture.height, picture.width), picture.mode in ("1", "L", "I;16")
     except Exception as error:  # Pillow raises many types on a damaged file
         raise UserError(f"{path} is not a whole picture: {error}.") from error
 
 
-def _decode(path: Path, flags: int) -> NDArray:
-    """Decode a picture file, or say in one line why not."""
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
-    if not data.size:
-        raise UserError(f"{path} is empty (0 bytes). Copy or download it again.")
-    try:
-        picture = cv2.imdecode(data, flags)
-    except cv2.error:
-        picture = None
+def _decode(path: Path, flags: int, largest: int | None = None) -> NDArray:
+    """Decode a picture file of at most so many pixels, or say in one line why not.
+
+    Raises:
+        UserError: it cannot be read.
+        MemoryError: there is not enough for it.
+    """
+    data, header = read_content(path, largest)
+    with room(header.shape):
+        try:
+            picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        except cv2.error as error:
+            if error.code == cv2.Error.StsNoMem:
+                raise MemoryError(f"{path} has {header.shape} pixels") from error
+            picture = None
     if picture is None:
         raise UserError(f"{path} is not a picture that can be read: truncated or of another type.")
     return picture
 
 
+def bands(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Yield stretches of rows, so that what is computed of a large picture takes little memory."""
+    rows = max(1, BAND_PIXELS // shape[1])
+    yield from (slice(first, first + rows) for first in range(0, shape[0], rows))
+
+
 def to_8_bit(saliency_map: NDArray) -> NDArray[np.uint8]:
     """Return a map of 0 to 1 as whole numbers of 0 to 255."""
-    return np.round(np.clip(saliency_map, 0, 1) * 255).astype(np.uint8)
+    grey = np.empty(saliency_map.shape, np.uint8)
+    for band in bands(grey.shape):
+        grey[band] = np.round(np.clip(saliency_map[band], 0, 1) * 255)
+    return grey
 
 
 def overlay(
     image: NDArray[np.uint8], saliency_map: NDArray, colormap: str = "jet", opacity: float = 0.6
 ) -> NDArray[np.uint8]:
     """Return the map as a heat-map over its BGR picture: the more salient, the more opaque."""
-    colours = cv2.applyColorMap(
-        to_8_bit(saliency_map), getattr(cv2, f"COLORMAP_{colormap.upper()}")
-    )
-    # the picture shows through where nothing is salient
-    weight = opacity * np.sqrt(np.clip(saliency_map, 0, 1))[..., None]
-    return np.round(image * (1 - weight) + colours * weight).astype(np.uint8)
+    table = getattr(cv2, f"COLORMAP_{colormap.upper()}")
+    drawn = np.empty(image.shape, np.uint8)
+    for band in bands(drawn.shape):
+        heat = saliency_map[band]
+        colours = cv2.applyColorMap(to_8_bit(heat), table)
+        # the picture shows through where nothing is salient
+        weight = opacity * np.sqrt(np.clip(heat, 0, 1))[..., None]
+        drawn[band] = np.round(image[band] * (1 - weight) + colours * weight)
+    return drawn
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
@@ -297,16 +305,12 @@ def _jpeg_shape(
 
     None where it is no JPEG, or neither way of the shape that is expected.
     """
-    try:
-        with path.open("rb") as file:
-            if file.read(len(JPEG)) != JPEG:
-                return None
-    except OSError:
-        return None
     for turn in (True, False):
-        shape = header_shape(path, turn)
-        if shape is not None and expected in (None, shape):
-            return shape, turn
+        header = read_header(path, turn)
+        if header is None or header.format not in JPEG:
+            return None
+        if expected in (None, header.shape):
+            return header.shape, turn
     return None
 
 
@@ -331,6 +335,13 @@ def stamp(source: object) -> tuple:
     return (status.st_size, status.st_mtime_ns, *place)
 
 
+def known_shape(sample: Sample) -> tuple[int, int] | None:
+    """Return the rows and columns of a sample's picture where they are known without decoding."""
+    if sample.shape is None and isinstance(sample.image, Path):
+        return header_shape(sample.image)
+    return sample.shape
+
+
 def sample_shape(sample: Sample) -> tuple[int, int]:
     """Return the rows and columns of a sample's picture, which is decoded only where it must be.
 
@@ -350,8 +361,13 @@ def sample_density(sample: Sample, shape: tuple[int, int], sigma_pixels: float |
     fixations.
 
     Raises:
-        UserError: the map's shape is not the picture's.
+        UserError: the map's shape is not the picture's, or too large.
     """
+    if shape[0] * shape[1] > LARGEST_MAP:
+        raise UserError(
+            f"{sample.name} is {shape[1]} x {shape[0]} pixels; of at most {LARGEST_MAP:,} a map of "
+            "where people looked is made. Scale it down, and its fixations with it."
+        )
     if sample.map is not None and (sigma_pixels is None or sample.fixations is None):
         density = read_map(sample.map) if isinstance(sample.map, Path) else sample.map()
         if density.shape != shape:

@@ -21,15 +21,16 @@ from config import PredictConfig
 from engines import Engine
 from errors import StorageError, UserError
 from files import make_folder
+from headers import room
 from letterbox import Letterbox, OutputGrid, postprocess, read_input
 from pictures import overlay, sample_image, to_8_bit, write_array, write_image
-from progress import progress
+from progress import progress, tell
 from sample import Sample
 
 NEWS_SECONDS = 60.0  # between two lines of news, where no bar is shown
 
 
-def predict(images: list[str], settings: PredictConfig, say: Callable[[str], None] = print) -> int:
+def predict(images: list[str], settings: PredictConfig, say: Callable[[str], None] = tell) -> int:
     """Write the saliency maps of pictures; return how many pictures gave none.
 
     Args:
@@ -53,7 +54,7 @@ def write_maps(
     jobs: list[Job] | Collection,
     weights: Callable[[], Path],
     settings: PredictConfig,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = tell,
 ) -> int:
     """Write the outputs that are not there yet; return how many pictures gave none.
 
@@ -189,37 +190,46 @@ def _see_through(
             good.append((job, *_read(job, engine.input_shape)))
         except UserError as error:
             errors.append(error)
+        except MemoryError:
+            errors.append(too_large(job))
     if not good:
         return errors
     with turns:
-        predictions = engine.maps(np.stack([x for _, _, x, _ in good]))
-    for (job, image, _, box), prediction in zip(good, predictions, strict=True):
+        predictions = engine.maps(np.stack([x for _, x, _ in good]))
+    for (job, _, box), prediction in zip(good, predictions, strict=True):
         try:
-            _write(job, image, prediction, box, engine.grid, settings)
+            with room(box.image_shape):
+                _write(job, prediction, box, engine.grid, settings)
         except StorageError:
             raise  # no other map could be written either
         except UserError as error:
             errors.append(error)
+        except MemoryError:
+            errors.append(too_large(job))
     return errors
 
 
-def _read(
-    job: Job, input_shape: tuple[int, int]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Letterbox]:
-    """Return a job's picture, the network's input, and the box that placed it.
+def too_large(job: Job) -> UserError:
+    """Return the error of a picture that takes more memory than this machine gives."""
+    return UserError(f"{job.source} takes more memory than there is. Scale it down.")
+
+
+def _read(job: Job, input_shape: tuple[int, int]) -> tuple[NDArray[np.uint8], Letterbox]:
+    """Return the network's input, and the box that placed the picture.
 
     Raises:
         UserError: the picture cannot be read.
     """
-    sample = Sample(job.source.name, job.source, shape=job.shape)
-    x, box = read_input(sample, input_shape)
-    # in full only where it is drawn: the network's may have been decoded smaller
-    return (sample_image(sample) if "overlay" in job.outputs else x), x, box
+    return read_input(_sample(job), input_shape)
+
+
+def _sample(job: Job) -> Sample:
+    """Return a job's picture as a sample."""
+    return Sample(job.source.name, job.source, shape=job.shape)
 
 
 def _write(
     job: Job,
-    image: NDArray,
     prediction: NDArray,
     box: Letterbox,
     grid: OutputGrid,
@@ -227,12 +237,15 @@ def _write(
 ) -> None:
     """Write the outputs of one picture."""
     saliency_map = postprocess(prediction, box, grid, settings.smooth)
-    saliency_map[saliency_map < settings.threshold] = 0
+    if settings.threshold:
+        saliency_map[saliency_map < settings.threshold] = 0
     for kind, path in job.outputs.items():
         make_folder(path.parent, inside=settings.output)
         if kind == "map":
             write_image(path, to_8_bit(saliency_map))
         elif kind == "overlay":
+            # read here, in full: the network's was maybe decoded smaller, and none is kept
+            image = sample_image(_sample(job))
             write_image(path, overlay(image, saliency_map, settings.colormap))
         else:
             write_array(path, saliency_map)

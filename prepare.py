@@ -28,7 +28,7 @@ from config import BUILT_IN, SPLITS, PrepareConfig
 from errors import StorageError, UserError
 from files import PARTIAL, atomic, make_folder, telling, write_json, write_text
 from pictures import UNREADABLE, read_array, write_array
-from progress import progress
+from progress import progress, tell
 from sample import Sample, Stored
 from store import JOURNAL, KINDS, MANIFEST, PREPARING
 from utilities import OutputGrid, make_truth, network_input
@@ -37,7 +37,7 @@ AHEAD = 8  # pictures a thread that wait to be written
 Place = tuple[str, int]  # a split, and a picture's position in it
 
 
-def prepare(settings: PrepareConfig, say: Callable[[str], None] = print) -> None:
+def prepare(settings: PrepareConfig, say: Callable[[str], None] = tell) -> None:
     """Prepare a data set for a network, or go on with it.
 
     Args:

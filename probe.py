@@ -32,7 +32,7 @@ from files import as_csv, make_folder, write_json, write_text
 from flags import to_json, typed_flags
 from notes import Notes
 from pictures import overlay, sample_density, sample_image
-from progress import progress
+from progress import progress, tell
 from references import Split
 from report import write_probe_page
 from ridge import PENALTIES, Fit, Moments, solve
@@ -189,7 +189,7 @@ def inside(box: Letterbox) -> NDArray[np.bool_]:
     return np.outer(*spans)
 
 
-def probe(settings: ProbeConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
+def probe(settings: ProbeConfig, say: Callable[[str], None] = tell) -> dict[str, Any]:
     """Probe the stages of frozen networks; print and write how well they align with people.
 
     Args:

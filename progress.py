@@ -1,8 +1,20 @@
-"""The progress bar of long work: what is done, rate, time left; none where nobody watches."""
+"""What is said on the way: lines, and the progress bar of long work, none where nobody watches."""
 
 import sys
 
 from tqdm import tqdm
+
+from errors import printable
+
+
+def tell(text: str) -> None:
+    r"""Print lines, in which nothing that a file is called or holds reaches the terminal's senses.
+
+    >>> tell("two\nlines of caf\xe9\x1b[31m\udcff")
+    two
+    lines of café\x1b[31m\udcff
+    """
+    print("\n".join(map(printable, text.split("\n"))))
 
 
 def progress(total: int, label: str, unit: str = "images", shown: bool = True) -> tqdm:

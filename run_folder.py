@@ -26,6 +26,7 @@ from config import Config
 from errors import UserError
 from files import as_csv, make_folder, read_json, write_json, write_text
 from flags import to_json
+from progress import tell
 
 VERSION = "0.1.0"
 RUN = "run.json"  # what a run is, besides its settings: of what pictures, since when, by whom
@@ -119,7 +120,7 @@ class RunFolder:
         config: Config,
         pictures: str = "",
         features: str = "",
-        say: Callable[[str], None] = print,
+        say: Callable[[str], None] = tell,
     ) -> None:
         self.config = config
         self.folder = make_folder(config.run_folder)

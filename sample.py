@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 # what a folder of pictures is searched for
 IMAGE_SUFFIXES = {
-    ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"
+    ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".avif",
+    ".heic", ".heif",  # which are not read: found, so that they are named
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from config import DONE, STRATEGIES, Config
 from errors import Interrupted, UserError
 from files import make_folder
 from hosts import choose_engine
+from progress import tell
 from quiet import environment, import_keras
 from signals import SIGNALS
 
@@ -29,7 +30,7 @@ def run_strategies(
     config: Config,
     strategies: list[str],
     seeds: list[int],
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = tell,
 ) -> dict[str, Any]:
     """Train every arm with every seed, unless done, and compare the arms on the test split.
 

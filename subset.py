@@ -19,11 +19,11 @@ from datasets.folder import CARD
 from errors import UserError
 from files import make_folder, move, scratch, telling, write_bytes, write_json
 from pictures import write_arrays, write_image
-from progress import progress
+from progress import progress, tell
 from sample import Sample
 
 
-def subset(settings: SubsetConfig, say: Callable[[str], None] = print) -> None:
+def subset(settings: SubsetConfig, say: Callable[[str], None] = tell) -> None:
     """Copy some pictures of a data set with their truth.
 
     Args:

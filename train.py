@@ -24,13 +24,14 @@ from config import Config
 from epochs import Epochs
 from errors import Interrupted, UserError
 from objective import set_up
+from progress import tell
 from run_folder import Earlier, RunFolder, WitnessedRun, earlier
 from signals import Stop, heeded
 from utilities import OutputGrid, SaliencyBatches
 from validation import scores_line
 
 
-def train(config: Config, say: Callable[[str], None] = print) -> RunFolder:
+def train(config: Config, say: Callable[[str], None] = tell) -> RunFolder:
     """Train a network as configured, or go on with it; return its run folder, with the history.
 
     Args:

@@ -17,7 +17,7 @@ import store
 from config import BY_SHARES, SPLITS, Plan
 from errors import UserError
 from fixations import are_within
-from pictures import header_shape
+from headers import header_shape
 from sample import Sample
 
 if TYPE_CHECKING:  # it knows this module's functions

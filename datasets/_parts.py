@@ -13,7 +13,7 @@ from config import SPLITS, Plan
 from datasets import divided
 from datasets._points import Looks, Read
 from errors import UserError
-from pictures import header_shape
+from headers import header_shape
 from sample import Sample, Stored
 
 DEPTH = 2  # folders below --data that a data set may lie in, as archives unpack

@@ -25,7 +25,7 @@ from datasets._parts import (
 )
 from datasets._points import Looks, Read, points_of_mask, read_files, read_mat
 from errors import UserError
-from pictures import header_shape
+from headers import header_shape
 from sample import IMAGE_SUFFIXES, Sample
 
 NEEDS_FILES = True

@@ -24,7 +24,8 @@ from datasets._parts import Part, by_stem, find_root, load_parts
 from datasets._points import Looks, Read, points_of_mask, read_files, read_mat
 from errors import UserError
 from files import read_json
-from pictures import UNREADABLE, header_shape, read_array, read_arrays
+from headers import header_shape
+from pictures import UNREADABLE, read_array, read_arrays
 from sample import IMAGE_SUFFIXES, Sample
 
 NEEDS_FILES = True

@@ -1,6 +1,7 @@
 """The house itself: imports point one way, and public things say what they are."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ FLOORS = [
         "hosts",
     },
     {"fixations", "metrics", "pictures", "cache", "ridge", "significance", "utilities", "archives"}
-    | {"collection", "letterbox"},
+    | {"collection", "letterbox", "headers"},
     {"datasets", "references", "store", "feature_store"},
     {"eltwise_product", "backbone", "losses", "schedules", "step", "weight_files", "foreign"},
     {"model", "architectures"},
@@ -76,3 +77,9 @@ def test_nothing_unpickles():
         assert "import pickle" not in text, path
         assert "allow_pickle=True" not in text, path
         assert "safe_mode=False" not in text, path
+
+
+def test_what_is_said_is_made_fit_to_print():
+    """Names of strangers go through `progress.tell` or an error's text, never through print."""
+    printing = {path.name for path in SOURCES if re.search(r"\bprint\b[(,]", path.read_text())}
+    assert printing <= {"progress.py", "main.py", "hosts.py"}

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from markup import elements, hostile
 from test_backbone import shapes_of, write_weights
 from test_ridge import dense
 
@@ -203,6 +204,18 @@ def test_names_on_the_page_are_escaped(ran):
     html = report.render_probe({**ran[1], "title": NASTY, "notes": [NASTY], "gallery": gallery})
     assert NASTY not in html
     assert html.count("&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;.png") >= 4
+
+
+def test_no_text_on_the_page_is_markup(ran):
+    found = {
+        **ran[1],
+        "gallery": [{"picture": "p", "panels": {"x": np.zeros((6, 8, 3), np.uint8)}}],
+    }
+    # the plot's labels are of this program
+    fixed = ("key", "backbone", "stage", "network", "metrics", "references")
+    html, tame = (report.render_probe(each) for each in (hostile(found, fixed), found))
+    assert elements(html) == elements(tame)
+    assert html.count("&lt;img src=x onerror=alert(2)&gt;") > 5
 
 
 def test_the_plot_has_a_panel_a_backbone_and_metric(ran):

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import PROJECT
+from markup import MARKUP, elements, hostile
 
 import report
 from errors import UserError
@@ -19,7 +20,8 @@ from errors import UserError
 NASTY = [
     "<img src=x onerror=alert(1)>.jpg",
     "</script><script>alert(2)</script>.jpg",
-    "\"double\" 'single' & {{ braces }}.jpg",
+    "\"onmouseover='alert(3)' & {{ braces }}.jpg",
+    "<!--<script>\u202egpj.exe",
     "Straße/ソース 🐕.jpg",
 ]
 METRICS = [("nss", "NSS", True), ("cc", "CC", True), ("kld", "KLD", False)]
@@ -141,6 +143,20 @@ def test_names_are_escaped(comparison):
     assert "<script>alert" not in html
     assert "<title>Frozen or fine-tuned &lt;ML-Net&gt;</title>" in html
     assert [row["name"] for row in data_of(html)["rows"]][: len(NASTY)] == NASTY
+
+
+@pytest.fixture
+def all_hostile(comparison):
+    """Return the comparison with markup in every text: names, settings, notes, the command."""
+    return hostile(comparison, fixed=("key", "kind", "metric"), keyed_by_name=("scores", "maps"))
+
+
+def test_no_text_is_markup(comparison, all_hostile):
+    """A page of hostile texts has the very elements of a page of tame ones."""
+    html, tame = report.render(all_hostile), report.render(comparison)
+    assert elements(html) == elements(tame)
+    assert len(html) > len(tame) + 100 * len(MARKUP)
+    assert data_of(html)["rows"][9]["name"] == f"picture 9.jpg {MARKUP}"
 
 
 def test_undecodable_name_is_written(comparison, tmp_path):
@@ -407,6 +423,30 @@ def test_names_filter_and_are_shown_as_they_are(visit):
         assert page.text_content("#detail-title") == name
         page.keyboard.press("Escape")
     assert page.locator("img[src=x]").count() == 0
+
+
+def test_no_hostile_text_runs_even_without_the_policy(all_hostile, browser, tmp_path):
+    """What escapes names holds by itself; the content security policy is a second wall."""
+    html, count = re.subn(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", report.render(
+        all_hostile
+    ))  # fmt: skip
+    assert count == 1
+    path = tmp_path / "index.html"
+    path.write_text(html, encoding="utf-8")
+    context = browser.new_context(offline=True)
+    context.set_default_timeout(10_000)
+    page, alerts = context.new_page(), []
+    page.on("dialog", lambda dialog: alerts.append(dialog.message) or dialog.dismiss())
+    page.on("pageerror", lambda error: alerts.append(str(error)))
+    page.goto(path.as_uri())
+    page.select_option("#order", index=3)
+    page.click(".open >> nth=0")
+    page.locator(".layer").first.click()
+    assert page.text_content("#detail-title").endswith(MARKUP[-20:])
+    assert page.locator("script").count() == 2
+    assert page.locator("img[src=x], [onerror], [onmouseover]").count() == 0
+    context.close()
+    assert alerts == []
 
 
 def test_slider_wipes_between_two_models(visit):
