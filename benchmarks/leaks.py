@@ -53,7 +53,7 @@ class Look(NamedTuple):
     children: int
 
 
-def look(pid: int, done: int = 0) -> Look:
+def look(pid: int | str, done: int = 0) -> Look:
     """Return what a process has now.
 
     Raises:
