@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 import termios
@@ -23,7 +24,6 @@ from conftest import PROJECT
 from benchmarks import leaks
 from benchmarks.leaks import Look
 from cluster import Feed
-from quiet import environment
 from utilities import SaliencyBatches
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
@@ -37,7 +37,7 @@ CALL_MB = 20.0  # a network that is trained and thrown away: TensorFlow does not
 GONE_SECONDS = 30.0  # after Ctrl-C, on a machine that is busy
 # what `train` ends with after Ctrl-C
 TRAIN_CODE = 130
-BAR = b"images/s"  # a bar of tqdm; each has its rate
+BAR = rb" [1-9]% \|.*images/s"  # it is at work, and has shown its bar
 
 
 def test_a_leak_is_seen():
@@ -139,11 +139,14 @@ class AtTerminal:
 
     def __enter__(self):
         self.ours, theirs = os.openpty()
+        fcntl.ioctl(self.ours, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
         self.state = termios.tcgetattr(self.ours)
+        # as a user's shell has it: no log level set, so that the program's own silence is tested
+        inherited = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
         self.process = subprocess.Popen(
             [sys.executable, str(PROJECT / "main.py"), *self.words],
             cwd=self.folder, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-            env={**environment(), "TMPDIR": str(self.scratch), "COLUMNS": "100"},
+            env={**inherited, "TMPDIR": str(self.scratch)},
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )  # fmt: skip
         os.close(theirs)
