@@ -29,11 +29,12 @@ from utilities import SaliencyBatches
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 pytestmark = linux
 
-EPOCHS, PICTURES, TIMES = 60, 4000, 6
-# KiB for each epoch or picture. A figure that is not closed keeps some 1,000 an epoch, a picture of
-# 48x64 that is not let go 9.
-EPOCH_KB, PICTURE_KB = 100.0, 1.0
-CALL_MB = 20.0  # a network that is trained and thrown away: TensorFlow does not give all back
+EPOCHS, PICTURES, TIMES = 40, 4000, 4
+# KiB for each epoch or picture. What examples.png is drawn on, 900x480 pixels of 4 bytes, would be
+# 1,700 an epoch; the network's input 9 a picture.
+EPOCH_KB, PICTURE_KB = 200.0, 1.0
+# TensorFlow keeps the graph of each training in a process, and the batches that it read from
+CALL_MB = 20.0
 GONE_SECONDS = 30.0  # after Ctrl-C, on a machine that is busy
 # what `train` ends with after Ctrl-C
 TRAIN_CODE = 130
