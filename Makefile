@@ -7,12 +7,15 @@ DEMO := runs/demo
 TOY := --dataset synthetic --rows 120 --cols 160 --loss kld --optimizer adam --epochs 6 \
 	--weights_dir $(DEMO)/weights --width 0.25 --backbone_weights none
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint lock licences audit clean
 
-.venv/installed: requirements.txt requirements-dev.txt
+# every package at the version and with the hash that the lock names
+INSTALL := pip install --quiet --disable-pip-version-check --require-hashes
+
+.venv/installed: requirements-dev.lock
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11')"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/$(INSTALL) -r $<
 	touch $@
 
 demo: .venv/installed
@@ -39,5 +42,34 @@ lint: .venv/installed
 	$(BIN)/pyright
 	$(BIN)/shellcheck --external-sources batch/*.sh .ci/run
 
+AUDIT := .venv-audit/bin
+
+.venv-audit/installed: requirements-audit.lock
+	$(PYTHON) -m venv .venv-audit
+	$(AUDIT)/$(INSTALL) -r $<
+	touch $@
+
+# After a change of requirements*.txt. What no line of those asks to change keeps its version;
+# `make lock UPGRADE=--upgrade` takes the newest of all that they do not name.
+LOCK := $(AUDIT)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-build --emit-build-options --custom-compile-command "make lock" $(UPGRADE)
+# PyTorch's CPU builds are not on PyPI: where pip is told to look, or else at their own page
+CPU_WHEELS ?= $(or $(PIP_FIND_LINKS),https://download.pytorch.org/whl/cpu/torch/)
+
+lock: .venv-audit/installed
+	$(LOCK) requirements.txt --output-file requirements.lock
+	for part in dev engines backends audit; do \
+		$(LOCK) requirements-$$part.txt --constraints requirements.lock \
+			--find-links "$(CPU_WHEELS)" --output-file requirements-$$part.lock || exit; \
+	done
+
+licences: .venv/installed
+	$(BIN)/python .ci/licences.py
+
+# a report: what it finds fails nothing
+audit: .venv-audit/installed
+	$(AUDIT)/python .ci/audit.py requirements-dev.lock requirements-engines.lock \
+		requirements-backends.lock
+
 clean:
-	rm -rf .venv runs/demo
+	rm -rf .venv .venv-audit runs/demo

@@ -116,7 +116,7 @@ class Feed(keras.utils.PyDataset):
     def __init__(self, batches: SaliencyBatches, first: int, end: int) -> None:
         super().__init__(workers=1)
         self.batches, self.first, self.end = batches, first, end
-        self.pool = ThreadPoolExecutor(batches.workers)
+        self.pool: ThreadPoolExecutor | None = None  # until it has been given the last batch
         self.coming: dict[tuple[int, int], Future] = {}  # by epoch and index
 
     def __len__(self) -> int:
@@ -126,7 +126,11 @@ class Feed(keras.utils.PyDataset):
         epoch, index = self.batches.epoch, self.first + index
         for later in range(index, min(index + self.batches.max_queue_size, self.end)):
             if (epoch, later) not in self.coming:
+                self.pool = self.pool or ThreadPoolExecutor(self.batches.workers)
                 self.coming[epoch, later] = self.pool.submit(self.batches.__getitem__, later)
+                if later == self.end - 1:  # its threads end with what they have to read
+                    self.pool.shutdown(wait=False)
+                    self.pool = None
         self.coming = {key: coming for key, coming in self.coming.items() if key >= (epoch, index)}
         # it stays until the next is asked for, because Keras looks at the first one twice
         return self.coming[epoch, index].result()

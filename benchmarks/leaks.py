@@ -1,0 +1,189 @@
+"""Whether a long run takes more and more: memory, open files, threads, child processes.
+
+    python benchmarks/leaks.py                      (500 epochs, then 20,000 pictures)
+    python benchmarks/leaks.py --epochs 0 --pictures 100000
+
+The command line is run on tiny pictures with a tiny network, and its process looked at from
+outside until it ends. A line is fitted to the memory after the first quarter, which libraries take
+to come to rest. `tests/test_leaks.py` does the same for shorter. Linux only: /proc is read.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+PROJECT = Path(__file__).resolve().parent.parent
+if not __package__:  # run as a file, this folder's metrics.py would hide the program's
+    sys.path[0] = str(PROJECT)
+
+import cv2
+import numpy as np
+
+from quiet import environment
+
+SECONDS = 0.25  # between two looks
+WARM_UP = 0.25  # of a run
+FILES = 10  # pictures with a content of their own; the others are links to them
+TINY = ("--rows", "48", "--cols", "64", "--width", "0.05", "--backbone_weights", "none",
+        "--batch_size", "2", "--loss", "kld", "--optimizer", "adam", "--patience", "100000",
+        "--workers", "1")  # fmt: skip
+
+
+class Look(NamedTuple):
+    """What a process had at one moment.
+
+    Attributes:
+        done: epochs or pictures.
+        memory: resident, MiB.
+        files: open descriptors.
+        threads: of the process.
+        children: processes that it has started and that have not been waited for.
+    """
+
+    done: int
+    memory: float
+    files: int
+    threads: int
+    children: int
+
+
+def look(pid: int | str, done: int = 0) -> Look:
+    """Return what a process has now.
+
+    Raises:
+        OSError: it has ended.
+    """
+    process = Path("/proc", str(pid))
+    fields = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+    if "VmRSS" not in fields:
+        raise ProcessLookupError(f"process {pid} has ended")
+    tasks = list((process / "task").iterdir())
+    return Look(
+        done,
+        int(fields["VmRSS"].split()[0]) / 1024,
+        len(list((process / "fd").iterdir())),
+        len(tasks),
+        sum(len((task / "children").read_text().split()) for task in tasks),
+    )
+
+
+def watched(words: list[str], folder: Path, done: Callable[[], int], **more: str) -> list[Look]:
+    """Run a command of main.py to its end and return what it had on the way.
+
+    Args:
+        words: the command.
+        folder: where it runs.
+        done: returns how far it is.
+        more: of the environment.
+
+    Raises:
+        SystemExit: the command failed.
+    """
+    looks: list[Look] = []
+    with (folder / "said.txt").open("w+") as said:
+        command = [sys.executable, str(PROJECT / "main.py"), *words]
+        process = subprocess.Popen(
+            command, cwd=folder, env={**environment(), **more}, stdout=said, stderr=said
+        )
+        while process.poll() is None:
+            with suppress(OSError):  # it, or one of its threads, has just ended
+                looks.append(look(process.pid, done()))
+            time.sleep(SECONDS)
+        if process.wait():
+            said.seek(0)
+            raise SystemExit(f"{' '.join(command)} ended with {process.returncode}: {said.read()}")
+    return looks
+
+
+def at_work(looks: list[Look]) -> list[Look]:
+    """Return the looks after the warm-up and before the end."""
+    last = looks[-1].done
+    return [one for one in looks if WARM_UP * last <= one.done < last]
+
+
+def slope(looks: list[Look]) -> float:
+    """Return by how much the memory grows, KiB for each thing done, once it is warm."""
+    steady = at_work(looks)
+    done, memory = np.array([(one.done, one.memory) for one in steady]).T
+    return float(1024 * np.polyfit(done, memory, 1)[0])
+
+
+def make_pictures(folder: Path, count: int) -> None:
+    """Fill a folder with small pictures."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for index in range(count):
+        path = folder / f"{index:06d}.png"
+        if index < FILES:
+            noise = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+            cv2.imwrite(str(path), cv2.GaussianBlur(noise, (0, 0), 3))
+        else:
+            path.hardlink_to(folder / f"{index % FILES:06d}.png")
+
+
+def make_data(folder: Path) -> None:
+    """Make a data set of four pictures to train with and two to validate."""
+    for split, count in (("train", 4), ("val", 2)):
+        make_pictures(folder / split / "images", count)
+        make_pictures(folder / split / "maps", count)
+
+
+def train(folder: Path, epochs: int, **more: str) -> list[Look]:
+    """Train in an empty folder and return what the process had on the way."""
+    make_data(folder / "data")
+    history = folder / "run" / "history.csv"
+
+    def done() -> int:
+        return history.read_text().count("\n") - 1 if history.exists() else 0
+
+    words = ["train", "--dataset", "folder", "--data", "data", *TINY, "--epochs", str(epochs),
+             "--output", "run", "--weights_dir", "weights"]  # fmt: skip
+    return watched(words, folder, done, **more)
+
+
+def predict(folder: Path, pictures: int, engine: str = "auto") -> list[Look]:
+    """Predict in a folder that `train` has used; return what the process had on the way."""
+    make_pictures(folder / "pictures", pictures)
+    maps = folder / "predictions"
+
+    def done() -> int:
+        return sum(1 for _ in maps.iterdir()) if maps.exists() else 0
+
+    words = ["test", "pictures", "--weights_dir", "weights", "--engine", engine]
+    return watched(words, folder, done)
+
+
+def show(title: str, looks: list[Look]) -> None:
+    """Print a table of a run."""
+    print(f"\n| {title} | memory, MiB | open files | threads | children |")
+    print("| ---: | ---: | ---: | ---: | ---: |")
+    last = looks[-1].done
+    for share in (0.1, 0.25, 0.5, 0.75, 0.95):
+        one = next(one for one in looks if one.done >= share * last)
+        print(f"| {one.done:,} | {one.memory:.0f} | {one.files} | {one.threads} | {one.children} |")
+    print(f"\nthe memory grows by {slope(looks):.3f} KiB each", flush=True)
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description="Look for what a long run does not give back.")
+    parser.add_argument("--epochs", type=int, default=500)
+    parser.add_argument("--pictures", type=int, default=20_000)
+    parser.add_argument("--engine", default="auto", help="of `test`")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        looks = train(Path(scratch), options.epochs or 1)
+        if options.epochs:
+            show("epochs", looks)
+        if options.pictures:
+            show("pictures", predict(Path(scratch), options.pictures, options.engine))
+
+
+if __name__ == "__main__":
+    main()
