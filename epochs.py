@@ -16,7 +16,7 @@ import figures
 from checkpoint import Arrays, Standing, State
 from cluster import Devices
 from config import Config
-from errors import Interrupted, UserError
+from errors import Interrupted, StorageError, UserError
 from files import make_folder, write_json
 from nonfinite import Guard
 from objective import training_metrics
@@ -65,7 +65,9 @@ class Epochs(keras.callbacks.Callback):
         self.training, self.validation = training, validation
         self.guard = Guard(config, state, run.checkpoints, standing.incidents)
         self.validator = Validator(config, validation, devices)
-        self.events = EventLog(run.path("tensorboard"), run.history) if devices.is_chief else None
+        self.events = None
+        if devices.is_chief:
+            self.events = EventLog(run.path("tensorboard"), run.history, say)
         self.bar = tqdm(disable=True)
         self.has_stepped = self.is_interrupted = False
         self.saved = time.monotonic()
@@ -214,8 +216,7 @@ class Epochs(keras.callbacks.Callback):
         best = self.run.record(self.state.network, row)
         if self.events:  # those of the one process that writes
             self.events.write(row)
-            figures.curves(self.run.history, self.run.path("curves.png"), self.config.name)
-            figures.picture_grid(self.validator.grid, self.run.path("examples.png"))
+            self.draw()
         self.say(
             f"epoch {row['epoch']}: loss {row['loss']:.4f}  {scores_line(row)}  "
             f"{row['images_per_second']:.2f} images/s{'  (best)' if best else ''}"
@@ -230,6 +231,14 @@ class Epochs(keras.callbacks.Callback):
                 self.say(f"No better validation loss for {self.config.patience} epochs: stopping.")
         elif self.asked_to_stop():
             self.interrupt()
+
+    def draw(self) -> None:
+        """Draw the curves and some predictions; a disk that has no room for them ends no run."""
+        try:
+            figures.curves(self.run.history, self.run.path("curves.png"), self.config.name)
+            figures.picture_grid(self.validator.grid, self.run.path("examples.png"))
+        except StorageError as error:
+            self.say(f"warning: {error}")
 
     def step_sizes(self, epoch: int) -> dict[str, float]:
         """Return the step size that an epoch came to, and its momentum where that changes."""
@@ -266,20 +275,27 @@ class Epochs(keras.callbacks.Callback):
 class EventLog:
     """TensorBoard events, in TensorBoard's own record format whatever Keras' backend is.
 
+    Where the disk refuses them, that is said, and there are no more: the history has all of it.
+
     Args:
         folder: theirs.
         history: of a run that is taken up; its events are written again, into one file.
+        say: gets what is to be told.
     """
 
-    def __init__(self, folder: Path, history: list[dict[str, float]]) -> None:
+    def __init__(
+        self, folder: Path, history: list[dict[str, float]], say: Callable[[str], None]
+    ) -> None:
         # this writer alone: TensorBoard's file writer would import TensorFlow under JAX and PyTorch
         from tensorboard.summary.writer.record_writer import RecordWriter
 
+        self.say = say
         make_folder(folder)
         for old in folder.glob("events.*"):  # of which the last may be cut off
             old.unlink()
         name = f"events.out.tfevents.{int(time.time())}.{platform.node()}.{os.getpid()}"
-        self.writer = RecordWriter((folder / name).open("wb"))
+        # unbuffered, so that a refusal does not come again when it is closed
+        self.writer: Any = RecordWriter((folder / name).open("wb", buffering=0))
         self._add(file_version="brain.Event:2")
         for row in history:
             self.write(row)
@@ -295,12 +311,20 @@ class EventLog:
         """Append one event and flush it, so that a viewer sees it at once."""
         from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore
 
-        self.writer.write(Event(wall_time=time.time(), **content).SerializeToString())
-        self.writer.flush()
+        if not self.writer:
+            return
+        try:
+            self.writer.write(Event(wall_time=time.time(), **content).SerializeToString())
+            self.writer.flush()
+        except OSError as error:
+            self.say(f"warning: no more TensorBoard events: {error.strerror}")
+            self.close()
 
     def close(self) -> None:
         """End the file."""
-        self.writer.close()
+        if self.writer:
+            self.writer.close()
+        self.writer = None
 
 
 def peak_memory_mb() -> float:

@@ -47,6 +47,9 @@ class Interrupted(KeyboardInterrupt):
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
 
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Return a sentence that offers the nearest choice to a mistyped name.

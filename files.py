@@ -125,15 +125,18 @@ def aside(folder: Path, suffix: str = "") -> Path:
     return folder / f".partial-{os.getpid()}-{next(_numbers)}{suffix}"
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path, left_seconds: float = LEFT_SECONDS) -> None:
     """Remove what processes that were killed have left unfinished in a folder.
 
-    What changed within the last day stays: another process, maybe on another host, may be at it.
+    Args:
+        folder: the folder.
+        left_seconds: what changed since stays: another process, maybe on another host, may be at
+            it.
     """
     with suppress(OSError):
         for path in [Path(entry) for entry in os.scandir(folder) if PARTIAL.fullmatch(entry.name)]:
             changed = max(part.lstat().st_mtime for part in (path, *path.rglob("*")))
-            if changed < time.time() - LEFT_SECONDS:
+            if changed <= time.time() - left_seconds:
                 if path.is_dir():
                     shutil.rmtree(path)
                 else:

@@ -24,7 +24,7 @@ from arms import changed_settings
 from checkpoint import Checkpoints, Standing
 from config import Config
 from errors import UserError
-from files import as_csv, make_folder, read_json, write_json, write_text
+from files import as_csv, make_folder, read_json, sweep, write_json, write_text
 from flags import to_json
 from progress import tell
 
@@ -139,6 +139,8 @@ class RunFolder:
     def _open(self, pictures: str, features: str, say: Callable[[str], None]) -> None:
         """Begin anew or go on, now that nobody else writes."""
         config, found = self.config, earlier(self.config)
+        for folder in (self.folder, self.checkpoints.folder):
+            sweep(folder, left_seconds=0)  # a killed process' unfinished files
         if found.is_unfinished and found.about.get("pictures") != pictures:
             raise UserError(
                 f"{self.folder} holds an unfinished run on other pictures than --data has now. "

@@ -16,7 +16,7 @@ import config as config_files
 from arms import changed_settings
 from compare import compare
 from config import DONE, STRATEGIES, Config
-from errors import Interrupted, UserError
+from errors import Interrupted, StorageError, UserError
 from files import make_folder
 from hosts import choose_engine
 from progress import tell
@@ -146,7 +146,8 @@ def train_apart(run: Config) -> None:
     if code == Interrupted.exit_code:
         raise Interrupted("the same command goes on with the arms")
     if code:
-        raise UserError(
+        kind = StorageError if code == StorageError.exit_code else UserError
+        raise kind(
             f"{run.run_folder} ended with exit code {code}, see above. The same command goes on "
             "with this run; those that are done stay."
         )

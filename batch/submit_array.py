@@ -25,7 +25,7 @@ import datasets
 from config import Config, resolve
 from errors import UserError
 from files import make_folder
-from main import EXIT_USER_ERROR, NO_FIELDS, parser
+from main import NO_FIELDS, parser
 from strategies import check, is_done, runs_of
 
 # what its tasks set, one GPU each
@@ -158,7 +158,7 @@ def main(words: list[str]) -> int:
         submit(studies(words), bool(os.environ.get("DRY_RUN")))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return error.exit_code
     return 0
 
 
