@@ -1,0 +1,170 @@
+"""What is kept of a training on its way, and what an earlier run in the folder allows."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import checkpoint
+import train
+from checkpoint import Checkpoints, Standing
+from errors import Interrupted, StorageError, UserError
+from run_folder import RunFolder
+
+QUIET = {"say": lambda line: None}
+ARRAYS = {"network/0000": np.arange(6, dtype=np.float32).reshape(2, 3)}
+
+
+def names(checkpoints):
+    return [path.stem for path in checkpoints.paths()]
+
+
+def test_what_is_kept_is_read_back_to_the_bit(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    row = {"epoch": 1, "loss": 0.1 + 0.2, "val_nss": float("nan")}
+    standing = Standing(epoch=1, step=7, seconds=1 / 3, history=[row], started="then")
+    arrays = {**ARRAYS, "optimizer/0000": np.array(3, np.int64)}
+    checkpoints.save(standing, arrays)
+    found = checkpoint.read(checkpoints.newest(print))
+    assert repr(found.standing) == repr(standing)
+    assert found.arrays.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found.arrays[name], array)
+        assert found.arrays[name].dtype == array.dtype
+
+
+def test_the_newest_two_are_kept_one_of_them_between_two_epochs(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    seen = []
+    for epoch, step in ((0, 3), (0, 5), (0, 8), (1, 0), (1, 2), (1, 4), (2, 0), (3, 0), (3, 1)):
+        checkpoints.save(Standing(epoch=epoch, step=step), ARRAYS)
+        seen.append(names(checkpoints))
+    assert seen[:3] == [
+        ["00001-00000003"],
+        ["00001-00000003", "00001-00000005"],
+        ["00001-00000005", "00001-00000008"],
+    ]
+    assert seen[5] == ["00002-00000000", "00002-00000004"]
+    assert seen[-2:] == [
+        ["00003-00000000", "00004-00000000"],
+        ["00004-00000000", "00004-00000001"],
+    ]
+    assert checkpoints.between_epochs().standing.epoch == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "text"])
+def test_a_damaged_one_is_passed_over_for_the_one_before(tmp_path, damage):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for step in (1, 2):
+        checkpoints.save(Standing(step=step), ARRAYS)
+    newest = checkpoints.paths()[-1]
+    data = bytearray(newest.read_bytes())
+    at = data.index(ARRAYS["network/0000"].tobytes()) + 5
+    flipped = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+    damaged = {"cut": data[:-30], "flipped": flipped, "empty": b"", "text": b"no checkpoint"}
+    newest.write_bytes(damaged[damage])
+    lines = []
+    assert checkpoint.read(checkpoints.newest(lines.append)).standing.step == 1
+    assert len(lines) == 1 and str(newest) in lines[0]
+    for path in checkpoints.paths():
+        path.write_bytes(b"")
+    assert checkpoints.newest(lines.append) is None
+
+
+def test_one_that_does_not_read_back_takes_nothing_away(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for step in (1, 2):
+        checkpoints.save(Standing(step=step), ARRAYS)
+    real = np.savez
+
+    def spoilt(file, **arrays):
+        real(file, **arrays)
+        file.seek(file.tell() // 2)
+        file.write(b"\xff\xff\xff\xff")
+
+    monkeypatch.setattr(np, "savez", spoilt)
+    with pytest.raises(StorageError, match=r"Cannot write .*00001-00000003\.npz"):
+        checkpoints.save(Standing(step=3), ARRAYS)
+    assert names(checkpoints) == ["00001-00000001", "00001-00000002"]
+    assert not [p for p in (tmp_path / "checkpoints").iterdir() if p.suffix != ".npz"]
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def test_a_checkpoint_of_another_network_is_refused_and_nothing_is_set(tiny):
+    import architectures
+    from checkpoint import State
+    from objective import set_up
+
+    states = []
+    for width in (0.05, 0.1):
+        network = architectures.get("mlnet").build(tiny(width=width))
+        set_up(network, tiny(), 1)
+        states.append(State(network, network))
+    before = states[0].capture()
+    with pytest.raises(UserError, match=r"its network/\d+ has shape .* is needed"):
+        states[0].restore(states[1].capture(), "network")
+    after = states[0].capture()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+@pytest.fixture
+def unfinished(tiny, monkeypatch):
+    """Return the settings of a run that was interrupted after its first step."""
+    with monkeypatch.context() as patch:
+        patch.setattr("epochs.Epochs.asked_to_stop", lambda self: True)
+        with pytest.raises(Interrupted):
+            train.train(tiny(), **QUIET)
+    return tiny()
+
+
+def test_an_unfinished_run_is_only_taken_up_by_its_own_settings(unfinished):
+    folder = unfinished.run_folder
+    before = {path: path.read_bytes() for path in folder.rglob("*.npz")}
+    assert before
+    with pytest.raises(UserError, match=r"holds an earlier run of other settings: "
+                       r"learning_rate 0.001, now 0.1; seed 0, now 5\. .*--output"):  # fmt: skip
+        train.train(replace(unfinished, learning_rate=0.1, seed=5), **QUIET)
+    about = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**about, "backend": "jax"}))
+    with pytest.raises(UserError, match=r"unfinished run on jax.* set KERAS_BACKEND=jax"):
+        train.train(unfinished, **QUIET)
+    (folder / "run.json").write_text(json.dumps({**about, "pictures": "others"}))
+    with pytest.raises(UserError, match="unfinished run on other pictures"):
+        train.train(unfinished, **QUIET)
+    (folder / "run.json").unlink()
+    with pytest.raises(UserError, match=r"cannot be taken up: no run\.json"):
+        train.train(unfinished, **QUIET)
+    assert {path: path.read_bytes() for path in folder.rglob("*.npz")} == before
+    with pytest.raises(UserError, match="--overwrite begins anew and --resume goes on"):
+        train.train(replace(unfinished, overwrite=True, resume=True), **QUIET)
+
+
+def test_what_changes_no_result_may_change(unfinished, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(unfinished.run_folder, elsewhere)
+    lines = []
+    train.train(replace(unfinished, output=elsewhere, workers=1, resume=True), say=lines.append)
+    assert "going on from epoch 1, step 2" in lines
+
+
+def test_a_run_that_is_done_is_no_mistake_with_resume(tiny):
+    run = train.train(tiny(resume=True), **QUIET)  # nothing to take up: it begins
+    before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")}
+    lines = []
+    again = train.train(tiny(resume=True), say=lines.append)
+    assert lines == [f"{run.folder} is done"]
+    assert again.history == run.history
+    assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")} == before
+    with pytest.raises(UserError, match="holds an earlier run, which is done"):
+        train.train(tiny(), **QUIET)
+    with pytest.raises(UserError, match="other settings: seed 0, now 1"):
+        train.train(tiny(resume=True, seed=1), **QUIET)
+
+
+def test_what_a_killed_process_left_unfinished_goes_when_the_run_goes_on(unfinished):
+    left = unfinished.run_folder / "checkpoints" / ".partial-1-2.npz"
+    left.write_bytes(b"half")
+    RunFolder(replace(unfinished, overwrite=True)).close()
+    assert not left.exists()
