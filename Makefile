@@ -7,7 +7,7 @@ DEMO := runs/demo
 TOY := --dataset synthetic --rows 120 --cols 160 --loss kld --optimizer adam --epochs 6 \
 	--weights_dir $(DEMO)/weights --width 0.25 --backbone_weights none
 
-.PHONY: demo test test-slow lint lock licences audit clean
+.PHONY: demo test test-slow fuzz lint lock licences audit clean
 
 # every package at the version and with the hash that the lock names
 INSTALL := pip install --quiet --disable-pip-version-check --require-hashes
@@ -35,6 +35,10 @@ test: .venv/installed lint
 
 test-slow: .venv/installed
 	$(PYTEST) -m slow
+
+# 100,000 hostile files a reader: FUZZ_INPUTS=1000 for fewer, FUZZ_READERS="mat npy" for some
+fuzz: .venv/installed
+	$(BIN)/python -m pytest -n 2 -m slow -rA tests/fuzz
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ import gzip
 import lzma
 import shutil
 import stat
+import struct
 import tarfile
 import unicodedata
 import zipfile
@@ -23,10 +24,11 @@ SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 LIMIT_BYTES, LIMIT_FILES = 64 * 2**30, 500_000  # several times the largest of the data sets
 BLOCK = 2**20  # bytes held at once
 LONGEST = 1000  # characters of a path
-# what zipfile, tarfile and the decompressors raise on a damaged file; a name may be no UTF-8, and
-# the last is an unknown compression
+# what zipfile, tarfile and the decompressors raise on a damaged file: of an unknown compression,
+# of a name that is no UTF-8, of a field that is no number
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError,
-          EOFError, UnicodeError, NotImplementedError)  # fmt: skip
+          EOFError, ValueError, NotImplementedError, RuntimeError, struct.error, IndexError,
+          KeyError, OverflowError)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -191,13 +191,14 @@ class Config(TruthConfig):
         None,
         "begin with all weights of a network trained before (.weights.h5), on another data set say",
     )
-    rows: int = option(480, "height of the network's input", unit="pixels", least=8)
-    cols: int = option(640, "width of the network's input", unit="pixels", least=8)
+    rows: int = option(480, "height of the network's input", unit="pixels", least=8, most=16384)
+    cols: int = option(640, "width of the network's input", unit="pixels", least=8, most=16384)
     width: float = option(
         1.0,
         "share of the channels of every hidden layer; below 1 is a toy for tests and demos, "
         "which no ImageNet weights fit",
         least=0.001,
+        most=4,
     )
     light: bool = option(
         False, "a quarter of the decoder's channels, for small machines (resnet50-decoder)"

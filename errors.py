@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
+LONGEST = 2000  # characters of a message
 # what a terminal obeys, takes for the end of a line or writes the other way round; lone surrogates
 # stand for the bytes of file names that are no UTF-8, and cannot be written
 UNPRINTABLE = re.compile(
@@ -28,6 +29,11 @@ class UserError(Exception):
     """
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        if len(message) > LONGEST:  # it quotes what a file holds
+            message = f"{message[: LONGEST // 2]} [...] {message[-LONGEST // 2 :]}"
+        super().__init__(message)
 
     def __str__(self) -> str:
         return printable(super().__str__())

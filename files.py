@@ -278,6 +278,8 @@ def read_json(path: Path) -> Any:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from error
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}.") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is not read: its JSON is nested a thousand deep.") from error
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:

@@ -102,7 +102,10 @@ def typed(value: Any, kind: type, about: str) -> Any:
     wanted = {Path: str, float: (int, float)}.get(kind, kind)
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
         raise UserError(f"{about} is {value!r}, {kind.__name__} is expected.")
-    return kind(value)
+    try:
+        return kind(value)
+    except OverflowError as error:
+        raise UserError(f"{about} is {value!r}, which is too large.") from error
 
 
 def to_json(settings: Any) -> dict[str, Any]:

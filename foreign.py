@@ -6,6 +6,7 @@ turned: its kernels are [out, in, rows, columns], and it convolves where today's
 Nothing here unpickles, whatever a file is called.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from errors import UserError
+from hdf5 import DAMAGED, MOST_BYTES, attribute, inside, numbers, opened
 
-# what h5py raises on a damaged file
-DAMAGED = (OSError, ValueError, KeyError, RuntimeError, TypeError)
-MOST_VALUES = 10**9  # seven times VGG16 with its classifier; a file may claim any size
+MOST_PARTS = 100  # arrays of a layer
 DIFFERENCES = 4  # of layers, told in an error
 
 
@@ -46,7 +46,7 @@ def read(path: Path) -> Foreign:
         UserError: it is not HDF5, or of none of these layouts.
     """
     try:
-        with h5py.File(path) as file:
+        with opened(path) as file:
             return _read(file, path)
     except DAMAGED as error:
         raise UserError(f"{path} is not an HDF5 file, or a damaged one: {error}.") from error
@@ -54,22 +54,28 @@ def read(path: Path) -> Foreign:
 
 def _read(file: h5py.File, path: Path) -> Foreign:
     """Return what an open file holds."""
-    numbered = [name for name in file if name.startswith("layer_") and name[6:].isdigit()]
+    numbered = [name for name in file if re.fullmatch(r"layer_\d{1,9}", name, re.ASCII)]
+    left = MOST_BYTES
     if numbered:
         layers = {}
         for label in sorted(numbered, key=lambda name: int(name[6:])):
-            count = int(file[label].attrs.get("nb_params", 0))
-            arrays = _arrays(file[label], [f"param_{i}" for i in range(count)], path)
+            group = inside(file, label)
+            count = int(attribute(group, "nb_params") or 0) if isinstance(group, h5py.Group) else 0
+            if count > MOST_PARTS:
+                raise UserError(f"{path}: {label} claims {count:,} arrays.")
+            arrays = _arrays(group, [f"param_{i}" for i in range(count)], path, left)
+            left -= sum(array.nbytes for array in arrays)
             if arrays and arrays[0].ndim == 4:  # a classifier may follow the convolutions
                 layers[label] = _turned(arrays, channels_first=True, theano=True)
         return Foreign(layers, theano=True, bare=True)
-    root = file.get("model_weights", file)
-    layers = {
-        label: arrays
-        for label in _texts(root, "layer_names")
-        if label in root
-        and (arrays := _arrays(root[label], _texts(root[label], "weight_names"), path))
-    }
+    root = inside(file, "model_weights") or file
+    layers = {}
+    for label in _texts(root, "layer_names"):
+        group = inside(root, label)
+        names = _texts(group, "weight_names") if isinstance(group, h5py.Group) else []
+        if arrays := _arrays(group, names, path, left):
+            layers[label] = arrays
+            left -= sum(array.nbytes for array in arrays)
     if not layers:
         raise UserError(
             f"{path} is no weights file of Keras 1 or 2: expected groups that an attribute "
@@ -83,22 +89,20 @@ def _read(file: h5py.File, path: Path) -> Foreign:
     return Foreign(turned, theano=theano, bare=False)
 
 
-def _arrays(group: Any, names: list[str], path: Path) -> list[NDArray]:
-    """Return the weights of a layer."""
+def _arrays(group: Any, names: list[str], path: Path, left: int) -> list[NDArray]:
+    """Return the weights of a layer, which may take so many bytes."""
     found = []
     for name in names:
-        item = group.get(name)
-        if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiu":
-            raise UserError(f"{path}: {group.name}/{name} is no array of numbers.")
-        if item.size > MOST_VALUES:
-            raise UserError(f"{path}: {group.name}/{name} claims {item.size:,} values.")
-        found.append(np.asarray(item))
+        found.append(numbers(inside(group, name), f"{path}: {group.name}/{name}", left))
+        left -= found[-1].nbytes
     return found
 
 
-def _texts(group: Any, attribute: str) -> list[str]:
+def _texts(group: Any, name: str) -> list[str]:
     """Return an attribute that is a name or lists names."""
-    names = group.attrs.get(attribute, [])
+    names = attribute(group, name)
+    if names is None:
+        return []
     listed = [names] if isinstance(names, bytes | str) else names
     return [n.decode() if isinstance(n, bytes) else str(n) for n in listed]
 

@@ -84,7 +84,14 @@ def from_tf_config(text: str) -> Place:
         chiefs, workers = list(cluster.get("chief", [])), list(cluster.get("worker", []))
         kind, index = task.get("type", "worker"), int(task["index"])
         addresses = [re.fullmatch(r"(.+):(\d{1,5})", address) for address in chiefs + workers]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise UserError(f"TF_CONFIG is not understood; expected {form}.") from error
     others = sorted(set(cluster) - {"chief", "worker"})
     if others or kind not in ("chief", "worker"):
@@ -216,7 +223,7 @@ class Wire:
         """Return the next message; an empty one where the other end has gone or makes no sense."""
         try:
             message = json.loads(self.lines.readline(LINE_BYTES) or b"{}")
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return message if isinstance(message, dict) else {}
 

@@ -169,9 +169,9 @@ def entries_of(manifest: dict[str, Any]) -> dict[Place, dict[str, Any]]:
 def read_journal(path: Path) -> dict[Place, dict[str, Any]]:
     """Return what a journal says of each picture that is done; its last line may be cut off."""
     entries = {}
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
     for line in lines:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
             split, index, entry = json.loads(line)
             entries[split, index] = entry
     return entries

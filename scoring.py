@@ -7,6 +7,7 @@ Each picture's truth is made once, and every row that lacks a score of the pictu
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -104,18 +105,23 @@ class ScoreLog:
         self.findings: dict[str, dict[str, list[str]]] = {}
         if path and path.exists() and not overwrite:
             with telling(f"Cannot read {path}", "choose another --output"):
-                text = path.read_text(encoding="utf-8")
+                text = path.read_text(encoding="utf-8", errors="replace")
             for line in text.split("\n"):
-                try:
-                    key, picture, values, findings = json.loads(line)
-                except ValueError:
-                    continue  # the line that an interruption tore
-                self.findings.setdefault(key, {})[picture] = findings
-                self.scores[key, picture] = {
-                    name: float("nan") if value is None else value for name, value in values.items()
-                }
+                # what is no line of ours, as where an interruption tore it, is scored again
+                with suppress(ValueError, TypeError, AttributeError, RecursionError):
+                    self._take(*json.loads(line))
         if path:  # whole lines alone
             write_text(path, "".join(self._line(*about) for about in self.scores))
+
+    def _take(self, key: str, picture: str, values: dict, findings: list[str]) -> None:
+        """Take up the scores of a line."""
+        if not isinstance(key, str) or not isinstance(picture, str):
+            raise TypeError
+        scores = {name: math.nan if value is None else value for name, value in values.items()}
+        if not all(isinstance(value, int | float) for value in scores.values()):
+            raise TypeError
+        self.findings.setdefault(key, {})[picture] = [str(finding) for finding in findings]
+        self.scores[key, picture] = scores
 
     def _line(self, key: str, picture: str) -> str:
         """Return the line of a score; in ASCII, as a name may hold anything."""

@@ -29,6 +29,16 @@ VERSION = 1
 MANIFEST, PREPARING, JOURNAL = "store.json", "preparing.json", "journal.jsonl"
 KINDS = {"pictures": np.uint8, "truth": np.float32}
 # settings of a store that no flag has the name of
+SETTINGS = ("dataset", "out_of_bounds", "rows", "cols", "stride", "crop", "split_seed", "val_share",
+            "test_share", "folds", "fold")  # fmt: skip
+LARGEST_SIDE, LARGEST_PICTURE = 2**14, 2**30  # pixels: of a network's input, of an original
+# what a manifest says, and of each picture
+WHOLE = {"model": str, "source": str, "inventory": str, "left_out": dict, "settings": dict}
+SOURCE = {"path": str, "size": int, "mtime_ns": int, "sha256": str}
+COPY = {"copy": str, "copy_sha256": str}
+ENTRY = {"name": str, "image": dict, "map": dict | None, "shape": list, "outside": int,
+         "sigma_pixels": int | float, "category": str, "pictures_crc32": int,
+         "truth_crc32": int}  # fmt: skip
 OTHER_SETTINGS = {"stride": "map cells of {} pixels", "crop": "a map border of {} pixels"}
 
 
@@ -199,7 +209,55 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path} is damaged: it has no '{missing[0]}'. Prepare the data set again, with "
             "`main.py data prepare` and --overwrite True."
         )
+    odd = _odd(manifest)
+    if odd:
+        raise UserError(
+            f"{path} is damaged: {odd} is not what a preparation writes. Prepare the data set "
+            "again, with `main.py data prepare` and --overwrite True."
+        )
     return manifest
+
+
+def _odd(manifest: dict[str, Any]) -> str:
+    """Return the first thing in a manifest that no preparation writes there, or nothing."""
+    for name, kind in WHOLE.items():
+        if not isinstance(manifest[name], kind):
+            return f"'{name}'"
+    for name in SETTINGS:
+        if name not in manifest["settings"]:
+            return f"'settings' without '{name}'"
+    for name, least in (("rows", 1), ("cols", 1), ("stride", 1), ("crop", 0)):
+        value = manifest["settings"][name]
+        if type(value) is not int or not least <= value <= LARGEST_SIDE:
+            return f"{name} {value!r}"
+    splits = manifest.get("splits", {})
+    if not isinstance(splits, dict):
+        return "'splits'"
+    for split, entries in splits.items():
+        if not isinstance(entries, list):
+            return f"'splits', {split!r}"
+        for index, entry in enumerate(entries):
+            if not _is_entry(entry):
+                return f"picture {index} of {split!r}"
+    return ""
+
+
+def _is_entry(entry: Any) -> bool:
+    """Return whether a manifest's words on a picture are of the right types."""
+    if not _has_types(entry, ENTRY) or not _has_types(entry["image"], SOURCE):
+        return False
+    own_map, shape = entry["map"], entry["shape"]
+    if own_map is not None and not _has_types(own_map, SOURCE | COPY):
+        return False
+    sides = len(shape) == 2 and all(type(side) is int and side > 0 for side in shape)
+    return sides and shape[0] * shape[1] <= LARGEST_PICTURE and entry["sigma_pixels"] > 0
+
+
+def _has_types(value: Any, kinds: dict[str, Any]) -> bool:
+    """Return whether a value is an object with fields of some types."""
+    return isinstance(value, dict) and all(
+        name in value and isinstance(value[name], kind) for name, kind in kinds.items()
+    )
 
 
 def described(settings: dict[str, Any]) -> str:
@@ -438,6 +496,8 @@ def read_points(
         points = list(zip(*kinds, strict=True))
         if len(points) != count:
             raise ValueError(f"{len(points)} pictures instead of {count}")
+        if any(looks is not None and looks.shape[1:] != (2,) for looks, _ in points):
+            raise ValueError("fixations that are not [n, 2]")
     except (*UNREADABLE, KeyError) as error:
         raise UserError(f"{path} is missing or damaged ({error}). {remedy}") from error
     return points

@@ -17,6 +17,7 @@ import h5py
 
 import config as settings
 import foreign
+import hdf5
 from config import Config
 from errors import UserError
 from files import atomic, without_nan, write_bytes, write_json
@@ -80,11 +81,11 @@ def read_card(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"No weights file at {path}. `train` writes one, or name another.")
     try:
-        with h5py.File(path) as file:
-            text = file.attrs.get("card")
+        with hdf5.opened(path) as file:
+            text = hdf5.attribute(file, "card")
             card = json.loads(text) if isinstance(text, str) else None
-            ours = "layers" in file
-    except (OSError, ValueError) as error:
+            ours = hdf5.inside(file, "layers") is not None
+    except (*hdf5.DAMAGED, RecursionError) as error:
         raise UserError(f"{path} is not an HDF5 file: truncated or of another type.") from error
     if isinstance(card, dict):
         return card
@@ -137,8 +138,8 @@ def load(model: keras.Model, path: Path) -> None:
     """
     expected = Counter(tuple(weight.shape) for weight in model.weights)
     try:
-        with h5py.File(path) as file:
-            ours = "layers" in file
+        with hdf5.opened(path) as file:
+            ours = hdf5.inside(file, "layers") is not None
         if not ours:
             layers = [layer for layer in model.layers if layer.weights]
             foreign.fill(layers, foreign.read(path), path, model.name)
@@ -151,7 +152,7 @@ def load(model: keras.Model, path: Path) -> None:
                 f"{_listed(found - expected)} are not in the model."
             )
         uncompiled(model).load_weights(path)
-    except (OSError, ValueError, KeyError) as error:
+    except hdf5.DAMAGED as error:
         raise UserError(f"{path} cannot be read as weights of {model.name}: {error}") from error
 
 
@@ -163,9 +164,10 @@ def _shapes(path: Path) -> list[tuple[int, ...]]:
         if isinstance(item, h5py.Dataset) and "seed_generator" not in name:
             shapes.append(item.shape)
 
-    with h5py.File(path) as file:
-        if "layers" in file:
-            file["layers"].visititems(note)
+    with hdf5.opened(path) as file:
+        layers = hdf5.inside(file, "layers")
+        if isinstance(layers, h5py.Group):
+            layers.visititems(note)
     return shapes
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from keras import layers, ops
 from numpy.typing import NDArray
 
+import hdf5
 from config import Config
 from errors import UserError
 from pictures import UNREADABLE, read_arrays
@@ -259,13 +260,15 @@ def _arrays(path: Path) -> list[NDArray]:
         if path.suffix == ".npz":
             found = list(read_arrays(path).values())
         else:
-            with h5py.File(path) as file:
+            with hdf5.opened(path) as file:
                 file.visititems(
                     lambda name, item: (
-                        found.append(item[()]) if isinstance(item, h5py.Dataset) else None
+                        found.append(hdf5.numbers(item, f"{path}: {name}"))
+                        if isinstance(item, h5py.Dataset) and item.dtype.kind == "f"
+                        else None
                     )
                 )
-    except UNREADABLE as error:
+    except (*UNREADABLE, *hdf5.DAMAGED) as error:
         raise UserError(
             f"{path} is neither HDF5 nor .npz with plain arrays: truncated or of another type."
         ) from error

@@ -176,7 +176,7 @@ class Plain:
     def start(self, folder: Path) -> dict[str, Any]:
         """Take over the weights, and check that they predict the same."""
         torch = self.torch
-        with np.load(folder / "weights.npz") as found, torch.no_grad():
+        with np.load(folder / "weights.npz", allow_pickle=False) as found, torch.no_grad():
             convolutions = {
                 f"block{b}_conv{i}": layer
                 for b, block in enumerate(self.model.blocks, 1)
@@ -190,7 +190,7 @@ class Plain:
             self.model.eval()
             maps = self.predict(self.pictures())[:, 0].float().cpu().numpy()
             self.model.train()
-        ours = np.load(folder / "ours.npy")[..., 0]
+        ours = np.load(folder / "ours.npy", allow_pickle=False)[..., 0]
         difference = float(np.abs(maps - ours).max() / np.abs(ours).max())
         if difference > TOLERANCE[self.arguments.precision]:
             raise SystemExit(f"The two networks differ by {difference:.2g} of the maximum.")

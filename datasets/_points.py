@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
-from scipy.sparse import issparse
 
 from cache import default_cache
+from datasets._mat import checked
 from errors import UserError
 from pictures import divided, joined, read_stored_map
 from progress import progress
@@ -159,6 +159,11 @@ def points_of_mask(mask: NDArray, where: object) -> NDArray[np.floating]:
         counts = (counts > 0) * 1.0  # a mask of 0 and 255
     if counts.size and (not np.isfinite(counts).all() or counts.min() < 0 or (counts % 1).any()):
         raise UserError(f"{where} is a mask of counts, but not all of them are 0, 1, 2 and so on.")
+    if counts.sum() > counts.size:
+        raise UserError(
+            f"{where} counts more fixations than it has pixels: a density map rather than "
+            "fixations?"
+        )
     rows, columns = np.nonzero(counts)
     points = np.stack([columns, rows], axis=1)
     return np.repeat(points, counts[rows, columns].astype(int), axis=0).astype(np.float32)
@@ -213,10 +218,12 @@ def read_mat(path: Path, names: Sequence[str], what: str) -> tuple[Any, dict[str
         what: the file should be, for the error.
 
     Raises:
-        UserError: the file is damaged, holds none of them, or a sparse array.
+        UserError: the file is damaged, holds none of them, or of a class that is not read.
     """
     try:
-        content = loadmat(path, variable_names=list(names))
+        content = loadmat(checked(path.read_bytes(), names, path), variable_names=list(names))
+    except UserError:
+        raise
     except Exception as error:  # scipy raises many types on a damaged file
         raise UserError(
             f"{path} cannot be read as {what} ({type(error).__name__}: {error}). Is the "
@@ -226,6 +233,4 @@ def read_mat(path: Path, names: Sequence[str], what: str) -> tuple[Any, dict[str
     if name is None:
         wanted = " or ".join(f"'{name}'" for name in names)
         raise UserError(f"{path} has no variable {wanted}.")
-    if issparse(content[name]):
-        raise UserError(f"{path}: '{name}' is sparse. Save it with MATLAB's full({name}).")
     return content[name], content
