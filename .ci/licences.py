@@ -40,6 +40,7 @@ PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(5, 36)] + [
 ]
 # what states nothing to the index; read in the package's own repository or licence file
 READ = {
+    ("atheris", "3.0.0"): "Apache-2.0",
     ("axe-playwright-python", "0.1.8"): "MIT AND MPL-2.0",  # axe-core, inside it, is the latter
     ("namex", "0.1.0"): "Apache-2.0",
     ("cuda-toolkit", "13.0.3.0"): "NVIDIA Proprietary",  # empty: it names the packages of NVIDIA
