@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -18,7 +18,7 @@ import feature_cache
 import step
 import weight_files
 from arms import history_of
-from checkpoint import Standing, State
+from checkpoint import Arrays, Standing, State
 from cluster import Devices
 from config import Config
 from epochs import Epochs
@@ -80,24 +80,9 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
     if devices.is_chief:
         run = RunFolder(config, names_of(training, validation), features_of(training), say)
     with contextlib.closing(run):
-        standing, arrays = Standing(started=run.started), None
-        data = devices.from_chief(run.resumed)
-        if data:
-            taken_up = checkpoint.read(data)
-            standing, arrays = taken_up.standing, taken_up.arrays
-            run.take_up(standing)
-        for name, root in config.sets:
-            for remark in datasets.remarks(name, root):
-                say(f"{name}: {remark}")
+        standing, arrays = start_of(run, devices)
         say(describe(config, model, training, validation, weights))
-        remarks = [kept, *step.remarks(model, config)]
-        if devices.count > 1:
-            remarks.append(
-                f"{devices.count} devices of {devices.processes} processes share each batch, by JAX"
-            )
-        if data:
-            remarks.append(f"going on from {standing}")
-        for remark in filter(None, remarks):
+        for remark in remarks(devices, config, model, kept, standing if arrays else None):
             say(remark)
         state = State(model, fitted)
         epochs = Epochs(
@@ -126,6 +111,39 @@ def look_for_earlier(devices: Devices, config: Config) -> Earlier:
     found = dataclasses.asdict(earlier(config)) if devices.is_chief else {}
     told = devices.from_chief(json.dumps(found).encode())
     return Earlier(**json.loads(told or b"{}"))
+
+
+def start_of(run: RunFolder, devices: Devices) -> tuple[Standing, Arrays | None]:
+    """Return which step comes next, and the variables' values at it: none at the first of all."""
+    data = devices.from_chief(run.resumed)
+    if not data:
+        return Standing(started=run.started), None
+    kept = checkpoint.read(data)
+    run.take_up(kept.standing)
+    return kept.standing, kept.arrays
+
+
+def remarks(
+    devices: Devices, config: Config, model: keras.Model, kept: str, standing: Standing | None
+) -> Iterator[str]:
+    """Yield what is to be said before training, besides what is trained on what.
+
+    Args:
+        devices: those of the run.
+        config: the run's settings.
+        model: the network.
+        kept: what was decided of the feature cache.
+        standing: where training is taken up, if it is.
+    """
+    for name, root in config.sets:
+        yield from (f"{name}: {remark}" for remark in datasets.remarks(name, root))
+    if kept:
+        yield kept
+    yield from step.remarks(model, config)
+    if devices.count > 1:
+        yield f"{devices.count} devices of {devices.processes} processes share each batch, by JAX"
+    if standing:
+        yield f"going on from {standing}"
 
 
 def names_of(training: SaliencyBatches, validation: SaliencyBatches) -> str:
