@@ -13,7 +13,8 @@ from errors import UserError
 from flags import to_json
 from references import model_name
 
-# settings that change nothing in a run's results, or only their rounding
+# settings that change nothing in a run's results, or only their rounding (a run that is taken up
+# keeps to what it decided on the feature cache)
 WITHOUT_EFFECT = (
     *("overwrite", "resume", "checkpoint_minutes", "output", "weights_dir", "workers"),
     *("feature_cache", "cache_limit", "steps_per_execution"),
@@ -63,10 +64,11 @@ def changed_settings(config: Config, moved: bool = False) -> str:
 
     Args:
         config: of the run.
-        moved: its data may lie elsewhere by now; who goes on with it compares the pictures.
+        moved: it is unfinished. Its data may lie elsewhere by now: who goes on with it compares the
+            pictures. And who met a loss that is no number may deal with it in another way.
     """
     before = config_files.read_settings(config.run_folder / "config.json")
-    left_out = (*WITHOUT_EFFECT, *(["data"] if moved else []))
+    left_out = (*WITHOUT_EFFECT, *(["data", "on_nan"] if moved else []))
     changed = [
         (f.name, before.get(f.name, f.default), getattr(config, f.name))
         for f in dataclasses.fields(config)

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from errors import UserError
-from files import atomic, make_folder
+from files import atomic, make_folder, telling
 
 VERSION = 1
 ABOUT = "about"  # the member that holds the JSON text
 KEPT = 2
 # what reading a damaged file raises: zip, header, text, or what the text says
-DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, MemoryError)
+DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 Arrays = dict[str, NDArray]
 
@@ -36,6 +36,7 @@ class Standing:
     Attributes:
         epoch: the one in progress, from 0.
         step: steps of it that are done.
+        good: how many times in it a step, or several at once, ended with a loss that is a number.
         logs: the epoch's training results, where all its steps are done and only its validation is
             not; else None.
         seconds: what the epoch has taken so far.
@@ -46,11 +47,16 @@ class Standing:
 
     epoch: int = 0
     step: int = 0
+    good: int = 0
     logs: dict[str, float] | None = None
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     started: str = ""
     incidents: list[dict[str, Any]] = field(default_factory=list)
+
+    def go_to_next_epoch(self) -> None:
+        """Stand between two epochs."""
+        self.epoch, self.step, self.good, self.logs, self.seconds = self.epoch + 1, 0, 0, None, 0.0
 
     @property
     def is_between_epochs(self) -> bool:
@@ -58,8 +64,10 @@ class Standing:
         return self.step == 0 and self.logs is None
 
     def __str__(self) -> str:
-        done = "its validation" if self.logs is not None else f"step {self.step + 1}"
-        return f"epoch {self.epoch + 1}, {done}"
+        if self.logs is not None:
+            return f"epoch {self.epoch + 1}, its validation"
+        after = f"after step {self.step}" if self.step else "its first step"
+        return f"epoch {self.epoch + 1}, {after}"
 
 
 @dataclass(frozen=True)
@@ -75,14 +83,11 @@ class State:
 
     Args:
         network: all of it.
-        fitted: what is compiled and fitted: the network, or the part of it that learns. Its
-            optimiser is built, if it was not.
+        fitted: what is compiled and fitted: the network, or the part of it that learns.
     """
 
     def __init__(self, network: keras.Model, fitted: keras.Model) -> None:
         self.network, self.fitted = network, fitted
-        if not fitted.optimizer.built:
-            fitted.optimizer.build(fitted.trainable_variables)
 
     def variables(self, whole: bool = True) -> dict[str, Any]:
         """Return the variables by name; their order is the model's, which its settings decide.
@@ -90,6 +95,8 @@ class State:
         Args:
             whole: with those of layers that are frozen, which training does not change.
         """
+        if not self.fitted.optimizer.built:  # before its first step
+            self.fitted.optimizer.build(self.fitted.trainable_variables)
         metrics = self.fitted.metrics_variables
         counted = {id(variable) for variable in metrics}
         model = self.network if whole else self.fitted
@@ -179,14 +186,25 @@ class Checkpoints:
             old.unlink(missing_ok=True)
 
     def newest(self, say: Callable[[str], None]) -> bytes | None:
-        """Return the newest checkpoint that is whole, as bytes; None where there is none."""
+        """Return the newest checkpoint that is whole, as bytes; None where there is none.
+
+        Those that are damaged go, if there is one that is not.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        damaged = []
         for path in reversed(self.paths()):
-            try:
+            with telling(f"Cannot read {path}", "see why"):
                 data = path.read_bytes()
+            try:
                 read(data)
             except DAMAGED as error:
                 say(f"passed over: the checkpoint {path} is damaged ({error})")
+                damaged.append(path)
             else:
+                for other in damaged:  # which would be taken for the newest of those to be kept
+                    other.unlink(missing_ok=True)
                 return data
         return None
 
@@ -196,11 +214,13 @@ class Checkpoints:
         Raises:
             UserError: it cannot be read.
         """
-        path = [path for path in self.paths() if is_between(path)][-1]
+        paths = [path for path in self.paths() if is_between(path)]
         try:
-            return read(path.read_bytes())
-        except DAMAGED as error:
-            raise UserError(f"The checkpoint {path} cannot be read: {error}.") from error
+            return read(paths[-1].read_bytes())
+        except (IndexError, *DAMAGED) as error:
+            raise UserError(
+                f"There is no readable checkpoint of the epoch's start in {self.folder}."
+            ) from error
 
     def clear(self) -> None:
         """Remove all of them."""
@@ -208,6 +228,13 @@ class Checkpoints:
             path.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+
+def unsound(arrays: Arrays) -> str:
+    """Return the name of an array that holds what is no number, or ""."""
+    return next(
+        (name for name, a in arrays.items() if a.dtype.kind == "f" and not np.isfinite(a).all()), ""
+    )
 
 
 def is_between(path: Path) -> bool:

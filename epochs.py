@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 import figures
-from checkpoint import Arrays, Standing, State
+from checkpoint import Arrays, Standing, State, unsound
 from cluster import Devices
 from config import Config
 from errors import Interrupted, StorageError, UserError
@@ -107,10 +107,10 @@ class Epochs(keras.callbacks.Callback):
         # of several steps at once, Keras names the last, which the epoch's end may come before
         before, self.at.step = self.at.step, min(self.first + batch + 1, len(self.training))
         loss = float((logs or {}).get("loss", 0))
-        if np.isfinite(loss):
-            if self.config.on_nan != "stop":
-                self.come_home()
-            self.guard.passed()
+        if self.config.on_nan != "stop":
+            self.come_home()
+        if np.isfinite(loss) and self.guard.passes():
+            self.at.good += 1
         else:
             self.meet_nonfinite(before, loss)
         done = self.pictures(self.at.step)
@@ -155,7 +155,14 @@ class Epochs(keras.callbacks.Callback):
         self.at.seconds = time.monotonic() - self.started
         self.at.history = self.run.history
         if self.devices.is_chief:
-            self.run.checkpoints.save(self.at, self.state.capture())
+            arrays = self.state.capture()
+            if name := unsound({k: v for k, v in arrays.items() if not k.startswith("metrics")}):
+                raise UserError(
+                    f"epoch {self.at.epoch + 1}, step {self.at.step}: weights ({name}) are no "
+                    "numbers any more. Those saved before are kept. Try a lower --learning_rate, "
+                    "or --on_nan skip."
+                )
+            self.run.checkpoints.save(self.at, arrays)
         self.saved = time.monotonic()
 
     def interrupt(self) -> None:
@@ -188,6 +195,11 @@ class Epochs(keras.callbacks.Callback):
         Args:
             logs: the epoch's training results.
         """
+        if not self.at.good:
+            raise UserError(
+                f"epoch {self.at.epoch + 1}: the loss of each step was no number (see "
+                "nonfinite.json). Try a lower --learning_rate."
+            )
         if not np.isfinite(logs["loss"]):  # of a last batch that the devices do not divide
             raise UserError(
                 f"epoch {self.at.epoch + 1}: the loss is {logs['loss']}. Try a lower "
@@ -195,9 +207,10 @@ class Epochs(keras.callbacks.Callback):
             )
         self.at.logs = logs
         self.bar.close()
+        alone = self.devices.processes == 1
+        if not alone:  # they validate together, so that none may leave on its own
+            self.save()
         try:
-            # several processes validate together: none may leave on its own
-            alone = self.devices.processes == 1
             scores = self.validator.validate(self.model, self.stop if alone else Stop())
         except Interrupted:
             return self.interrupt()
@@ -222,7 +235,7 @@ class Epochs(keras.callbacks.Callback):
             f"{row['images_per_second']:.2f} images/s{'  (best)' if best else ''}"
         )
         self.warn_of_zero_maps()
-        self.at.epoch, self.at.step, self.at.logs, self.at.seconds = self.at.epoch + 1, 0, None, 0.0
+        self.at.go_to_next_epoch()
         self.started = time.monotonic()
         self.save()  # last, so that it promises nothing that is not there
         if self.is_over:

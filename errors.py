@@ -57,6 +57,12 @@ class Interrupted(KeyboardInterrupt):
         return printable(super().__str__())
 
 
+class NotBegun(Interrupted):
+    """A signal ended the work before anything was done: to try again might end in the same way."""
+
+    exit_code = 130
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Return a sentence that offers the nearest choice to a mistyped name.
 

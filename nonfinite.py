@@ -6,7 +6,7 @@ spoilt them by the time it is seen. What was kept of them before is what trainin
 
 from typing import Any
 
-from checkpoint import Arrays, Checkpoints, State
+from checkpoint import Arrays, Checkpoints, State, unsound
 from config import Config
 from errors import UserError
 
@@ -42,10 +42,19 @@ class Guard:
         if self.policy != "stop":
             self.before = self.state.capture(whole=False)
 
-    def passed(self) -> None:
-        """Note a step whose loss is a number."""
+    def passes(self) -> bool:
+        """Note a step whose loss is a number; return whether the weights are numbers, too.
+
+        What an update with a finite loss and an infinite gradient has spoilt is seen here. Without
+        copies it is seen when training is saved (`Epochs.save`).
+        """
+        if self.policy != "stop":
+            after = self.state.capture(whole=False)
+            if unsound({k: v for k, v in after.items() if not k.startswith("metrics")}):
+                return False
+            self.before = after
         self.in_a_row = 0
-        self.keep()
+        return True
 
     def meet(self, epoch: int, step: int, loss: float, pictures: list[str]) -> str:
         """Deal with a step whose loss is no number; return a line that says how.

@@ -240,7 +240,10 @@ def read_arrays(path: Path) -> dict[str, NDArray]:
 def _array_of(file: IO[bytes], size: int) -> NDArray:
     """Return the array of an open .npy file of so many bytes."""
     shape, kind, order = _header(file, size)
-    data = file.read(math.prod(shape) * kind.itemsize)
+    size = math.prod(shape) * kind.itemsize
+    data = file.read(size)
+    if len(data) < size:  # of a member that claims more than it has
+        raise ValueError("its array is cut off")
     return np.ndarray(shape, kind, bytearray(data), order=order)
 
 

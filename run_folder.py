@@ -20,7 +20,7 @@ import numpy as np
 import checkpoint
 import config as settings
 import weight_files
-from arms import changed_settings
+from arms import changed_settings, history_of
 from checkpoint import Checkpoints, Standing
 from config import Config
 from errors import UserError
@@ -30,6 +30,7 @@ from progress import tell
 
 VERSION = "0.1.0"
 RUN = "run.json"  # what a run is, besides its settings: of what pictures, since when, by whom
+WAYS = "Choose another folder with --output, or replace that run with --overwrite."
 # what a run took, which no two are alike in: kept apart from the history, which a repetition equals
 CLOCK = ("seconds", "images_per_second", "peak_memory_mb")
 
@@ -42,7 +43,8 @@ class Earlier:
         is_done: it came to its end.
         is_unfinished: it did not, and can be taken up.
         about: what its `run.json` says.
-        features: how it decided on the feature cache; "" where that is for this run to decide.
+        features: how it decided on the feature cache, whose rounding its weights have; "" where
+            that is for this run to decide.
     """
 
     is_done: bool = False
@@ -63,33 +65,28 @@ def earlier(config: Config) -> Earlier:
     trained = (folder / "history.csv").exists() or bool(_checkpoints(folder).paths())
     if config.overwrite or not trained:
         return Earlier()
-    ways = "Choose another folder with --output, or replace that run with --overwrite."
     if not (folder / "config.json").exists():
-        raise UserError(f"{folder} holds an earlier run without its config.json. {ways}")
+        raise UserError(f"{folder} holds an earlier run without its config.json. {WAYS}")
     done = (folder / settings.DONE).exists()
     changed = changed_settings(config, moved=not done)
     if changed:
-        raise UserError(f"{folder} holds an earlier run of other settings: {changed}. {ways}")
+        raise UserError(f"{folder} holds an earlier run of other settings: {changed}. {WAYS}")
     if done and config.resume:
         return Earlier(is_done=True)
     if done:
-        raise UserError(f"{folder} holds an earlier run, which is done. {ways}")
+        raise UserError(f"{folder} holds an earlier run, which is done. {WAYS}")
     if not (folder / RUN).exists():
-        raise UserError(f"{folder} holds an earlier run that cannot be taken up: no {RUN}. {ways}")
+        raise UserError(f"{folder} holds an earlier run that cannot be taken up: no {RUN}. {WAYS}")
     about = read_json(folder / RUN)
     if not isinstance(about, dict):
-        raise UserError(f"{folder / RUN} is damaged. {ways}")
+        raise UserError(f"{folder / RUN} is damaged. {WAYS}")
     backend = keras.backend.backend()
     if about.get("backend") != backend:
         raise UserError(
             f"{folder} holds an unfinished run on {about.get('backend')}, and this is {backend}: "
-            f"set KERAS_BACKEND={about.get('backend')} to take it up. {ways}"
+            f"set KERAS_BACKEND={about.get('backend')} to take it up. {WAYS}"
         )
-    before = settings.read_settings(folder / "config.json")
-    same = before.get("feature_cache") == config.feature_cache
-    return Earlier(
-        is_unfinished=True, about=about, features=about.get("features", "") if same else ""
-    )
+    return Earlier(is_unfinished=True, about=about, features=str(about.get("features", "")))
 
 
 def _checkpoints(folder: Path) -> Checkpoints:
@@ -102,7 +99,8 @@ class RunFolder:
 
     Args:
         config: the run's settings; the folder is `config.run_folder`.
-        pictures: a name for what the run is trained on.
+        same: names of what must be the same where the run is taken up: its pictures, the weights
+            that it starts from.
         features: how it decided on the feature cache.
         say: gets what is to be told.
 
@@ -118,7 +116,7 @@ class RunFolder:
     def __init__(
         self,
         config: Config,
-        pictures: str = "",
+        same: dict[str, str] | None = None,
         features: str = "",
         say: Callable[[str], None] = tell,
     ) -> None:
@@ -129,26 +127,36 @@ class RunFolder:
         self.kept_back = ""  # why the best weights are not in weights/
         self.is_interrupted = False
         self.checkpoints = _checkpoints(self.folder)
-        self.lock = self._locked()
+        self.lock = self._locked(say)
         try:
-            self._open(pictures, features, say)
+            self._open(same or {}, features, say)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, pictures: str, features: str, say: Callable[[str], None]) -> None:
+    def _open(self, same: dict[str, str], features: str, say: Callable[[str], None]) -> None:
         """Begin anew or go on, now that nobody else writes."""
         config, found = self.config, earlier(self.config)
         for folder in (self.folder, self.checkpoints.folder):
             sweep(folder, left_seconds=0)  # a killed process' unfinished files
-        if found.is_unfinished and found.about.get("pictures") != pictures:
-            raise UserError(
-                f"{self.folder} holds an unfinished run on other pictures than --data has now. "
-                "Choose another folder with --output, or replace that run with --overwrite."
-            )
-        self.resumed = self.checkpoints.newest(say) if found.is_unfinished else None
+        self.resumed = None
+        if found.is_unfinished:
+            for what, name in same.items():
+                if found.about.get(what) != name:
+                    raise UserError(
+                        f"{self.folder} holds an unfinished run, whose {what} were others than "
+                        f"they are now. {WAYS}"
+                    )
+            self.resumed = self.checkpoints.newest(say)
+            # the first is written after the first epoch's other files, or before
+            begun = self.checkpoints.paths() or len(history_of(self.folder)) > 1
+            if self.resumed is None and begun:
+                raise UserError(
+                    f"{self.folder} holds an unfinished run without a checkpoint that can be "
+                    f"read. {WAYS}"
+                )
         about = {
-            "pictures": pictures,
+            **same,
             "backend": keras.backend.backend(),
             "features": features,
             "versions": versions(),
@@ -166,7 +174,7 @@ class RunFolder:
         settings.save(config, self.path("config.json"))
         write_json(self.path(RUN), {"started": self.started, **about})
 
-    def _locked(self) -> filelock.BaseFileLock:
+    def _locked(self, say: Callable[[str], None]) -> filelock.BaseFileLock:
         """Hold the folder against other trainings, for as long as this process lives.
 
         Raises:
@@ -175,13 +183,20 @@ class RunFolder:
         lock = filelock.FileLock(self.path("run.lock"), timeout=0)
         try:
             lock.acquire()
-        except filelock.Timeout:
-            about = read_json(self.path(RUN)) if self.path(RUN).exists() else {}
-            raise UserError(
-                f"Another training writes to {self.folder} (process {about.get('process')} on "
-                f"{about.get('host')}). Choose another folder with --output, or end that one."
-            ) from None
+        except OSError as error:
+            if isinstance(error, filelock.Timeout):
+                raise self._taken() from None
+            # a file system that knows no locks; it may be trained on none the less
+            say(f"warning: {self.folder} cannot be held against other trainings: {error.strerror}")
         return lock
+
+    def _taken(self) -> UserError:
+        """Return the error that says who has the folder."""
+        about = read_json(self.path(RUN)) if self.path(RUN).exists() else {}
+        return UserError(
+            f"Another training writes to {self.folder} (process {about.get('process')} on "
+            f"{about.get('host')}). Choose another folder with --output, or end that one."
+        )
 
     def _clear(self) -> None:
         """Remove an earlier run: files of two runs side by side would be read as those of one."""

@@ -1,7 +1,7 @@
 """What a queue or a person asks of a long run by a signal: stop now, but lose nothing.
 
-SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGUSR1 mean the same: end soon, and well. A second one means
-at once. One that the caller has set to be ignored (`nohup`) stays ignored.
+SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGUSR1 mean the same: end soon, and well. A second one, some
+seconds later, means at once. One that the caller has set to be ignored (`nohup`) stays ignored.
 """
 
 import os
@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from errors import Interrupted
+from errors import Interrupted, NotBegun
 
 SIGNALS = tuple(
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
     if hasattr(signal, name)  # Windows has the first two
 )
+ONE_SIGNAL_SECONDS = 2  # what comes so soon after another was only passed on twice, as queues do
 GRACE_SECONDS = 25  # SLURM and Kubernetes kill 30 s after they asked, unless told otherwise
 
 
@@ -43,7 +44,7 @@ class Stop:
         """Note a signal; raise where nobody looks. Python calls it in the main thread."""
         self.name = signal.Signals(number).name
         if not self.can_wait:
-            raise Interrupted(f"stopped by {self.name}, before a step was done")
+            raise NotBegun(f"stopped by {self.name}, before a step was done")
 
 
 @contextmanager
@@ -95,7 +96,7 @@ def _watch(
     leave: Callable[[int], object],
 ) -> None:
     """Hear of signals at once: say what is done, and end the process where it must."""
-    deadline = None
+    deadline = first = None
     while True:
         reading.settimeout(deadline and max(deadline - time.monotonic(), 0.001))
         try:
@@ -110,9 +111,12 @@ def _watch(
             return
         if numbers[0] not in chosen:
             continue
-        if deadline:
+        now = time.monotonic()
+        if first is not None and now - first > ONE_SIGNAL_SECONDS:
             return _end(128 + numbers[0], leave)
-        deadline = time.monotonic() + grace_seconds
+        if first is not None:
+            continue
+        first, deadline = now, now + grace_seconds
         if stop.can_wait:
             say(
                 f"{signal.Signals(numbers[0]).name}: this step ends, then where training stands is "

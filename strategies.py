@@ -142,9 +142,11 @@ def train_apart(run: Config) -> None:
     words = [sys.executable, str(MAIN), "train", "--config", str(settings)]
     words += ["--overwrite" if run.overwrite else "--resume", "--devices", str(run.devices)]
     sys.stdout.flush()
-    code = ended(subprocess.Popen(words, env=environment()))
-    if code == Interrupted.exit_code:
-        raise Interrupted("the same command goes on with the arms")
+    code, was_asked = ended(words)
+    # where it had not begun, it ends by the signal, or as Python does
+    if code == Interrupted.exit_code or (was_asked and code):
+        again = " without --overwrite" if run.overwrite else ""
+        raise Interrupted(f"the same command{again} goes on with the arms")
     if code:
         kind = StorageError if code == StorageError.exit_code else UserError
         raise kind(
@@ -154,21 +156,29 @@ def train_apart(run: Config) -> None:
     settings.unlink()
 
 
-def ended(process: subprocess.Popen) -> int:
-    """Return a process' exit code; signals that this one gets are that one's to heed.
+def ended(words: list[str]) -> tuple[int, bool]:
+    """Run a process; return its exit code, and whether a signal came that was passed on to it.
 
-    Ctrl-C reaches both, since a terminal sends it to all that it runs.
+    Ctrl-C reaches both, since a terminal sends it to all that it runs; it takes them for one.
     """
+    came: list[int] = []
+    process: list[subprocess.Popen] = []
+
+    def pass_on(number: int, frame: object) -> None:
+        came.append(number)
+        for one in process:
+            one.send_signal(number)
+
     before = {
-        number: signal.signal(
-            number,
-            lambda number, frame: number != signal.SIGINT and process.send_signal(number),
-        )
+        number: signal.signal(number, pass_on)
         for number in SIGNALS
         if signal.getsignal(number) != signal.SIG_IGN
     }
     try:
-        return process.wait()
+        process.append(subprocess.Popen(words, env=environment()))
+        for number in came[:1]:  # it came between the two
+            process[0].send_signal(number)
+        return process[0].wait(), bool(came)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -50,7 +50,8 @@ def train(config: Config, say: Callable[[str], None] = tell) -> RunFolder:
         if run.is_interrupted:
             raise Interrupted(
                 f"{stop.name or 'another process stopped'}: where training stands is saved in "
-                f"{run.folder}. The same command goes on."
+                f"{run.folder}. The same command goes on"
+                + (", without --overwrite." if config.overwrite else ".")
             )
     return run
 
@@ -70,6 +71,7 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
     with devices.chief_first():
         weights = load_start(model, config, say)
     check_same_start(devices, model, training)
+    same = {"pictures": names_of(training, validation), "first weights": digest_of(model)}
     # where features are kept, what learns is fitted on them; it shares its layers with the network
     as_decided = dataclasses.replace(config, feature_cache=found.features or config.feature_cache)
     fitted, kept = feature_cache.attach(model, training, validation, as_decided, say, devices)
@@ -78,7 +80,7 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
     # last, so that bad input leaves no empty folder behind; only the chief writes
     run = WitnessedRun(config)
     if devices.is_chief:
-        run = RunFolder(config, names_of(training, validation), features_of(training), say)
+        run = RunFolder(config, same, "on" if training.features else "off", say)
     with contextlib.closing(run):
         standing, arrays = start_of(run, devices)
         say(describe(config, model, training, validation, weights))
@@ -147,19 +149,33 @@ def remarks(
 
 
 def names_of(training: SaliencyBatches, validation: SaliencyBatches) -> str:
-    """Return a name for the pictures of a run and their truth, wherever they lie."""
+    """Return a name for the pictures of a run and their truth, wherever they lie.
+
+    Of their files it has the sizes: when they were changed, a copy to another disk may not tell.
+    """
     digest = hashlib.sha256()
     for batches in (training, validation):
         for sample in batches.samples:
-            digest.update(f"{sample.name}\n".encode(errors="surrogateescape"))
+            about = [sample.name, *map(size_of, (sample.image, sample.map))]
+            if sample.prepared:
+                about.append(sample.prepared.digest)
+            digest.update(f"{about}\n".encode(errors="surrogateescape"))
             if sample.fixations is not None:
                 digest.update(np.ascontiguousarray(sample.fixations, np.float32).tobytes())
     return digest.hexdigest()
 
 
-def features_of(training: SaliencyBatches) -> str:
-    """Return how a run has decided on the feature cache."""
-    return "on" if training.features else "off"
+def size_of(source: object) -> int | None:
+    """Return the bytes of a file that a sample names; None where it is none of its own."""
+    return source.stat().st_size if isinstance(source, Path) and source.is_file() else None
+
+
+def digest_of(model: keras.Model) -> str:
+    """Return a name for the weights that a network has."""
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        digest.update(keras.ops.convert_to_numpy(weight).tobytes())
+    return digest.hexdigest()
 
 
 def best_line(run: RunFolder) -> str:
@@ -182,10 +198,8 @@ def fit(epochs: Epochs, config: Config, say: Callable[[str], None]) -> None:
         config: the run's settings.
         say: gets each line of news.
     """
-    fitted, training, devices = epochs.state.fitted, epochs.training, epochs.devices
-    if epochs.arrays or config.on_nan != "stop":
-        fitted.test_on_batch(*training[0])  # makes the variables of its metrics, as a step would
-    at = epochs.at
+    training, devices, at = epochs.training, epochs.devices, epochs.at
+    make_variables(epochs)
     if not at.is_between_epochs:
         if at.step < devices.steps(training):
             fit_epochs(epochs, config, say, devices.feed(training, at.step), at.epoch + 1)
@@ -193,6 +207,12 @@ def fit(epochs: Epochs, config: Config, say: Callable[[str], None]) -> None:
             epochs.end_epoch()
     if not epochs.is_over and not epochs.is_interrupted:
         fit_epochs(epochs, config, say, devices.feed(training), config.epochs)
+
+
+def make_variables(epochs: Epochs) -> None:
+    """Have a network make its metrics' variables, as a step would, where they are to be set."""
+    if epochs.arrays or epochs.config.on_nan != "stop":
+        epochs.state.fitted.test_on_batch(*epochs.training[0])
 
 
 def fit_epochs(
@@ -222,6 +242,7 @@ def fit_epochs(
             raise
         say(f"XLA cannot compile this step, so it is not compiled: {first_line(error)}")
         set_up(model, dataclasses.replace(config, xla="off"), len(epochs.training))
+        make_variables(epochs)
         model.fit(feed, **options)
 
 

@@ -11,15 +11,19 @@ export PYTHONUNBUFFERED=1 # a log that is followed tells at once
 
 # Run a command and end with its exit code; with DRY_RUN=1 only say it. Signals are passed on to it: a
 # training saves where it stands and ends with 75. SIGUSR1, which the scripts ask for some time before
-# the time limit, puts the job back into the queue, too, and it goes on from there. (When a job is
-# preempted SLURM does that itself; one that scancel ends stays ended.)
+# the time limit, then puts the job back into the queue, too, and it goes on from there. (When a job is
+# preempted SLURM does that itself; one that scancel ends stays ended.) A job that was put back does not
+# begin anew: --overwrite was meant for its first time.
 run() {
     if [ -n "${DRY_RUN:-}" ]; then
         printf '%q ' "$@" && echo
         exit
     fi
-    local code=0 again="" child
-    "$@" &
+    local code=0 again="" child last word words=()
+    for word in "$@"; do
+        if [ "$word" != --overwrite ] || [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ]; then words+=("$word"); fi
+    done
+    "${words[@]}" &
     child=$!
     trap 'kill -TERM "$child" 2>/dev/null || true' TERM
     trap 'again=yes; kill -TERM "$child" 2>/dev/null || true' USR1
@@ -28,8 +32,13 @@ run() {
         wait "$child" || code=$?
         kill -0 "$child" 2>/dev/null || break # a signal ends the wait before the command ends
     done
-    # of several processes, one that ends last may be ended by srun (128 + its signal)
-    if [ -n "$again" ] && { [ "$code" -eq 75 ] || [ "$code" -gt 128 ]; }; then
+    if [ "$code" -gt 128 ]; then # the signal's, if the command ended just then
+        last=0
+        wait "$child" 2>/dev/null || last=$?
+        [ "$last" -eq 127 ] || code=$last # 127: its own code was had before
+    fi
+    # of several processes, one that ends last may be ended by srun: 143
+    if [ -n "$again" ] && { [ "$code" -eq 75 ] || { [ "$code" -eq 143 ] && [ "$1" = srun ]; }; }; then
         echo "the time limit is near: back into the queue"
         scontrol requeue "$SLURM_JOB_ID"
     fi

@@ -82,7 +82,7 @@ def test_one_that_does_not_read_back_takes_nothing_away(tmp_path, monkeypatch):
     def spoilt(file, **arrays):
         real(file, **arrays)
         file.seek(file.tell() // 2)
-        file.write(b"\xff\xff\xff\xff")
+        file.write(b"\xff" * 100)
 
     monkeypatch.setattr(np, "savez", spoilt)
     with pytest.raises(StorageError, match=r"Cannot write .*00001-00000003\.npz"):
@@ -130,9 +130,10 @@ def test_an_unfinished_run_is_only_taken_up_by_its_own_settings(unfinished):
     (folder / "run.json").write_text(json.dumps({**about, "backend": "jax"}))
     with pytest.raises(UserError, match=r"unfinished run on jax.* set KERAS_BACKEND=jax"):
         train.train(unfinished, **QUIET)
-    (folder / "run.json").write_text(json.dumps({**about, "pictures": "others"}))
-    with pytest.raises(UserError, match="unfinished run on other pictures"):
-        train.train(unfinished, **QUIET)
+    for what in ("pictures", "first weights"):
+        (folder / "run.json").write_text(json.dumps({**about, what: "others"}))
+        with pytest.raises(UserError, match=f"unfinished run, whose {what} were others"):
+            train.train(unfinished, **QUIET)
     (folder / "run.json").unlink()
     with pytest.raises(UserError, match=r"cannot be taken up: no run\.json"):
         train.train(unfinished, **QUIET)
@@ -146,7 +147,7 @@ def test_what_changes_no_result_may_change(unfinished, tmp_path):
     shutil.move(unfinished.run_folder, elsewhere)
     lines = []
     train.train(replace(unfinished, output=elsewhere, workers=1, resume=True), say=lines.append)
-    assert "going on from epoch 1, step 2" in lines
+    assert "going on from epoch 1, after step 1" in lines
 
 
 def test_a_run_that_is_done_is_no_mistake_with_resume(tiny):
@@ -168,3 +169,74 @@ def test_what_a_killed_process_left_unfinished_goes_when_the_run_goes_on(unfinis
     left.write_bytes(b"half")
     RunFolder(replace(unfinished, overwrite=True)).close()
     assert not left.exists()
+
+
+def test_a_run_whose_checkpoints_cannot_be_read_is_left_alone(unfinished, monkeypatch):
+    folder = unfinished.run_folder
+    for path in folder.rglob("*.npz"):
+        path.write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"without a checkpoint that can be read.*--overwrite"):
+        train.train(unfinished, **QUIET)
+    assert len(list(folder.rglob("*.npz"))) == 1
+
+    def refused(self):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.read_bytes", refused)
+        with pytest.raises(StorageError, match="Input/output error"):
+            train.train(unfinished, **QUIET)
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "history.csv").write_text("epoch,loss\n1,0.5\n2,0.4\n")
+    with pytest.raises(UserError, match="without a checkpoint that can be read"):
+        train.train(unfinished, **QUIET)
+    assert (folder / "history.csv").exists()
+
+
+def test_a_damaged_one_is_not_kept_in_the_place_of_a_good_one(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for epoch in (0, 1):
+        checkpoints.save(Standing(epoch=epoch), ARRAYS)
+    checkpoints.paths()[-1].write_bytes(b"damaged")
+    assert checkpoint.read(checkpoints.newest(lambda line: None)).standing.epoch == 0
+    checkpoints.save(Standing(epoch=0, step=4), ARRAYS)
+    assert names(checkpoints) == ["00001-00000000", "00001-00000004"]
+    assert checkpoints.between_epochs().standing.epoch == 0
+    checkpoints.clear()
+    with pytest.raises(UserError, match="no readable checkpoint of the epoch's start"):
+        checkpoints.between_epochs()
+
+
+def test_weights_that_are_no_numbers_are_not_saved(unfinished, monkeypatch):
+    import epochs
+
+    real = epochs.State.capture
+
+    def spoilt(self, whole=True):
+        arrays = real(self, whole)
+        arrays["network/0000"] = np.full_like(arrays["network/0000"], np.nan)
+        return arrays
+
+    before = list(unfinished.run_folder.rglob("*.npz"))
+    monkeypatch.setattr(epochs.State, "capture", spoilt)
+    with pytest.raises(UserError, match=r"weights \(network/0000\) are no numbers any more"):
+        train.train(unfinished, **QUIET)
+    assert list(unfinished.run_folder.rglob("*.npz")) == before
+
+
+def test_the_way_with_a_loss_that_is_no_number_may_change(unfinished):
+    lines = []
+    train.train(replace(unfinished, on_nan="skip"), say=lines.append)
+    assert "going on from epoch 1, after step 1" in lines
+
+
+def test_a_file_system_without_locks_is_told_and_trained_on(tiny, monkeypatch):
+    import filelock
+
+    def unknown(self, *args, **kwargs):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", unknown)
+    lines = []
+    train.train(tiny(), say=lines.append)
+    assert "cannot be held against other trainings: Operation not supported" in lines[0]

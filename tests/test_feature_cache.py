@@ -125,7 +125,7 @@ def test_train_writes_the_same_history_and_the_whole_network(cached):
     assert found[0][0] == found[1][0]
     done = replace(config, overwrite=False)
     assert is_done(replace(done, feature_cache="off", cache_limit="1GB"))
-    with pytest.raises(UserError, match="holds a run with feature_precision float32, not float16"):
+    with pytest.raises(UserError, match="other settings: feature_precision float32, now float16"):
         is_done(replace(done, feature_precision="float16"))
     for plain, kept in zip(found[0][1], found[1][1], strict=True):
         np.testing.assert_array_equal(plain, kept)
