@@ -20,7 +20,7 @@ from errors import UserError
 from hdf5 import DAMAGED, MOST_BYTES, attribute, inside, numbers, opened
 
 MOST_PARTS = 100  # arrays of a layer
-DIFFERENCES = 4  # of layers, told in an error
+DIFFERENCES = 20  # of layers, told in an error: more than ML-Net has
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def _read(file: h5py.File, path: Path) -> Foreign:
         )
     channels_first = _channels_first(layers)
     backends = _texts(root, "backend") or _texts(file, "backend")
-    # Keras 1 before 1.2 wrote no backend; its channels come first on Theano alone
+    # Keras 1 before 1.2 wrote no backend. Channels first are taken for Theano's, whose default that
+    # was; `convert` asks ImageNet's VGG16 whether the kernels are turned
     theano = backends == ["theano"] or (not backends and channels_first)
     turned = {label: _turned(arrays, channels_first, theano) for label, arrays in layers.items()}
     return Foreign(turned, theano=theano, bare=False)
@@ -169,6 +170,9 @@ def fill(layers: Sequence[Any], found: Foreign, path: Path, network: str) -> Non
         told = "; ".join(differences[:DIFFERENCES])
         more = f"; and {len(differences) - DIFFERENCES} more" if differences[DIFFERENCES:] else ""
         raise UserError(f"{path} does not fit {network}: {told}{more}.")
+    for label, values in found.layers.items():
+        if not all(np.isfinite(value).all() for value in values):
+            raise UserError(f"{path}: the weights of {label} are not all numbers. Get it again.")
     for layer, values in zip(layers, found.layers.values(), strict=True):
         layer.set_weights(
             [value.reshape(w.shape) for value, w in zip(values, layer.weights, strict=True)]

@@ -502,7 +502,7 @@ def test_a_disk_that_becomes_read_only_on_the_way_ends_the_run(inputs, disk, cap
         subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
 
     monkeypatch.setattr(predict, "_write", remount)
-    code, told = run("test", inputs, folder / "out", capsys, ["--batch_size", "1"])
+    code, told = run("test", inputs, folder / "out", capsys, ["--workers", "1"])
     assert (code, len(told)) == (1, 1), told
     assert "Read-only file system. Have that disk mounted for writing" in told[0] or (
         "is not writable" in told[0]
