@@ -95,7 +95,8 @@ class Epochs(keras.callbacks.Callback):
             f"epoch {epoch + 1}/{self.config.epochs}",
             shown=self.devices.is_chief,
         )
-        self.bar.update(self.pictures(self.first))
+        if self.first:
+            self.bar.update(self.pictures(self.first))
         self.guard.keep()
 
     def pictures(self, steps: int) -> int:

@@ -175,13 +175,13 @@ def test_bar_and_history_count_pictures_whatever_is_run_at_once(tiny, tmp_path, 
         [{}, {"steps_per_execution": 2}, {"micro_batch": 2}, {"steps_per_execution": 9}]
     ):
         seen = []
-        bar = train.progress
+        bar = epochs.progress
         monkeypatch.setattr(
-            train, "progress", lambda total, *_, bar=bar, seen=seen, **more: Counted(total, seen)
+            epochs, "progress", lambda total, *_, bar=bar, seen=seen, **more: Counted(total, seen)
         )
         config = tiny(output=tmp_path / str(number), batch_size=5, dropout=0.0, **changes)
         rows.append(train.train(config, **QUIET).history[0])
-        monkeypatch.setattr(train, "progress", bar)
+        monkeypatch.setattr(epochs, "progress", bar)
         counts.append([n for total, n in seen if total == 12])
     assert [sum(count) for count in counts] == [12] * 4  # batches of 5, 5 and 2
     assert [len(count) for count in counts] == [3, 2, 3, 1]
