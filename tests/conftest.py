@@ -1,6 +1,7 @@
 """Shared by all tests: a quiet backend, a private cache, tiny settings, one tiny trained model."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,13 @@ def needs(path: Path) -> pytest.MarkDecorator:
     """Skip a test, with the reason, where real data is absent; never where CI found the folder."""
     absent = not path.exists() and "REQUIRE_REAL_DATA" not in os.environ
     return pytest.mark.skipif(absent, reason=f"real data: {path} is absent")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heed_interrupts():
+    """Heed Ctrl-C, also where a shell runs the tests in the background, which has it ignored."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

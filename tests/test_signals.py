@@ -105,7 +105,11 @@ class Training:
         """Return the exit code and what was said, after a signal to its group."""
         if number:
             os.killpg(self.process.pid, number)
-        said = self.process.communicate(timeout=60)[0]
+        try:
+            said = self.process.communicate(timeout=60)[0]
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
         return self.process.returncode, said
 
 
@@ -123,6 +127,7 @@ def test_training_stops_by_a_signal_with_its_own_code_and_goes_on(tmp_path, numb
     rows = len((tmp_path / "run" / "history.csv").read_text().splitlines())
     again = Training(tmp_path / "run")
     again.wait_for(f"going on from epoch {rows}, ")
+    again.wait_for(f"epoch {rows}:")
     code, said = again.ended(signal.SIGTERM)
     assert code == 75
 
