@@ -41,4 +41,5 @@ def main():
     print(json.dumps(looks))
 
 
-main()
+if __name__ == "__main__":
+    main()
