@@ -24,6 +24,7 @@ SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 LIMIT_BYTES, LIMIT_FILES = 64 * 2**30, 500_000  # several times the largest of the data sets
 BLOCK = 2**20  # bytes held at once
 LONGEST = 1000  # characters of a path
+DEEPEST = 64  # folders: a file below thousands of them takes each system call thousands of steps
 # what zipfile, tarfile and the decompressors raise on a damaged file: of an unknown compression,
 # of a name that is no UTF-8, of a field that is no number
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError,
@@ -166,6 +167,8 @@ def _refusal(member: Member, kinds: dict[str, bool]) -> str:
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts or PureWindowsPath(member.name).drive:
         return "leads out of the folder"
+    if len(path.parts) > DEEPEST:
+        return f"lies {len(path.parts)} folders deep"
     if "\\" in member.name or "\0" in member.name:
         return "has a backslash or a null in its name, which systems read differently"
     if member.trouble:

@@ -25,8 +25,16 @@ run() {
     done
     "${words[@]}" &
     child=$!
-    trap 'kill -TERM "$child" 2>/dev/null || true' TERM
-    trap 'again=yes; kill -TERM "$child" 2>/dev/null || true' USR1
+    # shellcheck disable=SC2329 # the traps call it
+    pass_on() {
+        if [ "${words[0]}" = srun ]; then # which would end its step rather than pass it on
+            scancel --signal=TERM "$SLURM_JOB_ID"
+        else
+            kill -TERM "$child" 2>/dev/null || true
+        fi
+    }
+    trap pass_on TERM
+    trap 'again=yes; pass_on' USR1
     while :; do
         code=0
         wait "$child" || code=$?

@@ -118,6 +118,11 @@ def test_no_name_leads_out_of_the_folder(make, tmp_path, kind, name):
     refused(archive, tmp_path, match)
 
 
+@pytest.mark.parametrize("kind", [".zip", ".tar"])
+def test_a_file_thousands_of_folders_deep_is_refused(make, tmp_path, kind):
+    refused(make(kind, {"a/" * 400 + "x": b""}), tmp_path, "lies 401 folders deep")
+
+
 @pytest.mark.parametrize("name", ["picture.jpgX.exe", "Xpicture"])
 def test_a_name_is_not_cut_at_a_null_byte(make, tmp_path, name):
     archive = make(".zip", {name: b"x"})
