@@ -165,6 +165,7 @@ class Mesh(Devices):
         mine = np.array(there[place.rank][:local])
         self.local = jax.sharding.Mesh(mine, ("batch",))
         self.forward: dict[keras.Model, Callable] = {}
+        self.home: dict[int, tuple[Any, Any]] = {}  # by variable: its value, there and here
         keras.distribution.set_distribution(self.distribution)
 
     def steps(self, training: SaliencyBatches) -> int:
@@ -222,21 +223,24 @@ class Mesh(Devices):
                 lambda *state: model.stateless_call(*state, training=False)[0]
             )
         trained, fixed = (
-            [self.at_home(variable.value) for variable in variables]
+            [self.at_home(variable) for variable in variables]
             for variables in (model.trainable_variables, model.non_trainable_variables)
         )
         placed = jax.device_put(x, jax.sharding.NamedSharding(self.local, spec))
         return jax.tree.map(np.asarray, self.forward[model](trained, fixed, placed))
 
-    def at_home(self, value: Any) -> Any:
+    def at_home(self, variable: Any) -> Any:
         """Return a weight, which every device holds, as one that only this process' hold."""
         import jax
 
-        return jax.make_array_from_single_device_arrays(
-            value.shape,
-            jax.sharding.NamedSharding(self.local, jax.sharding.PartitionSpec()),
-            [shard.data for shard in value.addressable_shards],
-        )
+        value = variable.value
+        kept = self.home.get(id(variable))
+        if kept is None or kept[0] is not value:
+            # by way of the host: of a weight that no step has been through, JAX gives no shards
+            alone = jax.sharding.NamedSharding(self.local, jax.sharding.PartitionSpec())
+            kept = value, jax.device_put(np.asarray(value), alone)
+            self.home[id(variable)] = kept
+        return kept[1]
 
     def gather(self, table: NDArray) -> NDArray:
         """Return the rows of all processes, in their order, of which each has made its share."""

@@ -326,7 +326,8 @@ def test_a_job_that_is_near_its_time_limit_goes_on_later(project, queue, several
     script = f"batch/{'several_hosts' if several else 'one_gpu'}.sh"
     submitted = subprocess.run(
         ["sbatch", "--parsable", "--output=job.log", script, *words],
-        env={**queue, "KERAS_BACKEND": "jax"}, capture_output=True, text=True, check=True,
+        env={**queue, "KERAS_BACKEND": "jax", "SALIENCY_CACHE": str(project / "cache")},
+        capture_output=True, text=True, check=True,
     )  # fmt: skip
     job, log = submitted.stdout.strip(), Path("job.log")
 
