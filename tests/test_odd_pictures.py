@@ -547,3 +547,14 @@ def test_20000_by_20000_pixels_take_less_than_3_gb(trained, tmp_path, suffix):
         "test", path, "--weights", trained, "--output", tmp_path / "out", "--batch_size", 1,
     )  # fmt: skip
     assert header_shape(tmp_path / "out/p.png") == (20_000, 20_000)
+
+
+def test_a_png_that_claims_more_than_it_has_is_refused_at_once(tmp_path):
+    """Found by fuzzing: OpenCV took minutes over these 55 bytes."""
+    parts = (
+        "89504e470d0a1a0a0000000d49484452000000240000002010000000000f6a5911",
+        "ffffff7f49444154480d01dff67a2d31323700000000",
+    )
+    (tmp_path / "cut.png").write_bytes(bytes.fromhex("".join(parts)))
+    with pytest.raises(UserError, match=r"cut\.png is not a picture that can be read: truncated"):
+        read_image(tmp_path / "cut.png")
