@@ -322,7 +322,7 @@ def test_a_signal_reaches_the_command_and_its_exit_code_the_queue(project):
 @pytest.mark.parametrize("several", [False, True])
 def test_a_job_that_is_near_its_time_limit_goes_on_later(project, queue, several):
     """A process, and two that train together: they end at the same step."""
-    words = [*TRAIN, "--epochs", "60", "--patience", "60", "--output", "runs/x"]
+    words = [*TRAIN, "--epochs", "25", "--patience", "25", "--output", "runs/x"]
     script = f"batch/{'several_hosts' if several else 'one_gpu'}.sh"
     submitted = subprocess.run(
         ["sbatch", "--parsable", "--output=job.log", script, *words],
@@ -345,4 +345,4 @@ def test_a_job_that_is_near_its_time_limit_goes_on_later(project, queue, several
     wait_for_the_end(queue)
     assert (project / "runs/x/done.json").exists(), log.read_text()
     epochs = [line for line in log.read_text().splitlines() if re.match(r"epoch \d+:", line)]
-    assert [int(line.split()[1].strip(":")) for line in epochs] == list(range(1, 61))
+    assert [int(line.split()[1].strip(":")) for line in epochs] == list(range(1, 26))
