@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -497,9 +498,12 @@ def test_a_read_only_disk_is_one_line_and_is_as_it_was(command, inputs, disk, ca
 def test_a_disk_that_becomes_read_only_on_the_way_ends_the_run(inputs, disk, capsys, monkeypatch):
     folder, write = disk("size=4m"), predict._write
 
+    one_at_a_time = threading.Lock()
+
     def remount(*arguments):
-        write(*arguments)
-        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+        with one_at_a_time:
+            write(*arguments)
+            subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
 
     monkeypatch.setattr(predict, "_write", remount)
     code, told = run("test", inputs, folder / "out", capsys, ["--workers", "1"])
