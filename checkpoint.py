@@ -231,9 +231,16 @@ class Checkpoints:
 
 
 def unsound(arrays: Arrays) -> str:
-    """Return the name of an array that holds what is no number, or ""."""
+    """Return the name of an array that holds what is no number, or ""; metrics may."""
     return next(
-        (name for name, a in arrays.items() if a.dtype.kind == "f" and not np.isfinite(a).all()), ""
+        (
+            name
+            for name, array in arrays.items()
+            if not name.startswith("metrics/")
+            and array.dtype.kind == "f"
+            and not np.isfinite(array).all()
+        ),
+        "",
     )
 
 

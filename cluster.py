@@ -80,8 +80,8 @@ class Devices:
         return bool(self.gather(np.array([[float(on)]])).all())
 
     def any(self, on: bool) -> bool:
-        """Return whether something holds in a process."""
-        return on
+        """Return whether something holds in a process, whichever."""
+        return bool(self.gather(np.array([[float(on)]])).any())
 
     def from_chief(self, data: bytes | None) -> bytes | None:
         """Return what the chief has, in every process."""
@@ -148,7 +148,7 @@ class Mesh(Devices):
     """
 
     def __init__(self, place: hosts.Place, local: int) -> None:
-        import jax
+        import jax  # pyright: ignore[reportMissingImports]
 
         self.number, self.processes = place.rank, place.count
         self.count = place.count * local
@@ -214,7 +214,7 @@ class Mesh(Devices):
 
     def predict(self, model: keras.Model, x: Any) -> Any:
         """Return the prediction of a batch, divided among this process' devices if it divides."""
-        import jax
+        import jax  # pyright: ignore[reportMissingImports]
 
         length = len(jax.tree.leaves(x)[0])
         spec = jax.sharding.PartitionSpec("batch" if length % self.local.size == 0 else None)
@@ -231,7 +231,7 @@ class Mesh(Devices):
 
     def at_home(self, variable: Any) -> Any:
         """Return a weight, which every device holds, as one that only this process' hold."""
-        import jax
+        import jax  # pyright: ignore[reportMissingImports]
 
         value = variable.value
         kept = self.home.get(id(variable))
@@ -246,7 +246,7 @@ class Mesh(Devices):
         """Return the rows of all processes, in their order, of which each has made its share."""
         if self.processes == 1:
             return table
-        from jax.experimental.multihost_utils import process_allgather
+        from jax.experimental.multihost_utils import process_allgather  # pyright: ignore[reportMissingImports]
 
         lengths = process_allgather(np.array([len(table)])).ravel()
         padded = np.zeros((max(lengths), table.shape[1]))
@@ -256,15 +256,11 @@ class Mesh(Devices):
         rows = np.ascontiguousarray(bits).view(np.float64)
         return np.concatenate([some[:n] for some, n in zip(rows, lengths, strict=True)])
 
-    def any(self, on: bool) -> bool:
-        """Return whether something holds in a process."""
-        return bool(self.gather(np.array([[float(on)]])).any())
-
     def from_chief(self, data: bytes | None) -> bytes | None:
         """Return what the chief has, in every process."""
         if self.processes == 1:
             return data
-        from jax.experimental.multihost_utils import broadcast_one_to_all
+        from jax.experimental.multihost_utils import broadcast_one_to_all  # pyright: ignore[reportMissingImports]
 
         mine = np.frombuffer(data or b"", np.uint8)
         length = int(broadcast_one_to_all(np.array(mine.size)))
@@ -343,7 +339,7 @@ def started(config: Config) -> Iterator[Devices]:
 @contextlib.contextmanager
 def together(config: Config, place: hosts.Place) -> Iterator[None]:
     """Begin and end together with the other processes of a run; an error of one is one of all."""
-    import jax
+    import jax  # pyright: ignore[reportMissingImports]
 
     same = {k: v for k, v in to_json(config).items() if k not in OWN_SETTINGS}
     group = hosts.Group(place, same, config.cluster_timeout)

@@ -112,7 +112,7 @@ def open_openvino(path: Path, at_once: int = 1) -> Maps:
 
 def open_onnx(path: Path, at_once: int = 1) -> Maps:
     """Return the function from pictures to maps of an ONNX network."""
-    import onnxruntime
+    import onnxruntime  # pyright: ignore[reportMissingImports]
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = max(1, cores() // at_once)

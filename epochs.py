@@ -62,7 +62,7 @@ class Epochs(keras.callbacks.Callback):
         super().__init__()
         self.config, self.run, self.say, self.devices = config, run, say, devices
         self.state, self.stop, self.at, self.arrays = state, stop, standing, arrays
-        self.training, self.validation = training, validation
+        self.training = training
         self.guard = Guard(config, state, run.checkpoints, standing.incidents)
         self.validator = Validator(config, validation, devices)
         self.events = None
@@ -157,7 +157,7 @@ class Epochs(keras.callbacks.Callback):
         self.at.history = self.run.history
         if self.devices.is_chief:
             arrays = self.state.capture()
-            if name := unsound({k: v for k, v in arrays.items() if not k.startswith("metrics")}):
+            if name := unsound(arrays):
                 raise UserError(
                     f"epoch {self.at.epoch + 1}, step {self.at.step}: weights ({name}) are no "
                     "numbers any more. Those saved before are kept. Try a lower --learning_rate, "

@@ -276,7 +276,7 @@ def put(made: Path, output: Path, aside: Path) -> None:
 def write_onnx(model: keras.Model, card: dict[str, Any], path: Path) -> None:
     """Write a network as ONNX; the card is in its metadata under `saliency`."""
     model.export(path, format="onnx", verbose=False)
-    import onnx
+    import onnx  # pyright: ignore[reportMissingImports]
 
     network = onnx.load(path)
     onnx.helper.set_model_props(network, {"saliency": json.dumps(card)})

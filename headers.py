@@ -190,12 +190,13 @@ def read_content(path: Path, largest: int | None = None) -> tuple[bytes, Header]
         raise UserError(f"{path} is a JPEG of more than {MOST_SCANS} scans. Save it anew.")
     if header.format != "PNG":
         return data, header
-    if any(place + 12 + length > len(data) for _, place, length in _png_chunks(io.BytesIO(data))):
+    found = list(_png_chunks(io.BytesIO(data)))
+    if any(place + 12 + length > len(data) for _, place, length in found):
         # OpenCV takes minutes over rows that a chunk claims and the file has not
         raise UserError(f"{path} {_why_not(data)}")
     chunks = [
         (kind, data[place : place + length + 12])
-        for kind, place, length in _png_chunks(io.BytesIO(data))
+        for kind, place, length in found
         if kind in PNG_CHUNKS
     ]
     if _unpacks_beyond([chunk[8:-4] for kind, chunk in chunks if kind == b"IDAT"], header.shape):

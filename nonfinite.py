@@ -50,7 +50,7 @@ class Guard:
         """
         if self.policy != "stop":
             after = self.state.capture(whole=False)
-            if unsound({k: v for k, v in after.items() if not k.startswith("metrics")}):
+            if unsound(after):
                 return False
             self.before = after
         self.in_a_row = 0

@@ -105,6 +105,8 @@ class RunFolder:
         say: gets what is to be told.
 
     Attributes:
+        started: when; part of the run's name.
+        kept_back: why the best weights are not in weights/.
         resumed: the checkpoint that the run is taken up from, as bytes, or None.
         is_interrupted: it has ended before its time, to be taken up again.
 
@@ -112,6 +114,10 @@ class RunFolder:
         UserError: the run folder or the weights folder cannot be written, another process trains
             into it, or it holds another run.
     """
+
+    started = kept_back = ""
+    is_interrupted = False
+    resumed: bytes | None = None
 
     def __init__(
         self,
@@ -124,8 +130,6 @@ class RunFolder:
         self.folder = make_folder(config.run_folder)
         self.weights_dir = make_folder(config.weights_dir, "--weights_dir")
         self.history: list[dict[str, float]] = []
-        self.kept_back = ""  # why the best weights are not in weights/
-        self.is_interrupted = False
         self.checkpoints = _checkpoints(self.folder)
         self.lock = self._locked(say)
         try:
@@ -139,7 +143,6 @@ class RunFolder:
         config, found = self.config, earlier(self.config)
         for folder in (self.folder, self.checkpoints.folder):
             sweep(folder, left_seconds=0)  # a killed process' unfinished files
-        self.resumed = None
         if found.is_unfinished:
             for what, name in same.items():
                 if found.about.get(what) != name:
@@ -314,9 +317,6 @@ class WitnessedRun(RunFolder):
         self.config, self.folder, self.weights_dir = config, config.run_folder, config.weights_dir
         self.checkpoints = _checkpoints(self.folder)
         self.history = history or []
-        self.kept_back = self.started = ""
-        self.is_interrupted = False
-        self.resumed = None
 
     def take_up(self, standing: Standing) -> None:
         """Go on from where an earlier process came to."""

@@ -77,10 +77,10 @@ def has_accelerator() -> bool:
 
         return any(device.device_type != "CPU" for device in tf.config.list_physical_devices())
     if backend() == "jax":
-        import jax
+        import jax  # pyright: ignore[reportMissingImports]
 
         return jax.default_backend() != "cpu"
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     return torch.cuda.is_available() or torch.backends.mps.is_available()
 
@@ -134,10 +134,10 @@ def peak_device_memory_mb() -> float:
 
         return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
     if backend() == "jax":
-        import jax
+        import jax  # pyright: ignore[reportMissingImports]
 
         return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**20
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     return torch.cuda.max_memory_allocated() / 2**20
 
@@ -258,7 +258,7 @@ def _tensorflow_step(model: keras.Model, micro_batch: int) -> Callable:
 
 def _jax_step(model: keras.Model, micro_batch: int) -> Callable:
     """Return a training step in parts, as JAX' trainer calls it: without side effects."""
-    import jax
+    import jax  # pyright: ignore[reportMissingImports]
 
     differentiate = jax.value_and_grad(model.compute_loss_and_updates, has_aux=True)
 
@@ -303,7 +303,7 @@ def _jax_step(model: keras.Model, micro_batch: int) -> Callable:
 
 def _torch_step(model: keras.Model, micro_batch: int) -> Callable:
     """Return a training step in parts, as PyTorch's trainer calls it."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     def train_step(data: Any) -> dict[str, Any]:
         count = len(tree.flatten(data)[0])

@@ -70,8 +70,8 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
     check_loss_has_its_truth(config, training)
     with devices.chief_first():
         weights = load_start(model, config, say)
-    check_same_start(devices, model, training)
     same = {"pictures": names_of(training, validation), "first weights": digest_of(model)}
+    check_same_start(devices, same)
     # where features are kept, what learns is fitted on them; it shares its layers with the network
     as_decided = dataclasses.replace(config, feature_cache=found.features or config.feature_cache)
     fitted, kept = feature_cache.attach(model, training, validation, as_decided, say, devices)
@@ -251,20 +251,18 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def check_same_start(devices: Devices, model: keras.Model, training: SaliencyBatches) -> None:
+def check_same_start(devices: Devices, same: dict[str, str]) -> None:
     """Refuse processes that would train other networks, or on other pictures.
+
+    Args:
+        devices: all that train.
+        same: names for the pictures and for the weights that training starts from.
 
     Raises:
         UserError: this one would.
     """
-    if devices.processes == 1:
-        return
-    names = "\n".join(sample.name for sample in training.samples)
-    devices.check_same("The training pictures of --data", names.encode())
-    devices.check_same(
-        "The weights that training starts from",
-        b"".join(keras.ops.convert_to_numpy(w).tobytes() for w in model.weights),
-    )
+    devices.check_same("The pictures of --data", same["pictures"].encode())
+    devices.check_same("The weights that training starts from", same["first weights"].encode())
 
 
 def load_start(model: keras.Model, config: Config, say: Callable[[str], None]) -> Path | None:

@@ -85,7 +85,7 @@ def read_card(path: Path) -> dict[str, Any]:
             text = hdf5.attribute(file, "card")
             card = json.loads(text) if isinstance(text, str) else None
             ours = hdf5.inside(file, "layers") is not None
-    except (*hdf5.DAMAGED, RecursionError) as error:
+    except hdf5.DAMAGED as error:
         raise UserError(f"{path} is not an HDF5 file: truncated or of another type.") from error
     if isinstance(card, dict):
         return card

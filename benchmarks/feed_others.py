@@ -116,7 +116,7 @@ def of_tensorflow(pairs: list[tuple[Path, Path]], workers: int) -> Callable[[], 
 
 def of_torch(pairs: list[tuple[Path, Path]], workers: int) -> Callable[[], Iterator[Any]]:
     """Return an epoch of PyTorch's DataLoader; its processes stay from epoch to epoch."""
-    from torch.utils.data import DataLoader
+    from torch.utils.data import DataLoader  # pyright: ignore[reportMissingImports]
 
     loader = DataLoader(
         Files(pairs),  # type: ignore[arg-type]

@@ -105,9 +105,9 @@ class Plain:
     """The same network in PyTorch, as one writes it."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        import torch
-        from torch import nn
-        from torch.nn import functional
+        import torch  # pyright: ignore[reportMissingImports]
+        from torch import nn  # pyright: ignore[reportMissingImports]
+        from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
         class MLNet(nn.Module):
             def __init__(self, rows: int, cols: int) -> None:
