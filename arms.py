@@ -147,7 +147,7 @@ def arms_of(runs: list[Run]) -> list[Arm]:
 
 def differing_settings(arms: list[Arm]) -> list[str]:
     """Return the settings, besides the strategy's own, in which the arms are not alike."""
-    own = (*NOT_THE_ARM, "data", "freeze_backbone", "backbone_weights")
+    own = (*NOT_THE_ARM, "data", "freeze_backbone", "fixed_blocks", "backbone_weights")
     fields = [to_json(arm.runs[0].config) for arm in arms]
     told = {name: {repr(values[name]) for values in fields} for name in fields[0]}
     return [name for name, values in told.items() if name not in own and len(values) > 1]

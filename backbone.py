@@ -201,6 +201,7 @@ def vgg(
     seed: int = 0,
     at_eighth: bool = False,
     theano_pooling: bool = False,
+    fixed_blocks: int = 0,
 ) -> dict[str, Any]:
     """Return the ends of VGG's stages; layer names are VGG's own.
 
@@ -214,6 +215,7 @@ def vgg(
             both end at an eighth of the input (Cornia et al., ICPR 2016).
         theano_pooling: let the windows of the poolings begin a row and a column earlier, as the
             "same" pooling of Keras 1 did on Theano.
+        fixed_blocks: how many of the first blocks do not learn, whatever the others do.
 
     Returns:
         Keras tensors by layer name.
@@ -230,7 +232,7 @@ def vgg(
                 activation="relu",
                 # He et al. 2015: a random start of 13 ReLU layers neither fades nor explodes
                 kernel_initializer=keras.initializers.HeNormal(next(seeds)),
-                trainable=trainable,
+                trainable=trainable and block > fixed_blocks,
                 name=f"block{block}_conv{conv}",
             )(x)
         if block == 5:
@@ -258,19 +260,20 @@ def features_at_eighth(
     trainable: bool = True,
     seed: int = 0,
     theano_pooling: bool = False,
+    fixed_blocks: int = 0,
 ) -> list[Any]:
     """Return a network's features at one eighth of the input, as ML-Net's head takes them.
 
     Of VGG they are the third and fourth pool and the last convolution, with ML-Net's changed
     strides; of the others the stages at an eighth, a sixteenth and a thirty-second, interpolated.
 
-    Args: see `stages`; `theano_pooling` see `vgg`.
+    Args: see `stages`; `theano_pooling` and `fixed_blocks` see `vgg`.
 
     Returns:
         Keras tensors [b, rows/8, cols/8, channels].
     """
     if name in VGG_BLOCKS:
-        ends = vgg(name, inputs, width, trainable, seed, True, theano_pooling)
+        ends = vgg(name, inputs, width, trainable, seed, True, theano_pooling, fixed_blocks)
         return [end for layer, end in ends.items() if layer[5] in "345"]  # blocks 3, 4 and 5
     ends = stages(name, inputs, width, trainable, seed)
     deep = {layer: end for layer, end in ends.items() if BACKBONES[name].stages[layer] >= 8}

@@ -51,9 +51,9 @@ SPLITS = ("train", "val", "test")
 PROFILES = ("tuebingen", "mit")
 # the arms of the transfer question, as what they change in a run's settings
 STRATEGIES: dict[str, dict[str, Any]] = {
-    "frozen": {"freeze_backbone": True},
+    "frozen": {"freeze_backbone": True, "fixed_blocks": 0},
     "finetuned": {"freeze_backbone": False},
-    "scratch": {"freeze_backbone": False, "backbone_weights": "none"},
+    "scratch": {"freeze_backbone": False, "fixed_blocks": 0, "backbone_weights": "none"},
 }
 OUT_OF_BOUNDS = ("drop", "clip")
 FEATURE_CACHES = ("auto", "on", "off")
@@ -180,6 +180,13 @@ class Config(TruthConfig):
     )
     freeze_backbone: bool = option(
         True, "True trains only the head on frozen ImageNet features, False fine-tunes all weights"
+    )
+    fixed_blocks: int = option(
+        0,
+        "fine-tune all but the first so many of VGG's five blocks, whose features can then be kept "
+        "(mlnet)",
+        least=0,
+        most=4,
     )
     backbone_weights: str | None = option(
         None,
@@ -356,10 +363,16 @@ class Config(TruthConfig):
                 f"--backbone {self.backbone} does not fit {self.model}. It is for "
                 f"{', '.join(PLUGGABLE)}."
             )
-        if self.theano_pooling and (
-            self.model != "mlnet" or self.backbone not in ("vgg16", "vgg19")
-        ):
+        on_vgg = self.model == "mlnet" and self.backbone in ("vgg16", "vgg19")
+        if self.theano_pooling and not on_vgg:
             raise UserError("--theano_pooling is for mlnet on vgg16 or vgg19.")
+        if self.fixed_blocks and not on_vgg:
+            raise UserError("--fixed_blocks is for mlnet on vgg16 or vgg19.")
+        if self.fixed_blocks and self.freeze_backbone:
+            raise UserError(
+                f"--fixed_blocks {self.fixed_blocks} is for fine-tuning the other blocks: add "
+                "--freeze_backbone False."
+            )
         step = 80 if self.theano_pooling else SIZE_STEP[self.model]
         if self.model in PLUGGABLE:
             step = math.lcm(step, BACKBONES[self.backbone])

@@ -42,8 +42,8 @@ def build(config: Config) -> keras.Model:
     of no fixed scale. 15,452,145 weights at 480 x 640 on VGG16.
 
     Args:
-        config: reads rows, cols, backbone, width, dropout, freeze_backbone, theano_pooling and
-            seed.
+        config: reads rows, cols, backbone, width, dropout, freeze_backbone, fixed_blocks,
+            theano_pooling and seed.
 
     >>> build(Config(rows=48, cols=64, width=0.1)).output_shape
     (None, 6, 8, 1)
@@ -57,6 +57,7 @@ def build(config: Config) -> keras.Model:
         not config.freeze_backbone,
         config.seed,
         config.theano_pooling,
+        config.fixed_blocks,
     )
     x = layers.Concatenate(name="features")(taps)  # (b, h/8, w/8, 1280)
     x = layers.Dropout(config.dropout, seed=config.seed, name="dropout")(x)

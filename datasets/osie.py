@@ -3,7 +3,7 @@
 What its files hold: `data/eye/fixations.mat`, variable `fixations`, 700 cells of a struct with
 `img` and `subjects`, 15 cells of a struct with rows `fix_x`, `fix_y`, `fix_duration`. Coordinates
 are MATLAB's, 1-based pixel centres, fractional, x along the width. The first fixation of each
-observer is in the file and is kept. EyeCrowd (Jiang et al., ECCV 2014) comes in the same layout.
+observer is in the file and is kept. EyeCrowd (`eyecrowd.py`) comes in the same layout.
 """
 
 from collections.abc import Container
@@ -26,7 +26,7 @@ SOURCE = (
     "at the folder that holds data/stimuli and data/eye/fixations.mat."
 )
 SIGMA_PIXELS = 24.0  # the authors' own maps
-PUBLISHED = {"all": (700, 500)}  # of OSIE, of EyeCrowd
+PUBLISHED = {"all": (700, 500)}  # EyeCrowd may be named so, too
 
 
 def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
@@ -35,7 +35,11 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
     Raises:
         UserError: the stimuli or the fixations are missing, or do not pair up.
     """
-    [part] = parts(root)
+    return load_part(parts(root)[0], root, split, plan)
+
+
+def load_part(part: Part, root: Path, split: str, plan: Plan) -> list[Sample]:
+    """Return the samples of a split of a set in this layout; raises what `load` does."""
     fixed = part.where / "split.json"
     if not fixed.exists():
         return load_parts([part], root, split, plan)
@@ -49,24 +53,29 @@ def parts(root: Path) -> list[Part]:
     Raises:
         UserError: the stimuli or the fixations are missing.
     """
+    return [part_at(root, "OSIE", SOURCE, PUBLISHED["all"])]
+
+
+def part_at(root: Path, title: str, source: str, published: tuple[int, ...]) -> Part:
+    """Return what is there of a set in this layout; raises what `parts` does."""
     base = find_root(root, lambda folder: any(path.exists() for path in _places(folder))) or root
     stimuli, eye = _places(base)
     for path in (stimuli, eye):
         if not path.exists():
-            raise UserError(f"{path} is missing, so {root} is not OSIE's folder. {offer(SOURCE)}")
+            raise UserError(
+                f"{path} is missing, so {root} is not {title}'s folder. {offer(source)}"
+            )
     clashes: list[str] = []
-    return [
-        Part(
-            "all",
-            "",
-            base,
-            by_stem(stimuli, {".jpg"}, clashes),
-            read=lambda: read_table(eye, parse),
-            sigma_pixels=SIGMA_PIXELS,
-            published=PUBLISHED["all"],
-            clashes=tuple(clashes),
-        )
-    ]
+    return Part(
+        "all",
+        "",
+        base,
+        by_stem(stimuli, {".jpg"}, clashes),
+        read=lambda: read_table(eye, parse),
+        sigma_pixels=SIGMA_PIXELS,
+        published=published,
+        clashes=tuple(clashes),
+    )
 
 
 def _places(base: Path) -> tuple[Path, Path]:

@@ -11,7 +11,7 @@ from scipy.io import savemat
 from scipy.sparse import csc_matrix
 
 import datasets
-from config import Plan
+from config import SPLITS, Plan
 from datasets import divided, folder, osie, synthetic
 from errors import UserError
 from pictures import header_shape, sample_image
@@ -107,11 +107,22 @@ def test_real_osie_has_the_published_counts():
     assert sample_image(samples[0]).shape == (600, 800, 3)
 
 
+def test_eyecrowd_is_of_osie_s_layout_with_a_gaussian_that_follows_the_width(tmp_path):
+    known = layouts.osie(tmp_path)  # pictures 64 wide, in place of 1024
+    samples = [s for part in SPLITS for s in datasets.load("eyecrowd", tmp_path, part)]
+    assert {s.name for s in samples} == set(known)
+    assert {s.sigma_pixels for s in samples} == {26 * 64 / 1024}
+    (tmp_path / "data/eye/fixations.mat").unlink()
+    with pytest.raises(UserError, match=r"is not EyeCrowd's folder.*saliency-in-crowd"):
+        datasets.load("eyecrowd", tmp_path, "train")
+
+
 @needs(SHARED / "eyecrowd")
-def test_eyecrowd_loads_through_the_same_layout():
-    samples = [s for p in ("train", "val", "test") for s in osie.load(SHARED / "eyecrowd", p)]
+def test_real_eyecrowd_has_the_published_counts():
+    samples = [s for part in SPLITS for s in datasets.load("eyecrowd", SHARED / "eyecrowd", part)]
     assert len(samples) == 500
     assert sum(len(s.fixations) for s in samples) == 126_348
+    assert {s.sigma_pixels for s in samples} == {16.25}  # 26 at the full width
 
 
 # --- folder ---

@@ -163,6 +163,13 @@ def test_finetuning_goes_on_without_a_word_unless_asked(cached, own_cache):
     assert not own_cache.exists()
 
 
+def test_of_blocks_that_are_fixed_the_ends_are_kept():
+    network = architectures.get("mlnet").build(
+        Config(rows=48, cols=64, width=0.1, freeze_backbone=False, fixed_blocks=3)
+    )
+    assert [tap.shape[1:] for tap in frontier(network)] == [(6, 8, 26)]  # the third pool
+
+
 def test_a_skip_connection_is_kept_as_well():
     inputs = keras.Input((8, 8, 3))
     first = keras.layers.Conv2D(2, 3, padding="same", trainable=False, activation="relu")(inputs)

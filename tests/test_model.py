@@ -68,6 +68,13 @@ def test_frozen_trains_the_head_and_the_prior_only():
     assert len(tuned.trainable_weights) == len(tuned.weights) == 2 * 13 + 5
 
 
+def test_fixed_blocks_leave_the_first_ones_as_they_are():
+    tuned = model.build(Config(**THIN, freeze_backbone=False, fixed_blocks=3))
+    learning = {w.path.split("_")[0] for w in tuned.trainable_weights}
+    assert learning == {"block4", "block5", "head", "prior/prior"}
+    assert len(tuned.trainable_weights) == 2 * 6 + 5
+
+
 def gradients(network, x, y, loss):
     import tensorflow as tf
 
