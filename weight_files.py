@@ -37,16 +37,19 @@ def card_path(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(SUFFIX) + ".json")
 
 
-def save(model: keras.Model, path: Path, card: dict[str, Any]) -> None:
+def save(model: keras.Model, path: Path, card: dict[str, Any], half: bool = False) -> None:
     """Write a model's weights, without the optimiser's state, and their card, whole or not at all.
 
     Args:
         model: any Keras model.
         path: ends in `.weights.h5`.
         card: what `read_card` returns again; `config` in it says how to build the model.
+        half: round the weights to float16; they are loaded as float32 again.
     """
     made = InMemory()
     uncompiled(model).save_weights(made)
+    if half:
+        made = in_half(made)
     with h5py.File(made, "r+") as file:
         file.attrs["card"] = json.dumps(without_nan(card))
     with atomic(card_path(path)) as beside:  # so that none of the two is refused without the other
@@ -62,6 +65,25 @@ class InMemory(io.BytesIO):
 
     def __str__(self) -> str:
         return SUFFIX
+
+
+def in_half(made: io.BytesIO) -> InMemory:
+    """Return an HDF5 file with its float32 data in float16."""
+    rounded = InMemory()
+    with h5py.File(made, "r") as old, h5py.File(rounded, "w") as new:
+
+        def copy(name: str, item: h5py.Group | h5py.Dataset) -> None:
+            if isinstance(item, h5py.Dataset):
+                values = item[()]
+                twin = new.create_dataset(
+                    name, data=values.astype("float16") if values.dtype == "float32" else values
+                )
+            else:
+                twin = new.require_group(name)
+            twin.attrs.update(item.attrs)
+
+        old.visititems(copy)
+    return rounded
 
 
 def uncompiled(model: keras.Model) -> keras.Model:

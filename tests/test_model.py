@@ -152,6 +152,16 @@ def test_saved_weights_predict_the_same(trained, picture):
     assert first.max() == 1
 
 
+def test_weights_kept_in_half_take_half_and_predict_nearly_the_same(trained, picture, tmp_path):
+    whole, path = model.load_model(trained), tmp_path / "half.weights.h5"
+    weight_files.save(whole, path, weight_files.read_card(trained), half=True)
+    assert path.stat().st_size < 0.7 * trained.stat().st_size
+    half = model.load_model(path)
+    assert {w.dtype for w in half.trainable_weights} == {"float32"}
+    image = picture(60, 80)
+    np.testing.assert_allclose(model.predict(half, image), model.predict(whole, image), atol=0.01)
+
+
 def test_weights_of_another_model_are_refused_with_the_shapes(trained, tmp_path):
     other = model.build(Config(**{**THIN, "width": 0.1}))
     before = [w.numpy().copy() for w in other.weights]
