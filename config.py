@@ -605,6 +605,9 @@ class PredictConfig(Checked):
     smooth: float = option(
         0.0, "Gaussian blur of the map", unit="pixels of the original picture", least=0
     )
+    mirror: bool = option(
+        False, "predict each picture's mirror image, too, and average the two maps: twice the time"
+    )
     threshold: float = option(
         0.0, "values below become 0; the maximum of a map is 1", least=0, most=1
     )
@@ -731,6 +734,9 @@ class EvaluateConfig(ScoringConfig):
     smooth: float = option(
         0.0, "Gaussian blur of the maps", unit="pixels of the original picture", least=0
     )
+    mirror: bool = option(
+        False, "predict each picture's mirror image, too, and average the two maps: twice the time"
+    )
     tune: bool = option(
         False,
         "fit a blur and a centre bias to the maps of the validation pictures, and score the maps "
@@ -739,6 +745,13 @@ class EvaluateConfig(ScoringConfig):
     val_maps: Path | None = option(
         None, "for --tune with --maps: the folder with the maps of the validation pictures"
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mirror and self.maps:
+            raise UserError(
+                f"--mirror is for a network's maps; --maps {self.maps} holds maps that are made."
+            )
 
 
 @dataclass(frozen=True)

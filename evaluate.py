@@ -102,7 +102,9 @@ def source_of(
 
     weights = weight_files.choose(settings.weights, settings.weights_dir, say)
     name = weight_files.card_path(weights).stem
-    return ModelMaps(weights, name, settings.batch_size, settings.workers, settings.smooth)
+    return ModelMaps(
+        weights, name, settings.batch_size, settings.workers, settings.smooth, settings.mirror
+    )
 
 
 def tuned_row(

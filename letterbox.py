@@ -4,6 +4,7 @@
 and back: `preprocess`, `read_input` and `postprocess`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -199,6 +200,24 @@ def read_input(sample: Sample, input_shape: tuple[int, int]) -> tuple[NDArray[np
         )
         box = Letterbox.fit(shape, input_shape)
         return box.place(image), box
+
+
+def of_both_ways(maps: Callable[[NDArray[np.uint8]], Array]) -> Callable[..., Array]:
+    """Return a network that averages its map of a picture and that of the mirrored picture.
+
+    Args:
+        maps: from pictures [b, rows, cols, 3] to maps [b, map rows, map cols, 1].
+
+    >>> doubled = of_both_ways(lambda x: x[..., :1] * np.array([[1.0], [3.0]]))
+    >>> doubled(np.ones((1, 1, 2, 3), np.uint8)).ravel().tolist()
+    [2.0, 2.0]
+    """
+
+    def both(batch: NDArray[np.uint8]) -> Array:
+        turned = maps(np.ascontiguousarray(batch[:, :, ::-1]))
+        return (maps(batch) + turned[:, :, ::-1]) / 2
+
+    return both
 
 
 def postprocess(

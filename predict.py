@@ -4,6 +4,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -22,7 +23,7 @@ from engines import Engine
 from errors import StorageError, UserError
 from files import make_folder
 from headers import room
-from letterbox import Letterbox, OutputGrid, postprocess, read_input
+from letterbox import Letterbox, OutputGrid, of_both_ways, postprocess, read_input
 from pictures import overlay, sample_image, to_8_bit, write_array, write_image
 from progress import progress, tell
 from sample import Sample
@@ -72,7 +73,10 @@ def write_maps(
     if todo.first:
         engine = engines.chosen(settings.engine)  # what is absent leaves no empty folder behind
         make_folder(settings.output)
-        failed = run(engines.get(engine, weights(), say), todo, settings)
+        ready = engines.get(engine, weights(), say)
+        if settings.mirror:
+            ready = replace(ready, maps=of_both_ways(ready.maps))
+        failed = run(ready, todo, settings)
     say(
         f"{todo.begun - failed} maps written to {settings.output}/"
         + (f" at {todo.rate:.1f} images/s" if todo.begun > failed else "")

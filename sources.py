@@ -51,18 +51,25 @@ class ModelMaps:
         batch_size: pictures a step.
         workers: threads that read pictures.
         smooth: standard deviation of a Gaussian blur, pixels of the original picture.
+        mirror: average each map with that of the mirrored picture.
 
     Raises:
         UserError: the weights are not usable.
     """
 
     def __init__(
-        self, weights: Path, name: str, batch_size: int, workers: int, smooth: float = 0.0
+        self,
+        weights: Path,
+        name: str,
+        batch_size: int,
+        workers: int,
+        smooth: float = 0.0,
+        mirror: bool = False,
     ) -> None:
         from model import load_model  # here: scoring maps of a folder needs no network
 
         self.weights, self.name, self.smooth = weights, model_name(name), smooth
-        self.batch_size, self.workers = batch_size, workers
+        self.batch_size, self.workers, self.mirror = batch_size, workers, mirror
         self.model = load_model(weights)
 
     @property
@@ -73,24 +80,29 @@ class ModelMaps:
         return weight_files.trained_config(self.weights)
 
     def fingerprint(self) -> str:
-        """Return the weights' digest and the blur."""
+        """Return the weights' digest, the blur and whether mirror images count."""
         digest = hashlib.sha256(self.weights.read_bytes()).hexdigest()
-        return f"weights {digest} {self.smooth}"
+        return f"weights {digest} {self.smooth}" + (" mirror" if self.mirror else "")
 
     def maps(
         self, samples: list[Sample], shapes: list[tuple[int, int]]
     ) -> Iterator[NDArray | None]:
         """Yield the map of each picture, maximum 1."""
         import architectures
-        from utilities import network_input, postprocess
+        from utilities import network_input, of_both_ways, postprocess
 
         input_shape, grid = self.model.input_shape[1:3], architectures.grid_of(self.model)
+
+        def network(batch: NDArray[np.uint8]) -> NDArray:
+            return np.asarray(self.model.predict_on_batch(batch))
+
+        predict = of_both_ways(network) if self.mirror else network
         with ThreadPoolExecutor(self.workers) as pool:
             for start in range(0, len(samples), self.batch_size):
                 batch = samples[start : start + self.batch_size]
                 read = pool.map(lambda s: network_input(s, input_shape), batch)
                 inputs, boxes = zip(*read, strict=True)
-                predictions = np.asarray(self.model.predict_on_batch(np.stack(inputs)))
+                predictions = predict(np.stack(inputs))
                 for sample, prediction, box in zip(batch, predictions, boxes, strict=True):
                     if not np.isfinite(prediction).all():
                         raise UserError(

@@ -104,16 +104,19 @@ def test_perfect_maps_reach_the_best_scores(run, tmp_path):
     )
 
 
-def test_maps_that_test_wrote_score_as_their_weights_do(run, trained, tmp_path):
+@pytest.mark.parametrize("mirror", [False, True])
+def test_maps_that_test_wrote_score_as_their_weights_do(run, trained, tmp_path, mirror):
     from pictures import write_image
     from predict import predict
 
     (tmp_path / "in").mkdir()
     for sample in samples():
         write_image(tmp_path / "in" / sample.name, sample_image(sample))
-    settings = PredictConfig(weights=trained, output=tmp_path / "out", float_maps=True)
+    settings = PredictConfig(
+        weights=trained, output=tmp_path / "out", float_maps=True, mirror=mirror
+    )
     predict([str(tmp_path / "in")], settings, say=lambda line: None)
-    from_weights, _ = run(weights=trained)
+    from_weights, _ = run(weights=trained, mirror=mirror)
     from_maps, lines = run(maps=tmp_path / "out")
     model = from_weights.rows[0].means
     for name, found in from_maps.rows[0].means.items():
@@ -192,6 +195,11 @@ def test_8_bit_maps_are_scored_half_a_step_higher(run, tmp_path):
     done, _ = run(maps=tmp_path, metrics="kld,cc")
     # zeros where people looked would cost up to 36 nats each
     assert done.rows[0].means["kld"].mean < 0.1
+
+
+def test_mirror_is_for_networks(maps):
+    with pytest.raises(UserError, match="--mirror is for a network's maps"):
+        EvaluateConfig(maps=maps, mirror=True)
 
 
 def test_a_half_done_evaluation_is_taken_up_again(run, maps, tmp_path, monkeypatch):

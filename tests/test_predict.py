@@ -144,6 +144,18 @@ def test_threshold_and_smoothing_reach_the_map(run, pictures, tmp_path):
     assert np.abs(np.diff(smooth)).max() < np.abs(np.diff(plain)).max()
 
 
+def test_with_mirror_a_mirrored_picture_has_the_mirrored_map(run, pictures, tmp_path):
+    image = cv2.imread(str(pictures / "b.png"))
+    cv2.imwrite(str(pictures / "turned.png"), image[:, ::-1])
+    maps = {}
+    for way in (False, True):
+        run(pictures / "b.png", pictures / "turned.png", float_maps=True, mirror=way,
+            overwrite=True)  # fmt: skip
+        maps[way] = [np.load(tmp_path / "out" / f"{name}.npy") for name in ("b", "turned")]
+    assert np.abs(maps[False][0] - maps[False][1][:, ::-1]).max() > 0.01
+    np.testing.assert_allclose(maps[True][0], maps[True][1][:, ::-1], atol=1e-3)
+
+
 def test_colormap_reaches_the_overlay(run, pictures, tmp_path):
     drawn = []
     for colormap in ("jet", "viridis"):
