@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import keras
 
 SUFFIX = ".weights.h5"
+# trained by us (docs/RESULTS.md), for who has trained nothing yet
+SHIPPED = settings.HERE / "weights" / f"mlnet-osie{SUFFIX}"
 
 
 def card_path(path: Path) -> Path:
@@ -202,8 +204,9 @@ def choose(weights: Path | None, folder: Path, say: Callable[[str], None]) -> Pa
     """Return the weights file to use and say what it was trained on.
 
     Args:
-        weights: the file asked for, or None for the best of `folder`: the highest validation CC,
-            those trained on people's fixations before those trained on synthetic scenes.
+        weights: the file asked for, or None for the best of `folder`: the highest validation CC of
+            one's own; where none was trained on people's fixations, those that come with the
+            program; else those trained on synthetic scenes.
         folder: where `train` copies its best weights to.
         say: gets the line.
 
@@ -212,7 +215,10 @@ def choose(weights: Path | None, folder: Path, say: Callable[[str], None]) -> Pa
     """
     cards: dict[Path, dict[str, Any]] = {}
     # not what an interrupted write left: those names begin with a dot
-    for path in [weights] if weights else sorted(folder.glob("[!.]*" + SUFFIX)):
+    found = {path.resolve(): path for path in sorted(folder.glob("[!.]*" + SUFFIX))}
+    if SHIPPED.exists():
+        found.setdefault(SHIPPED.resolve(), SHIPPED)
+    for path in [weights] if weights else found.values():
         try:
             cards[path] = read_card(path)
         except UserError as error:
@@ -224,9 +230,21 @@ def choose(weights: Path | None, folder: Path, say: Callable[[str], None]) -> Pa
             f"No trained weights in {folder}/. Run main.py train first, or name a file with "
             "--weights."
         )
-    best = max(cards, key=lambda path: (not is_toy(cards[path]), validation_cc(cards[path])))
+
+    def rank(path: Path) -> tuple:
+        card = cards[path]
+        return not is_toy(card), not is_shipped(path), validation_cc(card)
+
+    best = max(cards, key=rank)
+    if not weights and is_shipped(best):
+        say(f"no weights of your own in {folder}/: those that come with the program serve")
     say(described(best, cards[best]))
     return best
+
+
+def is_shipped(path: Path) -> bool:
+    """Return whether a weights file is the one that comes with the program."""
+    return path.resolve() == SHIPPED.resolve()
 
 
 def described(path: Path, card: dict[str, Any]) -> str:

@@ -62,6 +62,14 @@ def few_synthetic_scenes(monkeypatch):
     monkeypatch.setattr(synthetic, "COUNTS", {"train": 12, "val": 4, "test": 4})
 
 
+@pytest.fixture(autouse=True)
+def no_shipped_weights(monkeypatch, tmp_path):
+    """Keep the weights that come with the program out of the tests' own folders."""
+    import weight_files
+
+    monkeypatch.setattr(weight_files, "SHIPPED", tmp_path / "none.weights.h5")
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
