@@ -28,7 +28,7 @@ demo: .venv/installed
 	@echo "Look at $(DEMO)/comparison/index.html, $(DEMO)/finetuned-seed0/examples.png and $(DEMO)/predictions/."
 
 # two at a time, a file's tests in one process, since they share what they have trained
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations 15 --durations-min 10
 
 test: .venv/installed lint
 	$(PYTEST)

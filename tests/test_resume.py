@@ -173,7 +173,9 @@ def command(*words, **environment):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("frozen", "kills"), [(False, 20), (True, 3)])
+@pytest.mark.parametrize(
+    ("frozen", "kills"), [(False, int(os.environ.get("KILLS", "20"))), (True, 3)]
+)
 def test_a_run_killed_at_random_moments_comes_to_the_same_end(tmp_path, frozen, kills):
     words = ["--batch_size", 8, "--epochs", 40, "--patience", 40, "--flip", "True",
              "--freeze_backbone", frozen, "--checkpoint_minutes", 0.002]  # fmt: skip
