@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
-# A thin network at a small size, from random weights: minutes on a laptop, no download. It shows the
-# commands; its scores mean nothing. With ImageNet weights at hand leave out --width and --backbone_weights.
-TOY := --dataset synthetic --rows 120 --cols 160 --loss kld --optimizer adam --epochs 6 \
-	--weights_dir $(DEMO)/weights --width 0.25 --backbone_weights none
+# Photographs through the network in the box; then its last block fine-tuned, and its head alone, on synthetic
+# scenes, for a page that compares the two. It shows the commands: nothing is concluded from those scenes.
+TOY := --dataset synthetic --rows 240 --cols 320 --init_weights weights/mlnet-osie.weights.h5 --fixed_blocks 4 \
+	--loss kld --optimizer adam --learning_rate 1e-4 --decay 0 --epochs 2 --precision mixed_bfloat16 \
+	--weights_dir $(DEMO)/weights
 
-.PHONY: demo test test-slow fuzz lint lock licences audit clean
+.PHONY: demo weights test test-slow fuzz lint lock licences audit clean
 
 # every package at the version and with the hash that the lock names
 INSTALL := pip install --quiet --disable-pip-version-check --require-hashes
@@ -19,13 +20,14 @@ INSTALL := pip install --quiet --disable-pip-version-check --require-hashes
 	touch $@
 
 demo: .venv/installed
+	$(BIN)/python examples/write_photographs.py $(DEMO)/photographs
+	$(BIN)/python main.py test $(DEMO)/photographs --overlay --side_by_side --peaks 5 --output $(DEMO)/predictions
 	$(BIN)/python main.py train $(TOY) --strategies frozen finetuned --output $(DEMO)
-	$(BIN)/python examples/write_pictures.py $(DEMO)/pictures
-	$(BIN)/python main.py test $(DEMO)/pictures --overlay --weights_dir $(DEMO)/weights \
-		--output $(DEMO)/predictions
-	$(BIN)/python main.py evaluate --dataset synthetic --weights_dir $(DEMO)/weights \
-		--metrics cc,nss,auc_judd --output $(DEMO)/evaluation
-	@echo "Look at $(DEMO)/comparison/index.html, $(DEMO)/finetuned-seed0/examples.png and $(DEMO)/predictions/."
+	@echo "Look at $(DEMO)/predictions/ and $(DEMO)/comparison/index.html; python main.py demo is a page for pictures of your own."
+
+# the weights in the box, trained again: make weights OSIE=PATH EYECROWD=PATH [VGG16=FILE]; hours on a CPU
+weights: .venv/installed
+	$(BIN)/python examples/train_weights.py "$(OSIE)" "$(EYECROWD)" $(if $(VGG16),--vgg16 "$(VGG16)")
 
 # two at a time, a file's tests in one process, since they share what they have trained
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations 15 --durations-min 10

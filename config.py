@@ -51,7 +51,7 @@ SPLITS = ("train", "val", "test")
 PROFILES = ("tuebingen", "mit")
 # the arms of the transfer question, as what they change in a run's settings
 STRATEGIES: dict[str, dict[str, Any]] = {
-    "frozen": {"freeze_backbone": True, "fixed_blocks": 0},
+    "frozen": {"freeze_backbone": True},
     "finetuned": {"freeze_backbone": False},
     "scratch": {"freeze_backbone": False, "fixed_blocks": 0, "backbone_weights": "none"},
 }
@@ -183,8 +183,8 @@ class Config(TruthConfig):
     )
     fixed_blocks: int = option(
         0,
-        "fine-tune all but the first so many of VGG's five blocks, whose features can then be kept "
-        "(mlnet)",
+        "with --freeze_backbone False, fine-tune all but the first so many of VGG's five blocks, "
+        "whose features can then be kept (mlnet)",
         least=0,
         most=4,
     )
@@ -368,11 +368,6 @@ class Config(TruthConfig):
             raise UserError("--theano_pooling is for mlnet on vgg16 or vgg19.")
         if self.fixed_blocks and not on_vgg:
             raise UserError("--fixed_blocks is for mlnet on vgg16 or vgg19.")
-        if self.fixed_blocks and self.freeze_backbone:
-            raise UserError(
-                f"--fixed_blocks {self.fixed_blocks} is for fine-tuning the other blocks: add "
-                "--freeze_backbone False."
-            )
         step = 80 if self.theano_pooling else SIZE_STEP[self.model]
         if self.model in PLUGGABLE:
             step = math.lcm(step, BACKBONES[self.backbone])
