@@ -254,15 +254,20 @@ def test_a_full_disk_at_any_point_is_one_line_and_the_command_goes_on_later(
     assert first > 3  # it was refused at several points
 
 
+def done_once(command, inputs, folder, capsys):
+    """Return a new folder that a command has written to."""
+    folder.mkdir()
+    assert run(command, inputs, folder, capsys) == (0, [])
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", SLOWER)
 def test_what_was_there_stays_or_is_replaced_as_a_whole(
     command, inputs, tmp_path, refusals, capsys
 ):
     """A full disk at every third point of a command that replaces what it wrote before."""
-    before = tmp_path / "before"
-    before.mkdir()
-    assert run(command, inputs, before, capsys) == (0, [])
+    before = done_once(command, inputs, tmp_path / "before", capsys)
     first, code = 2, 1
     while code:
         out = tmp_path / "out"
@@ -308,10 +313,7 @@ def test_each_refusal_says_what_its_owner_can_do(number, inputs, tmp_path, refus
 def test_a_folder_that_goes_on_the_way_is_told_and_not_made_again_in_part(
     command, inputs, tmp_path, capsys, monkeypatch
 ):
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    assert run(command, inputs, whole, capsys) == (0, [])
-    expected = set(state(whole))
+    expected = set(state(done_once(command, inputs, tmp_path / "whole", capsys)))
     points = 0
     for first in (3, 5, 8, 13, 21):
         out = tmp_path / str(first)
