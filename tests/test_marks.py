@@ -205,6 +205,15 @@ def test_contours_are_seen_on_black_and_on_white():
         assert (picture == ground).all()
 
 
+def test_a_speck_that_its_line_would_hide_is_not_drawn():
+    saliency_map = blobs((200, 300), (150, 100, 1.0))
+    saliency_map[20, 30] = 2
+    assert len(contours(saliency_map, (0.05,))[0]) == 2
+    drawn = draw_contours(np.zeros((200, 300, 3), np.uint8), saliency_map, (0.05,))
+    assert not drawn[:40, :50].any()
+    assert drawn[80:120].any()
+
+
 def test_the_levels_may_be_named_in_any_order():
     saliency_map = blobs((60, 80), (30, 30, 1.0))
     picture = np.zeros((60, 80, 3), np.uint8)
