@@ -84,12 +84,15 @@ class Seen:
     @cached_property
     def overlay(self) -> NDArray[np.uint8]:
         """The map over the picture, with the peaks."""
-        drawn = overlay(self.picture, self.map, self.how.settings.colormap)
-        return draw_peaks(drawn, self.peaks)
+        return self.numbered(overlay(self.picture, self.map, self.how.settings.colormap))
+
+    def numbered(self, drawn: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return a drawing with the peaks; itself where none are asked for, as it may be large."""
+        return draw_peaks(drawn, self.peaks) if self.how.settings.peaks else drawn
 
     def contours(self) -> NDArray[np.uint8]:
         """Return the picture with lines around its most salient shares, and the peaks."""
-        return draw_peaks(draw_contours(self.picture, self.map), self.peaks)
+        return self.numbered(draw_contours(self.picture, self.map))
 
     def crop(self) -> NDArray[np.uint8]:
         """Return the part of the picture that keeps most saliency."""
