@@ -21,6 +21,7 @@ LEVELS = (0.05, 0.1, 0.2)  # shares of a picture's area
 LEVEL_COLOURS = ((60, 240, 255), (190, 110, 255), (255, 215, 95))
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 DISC = 0.022  # radius of a numbered disc, of the picture's diagonal
+DIGIT = 0.76  # height of OpenCV's digits, of the height that it tells of a text
 LINE = 0.003  # width of a contour, likewise
 GAP = 0.01  # between two pictures, of their height
 ASPECT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(?::(\d{1,9}(?:\.\d{1,9})?))?", re.ASCII)
@@ -98,7 +99,7 @@ def draw_peaks(picture: NDArray[np.uint8], peaks: Sequence[Peak]) -> NDArray[np.
     drawn = picture.copy()
     rows, cols = picture.shape[:2]
     most = (min(rows, cols) - 1) // 2
-    radius = min(max(7, round(DISC * math.hypot(rows, cols))), most)
+    radius = min(max(9, round(DISC * math.hypot(rows, cols))), most)
     reach = min(radius + 1, most)  # with the smoothed edge
     ring = max(1, round(radius / 8))
     for peak in sorted(peaks, key=lambda peak: peak.rank, reverse=True):
@@ -115,9 +116,9 @@ def _write_centred(picture: NDArray[np.uint8], text: str, at: tuple[int, int], r
     """Write white text into a disc of a picture."""
     font, thickness = cv2.FONT_HERSHEY_SIMPLEX, max(1, round(radius / 8))
     (width, height), _ = cv2.getTextSize(text, font, 1.0, thickness)
-    scale = 1.75 * radius / math.hypot(width, height)  # its diagonal fits into the disc
+    scale = 1.6 * radius / math.hypot(width, DIGIT * height)  # its diagonal fits into the disc
     (width, height), _ = cv2.getTextSize(text, font, scale, thickness)
-    origin = (at[0] - round(width / 2), at[1] + round(height / 2))
+    origin = (at[0] - round(width / 2), at[1] + round(DIGIT * height / 2))
     cv2.putText(picture, text, origin, font, scale, WHITE, thickness, cv2.LINE_AA)
 
 

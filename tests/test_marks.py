@@ -139,6 +139,17 @@ def test_a_disc_at_the_corner_stays_whole():
     assert corner == middle
 
 
+@pytest.mark.parametrize("rank", [1, 8, 10, 88, 100])
+def test_a_number_stands_in_the_middle_of_its_disc(rank):
+    """Large, so that a pixel matters little: the disc's radius is 110, its inner one 82."""
+    drawn = draw_peaks(np.zeros((3000, 4000, 3), np.uint8), [Peak(1500, 1000, 1.0, rank)])
+    y, x = np.nonzero(drawn[..., 0] > 128)
+    inner = np.hypot(x - 1500, y - 1000) < 80  # without the white ring
+    assert 30 < np.ptp(y[inner]) < 120
+    assert (y[inner].min() + y[inner].max()) / 2 == pytest.approx(1000, abs=4)
+    assert (x[inner].min() + x[inner].max()) / 2 == pytest.approx(1500, abs=6)
+
+
 def test_the_strongest_peak_lies_on_top():
     picture = np.full((200, 300, 3), 128, np.uint8)
     both = draw_peaks(picture, [Peak(100, 100, 1.0, 1), Peak(106, 100, 0.9, 2)])
