@@ -44,8 +44,8 @@ ENDINGS = {
     "mask": ".mask.png",
     "side_by_side": ".side_by_side.png",
 }
-# what a map's name may end with that makes it another's
-MARKS = tuple(end[: -len(".png")] for end in ENDINGS.values() if end.endswith(".png"))[1:]
+# what a picture's own name may end with so that its map would be another's output
+MARKS = tuple(end[:-4] for end in ENDINGS.values() if end.endswith(".png") and end != ".png")
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,8 @@ def read_reference(path: Path) -> NDArray[np.floating]:
     Raises:
         UserError: it cannot be read, has values below 0, or is constant.
     """
-    values = read_stored_map(path).astype(float)
+    values = read_stored_map(path)
+    values = values.astype(np.promote_types(values.dtype, float))
     if not values.size or values.min() == values.max():
         raise UserError(
             f"--match {path} is constant: every map would become so. Name a map that is not."
@@ -144,7 +145,7 @@ def read_reference(path: Path) -> NDArray[np.floating]:
         raise UserError(
             f"--match {path} has values below 0, which no saliency map has. Name one of 0 and up."
         )
-    values /= values.max()
+    values = (values / values.max()).astype(float)  # a longer type goes beyond it
     if values.size > MOST_LEVELS:
         values = np.quantile(values, np.linspace(0, 1, MOST_LEVELS))
     return values

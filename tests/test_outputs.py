@@ -233,6 +233,19 @@ def text(folder):
     return folder / "text.npy"
 
 
+@pytest.mark.parametrize("kind", ["u1", "i8", "u8", "f2", "f4", "f8", "longdouble"])
+def test_a_reference_of_any_type_is_read(tmp_path, kind):
+    from outputs import read_reference
+
+    values = np.arange(6, dtype=kind).reshape(2, 3)
+    if values.dtype.kind == "f":
+        values *= np.finfo(kind).max / 8
+    np.save(tmp_path / "r.npy", values)
+    found = read_reference(tmp_path / "r.npy")
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found.ravel(), np.arange(6) / 5, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
