@@ -174,6 +174,11 @@ def test_without_ties_a_share_is_exact(rng, share):
     assert thresholded(values, share).sum() == round(share * 10_000)
 
 
+def test_a_share_is_what_was_meant_although_29_hundredths_of_100_are_less_than_29():
+    assert 0.29 * 100 < 29
+    assert thresholded(np.arange(100).reshape(10, 10), 0.29).sum() == 29
+
+
 @given(st.floats(0, 0.99), st.floats(0, 1))
 def test_nothing_of_a_constant_map_stands_out(share, value):
     assert not thresholded(np.full((10, 10), value, np.float32), share).any()
@@ -261,6 +266,10 @@ def test_the_crop_of_a_constant_map_is_the_middle(shape, aspect, value):
     x, y, width, height = best_crop(np.full(shape, value, np.float32), aspect)
     assert abs(2 * x + width - shape[1]) <= 1
     assert abs(2 * y + height - shape[0]) <= 1
+
+
+def test_rounding_does_not_move_the_crop_of_a_constant_map():
+    assert best_crop(np.full((300, 401), 0.1), 1) == (50, 0, 300, 300)
 
 
 def test_a_crop_follows_what_is_salient():
