@@ -53,7 +53,7 @@ class Outputs:
         self.reference = None if settings.match is None else read_reference(settings.match)
 
     def write(self, job: Job, saliency_map: NDArray) -> None:
-        """Write what is asked for of a picture, by its map, 0 to 1, blurred where it is to be."""
+        """Write what is asked for of a picture, by its map (0 to 1; it is changed)."""
         if self.reference is not None:
             saliency_map = matched(saliency_map, self.reference)
         if self.settings.threshold:
