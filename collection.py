@@ -32,7 +32,20 @@ from sample import IMAGE_SUFFIXES
 
 SPOOL_BYTES = 2**24  # the paths of more pictures than fit here go to the disk
 STANDARD_INPUT = Path("-")
-OVERLAY = "_overlay"  # between the name of a picture's map and .png
+# by kind of output: what follows the name of a picture's map. A dot, since pictures are called
+# cat_crop.jpg: a map makes way for whatever another picture could write
+ENDINGS = {
+    "map": ".png",
+    "overlay": "_overlay.png",
+    "float": ".npy",
+    "contours": ".contours.png",
+    "peaks": ".peaks.json",
+    "crop": ".crop.png",
+    "mask": ".mask.png",
+    "side_by_side": ".side_by_side.png",
+}
+# what a picture's own name may end with so that its map would be another's output
+MARKS = tuple(end[:-4] for end in ENDINGS.values() if end.endswith(".png") and end != ".png")
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,7 @@ class Job:
     """A picture and the outputs asked for."""
 
     source: Path
-    outputs: dict[str, Path]  # by kind: map, overlay, float
+    outputs: dict[str, Path]  # by kind, of ENDINGS
     # rows and columns of the picture where its EXIF data may tell otherwise (see `sample_image`)
     shape: tuple[int, int] | None = None
 
@@ -170,11 +183,10 @@ class Collection:
         with self._keeping():  # the last of them may still have to be written
             self.paths.seek(0)
         fields = _split(self.paths)
-        kinds = {"map": True, "overlay": self.settings.overlay, "float": self.settings.float_maps}
+        kinds = asked_for(self.settings)
         for source, relative in compress(zip(fields, fields, strict=True), self.wanted):
             outputs = self._outputs(self._name(source, relative))
-            wanted = {kind: Path(path) for kind, path in outputs.items() if kinds[kind]}
-            yield Job(Path(source), wanted)
+            yield Job(Path(source), {kind: Path(outputs[kind]) for kind in kinds})
 
     def _name(self, source: str, relative: str) -> str:
         """Return the name of a picture's map without suffix, relative to the output folder."""
@@ -199,7 +211,7 @@ class Collection:
     def _outputs(self, name: str) -> dict[str, str]:
         """Return every file that a picture could write, whether asked for or not: names stay."""
         base = os.path.join(self.settings.output, name)  # noqa: PTH118
-        return {"map": f"{base}.png", "overlay": f"{base}{OVERLAY}.png", "float": f"{base}.npy"}
+        return {kind: base + ending for kind, ending in ENDINGS.items()}
 
     def _real(self, path: str) -> str:
         """Return a path with the links of its folder followed; the file itself may be one."""
@@ -217,6 +229,16 @@ class Collection:
         self.close()
 
 
+def asked_for(settings: PredictConfig) -> list[str]:
+    """Return the kinds of output that the settings ask for.
+
+    >>> asked_for(PredictConfig(peaks=3))
+    ['map', 'peaks']
+    """
+    flags = {"map": True, "float": settings.float_maps}
+    return [kind for kind in ENDINGS if flags.get(kind) or getattr(settings, kind, None)]
+
+
 def _stem(name: str) -> str:
     """Return a path without its suffix."""
     return os.path.splitext(name)[0]  # noqa: PTH122, Path takes ten times as long
@@ -224,8 +246,8 @@ def _stem(name: str) -> str:
 
 def _claim(name: str) -> str:
     """Return what two names share whose outputs may be the same file: a's overlay is a_overlay."""
-    while name.endswith(OVERLAY):
-        name = name[: -len(OVERLAY)]
+    while name.endswith(MARKS):
+        name = next(name[: -len(mark)] for mark in MARKS if name.endswith(mark))
     return name
 
 

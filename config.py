@@ -603,8 +603,37 @@ class PredictConfig(Checked):
     mirror: bool = option(
         False, "predict each picture's mirror image, too, and average the two maps: twice the time"
     )
+    match: Path | None = option(
+        None,
+        "give each map the histogram of this one, a grey picture or a .npy, after the blur",
+    )
     threshold: float = option(
-        0.0, "values below become 0; the maximum of a map is 1", least=0, most=1
+        0.0, "values below become 0, after all else; the maximum of a map is 1", least=0, most=1
+    )
+    contours: bool = option(
+        False,
+        "write the picture with lines around the most salient 5, 10 and 20 % of its area, too",
+        group="marks",
+    )
+    peaks: int = option(
+        0,
+        "write so many of the most salient points, too, as JSON, and number them in what is drawn "
+        "over the picture",
+        least=0,
+    )
+    crop: str | None = option(
+        None,
+        "write the crop of this aspect ratio that keeps most saliency, too: width:height such as "
+        "16:9, or a number such as 1.91",
+    )
+    mask: float = option(
+        0.0,
+        "write this share of the area, the most salient, as a mask of black and white, too",
+        least=0,
+        most=1,
+    )
+    side_by_side: bool = option(
+        False, "write the picture, the map in colours and the overlay in one picture, too"
     )
     engine: str = option(
         "auto",

@@ -168,15 +168,23 @@ def to_8_bit(saliency_map: NDArray) -> NDArray[np.uint8]:
     return grey
 
 
+def in_colours(saliency_map: NDArray, colormap: str = "jet") -> NDArray[np.uint8]:
+    """Return a map of 0 to 1 as a heat-map, BGR."""
+    table = getattr(cv2, f"COLORMAP_{colormap.upper()}")
+    drawn = np.empty((*saliency_map.shape, 3), np.uint8)
+    for band in bands(drawn.shape):
+        drawn[band] = cv2.applyColorMap(to_8_bit(saliency_map[band]), table)
+    return drawn
+
+
 def overlay(
     image: NDArray[np.uint8], saliency_map: NDArray, colormap: str = "jet", opacity: float = 0.6
 ) -> NDArray[np.uint8]:
     """Return the map as a heat-map over its BGR picture: the more salient, the more opaque."""
-    table = getattr(cv2, f"COLORMAP_{colormap.upper()}")
     drawn = np.empty(image.shape, np.uint8)
     for band in bands(drawn.shape):
         heat = saliency_map[band]
-        colours = cv2.applyColorMap(to_8_bit(heat), table)
+        colours = in_colours(heat, colormap)
         # the picture shows through where nothing is salient
         weight = opacity * np.sqrt(np.clip(heat, 0, 1))[..., None]
         drawn[band] = np.round(image[band] * (1 - weight) + colours * weight)

@@ -24,9 +24,8 @@ from errors import StorageError, UserError
 from files import make_folder
 from headers import room
 from letterbox import Letterbox, OutputGrid, of_both_ways, postprocess, read_input
-from pictures import overlay, sample_image, to_8_bit, write_array, write_image
+from outputs import Outputs, job_sample
 from progress import progress, tell
-from sample import Sample
 
 NEWS_SECONDS = 60.0  # between two lines of news, where no bar is shown
 
@@ -40,7 +39,8 @@ def predict(images: list[str], settings: PredictConfig, say: Callable[[str], Non
         say: gets each line of news.
 
     Raises:
-        UserError: no pictures, no weights, or the output folder cannot be written.
+        UserError: no pictures, no weights, a setting is of no use, or the output folder cannot be
+            written.
     """
     with Collection(images, settings, say) as jobs:
         return write_maps(
@@ -68,6 +68,7 @@ def write_maps(
     Raises:
         UserError: the weights are not usable, or nothing can be written.
     """
+    outputs = Outputs(settings)
     todo = Todo(jobs, settings.overwrite, say)
     failed = 0
     if todo.first:
@@ -76,7 +77,7 @@ def write_maps(
         ready = engines.get(engine, weights(), say)
         if settings.mirror:
             ready = replace(ready, maps=of_both_ways(ready.maps))
-        failed = run(ready, todo, settings)
+        failed = run(ready, todo, outputs)
     say(
         f"{todo.begun - failed} maps written to {settings.output}/"
         + (f" at {todo.rate:.1f} images/s" if todo.begun > failed else "")
@@ -138,19 +139,19 @@ class Todo:
             self.say(f"{self.ended} of {bar.total} pictures, {rate:.1f} images/s")
 
 
-def run(engine: Engine, jobs: Todo, settings: PredictConfig) -> int:
+def run(engine: Engine, jobs: Todo, outputs: Outputs) -> int:
     """Predict and write; return how many pictures could not be read, or their maps not written.
 
     Each thread sees a batch through, from its files to its maps, so that reading, the network and
     writing overlap. As many threads predict as the engine takes, `workers` more read and write.
     """
-    failed = 0
+    failed, settings = 0, outputs.settings
     bar = progress(jobs.total - jobs.kept, "pictures")
     turns = BoundedSemaphore(engine.at_once)
     threads = settings.workers + engine.at_once
     with bar, ThreadPoolExecutor(threads) as pool:
         batches = _groups(iter(jobs), settings.batch_size)
-        done = _in_order(pool, lambda batch: _see_through(batch, engine, turns, settings), batches,
+        done = _in_order(pool, lambda batch: _see_through(batch, engine, turns, outputs), batches,
                          threads)  # fmt: skip
         for batch, errors in done:
             for error in errors:
@@ -181,7 +182,7 @@ def _groups(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
 
 
 def _see_through(
-    batch: list[Job], engine: Engine, turns: BoundedSemaphore, settings: PredictConfig
+    batch: list[Job], engine: Engine, turns: BoundedSemaphore, outputs: Outputs
 ) -> list[UserError]:
     """Read a batch, predict it and write its maps; return what went wrong with single pictures.
 
@@ -203,7 +204,7 @@ def _see_through(
     for (job, _, box), prediction in zip(good, predictions, strict=True):
         try:
             with room(box.image_shape):
-                _write(job, prediction, box, engine.grid, settings)
+                _write(job, prediction, box, engine.grid, outputs)
         except StorageError:
             raise  # no other map could be written either
         except UserError as error:
@@ -224,32 +225,11 @@ def _read(job: Job, input_shape: tuple[int, int]) -> tuple[NDArray[np.uint8], Le
     Raises:
         UserError: the picture cannot be read.
     """
-    return read_input(_sample(job), input_shape)
-
-
-def _sample(job: Job) -> Sample:
-    """Return a job's picture as a sample."""
-    return Sample(job.source.name, job.source, shape=job.shape)
+    return read_input(job_sample(job), input_shape)
 
 
 def _write(
-    job: Job,
-    prediction: NDArray,
-    box: Letterbox,
-    grid: OutputGrid,
-    settings: PredictConfig,
+    job: Job, prediction: NDArray, box: Letterbox, grid: OutputGrid, outputs: Outputs
 ) -> None:
     """Write the outputs of one picture."""
-    saliency_map = postprocess(prediction, box, grid, settings.smooth)
-    if settings.threshold:
-        saliency_map[saliency_map < settings.threshold] = 0
-    for kind, path in job.outputs.items():
-        make_folder(path.parent, inside=settings.output)
-        if kind == "map":
-            write_image(path, to_8_bit(saliency_map))
-        elif kind == "overlay":
-            # read here, in full: the network's was maybe decoded smaller, and none is kept
-            image = sample_image(_sample(job))
-            write_image(path, overlay(image, saliency_map, settings.colormap))
-        else:
-            write_array(path, saliency_map)
+    outputs.write(job, postprocess(prediction, box, grid, outputs.settings.smooth))

@@ -73,6 +73,7 @@ def by_engine(name: str, weights: Path):
     import engines
     from collection import Collection
     from config import PredictConfig
+    from outputs import Outputs
     from predict import Todo, run
 
     engine = engines.get(name, weights, silent)
@@ -80,7 +81,7 @@ def by_engine(name: str, weights: Path):
     def work(pictures: list[Path], output: Path) -> None:
         settings = PredictConfig(output=output)
         with Collection([str(path) for path in pictures], settings, silent) as jobs:
-            assert run(engine, Todo(jobs, True, silent), settings) == 0
+            assert run(engine, Todo(jobs, True, silent), Outputs(settings)) == 0
 
     return work
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import collection as collection_module
 import predict as predict_module
-from collection import Collection
+from collection import ENDINGS, Collection
 from config import PredictConfig
 from errors import UserError
 from predict import predict
@@ -93,7 +93,7 @@ NAMES = st.lists(
     st.builds(
         lambda stem, mark, suffix: f"{stem}{mark}{suffix}",
         st.sampled_from(["a", "a.jpg", "a.jpg-1", "b"]),
-        st.sampled_from(["", "_overlay", "_overlay_overlay"]),
+        st.sampled_from(["", "_overlay", "_overlay_overlay", ".crop", ".mask_overlay", ".peaks"]),
         st.sampled_from([".jpg", ".png", ".jpg.jpg"]),
     ),
     min_size=1,
@@ -121,7 +121,7 @@ def test_no_two_pictures_write_one_file_whatever_their_names(
                 for path in jobs._outputs(str(source.outputs["map"].with_suffix(""))).values()
             ]
     assert named[0] == named[1]
-    assert len(every) == len(set(every)) == 3 * len(lines)
+    assert len(every) == len(set(every)) == len(ENDINGS) * len(lines)
 
 
 def test_the_map_of_a_listed_picture_lies_under_its_path(jobs, tmp_path):

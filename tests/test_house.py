@@ -22,7 +22,7 @@ FLOORS = [
         "hosts",
     },
     {"fixations", "metrics", "pictures", "cache", "ridge", "significance", "utilities", "archives"}
-    | {"collection", "letterbox", "hdf5", "headers"},
+    | {"collection", "letterbox", "hdf5", "headers", "marks", "outputs"},
     {"datasets", "references", "store", "feature_store"},
     {"eltwise_product", "backbone", "losses", "schedules", "step", "weight_files", "foreign"},
     {"model", "architectures"},

@@ -13,6 +13,7 @@ import pytest
 from conftest import PROJECT, TINY
 
 import datasets
+from collection import ENDINGS
 from config import CheckConfig, EvaluateConfig, PredictConfig, PrepareConfig, SubsetConfig
 from errors import UNPRINTABLE, UserError, printable
 from predict import predict
@@ -80,6 +81,17 @@ def test_maps_of_strange_names_lie_in_the_output_and_nowhere_else(strange, train
     settings = PredictConfig(weights=trained, output=tmp_path / "out")
     assert predict([str(strange)], settings) == 0
     assert files(tmp_path) - before == {f"out/{stem}.png" for stem in STEMS}
+
+
+def test_every_kind_of_output_of_strange_names_lies_in_the_output(strange, trained, tmp_path):
+    (strange / f"{STEMS[-1]}.png").unlink()  # too long for anything but a map
+    before = files(tmp_path)
+    all_kinds = {"overlay": True, "float_maps": True, "contours": True, "side_by_side": True}
+    all_kinds |= {"peaks": 2, "crop": "1:1", "mask": 0.1}
+    settings = PredictConfig(weights=trained, output=tmp_path / "out", **all_kinds)
+    assert predict([str(strange)], settings) == 0
+    expected = {f"out/{stem}{end}" for stem in STEMS[:-1] for end in ENDINGS.values()}
+    assert files(tmp_path) - before == expected
 
 
 def test_a_list_leads_nowhere_else_either(strange, trained, tmp_path, monkeypatch):

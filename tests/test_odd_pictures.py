@@ -473,7 +473,8 @@ def test_large_pictures_are_read_and_drawn_within_the_room(trained, tmp_path, pi
         (cv2, "imdecode"), (Letterbox, "place"), (predict_module, "_write"),
     ):  # fmt: skip
         monkeypatch.setattr(owner, name, held(headers._one_large, getattr(owner, name)))
-    settings = PredictConfig(weights=trained, output=tmp_path / "out", overlay=True, batch_size=2)
+    drawn = {"overlay": True, "contours": True, "peaks": 3, "crop": "1:1", "side_by_side": True}
+    settings = PredictConfig(weights=trained, output=tmp_path / "out", batch_size=2, **drawn)
     assert predict([str(folder)], settings, lambda line: None) == 0
 
 

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+import pictures as pictures_module
 import predict as predict_module
 import weight_files
 from collection import Collection
@@ -96,7 +97,7 @@ def test_a_full_disk_ends_the_run(run, pictures, monkeypatch):
     def full(*arguments):
         raise StorageError("Cannot write: no space left.")
 
-    monkeypatch.setattr(predict_module, "write_image", full)
+    monkeypatch.setattr(pictures_module, "write_bytes", full)
     with pytest.raises(StorageError, match="no space left"):
         run(pictures)
 
