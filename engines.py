@@ -28,7 +28,7 @@ import quiet
 from cache import default_cache
 from config import HERE
 from errors import UserError
-from files import read_json
+from files import file_digest, read_json
 from letterbox import OutputGrid
 from pictures import Array
 
@@ -328,9 +328,3 @@ def card_path(path: Path) -> Path:
     'mlnet-frozen.onnx.json'
     """
     return path.with_name(f"{path.name}.json")
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from config import Config
 from errors import UserError
+from files import file_digest
 from fixations import blurred
 from metrics import as_distribution, from_8bit
 from notes import Notes
@@ -81,8 +82,9 @@ class ModelMaps:
 
     def fingerprint(self) -> str:
         """Return the weights' digest, the blur and whether mirror images count."""
-        digest = hashlib.sha256(self.weights.read_bytes()).hexdigest()
-        return f"weights {digest} {self.smooth}" + (" mirror" if self.mirror else "")
+        return f"weights {file_digest(self.weights)} {self.smooth}" + (
+            " mirror" if self.mirror else ""
+        )
 
     def maps(
         self, samples: list[Sample], shapes: list[tuple[int, int]]
