@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import quiet
+from adaptation import IDENTITY, Adaptation
 from cache import default_cache
 from config import HERE
 from errors import UserError
@@ -57,6 +58,7 @@ class Engine:
         maps: from pictures as `preprocess` gives them, uint8 [b, rows, cols, 3], to maps
             float32 [b, map rows, map cols, 1]; several threads may call it.
         at_once: how many calls run at the same time; more wait.
+        adaptation: what is done to a finished map, for the sake of a data set.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Engine:
     grid: OutputGrid
     maps: Maps
     at_once: int = 1
+    adaptation: Adaptation = IDENTITY
 
 
 @dataclass(frozen=True)
