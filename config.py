@@ -603,6 +603,11 @@ class PredictConfig(Checked):
     mirror: bool = option(
         False, "predict each picture's mirror image, too, and average the two maps: twice the time"
     )
+    adaptation: Path | None = option(
+        None,
+        "give the maps the bias of a data set: a file that `adapt` wrote for these weights, or its "
+        "name, such as eyecrowd",
+    )
     match: Path | None = option(
         None,
         "give each map the histogram of this one, a grey picture or a .npy, after the blur",
@@ -761,10 +766,15 @@ class EvaluateConfig(ScoringConfig):
     mirror: bool = option(
         False, "predict each picture's mirror image, too, and average the two maps: twice the time"
     )
+    adaptation: Path | None = option(
+        None,
+        "give the maps the bias of a data set: a file that `adapt` wrote for these weights, or its "
+        "name, such as eyecrowd",
+    )
     tune: bool = option(
         False,
-        "fit a blur and a centre bias to the maps of the validation pictures, and score the maps "
-        "so post-processed in a row of their own",
+        "fit contrast, blur and centre bias to the maps of the validation pictures, and score the "
+        "maps so adapted in a row of their own",
     )
     val_maps: Path | None = option(
         None, "for --tune with --maps: the folder with the maps of the validation pictures"
@@ -775,6 +785,49 @@ class EvaluateConfig(ScoringConfig):
         if self.mirror and self.maps:
             raise UserError(
                 f"--mirror is for a network's maps; --maps {self.maps} holds maps that are made."
+            )
+        if self.adaptation and self.maps:
+            raise UserError("--adaptation belongs to weights: it does not go with --maps.")
+
+
+@dataclass(frozen=True)
+class AdaptConfig(ScoringConfig):
+    """One fit of a data set's bias to a network's maps, scored by how many pictures it took."""
+
+    metrics: str = option("cc,nss,auc_judd,kld,ig", "metrics, as a list such as cc,nss,auc_judd")
+    human: bool = option(False, "score the human observers against each other, too")
+    n: tuple[int, ...] = option(
+        (50,),
+        "pictures of the train split to fit on; several numbers compare them, and with all",
+        unit="pictures",
+        least=2,
+        group="fit",
+    )
+    draws: int = option(1, "how often so many pictures are drawn and fitted on", least=1)
+    weights: Path | None = option(
+        None, "weights file (.weights.h5); default: the best of those in weights/", group="maps"
+    )
+    weights_dir: Path = option(Path("weights"), "folder searched where no --weights is given")
+    reference: Path | None = option(
+        None, "weights trained on this data set: how much of the gap to them is closed"
+    )
+    name: str | None = option(
+        None, "what --adaptation calls it afterwards; default: the data set", group="output"
+    )
+    output: Path = option(
+        Path("adapt"), "folder for adapt.csv, adapt.json, adapt.png and for going on"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split != "test":
+            raise UserError(
+                f"--split {self.split}: adapt fits on train and is scored on test alone."
+            )
+        if self.name is not None and not re.fullmatch(r"[\w+-][\w.+-]{0,60}", self.name):
+            raise UserError(
+                f"--name {self.name}: letters, digits, '-', '_', '+' and '.' are expected, since "
+                "it becomes part of a file's name."
             )
 
 

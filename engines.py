@@ -25,10 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import quiet
+from adaptation import IDENTITY, Adaptation
 from cache import default_cache
 from config import HERE
 from errors import UserError
-from files import read_json
+from files import file_digest, read_json
 from letterbox import OutputGrid
 from pictures import Array
 
@@ -57,6 +58,7 @@ class Engine:
         maps: from pictures as `preprocess` gives them, uint8 [b, rows, cols, 3], to maps
             float32 [b, map rows, map cols, 1]; several threads may call it.
         at_once: how many calls run at the same time; more wait.
+        adaptation: what is done to a finished map, for the sake of a data set.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Engine:
     grid: OutputGrid
     maps: Maps
     at_once: int = 1
+    adaptation: Adaptation = IDENTITY
 
 
 @dataclass(frozen=True)
@@ -328,9 +331,3 @@ def card_path(path: Path) -> Path:
     'mlnet-frozen.onnx.json'
     """
     return path.with_name(f"{path.name}.json")
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

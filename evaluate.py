@@ -3,24 +3,21 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from adaptation import LEAST, asked_for, fitted, told
 from config import EvaluateConfig, data_of
 from errors import UserError
 from files import make_folder
-from fixations import mixture_weights, pixels
 from notes import Notes
-from progress import progress, tell
-from references import CentreBias, Split
+from progress import tell
+from references import Split
 from scoring import (
     LOG,
     Evaluation,
     Row,
     ScoreLog,
+    adapted_row,
     all_reference_rows,
     category_table,
-    key_of,
     load_split,
     metric_names,
     model_row,
@@ -30,9 +27,7 @@ from scoring import (
     table,
     write,
 )
-from sources import FolderMaps, ModelMaps, PostProcessing, Source, spread
-
-BLURS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)  # what --tune tries, in sigmas of the data set
+from sources import FolderMaps, ModelMaps, Source, pictures_seen
 
 
 def settings_of(flags: dict[str, Any]) -> EvaluateConfig:
@@ -103,7 +98,13 @@ def source_of(
     weights = weight_files.choose(settings.weights, settings.weights_dir, say)
     name = weight_files.card_path(weights).stem
     return ModelMaps(
-        weights, name, settings.batch_size, settings.workers, settings.smooth, settings.mirror
+        weights,
+        name,
+        settings.batch_size,
+        settings.workers,
+        settings.smooth,
+        settings.mirror,
+        asked_for(settings.adaptation, weights, say),
     )
 
 
@@ -114,17 +115,14 @@ def tuned_row(
     notes: Notes,
     say: Callable[[str], None],
 ) -> Row:
-    """Return the row of the same maps, post-processed as suits the validation pictures best."""
+    """Return the row of the same maps, adapted to the validation pictures."""
     if settings.split != "test":
         raise UserError(
-            f"--tune fits on the val split and takes the centre bias of train, so it can be scored "
-            f"on test alone, not on {settings.split}."
+            f"--tune fits on the val split, so it can be scored on test alone, not on "
+            f"{settings.split}."
         )
     about_val = Notes()
     validation = load_split(settings, "val", about_val)
-    training = load_split(settings, "train", Notes())
-    if not training.centre.count or not validation.centre.count:
-        raise UserError(f"--tune needs fixations, and {settings.dataset} has none.")
     val_source = source
     if settings.maps:
         if not settings.val_maps:
@@ -135,62 +133,14 @@ def tuned_row(
         val_source = FolderMaps(
             settings.val_maps, source.name, validation.samples, about_val, settings.smooth
         )
-    post, count = fitted_post_processing(val_source, validation, training.centre)
+    found = pictures_seen(val_source, validation.samples, settings.sigma_pixels)
+    usable = [picture for picture in found if picture is not None]
+    if len(usable) < LEAST:
+        raise UserError(
+            f"--tune needs {LEAST} validation pictures with a usable map that people looked at; "
+            f"there are {len(usable)}."
+        )
+    fit = fitted(usable, settings.seed)
     notes.merge(about_val, "validation")
-    own, bias, uniform = post.weights
-    say(
-        f"post-processing fitted on {count} of {len(validation.samples)} validation pictures: blur "
-        f"{post.blur * validation.sigma(0):g} px, {own:.1%} map, {bias:.1%} centre bias, "
-        f"{uniform:.1%} uniform"
-    )
-    about = f"{source.fingerprint()} {post} {training.fingerprint}"
-    return Row(
-        f"{source.name}, tuned",
-        "model",
-        key_of(split, about),
-        lambda truth, values: truth.score(
-            post.apply(values, training.centre.everywhere(truth.shape), truth.sigma_pixels)
-        ),
-        source,
-    )
-
-
-def fitted_post_processing(
-    source: Source, validation: Split, training: CentreBias
-) -> tuple[PostProcessing, int]:
-    """Return the blur and shares that make the validation fixations likeliest, and on how many.
-
-    Args:
-        source: of the maps of the validation pictures.
-        validation: these pictures.
-        training: the centre bias of the training pictures.
-
-    Raises:
-        UserError: no validation picture has both a map and fixations.
-    """
-    likelihoods: dict[float, list[NDArray]] = {blur: [] for blur in BLURS}
-    shapes = [shape for _, shape in validation.pictures]
-    bar = progress(len(shapes), "fitting on validation")
-    for i, saliency_map in enumerate(source.maps(validation.samples, shapes)):
-        bar.update()
-        fixations, shape = validation.pictures[i]
-        cells = pixels(fixations, shape)
-        if saliency_map is None or not len(cells):
-            continue
-        at = tuple(cells.T)
-        centre = training.everywhere(shape)[at]
-        uniform = np.full(len(centre), 1 / np.prod(shape))
-        for blur, rows in likelihoods.items():
-            own = spread(saliency_map, blur * validation.sigma(i))[at]
-            rows.append(np.stack([own, centre, uniform], axis=1))
-    bar.close()
-    count = len(likelihoods[BLURS[0]])
-    if not count:
-        raise UserError("--tune: no validation picture has both a usable map and fixations.")
-    best = (-np.inf, 0.0, np.zeros(3))
-    for blur, rows in likelihoods.items():
-        seen = np.concatenate(rows)
-        weights = mixture_weights(seen)
-        best = max(best, (float(np.log(seen @ weights).mean()), blur, weights), key=lambda b: b[0])
-    own, bias, uniform_share = best[2].tolist()
-    return PostProcessing(best[1], (own, bias, uniform_share)), count
+    say(f"tuned on {len(usable)} of {len(found)} validation pictures: {told(fit)}")
+    return adapted_row(f"{source.name}, tuned", source, split, fit.adaptation)

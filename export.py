@@ -24,10 +24,11 @@ import quiet
 import weight_files
 from config import ExportConfig
 from datasets.synthetic import draw
-from engines import Maps, card_path, file_digest
+from engines import Maps, card_path
 from errors import UserError
 from files import (
     error_number,
+    file_digest,
     make_folder,
     move,
     refusal_in,

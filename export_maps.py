@@ -16,7 +16,6 @@ What they ask for, and where it is said:
   2709). The challenge of 2015, with maps as text inside JSON (salicon.net/upload), is closed.
 """
 
-import hashlib
 import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -34,7 +33,7 @@ from collection import Job
 from config import ExportMapsConfig, PredictConfig
 from datasets import submission_pictures
 from errors import UserError
-from files import make_folder, read_json, telling, write_json
+from files import file_digest, make_folder, read_json, telling, write_json
 from headers import header_shape
 from progress import progress, tell
 from sample import Sample
@@ -99,7 +98,7 @@ def export_maps(settings: ExportMapsConfig, say: Callable[[str], None] = tell) -
     ]
     made_of = {
         "format": settings.format,
-        "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "weights": file_digest(weights),
         "smooth": settings.smooth,
     }
     claim(folder, images, [job.outputs["map"] for job in jobs], made_of, settings.overwrite)

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from files import atomic
-from metrics import METRICS
+from metrics import METRICS, Metric
 from references import CENTRE_BIAS, HALVED, HALVES, ONE
+from significance import Interval
 
 Row = dict[str, float]
 BARS = 40  # at the most, of a histogram
@@ -196,6 +197,52 @@ def _alignment_panel(
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color(ink)
     axis.grid(axis="y", color=ink, alpha=0.15, lw=0.6)
+
+
+def adaptation(
+    lines: list[dict[str, Any]],
+    draws: dict[str, list[dict[str, Interval]]],
+    metrics: dict[str, Metric],
+    path: Path,
+) -> None:
+    """Write a PNG of the scores by how many pictures an adaptation was fitted on.
+
+    Args:
+        lines: of each number of pictures and metric, the mean over the draws (see `adapt.summary`).
+        draws: by number of pictures, the means of each draw.
+        metrics: what was scored.
+        path: the PNG.
+    """
+    figure = Figure(figsize=(3.4 * len(metrics), 3.4), layout="constrained", dpi=120)
+    axes = figure.subplots(1, len(metrics), squeeze=False)[0]
+    names = [name for name in draws if name != "reference"]
+    for axis, (key, metric) in zip(axes, metrics.items(), strict=True):
+        found = {line["fitted_on"]: line for line in lines if line["metric"] == key}
+        for place, name in enumerate(names):
+            line = found[name]
+            span = np.abs(np.array([[line["low"]], [line["high"]]]) - line["mean"])
+            colour = "#555555" if name == "before" else "#0d6b78"
+            axis.errorbar([place], [line["mean"]], span, fmt="o", ms=5, capsize=3, color=colour)
+            if len(draws[name]) > 1:
+                values = [means[key].mean for means in draws[name]]
+                axis.plot([place + 0.2] * len(values), values, "_", ms=9, color="#c2571a")
+        axis.plot(range(len(names)), [found[name]["mean"] for name in names], color="#0d6b78",
+                  lw=1, alpha=0.6)  # fmt: skip
+        axis.axhline(found["before"]["mean"], color="#555555", lw=0.9, ls=":")
+        if "reference" in found:
+            axis.axhline(found["reference"]["mean"], color="#333333", lw=1, ls="-.")
+        axis.set_xticks(range(len(names)), names)
+        axis.set_title(metric.name + ("" if metric.higher_is_better else " (low is good)"))
+        axis.set_xlabel("pictures fitted on")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", alpha=0.25)
+    figure.suptitle(
+        "bars: bootstrap 95 % over pictures"
+        + ("; dashes: single draws" if any(len(d) > 1 for d in draws.values()) else "")
+        + ("; dash-dotted: the reference" if "reference" in draws else ""),
+        fontsize=9,
+    )
+    _save(figure, path)
 
 
 def _or_nan(value: float | None) -> float:

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import hashlib
 import io
 import itertools
 import json
@@ -251,6 +252,12 @@ def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, NaN as null, whole or not at all."""
     text = json.dumps(without_nan(value), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def without_nan(value: Any) -> Any:

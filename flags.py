@@ -187,7 +187,7 @@ def typed_flags(settings: Any) -> list[str]:
     words, plain = [], to_json(type(settings)())
     for name, value in to_json(settings).items():
         if name not in ("workers", "overwrite") and value != plain[name]:
-            words += [f"--{name}", str(value)]
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     return words
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from config import (
     STRATEGIES,
     TRUTH_FIELDS,
+    AdaptConfig,
     CheckConfig,
     CompareConfig,
     Config,
@@ -124,6 +125,16 @@ def parser() -> argparse.ArgumentParser:
         epilog="example: main.py probe --backbone vgg16 --dataset osie --data PATH --output probe/",
     )
     add_flags(probe, ProbeConfig)
+
+    adapt = commands.add_parser(
+        "adapt",
+        help="fit a data set's bias to a network's maps on a few pictures",
+        description="Fit contrast, blur and centre bias of a data set to a network's maps on a few "
+        "of its pictures; the network stays as it is. The file lies beside the weights, and "
+        "--adaptation of test and evaluate uses it.",
+        epilog="example: main.py adapt --dataset folder --data PATH --n 50 --weights FILE",
+    )
+    add_flags(adapt, AdaptConfig, dict.fromkeys(["dataset", "data", *TRUTH_FIELDS], trained))
 
     export = commands.add_parser(
         "export",
@@ -266,6 +277,14 @@ def run_probe(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
     return EXIT_PARTIAL if probe(settings)["left_out"] else 0
 
 
+def run_adapt(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
+    """Fit a data set's bias; some pictures may have no score."""
+    import_keras()
+    from adapt import adapt, settings_of
+
+    return EXIT_PARTIAL if adapt(settings_of(flags))["left_out"] else 0
+
+
 def run_export(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
     """Write a network in another format."""
     settings = ExportConfig(**flags)
@@ -336,6 +355,7 @@ COMMANDS = {
     "evaluate": run_evaluate,
     "compare": run_compare,
     "probe": run_probe,
+    "adapt": run_adapt,
     "export": run_export,
     "export-maps": run_export_maps,
     "convert": run_convert,

@@ -4,20 +4,26 @@ Cornia, Baraldi, Serra and Cucchiara, "A deep multi-level network for saliency p
 ICPR 2016 (arXiv 1609.01064).
 """
 
+import quiet
+
+quiet.import_keras()  # first: a notebook that imports this module is spared what TensorFlow logs
+
 from pathlib import Path
 
 import keras
 import numpy as np
 from keras import layers, ops
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 import architectures
 import backbone
 import weight_files
-from config import Config
+from config import HERE, Config
 from eltwise_product import EltWiseProduct
 from letterbox import postprocess, preprocess, read_input
 from losses import split_truth
+from pictures import as_bgr
 from sample import Sample
 
 EPSILON = 1e-7  # guards the division by a map's maximum
@@ -118,33 +124,54 @@ def loss(y_true, y_pred):
     return ops.mean(ops.square(difference) / (1.1 - y), axis=(1, 2))
 
 
-def load_model(weights: str | Path) -> keras.Model:
+def load_model(weights: str | Path | None = None) -> keras.Model:
     """Return a trained model, ready to predict.
 
     Args:
-        weights: a `.weights.h5` file that `train` wrote.
+        weights: a `.weights.h5` file that `train` wrote; by default the best of those in the
+            folder `weights/` here or, where there are none, of those that the program brings.
 
     Raises:
-        UserError: the file is missing, damaged, or of another model.
+        UserError: the file is missing, damaged, or of another model; or there is none.
     """
-    path = Path(weights)
+    path = best_weights() if weights is None else Path(weights)
     config = weight_files.trained_config(path)
     model = architectures.get(config.model).build(config)
     weight_files.load(model, path)
     return model
 
 
-def predict(model: keras.Model, image: str | Path | NDArray[np.uint8]) -> NDArray[np.floating]:
-    """Return the saliency map of one picture, float32 [rows, columns], 0 to 1.
+def best_weights() -> Path:
+    """Return the weights file that `load_model` takes where none is named.
+
+    Raises:
+        UserError: there is none.
+    """
+    own, brought = Config.weights_dir, HERE / Config.weights_dir
+    folder = own if any(own.glob("[!.]*" + weight_files.SUFFIX)) else brought
+    return weight_files.choose(None, folder, lambda line: None)
+
+
+def predict(
+    model: keras.Model, image: str | Path | NDArray | Image, rgb: bool = False
+) -> NDArray[np.floating]:
+    """Return the saliency map of one picture, float32 [rows, columns], 0 to 1, the maximum 1.
 
     Args:
         model: from `load_model`.
-        image: a file, or a BGR uint8 array [rows, columns, 3] as OpenCV reads it.
+        image: a file; an array of bytes [rows, columns, 3] in OpenCV's order, blue, green, red; or
+            what else `pictures.as_bgr` takes: grey or transparent pictures, floats of 0 to 1, a
+            picture of Pillow's.
+        rgb: say True for an array whose order is red, green, blue, as matplotlib, scikit-image and
+            NumPy copies of Pillow's pictures have it. Files and Pillow's pictures tell themselves.
+
+    Raises:
+        UserError: the file cannot be read, or the array is no picture.
     """
     input_shape = model.input_shape[1:3]
-    if isinstance(image, np.ndarray):
-        x, box = preprocess(image, input_shape)
-    else:
+    if isinstance(image, str | Path):
         x, box = read_input(Sample(str(image), Path(image)), input_shape)
+    else:
+        x, box = preprocess(as_bgr(image, rgb), input_shape)
     prediction = np.asarray(model.predict_on_batch(x[None]))[0]
     return postprocess(prediction, box, architectures.grid_of(model))

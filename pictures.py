@@ -154,6 +154,74 @@ def _decode(path: Path, flags: int, largest: int | None = None) -> NDArray:
     return picture
 
 
+def as_bgr(image: NDArray | Image.Image, rgb: bool = False) -> NDArray[np.uint8]:
+    """Return a picture that is held in memory as BGR uint8 [rows, columns, 3].
+
+    Grey ones get three equal channels, and transparency is dropped, as `read_image` has it.
+
+    Args:
+        image: an array [rows, columns], or [rows, columns, channels] with 1, 3 or 4 channels:
+            uint8, or as scikit-image and matplotlib have them, uint16 or floats of 0 to 1. Or a
+            picture of Pillow's, whose colours are known.
+        rgb: whether the array's colours are in the order red, green, blue, as matplotlib,
+            scikit-image and Pillow have them; OpenCV's are blue, green, red.
+
+    Raises:
+        UserError: its type, shape or values are no picture's.
+
+    >>> as_bgr(np.array([[[1.0, 0.5, 0.0]]]), rgb=True).tolist()
+    [[[0, 128, 255]]]
+    """
+    if isinstance(image, Image.Image):
+        deep = image.mode[0] in "IF"  # more than bytes, which Pillow would cut off
+        image, rgb = np.asarray(image if deep else image.convert("RGB")), True
+    if not isinstance(image, np.ndarray):
+        raise UserError(
+            f"A picture is a path, an array or Pillow's, not a {type(image).__name__}. Of several, "
+            "predict each: [predict(model, image) for image in images]."
+        )
+    pixels = image[..., None] if image.ndim == 2 else image
+    if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3, 4) or not pixels.size:
+        raise UserError(
+            f"An array of shape {image.shape} is no picture: [rows, columns] or [rows, columns, "
+            "channels] with 1, 3 or 4 channels is expected"
+            + (", so image.transpose(1, 2, 0)." if _channels_first(image) else ".")
+        )
+    pixels = _as_bytes(pixels[..., :3])
+    if pixels.shape[-1] == 1:
+        return np.repeat(pixels, 3, axis=-1)
+    return np.ascontiguousarray(pixels[..., ::-1] if rgb else pixels)
+
+
+def _channels_first(image: NDArray) -> bool:
+    """Return whether an array looks like a picture of PyTorch's, [channels, rows, columns]."""
+    return image.ndim == 3 and image.shape[0] in (1, 3, 4)
+
+
+def _as_bytes(pixels: NDArray) -> NDArray[np.uint8]:
+    """Return a picture's values as bytes.
+
+    Raises:
+        UserError: of what scale they are cannot be told.
+    """
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == np.uint16:
+        return (pixels / 257).round().astype(np.uint8)
+    if pixels.dtype.kind != "f":
+        raise UserError(
+            f"An array of {pixels.dtype} is no picture: uint8, uint16 or floats of 0 to 1 are "
+            "expected. If its values are 0 to 255: image.astype('uint8')."
+        )
+    least, most = float(pixels.min()), float(pixels.max())
+    if not (least >= 0 and most <= 1):  # NaN is neither
+        raise UserError(
+            f"An array of floats is a picture if they are 0 to 1, not {least:g} to {most:g}. If "
+            "its values are 0 to 255: image.astype('uint8')."
+        )
+    return (pixels * 255).round().astype(np.uint8)
+
+
 def bands(shape: tuple[int, ...]) -> Iterator[slice]:
     """Yield stretches of rows, so that what is computed of a large picture takes little memory."""
     rows = max(1, BAND_PIXELS // shape[1])

@@ -17,13 +17,14 @@ from tqdm import tqdm
 
 import engines
 import weight_files
+from adaptation import asked_for
 from collection import Collection, Job
 from config import PredictConfig
 from engines import Engine
 from errors import StorageError, UserError
 from files import make_folder
 from headers import room
-from letterbox import Letterbox, OutputGrid, of_both_ways, postprocess, read_input
+from letterbox import Letterbox, of_both_ways, postprocess, read_input
 from outputs import Outputs, job_sample
 from progress import progress, tell
 
@@ -74,9 +75,11 @@ def write_maps(
     if todo.first:
         engine = engines.chosen(settings.engine)  # what is absent leaves no empty folder behind
         make_folder(settings.output)
-        ready = engines.get(engine, weights(), say)
+        file = weights()
+        ready = engines.get(engine, file, say)
         if settings.mirror:
             ready = replace(ready, maps=of_both_ways(ready.maps))
+        ready = replace(ready, adaptation=asked_for(settings.adaptation, file, say))
         failed = run(ready, todo, outputs)
     say(
         f"{todo.begun - failed} maps written to {settings.output}/"
@@ -204,7 +207,7 @@ def _see_through(
     for (job, _, box), prediction in zip(good, predictions, strict=True):
         try:
             with room(box.image_shape):
-                _write(job, prediction, box, engine.grid, outputs)
+                _write(job, prediction, box, engine, outputs)
         except StorageError:
             raise  # no other map could be written either
         except UserError as error:
@@ -228,8 +231,7 @@ def _read(job: Job, input_shape: tuple[int, int]) -> tuple[NDArray[np.uint8], Le
     return read_input(job_sample(job), input_shape)
 
 
-def _write(
-    job: Job, prediction: NDArray, box: Letterbox, grid: OutputGrid, outputs: Outputs
-) -> None:
+def _write(job: Job, prediction: NDArray, box: Letterbox, engine: Engine, outputs: Outputs) -> None:
     """Write the outputs of one picture."""
-    outputs.write(job, postprocess(prediction, box, grid, outputs.settings.smooth))
+    made = postprocess(prediction, box, engine.grid, outputs.settings.smooth)
+    outputs.write(job, engine.adaptation.apply(made))

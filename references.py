@@ -49,6 +49,7 @@ HERE = Path(__file__).resolve().parent
 # what a change of makes earlier scores stale
 SCORING_CODE = (
     "metrics.py", "fixations.py", "pictures.py", "utilities.py", "references.py", "sources.py",
+    "adaptation.py",
 )  # fmt: skip
 
 Picture = tuple[NDArray, tuple[int, int]]  # fixations, and the shape of their picture
@@ -72,10 +73,6 @@ class CentreBias:
         self.count = sum(len(within(*picture)) for picture in pictures)
         self._totals: OrderedDict[tuple[int, int], NDArray] = OrderedDict()
         self._lock = Lock()
-
-    def everywhere(self, shape: tuple[int, int]) -> NDArray:
-        """Return the density of all pictures' fixations, [rows, columns], sum 1."""
-        return as_distribution(self._total(shape))
 
     def without(self, index: int) -> NDArray:
         """Return the density at a picture's shape of all pictures but this one, sum 1."""

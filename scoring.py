@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import datasets
+from adaptation import IDENTITY, Adaptation
 from config import Config, ScoringConfig
 from errors import UserError, did_you_mean
 from files import as_csv, telling, without_nan, write_json, write_text
@@ -251,6 +252,21 @@ def model_row(source: Source, split: Split) -> Row:
         "model",
         key_of(split, source.fingerprint()),
         lambda truth, saliency_map: truth.score(saliency_map),
+        source,
+    )
+
+
+def adapted_row(name: str, source: Source, split: Split, adaptation: Adaptation) -> Row:
+    """Return the row that scores a source's maps as an adaptation makes them."""
+    if adaptation == IDENTITY:
+        return dataclasses.replace(model_row(source, split), name=name)
+    return Row(
+        name,
+        "model",
+        key_of(split, f"{source.fingerprint()} {adaptation}"),
+        lambda truth, saliency_map: truth.score(
+            adaptation.apply(saliency_map - min(0.0, float(saliency_map.min())))
+        ),
         source,
     )
 

@@ -14,12 +14,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptation import IDENTITY, Adaptation, Seen, seen
+from cache import ArrayCache
 from config import Config
 from errors import UserError
+from files import file_digest
 from fixations import blurred
+from letterbox import Letterbox, of_both_ways, postprocess
 from metrics import as_distribution, from_8bit
 from notes import Notes
-from pictures import read_stored_map
+from pictures import read_stored_map, sample_density, sample_shape
+from progress import progress
 from references import model_name
 from sample import IMAGE_SUFFIXES, Sample
 
@@ -52,6 +57,8 @@ class ModelMaps:
         workers: threads that read pictures.
         smooth: standard deviation of a Gaussian blur, pixels of the original picture.
         mirror: average each map with that of the mirrored picture.
+        adaptation: what a data set asks of the maps.
+        kept: where the network's outputs are kept, so that it sees each picture once.
 
     Raises:
         UserError: the weights are not usable.
@@ -65,12 +72,16 @@ class ModelMaps:
         workers: int,
         smooth: float = 0.0,
         mirror: bool = False,
+        adaptation: Adaptation = IDENTITY,
+        kept: ArrayCache | None = None,
     ) -> None:
         from model import load_model  # here: scoring maps of a folder needs no network
 
         self.weights, self.name, self.smooth = weights, model_name(name), smooth
         self.batch_size, self.workers, self.mirror = batch_size, workers, mirror
+        self.adaptation, self.kept = adaptation, kept or ArrayCache(None)
         self.model = load_model(weights)
+        self.digest = file_digest(weights)
 
     @property
     def config(self) -> Config:
@@ -80,36 +91,71 @@ class ModelMaps:
         return weight_files.trained_config(self.weights)
 
     def fingerprint(self) -> str:
-        """Return the weights' digest, the blur and whether mirror images count."""
-        digest = hashlib.sha256(self.weights.read_bytes()).hexdigest()
-        return f"weights {digest} {self.smooth}" + (" mirror" if self.mirror else "")
+        """Return the weights' digest, the blur, whether mirror images count, and the adaptation."""
+        adapted = "" if self.adaptation == IDENTITY else f" {self.adaptation}"
+        return f"weights {self.digest} {self.smooth}{' mirror' * self.mirror}{adapted}"
 
     def maps(
         self, samples: list[Sample], shapes: list[tuple[int, int]]
     ) -> Iterator[NDArray | None]:
         """Yield the map of each picture, maximum 1."""
         import architectures
-        from utilities import network_input, of_both_ways, postprocess
 
-        input_shape, grid = self.model.input_shape[1:3], architectures.grid_of(self.model)
-
-        def network(batch: NDArray[np.uint8]) -> NDArray:
-            return np.asarray(self.model.predict_on_batch(batch))
-
-        predict = of_both_ways(network) if self.mirror else network
+        grid = architectures.grid_of(self.model)
         with ThreadPoolExecutor(self.workers) as pool:
             for start in range(0, len(samples), self.batch_size):
                 batch = samples[start : start + self.batch_size]
-                read = pool.map(lambda s: network_input(s, input_shape), batch)
-                inputs, boxes = zip(*read, strict=True)
-                predictions = predict(np.stack(inputs))
-                for sample, prediction, box in zip(batch, predictions, boxes, strict=True):
+                for sample, prediction, shape in zip(
+                    batch, self._predictions(batch, pool), shapes[start:], strict=False
+                ):
                     if not np.isfinite(prediction).all():
                         raise UserError(
                             f"{self.weights} gives numbers that are not finite for {sample.name}: "
                             "its training went wrong."
                         )
-                    yield postprocess(prediction, box, grid, self.smooth)
+                    box = Letterbox.fit(shape, self.model.input_shape[1:3])
+                    made = postprocess(prediction, box, grid, self.smooth)
+                    yield self.adaptation.apply(made)
+
+    def _predictions(self, batch: list[Sample], pool: ThreadPoolExecutor) -> list[NDArray]:
+        """Return the network's output of each picture; what is kept is not computed again."""
+        keys = [self._key(sample) for sample in batch]
+        found = {i: kept for i, key in enumerate(keys) if (kept := self._recalled(key)) is not None}
+        missing = [i for i in range(len(batch)) if i not in found]
+        if missing:
+            from utilities import network_input
+
+            input_shape = self.model.input_shape[1:3]
+            inputs = pool.map(lambda i: network_input(batch[i], input_shape)[0], missing)
+            network = of_both_ways(self._network) if self.mirror else self._network
+            predictions = network(np.stack(list(inputs)))
+            for i, prediction in zip(missing, predictions, strict=True):
+                found[i] = prediction
+                if (key := keys[i]) is not None:
+                    self.kept.keep(key, {"prediction": prediction})
+        return [found[i] for i in range(len(batch))]
+
+    def _network(self, batch: NDArray[np.uint8]) -> NDArray:
+        """Return the network's outputs of pictures."""
+        return np.asarray(self.model.predict_on_batch(batch))
+
+    def _recalled(self, key: str | None) -> NDArray | None:
+        """Return the output that is kept under a key; None where there is none, or it is odd."""
+        kept = self.kept.recall(key) if key else None
+        prediction = (kept or {}).get("prediction")
+        if prediction is None or prediction.shape != self.model.output_shape[1:]:
+            return None
+        return prediction if prediction.dtype.kind == "f" else None
+
+    def _key(self, sample: Sample) -> str | None:
+        """Return a name for the network's output of a picture; None where it is not kept."""
+        if self.kept.folder is None:
+            return None
+        from utilities import input_identity
+
+        picture = input_identity(sample, self.model.input_shape[1:3])
+        about = f"{self.digest} {self.mirror} {picture}"
+        return picture and hashlib.sha256(about.encode()).hexdigest()
 
 
 @dataclass
@@ -205,33 +251,31 @@ class FolderMaps:
         return blurred(values, self.smooth) if self.smooth else np.asarray(values, np.float64)
 
 
-@dataclass(frozen=True)
-class PostProcessing:
-    """A blur and a centre bias given to maps that were made without.
+def pictures_seen(
+    source: Source, samples: list[Sample], sigma_pixels: float | None
+) -> list[Seen | None]:
+    """Return what an adaptation is fitted on: each picture's map and where people looked, small.
 
-    Attributes:
-        blur: standard deviation of the Gaussian, in those of the picture's density map.
-        weights: shares of the blurred map, the centre bias, and a uniform density.
+    None for a picture without a usable map, or that nobody looked at. Where the data set has no
+    fixations, its density maps say where people looked.
+
+    Args:
+        source: of the maps.
+        samples: the pictures.
+        sigma_pixels: Gaussian for the density maps; None for the data set's own.
     """
-
-    blur: float
-    weights: tuple[float, float, float]
-
-    def apply(
-        self, saliency_map: NDArray, centre: NDArray, sigma_pixels: float
-    ) -> NDArray[np.float64]:
-        """Return the post-processed map as a density.
-
-        Args:
-            saliency_map: [rows, columns], 0 or more.
-            centre: the centre bias of the training pictures at this shape, sum 1.
-            sigma_pixels: of the picture's density map.
-        """
-        density = spread(saliency_map, self.blur * sigma_pixels)
-        own, bias, uniform = self.weights
-        return own * density + bias * centre + uniform / density.size
-
-
-def spread(saliency_map: NDArray, blur_pixels: float) -> NDArray[np.float64]:
-    """Return a map as a blurred density, sum 1."""
-    return as_distribution(blurred(saliency_map, blur_pixels) if blur_pixels else saliency_map)
+    shapes = [sample_shape(sample) for sample in samples]
+    found: list[Seen | None] = []
+    bar = progress(len(samples), "maps to fit on")
+    with bar:
+        for sample, shape, saliency_map in zip(
+            samples, shapes, source.maps(samples, shapes), strict=True
+        ):
+            bar.update()
+            if saliency_map is None:
+                found.append(None)
+                continue
+            known = sample.fixations is not None
+            density = None if known else sample_density(sample, shape, sigma_pixels)
+            found.append(seen(as_distribution(saliency_map), sample.fixations, density))
+    return found

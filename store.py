@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from config import Plan
 from errors import UserError
-from files import read_json
+from files import file_digest, read_json
 from pictures import UNREADABLE, divided, joined, read_array, read_arrays, read_map, write_arrays
 from sample import Sample, Stored
 
@@ -551,12 +551,10 @@ def sha256(source: Path | Stored) -> str:
     """Return the digest of a file's content, or of one of the pictures or maps in an array file."""
     if isinstance(source, Stored):
         return hashlib.sha256(np.ascontiguousarray(source()).tobytes()).hexdigest()
-    path = source
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(source)
     except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+        raise UserError(f"Cannot read {source}: {error.strerror}.") from error
 
 
 def first_change(

@@ -14,6 +14,7 @@ import datasets
 import evaluate
 import scoring
 import weight_files
+from adaptation import Adaptation, Fit
 from config import PROFILES as PROFILE_CHOICES
 from config import EvaluateConfig, PredictConfig
 from errors import UserError
@@ -21,7 +22,8 @@ from metrics import PROFILES
 from notes import Notes
 from pictures import sample_density, sample_image
 from references import CENTRE_BIAS, HALVES, ONE, UNIFORM, Split
-from sources import FolderMaps, ModelMaps, PostProcessing
+from significance import Interval
+from sources import FolderMaps, ModelMaps
 from train import train
 
 FEW = "cc,nss,auc_judd,ig"
@@ -279,8 +281,8 @@ def test_tuning_finds_the_blur_and_the_centre_bias_that_maps_lack(run, tmp_path,
     raw, tuned = done.row("test").means, done.row("test, tuned").means
     assert tuned["ig"].mean > raw["ig"].mean + 0.5
     assert tuned["cc"].mean > raw["cc"].mean
-    line = next(line for line in lines if line.startswith("post-processing fitted on 4 of 4"))
-    assert "blur 0 px" not in line
+    line = next(line for line in lines if line.startswith("tuned on 4 of 4"))
+    assert "blur 0.0%" not in line
 
 
 @pytest.fixture
@@ -299,32 +301,38 @@ def perfect(tmp_path):
 
 
 def test_tuning_sees_the_validation_pictures_alone(run, perfect):
-    """Their maps are perfect, the test pictures' useless: what fits the former is chosen."""
-    _, lines = run(maps=perfect("test", 70), val_maps=perfect("val"), tune=True)
-    line = next(line for line in lines if line.startswith("post-processing"))
-    assert "blur 0 px" in line
-    assert float(line.split("px, ")[1].split("%")[0]) > 80
+    """What is fitted is the same, whether the maps of the test pictures are perfect or useless."""
+    told = []
+    validation = perfect("val", 40)
+    for shift in (0, 70):
+        _, lines = run(maps=perfect("test", shift), val_maps=validation, tune=True)
+        told += [line for line in lines if line.startswith("tuned on")]
+    assert len(told) == 2
+    assert told[0] == told[1]
 
 
-def test_tuning_adds_the_centre_bias_of_the_training_pictures(run, perfect, monkeypatch):
-    post = PostProcessing(0.0, (0.0, 1.0, 0.0))
-    monkeypatch.setattr(evaluate, "fitted_post_processing", lambda *a: (post, 4))
-    done, _ = run(maps=perfect("test"), val_maps=perfect("val"), tune=True)
-    training = Split(samples("train"), human=False).centre.everywhere((120, 160))
-    split = Split(samples(), ("cc",), human=False)
+def test_a_tuned_row_scores_the_adapted_maps(run, perfect, monkeypatch):
+    made = Adaptation(contrast=2.0, centre_share=0.5)
+    fit = Fit(made, Interval(1.0, 1.0, 1.0, 4), True)
+    monkeypatch.setattr(evaluate, "fitted", lambda *a: fit)
+    done, _ = run(maps=perfect("test"), val_maps=perfect("val"), tune=True, metrics="cc,nss")
+    split = Split(samples(), ("cc", "nss"), human=False)
     for i, scores in enumerate(done.row("test-0, tuned").scores):
-        assert scores["cc"] == pytest.approx(split.truth(i).score(training)["cc"])
+        expected = split.truth(i).score(made.apply(density(samples()[i]).astype(np.float64)))
+        assert scores == pytest.approx(expected)
 
 
 def test_tuning_says_what_it_could_not_use(run, perfect, tmp_path):
     folder = perfect("val")
     (folder / "val_001.npy").unlink()
     _, lines = run(maps=perfect("test"), val_maps=folder, tune=True)
-    assert any(line.startswith("post-processing fitted on 3 of 4") for line in lines)
+    assert any(line.startswith("tuned on 3 of 4") for line in lines)
     assert any("validation: maps missing" in line and "val_001" in line for line in lines)
     for path in folder.iterdir():
         path.write_text("no array")
-    with pytest.raises(UserError, match="no validation picture has both"):
+    with pytest.raises(
+        UserError, match=r"needs 2 validation pictures with a usable map .* there are 0"
+    ):
         run(maps=tmp_path / "test-0", val_maps=folder, tune=True)
 
 
@@ -428,10 +436,3 @@ def test_the_key_of_a_model_holds_its_blur(trained):
 def test_tuning_maps_needs_the_maps_of_the_validation_pictures(run, maps):
     with pytest.raises(UserError, match="--val_maps"):
         run(maps=maps, tune=True)
-
-
-def test_post_processing_gives_a_density(rng):
-    centre = np.full((20, 30), 1 / 600)
-    made = PostProcessing(2.0, (0.7, 0.2, 0.1)).apply(rng.random((20, 30)), centre, 1.5)
-    assert made.sum() == pytest.approx(1)
-    assert made.min() >= 0.3 / 600

@@ -17,9 +17,10 @@ import config as settings
 import export as export_module
 import weight_files
 from config import FORMATS, MODELS, ExportConfig, resolve
-from engines import card_path, file_digest
+from engines import card_path
 from errors import StorageError, UserError
 from export import export
+from files import file_digest
 
 ABSENT = [] if "REQUIRE_BACKENDS" in os.environ else [
     package for package in ("onnx", "onnxruntime", "tf2onnx") if not find_spec(package)

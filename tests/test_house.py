@@ -22,14 +22,14 @@ FLOORS = [
         "hosts",
     },
     {"fixations", "metrics", "pictures", "cache", "ridge", "significance", "utilities", "archives"}
-    | {"collection", "letterbox", "hdf5", "headers", "marks", "outputs"},
+    | {"collection", "letterbox", "hdf5", "headers", "marks", "outputs", "adaptation"},
     {"datasets", "references", "store", "feature_store"},
     {"eltwise_product", "backbone", "losses", "schedules", "step", "weight_files", "foreign"},
     {"model", "architectures"},
     {"checkpoint", "run_folder", "nonfinite", "objective", "validation", "epochs"}
     | {"cluster", "figures", "report", "sources", "scoring", "arms"}
     | {"feature_cache", "engines"},
-    {"train", "predict", "evaluate", "compare", "probe"}
+    {"train", "predict", "evaluate", "compare", "probe", "adapt"}
     | {"data", "prepare", "subset", "convert", "export", "export_maps"},
     {"strategies"},
     {"main"},

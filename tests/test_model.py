@@ -1,7 +1,11 @@
+import shutil
+
+import cv2
 import keras
 import numpy as np
 import pytest
 from conftest import VGG16, needs
+from PIL import Image
 
 import architectures
 import backbone
@@ -160,6 +164,38 @@ def test_weights_kept_in_half_take_half_and_predict_nearly_the_same(trained, pic
     assert {w.dtype for w in half.trainable_weights} == {"float32"}
     image = picture(60, 80)
     np.testing.assert_allclose(model.predict(half, image), model.predict(whole, image), atol=0.01)
+
+
+def test_a_picture_in_memory_is_predicted_as_its_file(trained, picture, tmp_path):
+    network, image = model.load_model(trained), picture()
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    expected = model.predict(network, tmp_path / "a.png")
+    rgb = image[..., ::-1]
+    opaque = np.full((*image.shape[:2], 1), 255, np.uint8)
+    for same in (
+        model.predict(network, str(tmp_path / "a.png")),
+        model.predict(network, image),
+        model.predict(network, rgb, rgb=True),
+        model.predict(network, Image.fromarray(rgb)),
+        model.predict(network, np.dstack([rgb, opaque]), rgb=True),
+        model.predict(network, rgb / 255, rgb=True),
+    ):
+        np.testing.assert_array_equal(same, expected)
+    assert np.abs(model.predict(network, rgb) - expected).max() > 0  # the order matters
+
+
+def test_without_a_name_the_best_weights_of_the_folder_are_loaded(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(model, "HERE", tmp_path / "program")
+    with pytest.raises(UserError, match=r"No trained weights in .*program"):
+        model.load_model()
+    for folder in (tmp_path / "program" / "weights", tmp_path / "weights"):  # its own win
+        folder.mkdir(parents=True)
+        shutil.copy(trained, folder)
+        assert model.best_weights().resolve() == folder / trained.name
+    np.testing.assert_array_equal(
+        model.load_model().get_weights()[0], model.load_model(str(trained)).get_weights()[0]
+    )
 
 
 def test_weights_of_another_model_are_refused_with_the_shapes(trained, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from errors import UserError
-from pictures import overlay, read_image, read_map, sample_density, to_8_bit
+from pictures import as_bgr, overlay, read_image, read_map, sample_density, to_8_bit
 from sample import Sample
 
 
@@ -111,3 +111,49 @@ def test_own_map_is_preferred_unless_a_sigma_is_asked_for(tmp_path):
     assert sample_density(sample, (20, 30), 2.0).argmax() == 10 * 30 + 20
     with pytest.raises(UserError, match=r"m\.png is 30 x 20 but its picture s is 40 x 20"):
         sample_density(sample, (20, 40), None)
+
+
+@pytest.mark.parametrize(
+    ("image", "rgb", "expected"),
+    [
+        (np.array([[7]], np.uint8), False, [7, 7, 7]),
+        (np.array([[[7]]], np.uint8), True, [7, 7, 7]),
+        (np.array([[[1, 2, 3]]], np.uint8), False, [1, 2, 3]),
+        (np.array([[[1, 2, 3]]], np.uint8), True, [3, 2, 1]),
+        (np.array([[[1, 2, 3, 0]]], np.uint8), True, [3, 2, 1]),  # as of a file with transparency
+        (np.array([[[0, 257, 65535]]], np.uint16), False, [0, 1, 255]),
+        (np.array([[0.5]], np.float32), False, [128, 128, 128]),
+        (Image.new("RGB", (1, 1), (1, 2, 3)), False, [3, 2, 1]),
+        (Image.new("RGBA", (1, 1), (1, 2, 3, 0)), True, [3, 2, 1]),
+        (Image.new("P", (1, 1)), False, [0, 0, 0]),
+        (Image.fromarray(np.full((1, 1), 257, np.uint16)), False, [1, 1, 1]),
+    ],
+)
+def test_what_a_notebook_holds_becomes_bgr(image, rgb, expected):
+    made = as_bgr(image, rgb)
+    assert made.tolist() == [[expected]]
+    assert made.dtype == np.uint8
+    assert made.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        (np.zeros((3, 20, 30), np.uint8), r"shape \(3, 20, 30\) .* image.transpose\(1, 2, 0\)"),
+        (np.zeros((2, 4, 5, 3), np.uint8), r"shape \(2, 4, 5, 3\) is no picture"),
+        (np.zeros((4, 5, 2), np.uint8), "1, 3 or 4 channels"),
+        (np.zeros(5, np.uint8), "is no picture"),
+        (np.zeros((0, 5, 3), np.uint8), "is no picture"),
+        (np.zeros((4, 5, 3), np.int64), r"int64 is no picture.*astype\('uint8'\)"),
+        (np.zeros((4, 5), bool), "bool is no picture"),
+        (np.full((4, 5), "a"), "is no picture"),
+        (np.full((4, 5, 3), 255.0), "0 to 1, not 255 to 255"),
+        (np.full((4, 5, 3), -0.1), "not -0.1 to -0.1"),
+        (np.full((4, 5, 3), np.nan), "not nan to nan"),
+        ([np.zeros((4, 5, 3), np.uint8)], "not a list. Of several, predict each"),
+        (None, "not a NoneType"),
+    ],
+)
+def test_what_is_no_picture_is_refused_with_what_helps(image, told):
+    with pytest.raises(UserError, match=told):
+        as_bgr(image)

@@ -5,6 +5,7 @@ A reader returns a value or raises UserError in one line. Nothing else, whatever
 
 import atexit
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -18,7 +19,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,6 +45,7 @@ from PIL import Image
 from scipy.io import savemat
 from scipy.sparse import csc_matrix
 
+import adaptation
 import archives
 import config
 import feature_store
@@ -55,6 +57,7 @@ import hosts
 import pictures
 import store
 import weight_files
+from adaptation import Adaptation
 from cache import ArrayCache
 from datasets import _points, cat2000, folder, npy, osie, salicon, toronto
 from errors import UserError
@@ -524,7 +527,32 @@ def read_features(data: bytes, room: Path) -> None:
         raise UserError("absent")  # that is how it refuses
 
 
+# adaptations
+
+
+@cache
+def adaptation_seeds() -> tuple[bytes, ...]:
+    bound = {"name": "w.weights.h5", "sha256": hashlib.sha256(b"weights").hexdigest()}
+    found = []
+    for made in (
+        Adaptation(),
+        Adaptation(contrast=2, blur=0.02, centre_power=-1, centre_share=0.3),
+    ):
+        card = {"format": adaptation.FORMAT, "parameters": asdict(made), "weights": bound}
+        found.append(json.dumps({**card, "n": 50}).encode())
+    return tuple(found)
+
+
+def read_adaptation(data: bytes, room: Path) -> None:
+    weights = in_file(room / "w.weights.h5", b"weights")
+    found = adaptation.load(in_file(room / "w.x.adapt.json", data), weights)
+    made = found.apply(np.eye(6, 8))
+    assert np.isfinite(made).all()
+    assert made.min() >= 0
+
+
 READERS = {
+    "adaptation": Reader(adaptation_seeds, make_json, read_adaptation),
     "picture": Reader(picture_seeds, make_picture, read_picture, 2048),
     "mat": Reader(mat_seeds, make_mat, read_mat),
     "npy": Reader(npy_seeds, make_npy, read_npy),
