@@ -5,6 +5,7 @@ Gradio, whose page it is, is imported here and in `page`, and needed by nothing 
 """
 
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -99,11 +100,12 @@ def import_gradio(folder: Path) -> None:
 def temporary_folder() -> Iterator[Path]:
     """Yield a folder for all that the page writes; it is removed however the block ends."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with (
-        telling(f"Cannot write in {tempfile.gettempdir()}", "set TMPDIR to another folder"),
-        tempfile.TemporaryDirectory(prefix="saliency-demo-") as folder,
-    ):
+    with telling(f"Cannot write in {tempfile.gettempdir()}", "set TMPDIR to another folder"):
+        folder = tempfile.mkdtemp(prefix="saliency-demo-")
+    try:
         yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def serve(app: Any, door: socket.socket, settings: DemoConfig, say: Callable[[str], None]) -> None:

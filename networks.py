@@ -1,5 +1,6 @@
 """The networks that `demo` offers, and what one makes of a picture; nothing here knows the page."""
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import weight_files
 from config import DemoConfig
 from engines import Engine
 from errors import UserError
+from files import telling
 from headers import room
 from letterbox import postprocess, read_input
 from pictures import sample_image, to_8_bit, write_array, write_image
@@ -51,8 +53,9 @@ class Networks:
         """
         cards = weight_files.cards_in(settings.weights_dir, say)
         first = settings.weights or weight_files.best_of(cards, settings.weights_dir)
-        card = cards.get(first) or weight_files.read_card(first)
-        return cls({first: card, **cards}, engines.chosen(settings.engine))
+        begin = {first: cards.get(first) or weight_files.read_card(first)}
+        others = {path: card for path, card in cards.items() if path.resolve() != first.resolve()}
+        return cls({**begin, **others}, engines.chosen(settings.engine))
 
     @property
     def names(self) -> list[str]:
@@ -105,7 +108,8 @@ def looked_at(path: Path, engine: Engine, folder: Path, name: str) -> Result:
         prediction = engine.maps(placed[None])[0]
         with room(box.image_shape):
             saliency_map = postprocess(prediction, box, engine.grid)
-            own = Path(tempfile.mkdtemp(dir=folder))
+            with telling(f"Cannot write in {folder}"):
+                own = Path(tempfile.mkdtemp(dir=folder))
             png, npy = (
                 own / f"{path.stem[:LONGEST_NAME]}-{Path(name).name[:LONGEST_NAME]}{suffix}"
                 for suffix in (".png", ".npy")
@@ -116,3 +120,10 @@ def looked_at(path: Path, engine: Engine, folder: Path, name: str) -> Result:
     except MemoryError as error:
         raise UserError(f"{path} takes more memory than there is. Scale it down.") from error
     return Result(shown, png, npy)
+
+
+def forget(results: list[Result | None]) -> None:
+    """Remove the files of maps that are shown no more."""
+    for result in results:
+        if result:
+            shutil.rmtree(result.png.parent, ignore_errors=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import panels
 from config import DemoConfig
 from errors import UserError
-from networks import Networks, Result, looked_at
+from networks import Networks, Result, forget, looked_at
 from panels import View
 from pictures import to_8_bit
 
@@ -47,9 +47,13 @@ CSS = """
 span[data-testid=min-value], span[data-testid=max-value] { color: inherit !important; }
 #examples .gallery-item, #examples .gallery-item > * { width: 64px; height: 64px; }
 """
-# thumbnails are buttons without a name to be read out
-SCRIPT = """() => document.querySelectorAll("#examples .gallery-item").forEach(
-    (button, i) => button.setAttribute("aria-label", `Example ${i + 1}`))"""
+# thumbnails are buttons without a name to be read out, whenever they come
+SCRIPT = """() => {
+    const name = () => document.querySelectorAll("#examples .gallery-item").forEach(
+        (button, i) => button.ariaLabel || (button.ariaLabel = `Example ${i + 1}`));
+    new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
+    name();
+}"""
 
 
 def build(networks: Networks, folder: Path, settings: DemoConfig) -> Any:
@@ -101,38 +105,41 @@ def laid_out(gr: Any, networks: Networks, folder: Path, settings: DemoConfig) ->
                     sides = [Side(gr, number) for number in range(2)]
             with gr.Column(min_width=0):
                 weights = choices(gr, networks)
-        views = gr.State([], time_to_live=KEPT_SECONDS)
+        held = gr.State([None] * len(sides), delete_callback=forget)
 
-        def looked(path: str | None, *chosen: Any) -> dict[Any, Any]:
+        def looked(before: list[Result | None], path: str | None, *chosen: Any) -> dict[Any, Any]:
             """Predict the picture with the weights chosen."""
             names, drawing = chosen[: len(weights)], chosen[len(weights) :]
             results = [
                 told(gr, path, networks, name, folder) if path and name != NOTHING else None
                 for name in names
             ]
-            shown = {views: [result and result.view for result in results]}
-            shown[hint] = gr.update(visible=not path)
+            forget(before)
+            shown = {held: results, hint: gr.update(visible=not path)}
             for side, name, result in zip(sides, names, results, strict=True):
                 shown |= side.shown(name, result, drawing, settings.colormap)
             return shown
 
-        def redrawn(views: list[View | None], *drawing: Any) -> list[Any]:
+        def redrawn(results: list[Result | None], *drawing: Any) -> list[Any]:
             """Draw again what the networks made of the picture."""
-            return [view and drawn(view, drawing, settings.colormap) for view in views]
+            return [
+                None if result is None else drawn(result.view, drawing, settings.colormap)
+                for result in results
+            ]
 
         quiet = {"api_visibility": "private", "trigger_mode": "always_last"}
         gr.on(
             [upload.change, *(one.change for one in weights)],
             looked,
-            [upload, *weights, *how],
-            [views, hint, *(part for side in sides for part in side.parts)],
+            [held, upload, *weights, *how],
+            [held, hint, *(part for side in sides for part in side.parts)],
             concurrency_limit=1,
             **quiet,
         )
         gr.on(
             [one.change for one in how],
             redrawn,
-            [views, *how],
+            [held, *how],
             [side.overlay for side in sides],
             show_progress="hidden",
             **quiet,
