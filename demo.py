@@ -14,6 +14,7 @@ import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import engines
@@ -55,9 +56,10 @@ def demo(settings: DemoConfig, say: Callable[[str], None] = tell) -> None:
     networks = Networks.found(settings, say)
     with listening(settings.port) as door:
         networks.engine(networks.names[0], say)  # so that the first picture does not wait for it
-        with temporary_folder() as folder:
+        with heard() as ended, temporary_folder() as folder:
             import_gradio(folder)
-            serve(build(networks, folder, settings), door, settings, say)
+            if not ended.is_set():
+                serve(build(networks, folder, settings), door, settings, ended, say)
 
 
 @contextmanager
@@ -97,9 +99,26 @@ def import_gradio(folder: Path) -> None:
 
 
 @contextmanager
+def heard() -> Iterator[Event]:
+    """Yield what says whether a signal has come that ends the page.
+
+    Nothing is raised where one comes: in the middle of an import that may be lost.
+    """
+    ended, before = Event(), {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, lambda *_: ended.set())
+    try:
+        yield ended
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def temporary_folder() -> Iterator[Path]:
     """Yield a folder for all that the page writes; it is removed however the block ends."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with telling(f"Cannot write in {tempfile.gettempdir()}", "set TMPDIR to another folder"):
         folder = tempfile.mkdtemp(prefix="saliency-demo-")
     try:
@@ -108,38 +127,40 @@ def temporary_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def serve(app: Any, door: socket.socket, settings: DemoConfig, say: Callable[[str], None]) -> None:
+def serve(
+    app: Any,
+    door: socket.socket,
+    settings: DemoConfig,
+    ended: Event,
+    say: Callable[[str], None],
+) -> None:
     """Answer who asks at the door, until a signal; one line says where it is.
 
     Args:
         app: what answers (ASGI).
         door: the socket.
         settings: whether to open a browser.
+        ended: whether a signal has come.
         say: gets the address.
     """
     import uvicorn  # pyright: ignore[reportMissingImports]
 
-    how = uvicorn.Config(
-        Guard(app),
-        log_level="critical",
-        access_log=False,
-        timeout_graceful_shutdown=LEAVE_SECONDS,
-    )
-    server = uvicorn.Server(how)
+    class Server(uvicorn.Server):
+        """Uvicorn, that hears of every signal by `ended`."""
 
-    def end(number: int, frame: object) -> None:
-        server.should_exit = True
+        async def on_tick(self, counter: int) -> bool:
+            """Return whether to end; ten times a second."""
+            return await super().on_tick(counter) or ended.is_set()
 
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, end)
     address = f"http://{HOST}:{door.getsockname()[1]}"
     say(f"{address} shows the page; Ctrl-C ends it.")
     sys.stdout.flush()
     if settings.browser:
         webbrowser.open(address)  # who asks before the server runs waits for it
-    server.run(sockets=[door])
+    how = uvicorn.Config(
+        Guard(app), log_level="critical", access_log=False, timeout_graceful_shutdown=LEAVE_SECONDS
+    )
+    Server(how).run(sockets=[door])
 
 
 class Guard:

@@ -495,7 +495,7 @@ def test_a_signal_ends_it_well_and_nothing_is_left(served, visit):
     assert [line for line in log if not re.search(r"'(127\.0\.0\.1|::1)'", line)] == []
 
 
-def test_ctrl_c_before_the_page_is_there_leaves_nothing(served, tmp_path):
+def test_a_signal_before_the_page_is_there_is_heard_and_leaves_nothing(served, tmp_path):
     """It is sent as soon as the temporary folder is there: while Gradio is imported."""
     process = subprocess.Popen(
         [sys.executable, PROJECT / "main.py", "demo", "--engine", "keras", "--port", "0",
@@ -507,6 +507,6 @@ def test_ctrl_c_before_the_page_is_there_leaves_nothing(served, tmp_path):
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=SECONDS)
-    assert (process.returncode, err) == (130, "interrupted\n")
+    out, err = process.communicate(timeout=SECONDS)
+    assert (process.returncode, out + err) == (0, "")
     assert list(tmp_path.glob("saliency-demo-*")) == []
