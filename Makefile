@@ -68,6 +68,8 @@ lock: .venv-audit/installed
 		$(LOCK) requirements-$$part.txt --constraints requirements.lock \
 			--find-links "$(CPU_WHEELS)" --output-file requirements-$$part.lock || exit; \
 	done
+	$(LOCK) requirements-demo.txt --constraints requirements.lock \
+		--override .ci/overrides.txt --output-file requirements-demo.lock
 
 licences: .venv/installed
 	$(BIN)/python .ci/licences.py
@@ -75,7 +77,7 @@ licences: .venv/installed
 # a report: what it finds fails nothing
 audit: .venv-audit/installed
 	$(AUDIT)/python .ci/audit.py requirements-dev.lock requirements-engines.lock \
-		requirements-backends.lock
+		requirements-backends.lock requirements-demo.lock
 
 clean:
 	rm -rf .venv .venv-audit runs/demo

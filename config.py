@@ -667,6 +667,41 @@ class PredictConfig(Checked):
 
 
 @dataclass(frozen=True)
+class DemoConfig(Checked):
+    """One local page on which trained networks are tried out."""
+
+    weights: Path | None = option(
+        None,
+        "weights file (.weights.h5) that the page begins with; default: the best of those in "
+        "weights/",
+        group="networks",
+    )
+    weights_dir: Path = option(Path("weights"), "folder of the weights that the page offers")
+    engine: str = option(
+        "auto",
+        "what runs the network; auto is the fastest that is installed, and keras where there is a "
+        "GPU or KERAS_BACKEND names jax or torch",
+        choices=ENGINES,
+    )
+    port: int = option(
+        7860, "port of the page on this machine (127.0.0.1); 0: any that is free", least=0,
+        most=65535, group="page",
+    )  # fmt: skip
+    browser: bool = option(False, "open the page in a browser")
+    colormap: str = option("jet", "colours of the overlay", choices=COLORMAPS)
+    upload_limit: str = option("100MB", "the largest file that the page takes")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_bytes(self.upload_limit, "--upload_limit")
+
+    @property
+    def upload_bytes(self) -> int:
+        """The largest file that the page takes, bytes."""
+        return parse_bytes(self.upload_limit, "--upload_limit")
+
+
+@dataclass(frozen=True)
 class ExportConfig(Checked):
     """One trained network in a format that runs without this program."""
 

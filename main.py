@@ -16,6 +16,7 @@ from config import (
     CompareConfig,
     Config,
     ConvertConfig,
+    DemoConfig,
     EvaluateConfig,
     ExportConfig,
     ExportMapsConfig,
@@ -95,6 +96,15 @@ def parser() -> argparse.ArgumentParser:
     )
     test.add_argument("images", nargs="*", help="a folder, a picture, or a glob such as 'a/*.jpg'")
     add_flags(test, PredictConfig)
+
+    demo = commands.add_parser(
+        "demo",
+        help="look at maps of your own pictures on a local web page",
+        description="Serve a web page to this machine alone: drop, paste or snap a picture and see "
+        "where people would look. Ctrl-C ends it.",
+        epilog="example: main.py demo --browser",
+    )
+    add_flags(demo, DemoConfig)
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -243,6 +253,16 @@ def run_test(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
     return EXIT_PARTIAL if predict(arguments.images, settings) else 0
 
 
+def run_demo(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
+    """Serve the local page until a signal ends it."""
+    settings = DemoConfig(**flags)
+    one_thread_a_product()
+    from demo import demo
+
+    demo(settings)
+    return 0
+
+
 def one_thread_a_product() -> None:
     """Keep NumPy's matrix products, which are small here, from waiting on threads of their own.
 
@@ -352,6 +372,7 @@ DATA_ACTIONS = {
 COMMANDS = {
     "train": run_train,
     "test": run_test,
+    "demo": run_demo,
     "evaluate": run_evaluate,
     "compare": run_compare,
     "probe": run_probe,

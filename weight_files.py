@@ -213,18 +213,38 @@ def choose(weights: Path | None, folder: Path, say: Callable[[str], None]) -> Pa
     Raises:
         UserError: nothing there, or the file asked for is not usable.
     """
+    cards = {weights: read_card(weights)} if weights else cards_in(folder, say)
+    best = best_of(cards, folder)
+    if not weights and is_shipped(best):
+        say(f"no weights of your own in {folder}/: those that come with the program serve")
+    say(described(best, cards[best]))
+    return best
+
+
+def cards_in(folder: Path, say: Callable[[str], None]) -> dict[Path, dict[str, Any]]:
+    """Return the cards of a folder's weights files, and of those that come along, by their paths.
+
+    What cannot be read is passed over, and `say` gets a line of it.
+    """
     cards: dict[Path, dict[str, Any]] = {}
     # not what an interrupted write left: those names begin with a dot
     found = {path.resolve(): path for path in sorted(folder.glob("[!.]*" + SUFFIX))}
     if SHIPPED.exists():
         found.setdefault(SHIPPED.resolve(), SHIPPED)
-    for path in [weights] if weights else found.values():
+    for path in found.values():
         try:
             cards[path] = read_card(path)
         except UserError as error:
-            if weights:
-                raise
             say(f"passed over: {error}")
+    return cards
+
+
+def best_of(cards: dict[Path, dict[str, Any]], folder: Path) -> Path:
+    """Return the best weights of a folder, as `choose` does.
+
+    Raises:
+        UserError: there are none.
+    """
     if not cards:
         raise UserError(
             f"No trained weights in {folder}/. Run main.py train first, or name a file with "
@@ -235,11 +255,7 @@ def choose(weights: Path | None, folder: Path, say: Callable[[str], None]) -> Pa
         card = cards[path]
         return not is_toy(card), not is_shipped(path), validation_cc(card)
 
-    best = max(cards, key=rank)
-    if not weights and is_shipped(best):
-        say(f"no weights of your own in {folder}/: those that come with the program serve")
-    say(described(best, cards[best]))
-    return best
+    return max(cards, key=rank)
 
 
 def is_shipped(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """Shared by all tests: a quiet backend, a private cache, tiny settings, one tiny trained model."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,17 @@ TINY = {
     "loss": "kld",
     "optimizer": "adam",
 }
+
+# of the browser that looks at pages: it asks nobody for anything of its own
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 # how long an example takes depends on what else the machine does
 settings.register_profile("unhurried", deadline=None)
@@ -143,3 +155,19 @@ def cli(tmp_path):
         return done
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Return a headless Chromium; where there is none the test is skipped, never in CI."""
+    found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
+    chromium = next((path for path in found if path), None)
+    if chromium is None and "REQUIRE_CHROMIUM" not in os.environ:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    assert chromium, "REQUIRE_CHROMIUM is set, but there is no chromium: apt-get install chromium"
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        yield started
+        started.close()

@@ -23,6 +23,7 @@ FLAGS = [word for name, value in TINY.items() for word in (f"--{name}", str(valu
         [],
         ["train"],
         ["test"],
+        ["demo"],
         ["evaluate"],
         ["compare"],
         ["export"],

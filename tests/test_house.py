@@ -28,9 +28,9 @@ FLOORS = [
     {"model", "architectures"},
     {"checkpoint", "run_folder", "nonfinite", "objective", "validation", "epochs"}
     | {"cluster", "figures", "report", "sources", "scoring", "arms"}
-    | {"feature_cache", "engines"},
+    | {"feature_cache", "engines", "panels", "networks"},
     {"train", "predict", "evaluate", "compare", "probe", "adapt"}
-    | {"data", "prepare", "subset", "convert", "export", "export_maps"},
+    | {"data", "prepare", "subset", "convert", "export", "export_maps", "page", "demo"},
     {"strategies"},
     {"main"},
 ]

@@ -2,9 +2,7 @@
 
 import itertools
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 
@@ -253,32 +251,6 @@ def test_report_knows_no_network():
 
 
 # ---------- the page in a browser ----------
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Return a headless Chromium; where there is none the test is skipped, never in CI."""
-    found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
-    chromium = next((path for path in found if path), None)
-    if chromium is None and "REQUIRE_CHROMIUM" not in os.environ:
-        pytest.skip("no Chromium here: apt-get install chromium")
-    assert chromium, "REQUIRE_CHROMIUM is set, but there is no chromium: apt-get install chromium"
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

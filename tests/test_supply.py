@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 import pytest
 from conftest import PROJECT
 
-PARTS = ("", "-dev", "-engines", "-backends", "-audit")
+PARTS = ("", "-dev", "-engines", "-backends", "-audit", "-demo")
 
 
 def script(name):
