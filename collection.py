@@ -28,7 +28,7 @@ from config import PredictConfig
 from errors import UserError
 from files import telling
 from progress import tell
-from sample import IMAGE_SUFFIXES
+from sample import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 SPOOL_BYTES = 2**24  # the paths of more pictures than fit here go to the disk
 STANDARD_INPUT = Path("-")
@@ -282,7 +282,13 @@ def found(
         else:
             matches = [str(Path(p)) for p in sorted(iglob(text, recursive=settings.recursive))]
             inside = _inside(output, os.path.realpath("."))
-            files = [p for p in matches if os.path.isfile(p) and not (inside and _in(p, output))]  # noqa: PTH113
+            files = [
+                p
+                for p in matches
+                if os.path.isfile(p)  # noqa: PTH113
+                and _suffix(p) not in VIDEO_SUFFIXES  # done by `video.py`
+                and not (inside and _in(p, output))
+            ]
             if not text or not files:
                 raise UserError(f"No picture or folder at '{text}'.")
             yield from ((p, PurePath(p).name) for p in files)
@@ -320,12 +326,16 @@ def _walk(
 ) -> Iterator[tuple[str, str]]:
     """Yield the pictures of a folder and their relative paths by name, but none of `skip`."""
     names, folders, links = [], set(), set()  # names alone, as a folder may hold a million
+    videos, video = 0, ""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     folders.add(entry.name)
-                elif os.path.splitext(entry.name)[1].lower() not in IMAGE_SUFFIXES:  # noqa: PTH122
+                elif (suffix := _suffix(entry.name)) not in IMAGE_SUFFIXES:
+                    if suffix in VIDEO_SUFFIXES:
+                        videos += 1
+                        video = _path_in(folder, entry.name)
                     continue
                 elif entry.is_symlink():
                     links.add(entry.name)
@@ -334,8 +344,10 @@ def _walk(
                 names.append(entry.name)
     except OSError as error:
         say(f"passed over: cannot read the folder {folder}: {error.strerror}")
+    if videos:
+        say(f"passed over: {videos} videos in {folder}; to predict one, name it: {video}")
     for name in sorted(names):
-        path = os.path.join("" if folder == "." else folder, name)  # noqa: PTH118
+        path = _path_in(folder, name)
         inner = os.path.join(relative, name)  # noqa: PTH118
         if name in folders:
             if recursive and not (skip and os.path.realpath(path) == skip):
@@ -343,6 +355,16 @@ def _walk(
         # a broken link is named when it is read
         elif name not in links or not (os.path.isdir(path) or (skip and _in(path, skip))):  # noqa: PTH112
             yield path, inner
+
+
+def _path_in(folder: str, name: str) -> str:
+    """Return the path of what lies in a folder that was named."""
+    return os.path.join("" if folder == "." else folder, name)  # noqa: PTH118
+
+
+def _suffix(name: str) -> str:
+    """Return a path's suffix in small letters."""
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122, Path takes ten times as long
 
 
 def _inside(path: str, folder: str) -> bool:

@@ -72,6 +72,7 @@ NOT_REPEATED = (
 # what runs a network in `test`, and what `export` writes
 ENGINES = ("auto", "openvino", "onnx", "keras")
 FORMATS = ("onnx", "openvino", "litert", "saved_model")
+VIDEO_MAPS = ("png", "npz", "video", "none")
 DONE = "done.json"  # in a run folder: the run has come to its end
 
 
@@ -639,6 +640,28 @@ class PredictConfig(Checked):
     )
     side_by_side: bool = option(
         False, "write the picture, the map in colours and the overlay in one picture, too"
+    )
+    every: int = option(
+        1,
+        "of a video, predict each N-th frame, and the first after a cut; between them one map "
+        "goes over into the next",
+        unit="frames",
+        least=1,
+        group="video",
+    )
+    temporal_smoothing: float = option(
+        0.0,
+        "Gaussian over time, both ways, of a video's maps: its standard deviation",
+        unit="seconds",
+        least=0,
+        most=2,  # the maps of six times as long are held in memory
+    )
+    video_maps: str = option(
+        "png",
+        "what a video's maps are written as beside the overlay: a folder of PNGs, one .npz (8 "
+        "bits, or float16 with --float), a grey video, or nothing",
+        choices=VIDEO_MAPS,
+        flag="maps",
     )
     engine: str = option(
         "auto",

@@ -90,11 +90,14 @@ def parser() -> argparse.ArgumentParser:
 
     test = commands.add_parser(
         "test",
-        help="write saliency maps of pictures",
-        description="Write one 8-bit PNG saliency map a picture, at the picture's own size.",
+        help="write saliency maps of pictures and videos",
+        description="Write one 8-bit PNG saliency map a picture, at the picture's own size; of a "
+        "video that is named, an overlay and the maps of its frames.",
         epilog="example: main.py test images/ --overlay",
     )
-    test.add_argument("images", nargs="*", help="a folder, a picture, or a glob such as 'a/*.jpg'")
+    test.add_argument(
+        "images", nargs="*", help="a folder, a picture, a video, or a glob such as 'a/*.jpg'"
+    )
     add_flags(test, PredictConfig)
 
     demo = commands.add_parser(

@@ -54,15 +54,19 @@ class Outputs:
 
     def write(self, job: Job, saliency_map: NDArray) -> None:
         """Write what is asked for of a picture, by its map (0 to 1; it is changed)."""
-        if self.reference is not None:
-            saliency_map = matched(saliency_map, self.reference)
-        if self.settings.threshold:
-            saliency_map[saliency_map < self.settings.threshold] = 0
-        seen = Seen(job, saliency_map, self)
+        seen = Seen(job, self.finished(saliency_map), self)
         for kind, path in job.outputs.items():
             make_folder(path.parent, inside=self.settings.output)
             write = WRITERS.get(path.suffix, write_image)
             write(path, MAKERS[kind](seen))
+
+    def finished(self, saliency_map: NDArray) -> NDArray:
+        """Return a map (0 to 1; it is changed) as it is to be written."""
+        if self.reference is not None:
+            saliency_map = matched(saliency_map, self.reference)
+        if self.settings.threshold:
+            saliency_map[saliency_map < self.settings.threshold] = 0
+        return saliency_map
 
 
 class Seen:

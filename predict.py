@@ -1,21 +1,23 @@
-"""What `test` does: pictures in, saliency maps out; a stream that memory does not grow with."""
+"""What `test` does: pictures in, saliency maps out; a stream that memory does not grow with.
+
+Videos that are named go to `video.py`.
+"""
 
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import islice
+from functools import cache
 from pathlib import Path
 from threading import BoundedSemaphore
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 import engines
+import video
 import weight_files
 from adaptation import asked_for
 from collection import Collection, Job
@@ -26,16 +28,17 @@ from files import make_folder
 from headers import room
 from letterbox import Letterbox, of_both_ways, postprocess, read_input
 from outputs import Outputs, job_sample
+from pipeline import groups, in_order
 from progress import progress, tell
 
 NEWS_SECONDS = 60.0  # between two lines of news, where no bar is shown
 
 
 def predict(images: list[str], settings: PredictConfig, say: Callable[[str], None] = tell) -> int:
-    """Write the saliency maps of pictures; return how many pictures gave none.
+    """Write the saliency maps of pictures and videos; return how many gave none.
 
     Args:
-        images: folders, files or globs.
+        images: folders, files or globs; videos among the files that are named, too.
         settings: what to write and where.
         say: gets each line of news.
 
@@ -43,13 +46,16 @@ def predict(images: list[str], settings: PredictConfig, say: Callable[[str], Non
         UserError: no pictures, no weights, a setting is of no use, or the output folder cannot be
             written.
     """
-    with Collection(images, settings, say) as jobs:
-        return write_maps(
-            jobs,
-            lambda: weight_files.choose(settings.weights, settings.weights_dir, say),
-            settings,
-            say,
-        )
+    choose = cache(lambda: weight_files.choose(settings.weights, settings.weights_dir, say))
+    clips, images = video.apart(images, settings.recursive)
+    failed = 0
+    if images or settings.listed or not clips:
+        with Collection(images, settings, say) as jobs:
+            failed = write_maps(jobs, choose, settings, say)
+    if clips:
+        alone = not (images or settings.listed)
+        failed += video.predict_videos(clips, choose, settings, say, alone)
+    return failed
 
 
 def write_maps(
@@ -153,35 +159,15 @@ def run(engine: Engine, jobs: Todo, outputs: Outputs) -> int:
     turns = BoundedSemaphore(engine.at_once)
     threads = settings.workers + engine.at_once
     with bar, ThreadPoolExecutor(threads) as pool:
-        batches = _groups(iter(jobs), settings.batch_size)
-        done = _in_order(pool, lambda batch: _see_through(batch, engine, turns, outputs), batches,
-                         threads)  # fmt: skip
+        batches = groups(iter(jobs), settings.batch_size)
+        done = in_order(pool, lambda batch: _see_through(batch, engine, turns, outputs), batches,
+                        threads)  # fmt: skip
         for batch, errors in done:
             for error in errors:
                 failed += 1
                 tqdm.write(f"skipped: {error}", file=sys.stderr)
             jobs.end(bar, len(batch))
     return failed
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, function: Callable, items: Iterable, ahead: int
-) -> Iterator[Any]:
-    """Yield each item with function(item), in order, at most `ahead` computed in advance."""
-    futures: deque[tuple[Any, Future]] = deque()
-    for item in items:
-        futures.append((item, pool.submit(function, item)))
-        if len(futures) > ahead:
-            item, future = futures.popleft()
-            yield item, future.result()
-    for item, future in futures:
-        yield item, future.result()
-
-
-def _groups(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """Yield the items in lists of `size`; the last may be shorter."""
-    while group := list(islice(items, size)):
-        yield group
 
 
 def _see_through(

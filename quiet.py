@@ -18,6 +18,7 @@ BACKENDS = ("tensorflow", "jax", "torch")  # what Keras runs on: KERAS_BACKEND
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 # a bad picture gets our one line, not OpenCV's; it reads this when it is first imported
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # the same of a bad video and its libav
 # whoever sets the level wants to read what TensorFlow says, and does
 ASKED_FOR_WORDS = LEVEL in os.environ
 

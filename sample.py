@@ -13,6 +13,11 @@ IMAGE_SUFFIXES = {
     ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".avif",
     ".heic", ".heif",  # which are not read: found, so that they are named
 }  # fmt: skip
+# what videos are called; .ts is TypeScript, too, and is opened to see
+VIDEO_SUFFIXES = {
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".mpg", ".mpeg", ".m2ts", ".flv",
+    ".ogv", ".3gp", ".mxf", ".vob",
+}  # fmt: skip
 
 
 class Prepared(Protocol):

@@ -171,3 +171,19 @@ def browser():
         started = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
         yield started
         started.close()
+
+
+def write_film(path, count=10, shape=(48, 64), rate=10.0):
+    """Write a video of a bright blob that goes from left to right over a dark ground."""
+    codec = {".avi": "MJPG", ".mp4": "mp4v"}[path.suffix]
+    writer = cv2.VideoWriter(
+        str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), rate, shape[::-1]
+    )
+    assert writer.isOpened()
+    for i in range(count):
+        frame = np.full((*shape, 3), (60, 40, 30), np.uint8)
+        centre = (round((i + 0.5) / count * shape[1]), shape[0] // 2)
+        cv2.circle(frame, centre, max(1, shape[0] // 8), (240, 240, 240), -1)
+        writer.write(frame)
+    writer.release()
+    return path

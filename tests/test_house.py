@@ -20,16 +20,17 @@ FLOORS = [
         "notes",
         "progress",
         "hosts",
+        "pipeline",
     },
     {"fixations", "metrics", "pictures", "cache", "ridge", "significance", "utilities", "archives"}
-    | {"collection", "letterbox", "hdf5", "headers", "marks", "outputs", "adaptation"},
+    | {"collection", "letterbox", "hdf5", "headers", "frames", "marks", "outputs", "adaptation"},
     {"datasets", "references", "store", "feature_store"},
     {"eltwise_product", "backbone", "losses", "schedules", "step", "weight_files", "foreign"},
     {"model", "architectures"},
     {"checkpoint", "run_folder", "nonfinite", "objective", "validation", "epochs"}
     | {"cluster", "figures", "report", "sources", "scoring", "arms"}
     | {"feature_cache", "engines", "panels", "networks"},
-    {"train", "predict", "evaluate", "compare", "probe", "adapt"}
+    {"train", "predict", "video", "evaluate", "compare", "probe", "adapt"}
     | {"data", "prepare", "subset", "convert", "export", "export_maps", "page", "demo"},
     {"strategies"},
     {"main"},
