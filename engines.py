@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,12 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import quiet
-from adaptation import IDENTITY, Adaptation
+from adaptation import IDENTITY, Adaptation, asked_for
 from cache import default_cache
-from config import HERE
+from config import HERE, PredictConfig
 from errors import UserError
 from files import file_digest, read_json
-from letterbox import OutputGrid
+from letterbox import OutputGrid, of_both_ways
 from pictures import Array
 
 Maps = Callable[[NDArray[np.uint8]], Array]
@@ -183,6 +183,25 @@ def get(name: str, weights: Path, say: Callable[[str], None]) -> Engine:
         reason = " ".join(str(error).split()) or type(error).__name__
         say(f"{name} cannot run {weights}, so Keras does: {reason}")
         return keras_engine(weights)
+
+
+def as_asked(
+    name: str, weights: Path, settings: PredictConfig, say: Callable[[str], None]
+) -> Engine:
+    """Return an engine as `test` is asked for it: with mirror images, for a data set's bias.
+
+    Args:
+        name: see `chosen`.
+        weights: a file that `train` wrote.
+        settings: reads mirror and adaptation.
+        say: gets each line of news.
+
+    Raises:
+        UserError: the weights or the adaptation are not usable.
+    """
+    adaptation = asked_for(settings.adaptation, weights, say)
+    engine = replace(get(name, weights, say), adaptation=adaptation)
+    return replace(engine, maps=of_both_ways(engine.maps)) if settings.mirror else engine
 
 
 def fastest() -> str:

@@ -66,14 +66,15 @@ def build(networks: Networks, folder: Path, settings: DemoConfig) -> Any:
     """
     import gradio as gr  # pyright: ignore[reportMissingImports]
     from fastapi import FastAPI  # pyright: ignore[reportMissingImports]
+    from gradio import themes  # pyright: ignore[reportMissingImports]
 
     # the system's own letters: by default a page of Gradio brings some along, or asks for them
-    own = [gr.themes.Font(name) for name in ("system-ui", "sans-serif")]
+    own = [themes.Font(name) for name in ("system-ui", "sans-serif")]
     return gr.mount_gradio_app(
         FastAPI(openapi_url=None),
         laid_out(gr, networks, folder, settings),
         "/",
-        theme=gr.themes.Default(primary_hue="orange", font=own, font_mono=own),
+        theme=themes.Default(primary_hue="orange", font=own, font_mono=own),
         css=CSS,
         js=SCRIPT,
         max_file_size=settings.upload_bytes,

@@ -6,7 +6,6 @@ Videos that are named go to `video.py`.
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -19,14 +18,13 @@ from tqdm import tqdm
 import engines
 import video
 import weight_files
-from adaptation import asked_for
 from collection import Collection, Job
 from config import PredictConfig
 from engines import Engine
 from errors import StorageError, UserError
 from files import make_folder
 from headers import room
-from letterbox import Letterbox, of_both_ways, postprocess, read_input
+from letterbox import Letterbox, postprocess, read_input
 from outputs import Outputs, job_sample
 from pipeline import groups, in_order
 from progress import progress, tell
@@ -81,12 +79,7 @@ def write_maps(
     if todo.first:
         engine = engines.chosen(settings.engine)  # what is absent leaves no empty folder behind
         make_folder(settings.output)
-        file = weights()
-        ready = engines.get(engine, file, say)
-        if settings.mirror:
-            ready = replace(ready, maps=of_both_ways(ready.maps))
-        ready = replace(ready, adaptation=asked_for(settings.adaptation, file, say))
-        failed = run(ready, todo, outputs)
+        failed = run(engines.as_asked(engine, weights(), settings, say), todo, outputs)
     say(
         f"{todo.begun - failed} maps written to {settings.output}/"
         + (f" at {todo.rate:.1f} images/s" if todo.begun > failed else "")

@@ -13,7 +13,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
 from glob import iglob
 from itertools import chain, repeat
 from pathlib import Path
@@ -35,7 +34,7 @@ from errors import NotBegun, UserError, printable
 from files import make_folder, move, scratch
 from frames import Clip, Movie, add_sound, is_video, open_clip, steady
 from headers import room
-from letterbox import Letterbox, of_both_ways, postprocess
+from letterbox import Letterbox, postprocess
 from outputs import Outputs
 from pictures import Array, overlay, to_8_bit
 from pipeline import groups, in_order
@@ -168,9 +167,7 @@ def predict_videos(
     with heeded(say) as stop:
         name = engines.chosen(settings.engine)  # what is absent leaves no empty folder behind
         make_folder(settings.output)
-        engine = engines.get(name, weights(), say)
-        if settings.mirror:
-            engine = replace(engine, maps=of_both_ways(engine.maps))
+        engine = engines.as_asked(name, weights(), settings, say)
         for clip, outputs in todo:
             try:
                 failed += not write(clip, outputs, engine, settings, say)
@@ -295,7 +292,8 @@ def draw(clip: Clip, engine: Engine, pool: Executor, settings: PredictConfig) ->
     def drawn(item: tuple) -> Drawn:
         (frame, times), (cells, is_predicted) = item
         with room(clip.shape):
-            saliency_map = finished(postprocess(cells, box, engine.grid, settings.smooth))
+            made = postprocess(cells, box, engine.grid, settings.smooth)
+            saliency_map = finished(engine.adaptation.apply(made))
             picture = overlay(frame, saliency_map, settings.colormap)
         return Drawn(picture, saliency_map, times, is_predicted)
 

@@ -11,8 +11,10 @@ from conftest import write_film
 from hypothesis import given
 from hypothesis import strategies as st
 
+import adaptation
 import engines
 import video
+from adaptation import Adaptation
 from config import PredictConfig
 from engines import Engine
 from errors import NotBegun, StorageError, UserError
@@ -154,9 +156,11 @@ def test_a_video_gives_an_overlay_of_its_count_size_and_rate_and_a_map_a_frame(r
     assert any("7 frames written" in line for line in lines)
 
 
-def test_a_frames_map_is_that_of_the_same_picture(run, tmp_path):
+def test_a_frames_map_is_that_of_the_same_picture(run, trained, tmp_path):
     path = write_film(tmp_path / "clip.mp4", count=4, shape=(50, 90))
-    changes = {"smooth": 2.0, "threshold": 0.3, "mirror": True}
+    adapted = tmp_path / "left.adapt.json"
+    adaptation.save(adapted, Adaptation(contrast=1.5, centre_x=0.2, centre_share=0.3), trained, {})
+    changes = {"smooth": 2.0, "threshold": 0.3, "mirror": True, "adaptation": adapted}
     run(path, **changes)
     for i, picture in enumerate(pictures_of(path)):
         cv2.imwrite(str(tmp_path / "frame.png"), picture)
