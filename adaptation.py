@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from config import is_name
 from errors import UserError
 from files import file_digest, read_json, write_json
 from fixations import blurred, count_map, rescaled, within
@@ -388,9 +389,17 @@ def path_of(name: str | Path, weights: Path) -> Path:
 
     >>> path_of("eyecrowd", Path("weights/mlnet-frozen.weights.h5")).name
     'mlnet-frozen.eyecrowd.adapt.json'
+
+    Raises:
+        UserError: it is neither.
     """
     if str(name).endswith(".json"):
         return Path(name)
+    if not is_name(str(name)):
+        raise UserError(
+            f"--adaptation {name}: a file that ends in .json is expected, or the name that adapt "
+            "gave."
+        )
     return weights.with_name(f"{weights.name.removesuffix('.weights.h5')}.{name}{SUFFIX}")
 
 

@@ -882,11 +882,20 @@ class AdaptConfig(ScoringConfig):
             raise UserError(
                 f"--split {self.split}: adapt fits on train and is scored on test alone."
             )
-        if self.name is not None and not re.fullmatch(r"[\w+-][\w.+-]{0,60}", self.name):
+        if self.name is not None and not is_name(self.name):
             raise UserError(
-                f"--name {self.name}: letters, digits, '-', '_', '+' and '.' are expected, since "
-                "it becomes part of a file's name."
+                f"--name {self.name}: letters, digits, '-', '_', '+' and '.' are expected, and no "
+                ".json at the end, since it becomes part of a file's name."
             )
+
+
+def is_name(text: str) -> bool:
+    """Return whether a text can name an adaptation: it becomes part of a file's name.
+
+    >>> is_name("eyecrowd"), is_name("runs/mine"), is_name("mine.json")
+    (True, False, False)
+    """
+    return bool(re.fullmatch(r"[\w+-][\w.+-]{0,60}", text)) and not text.endswith(".json")
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ OTHERS = (
      "Convert it to JPEG or PNG: heif-convert IN.heic OUT.jpg"),
     (0, (b"\xff\x0a", b"\0\0\0\x0cJXL "), "a JPEG XL picture", "Convert it: djxl IN.jxl OUT.png"),
     (4, (b"ftypiso", b"ftypmp4", b"ftypqt", b"ftypM4V", b"ftypavc1"), "a video",
-     "Name it on the command line: main.py test CLIP.mp4"),
+     "If it ends in .mp4 or the like, main.py test CLIP.mp4 takes it"),
     (0, (b"8BPS",), "a Photoshop file", "Save it as PNG"),
     (0, (b"%PDF", b"%!PS"), "a document", "Convert its pages to PNG: pdftoppm -png IN OUT"),
     (0, (b"<svg", b"<?xml"), "a drawing, which has no pixels", "Save it as PNG"),

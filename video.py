@@ -8,6 +8,7 @@ there are.
 
 import math
 import os
+import re
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -93,7 +94,8 @@ def apart(images: list[str], recursive: bool) -> tuple[list[Path], list[str]]:
         matches = [] if os.path.isdir(text) else sorted(iglob(text, recursive=recursive))  # noqa: PTH112
         videos = [path for path in matches if Path(path).suffix.lower() in VIDEO_SUFFIXES]
         clips += [path for path in videos if os.path.isfile(path)]  # noqa: PTH113
-        if not matches or len(videos) < len(matches):
+        others = set(matches) - set(videos)
+        if not videos or any(os.path.isfile(path) for path in others):  # noqa: PTH113
             rest.append(text)
     return [Path(text) for text in dict.fromkeys(clips)], rest
 
@@ -227,8 +229,18 @@ def write(
 
 
 def _put(made: Path, path: Path, folder: Path) -> None:
-    """Give an output its name; an earlier folder of maps goes."""
+    """Give an output its name; an earlier folder of maps goes.
+
+    Raises:
+        UserError: that folder holds what is no map of ours.
+    """
     if made.is_dir() and path.is_dir():
+        strange = [own.name for own in path.iterdir() if not re.fullmatch(r"\d+\.png", own.name)]
+        if strange:
+            raise UserError(
+                f"{path} holds {printable(strange[0])}, which is no map of a frame: it would be "
+                "lost. Choose another folder with --output, or move it away."
+            )
         os.replace(path, folder / "earlier")
     move(made, path)
 

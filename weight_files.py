@@ -216,7 +216,7 @@ def choose(weights: Path | None, folder: Path, say: Callable[[str], None]) -> Pa
     cards = {weights: read_card(weights)} if weights else cards_in(folder, say)
     best = best_of(cards, folder)
     if not weights and is_shipped(best):
-        say(f"no weights of your own in {folder}/: those that come with the program serve")
+        say(f"no weights in {folder}/ that you trained on fixations: those that come along serve")
     say(described(best, cards[best]))
     return best
 

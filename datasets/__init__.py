@@ -53,6 +53,12 @@ def load(
     if module.NEEDS_FILES and root is not None and store.is_store(root):
         return store.load(root, name, split, plan, out_of_bounds, originals)
     samples = originals(root)
+    if not samples and split == "test" and plan.test == 0 and not plan.folds:
+        raise UserError(
+            f"{name} at {root} has no pictures to test on: none are kept for that (--test_share 0, "
+            "as the weights' training had it). --test_share 0.2 draws some, which weights so "
+            "trained may have learnt from."
+        )
     if not samples:
         raise UserError(
             f"{name} at {root} has no pictures in its {split} split. Too few pictures for "

@@ -59,6 +59,14 @@ ABOUT = {
 def main(words: argparse.Namespace) -> None:
     """Train, score and write the weights with their card."""
     folders = {"osie": words.osie, "eyecrowd": words.eyecrowd}
+    fixed = words.osie / "split.json"
+    if not fixed.exists():
+        sys.exit(
+            f"error: {fixed} is missing: the lists of file names under train, val and test. Those "
+            "of val and test are in weights/mlnet-osie.json under held_out; all others train."
+        )
+    split = json.loads(fixed.read_text(encoding="utf-8"))
+    held_out = {name: split[name] for name in ("val", "test")}
     for stage, settings in STAGES.items():
         start = ["--backbone_weights", words.vgg16] if words.vgg16 else []
         if stage != "head":
@@ -68,14 +76,14 @@ def main(words: argparse.Namespace) -> None:
         call("train", *settings, *PRECISION, "--data", *data, *start, "--output", run,
              "--weights_dir", run / "weights", "--resume")  # fmt: skip
     files = [words.runs / f"{name}.weights.h5" for name in AVERAGED]
-    save(files, words.output, {})
+    save(files, words.output, {}, held_out)
     scores = {}
-    for mirror in (False, True):
-        folder = words.runs / ("test-mirror" if mirror else "test")
-        call("evaluate", "--dataset", "osie", "--data", words.osie, "--weights", words.output,
-             "--metrics", ",".join(SCORES), "--mirror", mirror, "--output", folder)  # fmt: skip
-        scores[folder.name] = model_scores(folder / "metrics.json")
-    save(files, words.output, scores)
+    for split in ("val", "test"):
+        scored = words.runs / split
+        call("evaluate", "--dataset", "osie", "--data", words.osie, "--split", split, "--weights",
+             words.output, "--metrics", ",".join(SCORES), "--output", scored)  # fmt: skip
+        scores[split] = model_scores(scored / "metrics.json")
+    save(files, words.output, scores, held_out)
     print(f"wrote {words.output}, {words.output.stat().st_size / 1e6:.1f} MB")
 
 
@@ -86,13 +94,20 @@ def call(*words: object) -> None:
         sys.exit(done.returncode)
 
 
-def save(files: list[Path], output: Path, scores: dict[str, Any]) -> None:
+def command_of(stage: str) -> str:
+    """Return a stage's command, as the card has it: without where the data lie."""
+    start = "" if stage == "head" else " --init_weights head/best.weights.h5"
+    return f"main.py train {' '.join([*STAGES[stage], *PRECISION])}{start}"
+
+
+def save(files: list[Path], output: Path, scores: dict[str, Any], held_out: dict[str, Any]) -> None:
     """Write the mean of weights in half precision, with a card that says how it came about.
 
     Args:
         files: of one network; the first says how it is built.
         output: the file to write.
-        scores: on OSIE's test pictures.
+        scores: on OSIE's pictures, by split.
+        held_out: the names of OSIE's pictures that nothing was trained on, by split.
     """
     quiet.import_keras()
     from model import load_model
@@ -111,8 +126,10 @@ def save(files: list[Path], output: Path, scores: dict[str, Any]) -> None:
     }  # fmt: skip
     card |= {
         "run": "examples/train_weights.py",
-        "trained": [f"main.py train {' '.join([*s, *PRECISION])}" for s in STAGES.values()],
+        "trained": [command_of(stage) for stage in STAGES],
+        "held_out": held_out,
         "averaged": AVERAGED,
+        "metrics": {f"val_{name}": value for name, value in scores.get("val", {}).items()},
         "scores": scores,
     }
     weight_files.save(model, output, card | ABOUT, half=True)

@@ -269,7 +269,10 @@ def test_weights_that_come_along_serve_who_has_trained_on_no_people(tmp_path, tr
     monkeypatch.setattr(weight_files, "SHIPPED", shipped)
     lines = []
     assert weight_files.choose(None, own, lines.append) == shipped
-    assert lines[0] == f"no weights of your own in {own}/: those that come with the program serve"
+    assert (
+        lines[0]
+        == f"no weights in {own}/ that you trained on fixations: those that come along serve"
+    )
     assert "trained on osie+eyecrowd, validation CC 0.800" in lines[1]
     weight_files.save(model, own / "toy.weights.h5", card)
     assert weight_files.choose(None, own, lines.append) == shipped
