@@ -320,7 +320,7 @@ def test_a_video_in_a_list_of_pictures_is_named(run, tmp_path, pictures, capsys)
     clip = write_film(tmp_path / "clip.mp4", count=2)
     (tmp_path / "list.txt").write_text(f"{pictures / 'a.jpg'}\n{clip}\n")
     assert run(listed=tmp_path / "list.txt")[0] == 1
-    assert "clip.mp4 is a video, which is not read here. Name it on" in capsys.readouterr().err
+    assert "clip.mp4 is a video, which is not read here. If it ends in .mp4" in capsys.readouterr().err
 
 
 def test_names_that_are_not_unique_are_made_so(tmp_path):
