@@ -32,8 +32,10 @@ weights: .venv/installed
 # two at a time, a file's tests in one process, since they share what they have trained
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations 15 --durations-min 10
 
+# what signals its own process is apart: where something goes wrong then, a worker and all its tests are lost
 test: .venv/installed lint
-	$(PYTEST)
+	$(PYTEST) -m "not slow and not signals"
+	$(BIN)/python -m pytest -m "signals and not slow" tests/test_signals.py tests/test_video.py
 
 test-slow: .venv/installed
 	$(PYTEST) -m slow

@@ -15,6 +15,7 @@ from run_folder import RunFolder
 from signals import SIGNALS, Stop, heeded
 
 QUIET = {"say": lambda line: None}
+pytestmark = pytest.mark.signals
 
 
 def wait_until(true, seconds=60):

@@ -320,7 +320,8 @@ def test_a_video_in_a_list_of_pictures_is_named(run, tmp_path, pictures, capsys)
     clip = write_film(tmp_path / "clip.mp4", count=2)
     (tmp_path / "list.txt").write_text(f"{pictures / 'a.jpg'}\n{clip}\n")
     assert run(listed=tmp_path / "list.txt")[0] == 1
-    assert "clip.mp4 is a video, which is not read here. If it ends in .mp4" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "clip.mp4 is a video, which is not read here. If it ends in .mp4" in told
 
 
 def test_names_that_are_not_unique_are_made_so(tmp_path):
@@ -399,6 +400,7 @@ def test_what_can_be_read_of_a_cut_off_video_is_done_and_said(run, tmp_path, blo
     assert any(f"it says that it has 60 frames, but {count} can be read" in line for line in lines)
 
 
+@pytest.mark.signals
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_nothing_half_written(run, tmp_path, blob, monkeypatch, number):
     path = write_film(tmp_path / "clip.mp4", count=60)
