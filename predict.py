@@ -27,9 +27,7 @@ from headers import room
 from letterbox import Letterbox, postprocess, read_input
 from outputs import Outputs, job_sample
 from pipeline import groups, in_order
-from progress import progress, tell
-
-NEWS_SECONDS = 60.0  # between two lines of news, where no bar is shown
+from progress import NEWS_SECONDS, progress, tell
 
 
 def predict(images: list[str], settings: PredictConfig, say: Callable[[str], None] = tell) -> int:

@@ -6,6 +6,8 @@ from tqdm import tqdm
 
 from errors import printable
 
+NEWS_SECONDS = 60.0  # between two lines of news, where no bar is shown
+
 
 def tell(text: str) -> None:
     r"""Print lines, in which nothing that a file is called or holds reaches the terminal's senses.

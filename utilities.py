@@ -18,14 +18,7 @@ from numpy.typing import NDArray
 from cache import ArrayCache, default_cache
 from errors import UserError
 from fixations import count_map, within
-from letterbox import (
-    Letterbox,
-    OutputGrid,
-    of_both_ways,
-    postprocess,
-    preprocess,
-    read_input,
-)
+from letterbox import Letterbox, OutputGrid, postprocess, preprocess, read_input
 from pictures import Array, sample_density, stamp
 from sample import Sample, Stored
 
@@ -38,7 +31,6 @@ __all__ = [
     "make_truth",
     "mirrored",
     "network_input",
-    "of_both_ways",
     "postprocess",
     "preprocess",
     "read_input",

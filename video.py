@@ -39,11 +39,10 @@ from letterbox import Letterbox, postprocess
 from outputs import Outputs
 from pictures import Array, overlay, to_8_bit
 from pipeline import groups, in_order
-from progress import progress
+from progress import NEWS_SECONDS, progress
 from sample import VIDEO_SUFFIXES
 from signals import heeded
 
-NEWS_SECONDS = 60.0  # between two lines of news, where no bar is shown
 # a cut changes hue, saturation and brightness by more, on average, between two frames; that of
 # PySceneDetect's ContentDetector
 CUT = 27.0
@@ -166,13 +165,14 @@ def predict_videos(
             tqdm.write(f"skipped: {error}", file=sys.stderr)
     if not todo:
         return failed
+    how = Outputs(settings)
     with heeded(say) as stop:
         name = engines.chosen(settings.engine)  # what is absent leaves no empty folder behind
         make_folder(settings.output)
         engine = engines.as_asked(name, weights(), settings, say)
         for clip, outputs in todo:
             try:
-                failed += not write(clip, outputs, engine, settings, say)
+                failed += not write(clip, outputs, engine, how, say)
             except NotBegun:
                 raise NotBegun(f"{stop.name}: of {clip.path}, nothing is kept") from None
             except MemoryError as error:
@@ -187,7 +187,7 @@ def write(
     clip: Clip,
     outputs: dict[str, Path],
     engine: Engine,
-    settings: PredictConfig,
+    how: Outputs,
     say: Callable[[str], None],
 ) -> bool:
     """Write the outputs of a video, all or none; return whether all of it could be read.
@@ -195,13 +195,13 @@ def write(
     Raises:
         UserError: they cannot be written.
     """
-    with scratch(settings.output) as folder:
+    with scratch(how.settings.output) as folder:
         made = {
             "overlay": folder / "overlay.mp4",
-            "maps": folder / f"maps{MAPS[settings.video_maps].suffix}",
+            "maps": folder / f"maps{MAPS[how.settings.video_maps].suffix}",
         }
         began = perf_counter()
-        count, varied = _make(clip, made, engine, settings, say)
+        count, varied = _make(clip, made, engine, how, say)
         rate = count / (perf_counter() - began)
         loud = folder / "loud.mp4"
         why_silent = add_sound(made["overlay"], clip.path, loud)
@@ -249,10 +249,11 @@ def _make(
     clip: Clip,
     made: dict[str, Path],
     engine: Engine,
-    settings: PredictConfig,
+    how: Outputs,
     say: Callable[[str], None],
 ) -> tuple[int, bool]:
     """Write a video's overlay and maps; return how many frames it has, and whether time varied."""
+    settings = how.settings
     bar = progress(clip.count, printable(str(clip.path)), "frames")
     bar.total = clip.count or None
     news, varied = News(clip, bar, say), False
@@ -262,7 +263,7 @@ def _make(
         closing(MAPS[settings.video_maps](made["maps"], clip, settings)) as maps,
         ThreadPoolExecutor(settings.workers + engine.at_once) as pool,
     ):
-        for drawn in draw(clip, engine, pool, settings):
+        for drawn in draw(clip, engine, pool, how):
             film.write(drawn.picture, drawn.times)
             maps.add(news.done, drawn)
             varied |= drawn.times != 1
@@ -295,9 +296,9 @@ class News:
         self.say(f"{self.clip.path}: {self.done}{of} frames, {rate:.1f} frames/s{eta}")
 
 
-def draw(clip: Clip, engine: Engine, pool: Executor, settings: PredictConfig) -> Iterator[Drawn]:
+def draw(clip: Clip, engine: Engine, pool: Executor, how: Outputs) -> Iterator[Drawn]:
     """Yield each frame's overlay and map."""
-    box, finished = Letterbox.fit(clip.shape, engine.input_shape), Outputs(settings).finished
+    settings, box = how.settings, Letterbox.fit(clip.shape, engine.input_shape)
     keys = predicted(clip, box, engine, pool, settings)
     keys = smoothed(keys, settings.temporal_smoothing * clip.rate)
 
@@ -305,7 +306,7 @@ def draw(clip: Clip, engine: Engine, pool: Executor, settings: PredictConfig) ->
         (frame, times), (cells, is_predicted) = item
         with room(clip.shape):
             made = postprocess(cells, box, engine.grid, settings.smooth)
-            saliency_map = finished(engine.adaptation.apply(made))
+            saliency_map = how.finished(engine.adaptation.apply(made))
             picture = overlay(frame, saliency_map, settings.colormap)
         return Drawn(picture, saliency_map, times, is_predicted)
 

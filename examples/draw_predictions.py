@@ -13,13 +13,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import skimage.data
-from write_photographs import NAMES
-
 import weight_files
 from marks import draw_peaks, peaks, side_by_side
 from model import load_model, predict
-from pictures import overlay, write_image
+from panels import photographs
+from pictures import overlay, read_image, write_image
 
 HEIGHT = 240  # of each photograph, pixels
 
@@ -28,9 +26,8 @@ def main(file: Path) -> None:
     """Predict, draw and write."""
     model = load_model(weight_files.SHIPPED)
     columns = []
-    for name in NAMES:
-        rgb = getattr(skimage.data, name)()
-        picture = np.ascontiguousarray(rgb[..., ::-1])
+    for path in photographs():
+        picture = read_image(path)
         saliency_map = predict(model, picture)
         drawn = draw_peaks(overlay(picture, saliency_map, "jet"), peaks(saliency_map, 3))
         size = (round(HEIGHT * picture.shape[1] / picture.shape[0]), HEIGHT)

@@ -8,22 +8,18 @@ Astronaut and rocket are NASA's (public domain), the cat and the coffee CC0.
 import sys
 from pathlib import Path
 
-import skimage.data
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from files import make_folder
-from pictures import write_image
-
-NAMES = ("astronaut", "chelsea", "coffee", "rocket")
+from panels import photographs
+from pictures import read_image, write_image
 
 
 def main(folder: Path) -> None:
     """Write the photographs."""
     make_folder(folder)
-    for name in NAMES:
-        rgb = getattr(skimage.data, name)()
-        write_image(folder / f"{name}.jpg", rgb[..., ::-1])
+    for path in photographs():
+        write_image(folder / f"{path.stem}.jpg", read_image(path))
 
 
 if __name__ == "__main__":
