@@ -205,8 +205,9 @@ def choose(weights: Path | None, folder: Path, say: Callable[[str], None]) -> Pa
 
     Args:
         weights: the file asked for, or None for the best of `folder`: the highest validation CC of
-            one's own; where none was trained on people's fixations, those that come with the
-            program; else those trained on synthetic scenes.
+            one's own, trained on people's fixations before those on synthetic scenes; where there
+            are none, those that come with the program. In the program's own folder, where a trial
+            leaves its weights, the latter go before any that were trained on synthetic scenes.
         folder: where `train` copies its best weights to.
         say: gets the line.
 
@@ -251,9 +252,12 @@ def best_of(cards: dict[Path, dict[str, Any]], folder: Path) -> Path:
             "--weights."
         )
 
+    # whoever names a folder wants what lies in it
+    named = folder.resolve() != SHIPPED.resolve().parent
+
     def rank(path: Path) -> tuple:
-        card = cards[path]
-        return not is_toy(card), not is_shipped(path), validation_cc(card)
+        card, own = cards[path], not is_shipped(path)
+        return own and named, not is_toy(card), own, validation_cc(card)
 
     return max(cards, key=rank)
 

@@ -257,8 +257,8 @@ def test_best_weights_of_the_folder_are_chosen(tmp_path, trained):
         weight_files.choose(None, tmp_path / "nowhere", lines.append)
 
 
-def test_weights_that_come_along_serve_who_has_trained_on_no_people(tmp_path, trained, monkeypatch):
-    """Before a trial on synthetic scenes, and after any training of one's own on fixations."""
+def test_weights_that_come_along_serve_who_has_none(tmp_path, trained, monkeypatch):
+    """And, in their own folder, who has trained on synthetic scenes alone."""
     card, model = weight_files.read_card(trained), load_model(trained)
     shipped, own = tmp_path / "home" / "mlnet-osie.weights.h5", tmp_path / "weights"
     for folder in (shipped.parent, own):
@@ -274,16 +274,20 @@ def test_weights_that_come_along_serve_who_has_trained_on_no_people(tmp_path, tr
         == f"no weights in {own}/ that you trained on fixations: those that come along serve"
     )
     assert "trained on osie+eyecrowd, validation CC 0.800" in lines[1]
-    weight_files.save(model, own / "toy.weights.h5", card)
-    assert weight_files.choose(None, own, lines.append) == shipped
-    weight_files.save(
-        model, own / "mine.weights.h5", {**card, "dataset": "osie", "metrics": {"val_cc": 0.7}}
-    )
-    assert weight_files.choose(None, own, lines.append) == own / "mine.weights.h5"
     # where the two folders are one, as in a fresh clone, the file is not listed twice
     lines.clear()
     assert weight_files.choose(None, shipped.parent, lines.append).name == shipped.name
     assert len(lines) == 2
+
+    def chosen(folder):
+        return weight_files.choose(None, folder, lines.append).name
+
+    mine = {**card, "dataset": "osie", "metrics": {"val_cc": 0.7}}
+    for folder, toy_goes_before in ((own, True), (shipped.parent, False)):
+        weight_files.save(model, folder / "toy.weights.h5", card)
+        assert chosen(folder) == ("toy.weights.h5" if toy_goes_before else shipped.name)
+        weight_files.save(model, folder / "mine.weights.h5", mine)
+        assert chosen(folder) == "mine.weights.h5"
 
 
 def test_memory_does_not_grow_with_the_number_of_pictures(trained, tmp_path, picture, monkeypatch):
