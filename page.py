@@ -116,7 +116,7 @@ def laid_out(gr: Any, networks: Networks, folder: Path, settings: DemoConfig) ->
                 for name in names
             ]
             forget(before)
-            shown = {held: results, hint: gr.update(visible=not path)}
+            shown = {held: results, hint: gr.update(visible=not any(results))}
             for side, name, result in zip(sides, names, results, strict=True):
                 shown |= side.shown(name, result, drawing, settings.colormap)
             return shown
@@ -258,12 +258,8 @@ def drawn(view: View, drawing: tuple[Any, ...], colormap: str) -> NDArray[np.uin
     return panels.drawn(view, opacity, contours, int(count), colormap)[..., ::-1]
 
 
-def told(gr: Any, path: str, networks: Networks, name: str, folder: Path) -> Result:
-    """Return what a network makes of a picture; the page says in one line what is wrong.
-
-    Raises:
-        gr.Error: something is.
-    """
+def told(gr: Any, path: str, networks: Networks, name: str, folder: Path) -> Result | None:
+    """Return what a network makes of a picture, or None: then the page says in one line why."""
 
     def say(line: str) -> None:
         gr.Info(escape(line))
@@ -273,4 +269,6 @@ def told(gr: Any, path: str, networks: Networks, name: str, folder: Path) -> Res
     except UserError as error:
         # where Gradio keeps the picture is nobody's concern
         text = str(error).replace(path, Path(path).name)
-        raise gr.Error(escape(text), title="", print_exception=False) from None
+        # no `gr.Error`: it would leave on the page what came of the picture before
+        gr.Warning(escape(text), title="")
+        return None

@@ -277,14 +277,15 @@ class Served:
     """A page that a process of its own serves."""
 
     def __init__(self, folder, weights):
-        self.temporary, self.log = folder / "tmp", folder / "network.log"
+        self.weights, self.temporary, self.log = weights, folder / "tmp", folder / "network.log"
         self.temporary.mkdir()
         (folder / "sitecustomize.py").write_text(LISTENING)
         environment = {"PYTHONPATH": folder, "TMPDIR": self.temporary, "NETWORK_LOG": self.log}
         environment |= {"GRADIO_SHARE": "True", "GRADIO_SERVER_NAME": "0.0.0.0"}  # not heeded
         self.process = subprocess.Popen(
             [sys.executable, PROJECT / "main.py", "demo", "--engine", "keras", "--port", "0",
-             "--weights_dir", weights, "--upload_limit", str(LIMIT)],
+             "--weights", weights, "--weights_dir", folder / "weights",
+             "--upload_limit", str(LIMIT)],
             env={**environment_of_a_user(), **{k: str(v) for k, v in environment.items()}},
             cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
@@ -314,8 +315,7 @@ def served(trained, tmp_path_factory):
     for name in ("a", "b"):
         (folder / "weights").mkdir(exist_ok=True)
         shutil.copy(trained, folder / "weights" / f"{name}.weights.h5")
-    page = Served(folder, folder / "weights")
-    page.weights = SHIPPED if SHIPPED.exists() else folder / "weights" / "a.weights.h5"
+    page = Served(folder, SHIPPED if SHIPPED.exists() else folder / "weights" / "a.weights.h5")
     yield page
     if page.process.poll() is None:
         page.process.kill()
@@ -444,6 +444,21 @@ def test_what_is_wrong_is_said_in_one_line_and_names_are_no_markup(visit, tmp_pa
     large.write_bytes(photograph().read_bytes().ljust(LIMIT + 1, b"\0"))
     give(page, large)
     toast.get_by_text("exceed the maximum allowed size").wait_for()
+
+
+def test_what_came_of_a_picture_goes_when_it_can_be_read_no_more(visit, served, tmp_path):
+    page, mine = visit(), tmp_path / "mine.png"
+    shutil.copy(photograph(), mine)
+    give(page, mine)
+    page.wait_for_selector("#side-0 img >> nth=1")
+    for path in served.files("mine.png"):
+        path.write_bytes(b"no picture")
+    page.get_by_label("Compare with").click()
+    page.get_by_role("option", name="b", exact=True).click()
+    page.wait_for_selector("#side-0", state="hidden")
+    assert page.get_by_text("mine.png is not a picture that can be read").first.is_visible()
+    assert page.locator("#hint").is_visible()
+    assert not served.files("*.npy")
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
