@@ -1,6 +1,6 @@
 """How fast `test` is from picture files to maps, by engine, beside a plain loop over Keras.
 
-    python benchmarks/engines.py --data ../shared/data/osie
+    python benchmarks/engines.py --data PATH/TO/osie
 
 ML-Net at its full width runs over the same OSIE pictures, one at a time: by a plain loop (read,
 `model.predict`, write) and by `test` with each engine. Each has a process of its own, which starts

@@ -1,6 +1,6 @@
 """How much faster an epoch on kept features is than one that runs the frozen layers each time.
 
-    python benchmarks/features.py --data ../shared/data/osie --backbone_weights PATH
+    python benchmarks/features.py --data PATH/TO/osie --backbone_weights PATH
 
 ML-Net on VGG16, frozen, as `train` fits it (its batches, its step; without validation), on OSIE's
 first training pictures, flipped. The cache is filled first, by the epochs that are then timed. Both

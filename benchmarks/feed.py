@@ -1,6 +1,6 @@
 """How fast pictures and truth are fed: decoded each epoch, or from a store of `data prepare`.
 
-    python benchmarks/feed.py --data ../shared/data/osie
+    python benchmarks/feed.py --data PATH/TO/osie
 
 Batches alone are made, without a network, of OSIE's training split, shuffled and flipped as in
 training. Both ways take turns in one process, an epoch each; the truth of the first way is in the

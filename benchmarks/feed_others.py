@@ -1,6 +1,6 @@
 """Our feed beside tf.data's and PyTorch's: the same pictures and truth to the same arrays.
 
-    python benchmarks/feed_others.py --data ../shared/data/osie
+    python benchmarks/feed_others.py --data PATH/TO/osie
 
 OSIE's JPEGs of 800x600 become batches of ten at 480x640, with their truth from .npy files:
 by `SaliencyBatches` in threads, by tf.data (its own decoder, resizing with padding), and by

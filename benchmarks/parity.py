@@ -5,7 +5,7 @@ pysaliency 0.2.22 needs an environment of its own, which may be thrown away afte
     python3 -m venv /tmp/parity
     /tmp/parity/bin/pip install "setuptools<80" wheel cython "numpy<2.4" scikit-learn
     /tmp/parity/bin/pip install --no-build-isolation pysaliency==0.2.22
-    /tmp/parity/bin/python benchmarks/parity.py --data ../shared/data/osie
+    /tmp/parity/bin/python benchmarks/parity.py --data PATH/TO/osie
 
 prints a table and writes tests/golden/parity_seeded.json and, with --data, parity_osie.json: their
 numbers only, because the maps are made anew from seeds and fixations. tests/test_parity.py scores

@@ -1,6 +1,6 @@
 """What the choice of a definition does to a score: the two profiles, and maps kept in 8 bits.
 
-    python benchmarks/variants.py --data ../shared/data/osie
+    python benchmarks/variants.py --data PATH/TO/osie
 
 The maps are the blurred fixations of seven observers with a tenth of the centre bias, the truth is
 what the other eight looked at, on the first pictures of OSIE's test split.
