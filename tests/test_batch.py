@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -318,6 +319,15 @@ def test_a_signal_reaches_the_command_and_its_exit_code_the_queue(project):
         assert (requeued.read_text() if requeued.exists() else "") == expected
 
 
+def runs(words):
+    """Return whether a process of this machine has a command line that begins so."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has just ended
+            if path.read_text(errors="replace").startswith(words):
+                return True
+    return False
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("several", [False, True])
 def test_a_job_that_is_near_its_time_limit_goes_on_later(project, queue, several):
@@ -332,8 +342,11 @@ def test_a_job_that_is_near_its_time_limit_goes_on_later(project, queue, several
     job, log = submitted.stdout.strip(), Path("job.log")
 
     def wait_for(text, *meanwhile):
+        wait_until(lambda: log.exists() and text in log.read_text(), *meanwhile)
+
+    def wait_until(true, *meanwhile):
         until = time.monotonic() + WAIT
-        while not log.exists() or text not in log.read_text():
+        while not true():
             if time.monotonic() > until:
                 of_queue = [
                     slurm.called(words, queue)
@@ -347,7 +360,9 @@ def test_a_job_that_is_near_its_time_limit_goes_on_later(project, queue, several
     wait_for("epoch 2:")
     slurm.called(["scancel", "--batch", "--signal=USR1", job], queue)
     wait_for("back into the queue")
-    # SLURM lets what it took back rest for two minutes. It hears no wish before the job has ended.
+    # SLURM lets what it took back rest for two minutes. It hears no wish before the job has ended,
+    # and fails a job that it is made to begin beside what is left of its first time.
+    wait_until(lambda: not runs(f"slurmstepd: [{job}."))
     wait_for("going on from epoch", ["scontrol", "update", f"JobId={job}", "StartTime=now"])
     wait_for_the_end(queue)
     assert (project / "runs/x/done.json").exists(), log.read_text()

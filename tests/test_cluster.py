@@ -481,16 +481,16 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step_and_they_go_on(tmp_
     needs_jax()
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
-    whole = start_pair(tmp_path / "whole", own_set, epochs=12)
+    whole = start_pair(tmp_path / "whole", own_set, epochs=6)
     assert ended(whole)[0] == [0, 0]
-    parts = start_pair(tmp_path / "parts", own_set, epochs=12)
+    parts = start_pair(tmp_path / "parts", own_set, epochs=6)
     for line in iter(parts[0].stdout.readline, ""):
         if line.startswith("epoch 1:"):
             break
     parts[1].send_signal(signal.SIGTERM)
     codes, said = ended(parts)
     assert codes == [75, 75], said
-    codes, said = ended(start_pair(tmp_path / "parts", own_set, epochs=12))
+    codes, said = ended(start_pair(tmp_path / "parts", own_set, epochs=6))
     assert codes == [0, 0], said
     assert "going on from epoch" in said[0][0]
     one, other = (tmp_path / name / "process0/run/history.csv" for name in ("whole", "parts"))
