@@ -65,8 +65,8 @@ def main(words: argparse.Namespace) -> None:
             f"error: {fixed} is missing: the lists of file names under train, val and test. Those "
             "of val and test are in weights/mlnet-osie.json under held_out; all others train."
         )
-    split = json.loads(fixed.read_text(encoding="utf-8"))
-    held_out = {name: split[name] for name in ("val", "test")}
+    names = json.loads(fixed.read_text(encoding="utf-8"))
+    held_out = {split: names[split] for split in ("val", "test")}
     for stage, settings in STAGES.items():
         start = ["--backbone_weights", words.vgg16] if words.vgg16 else []
         if stage != "head":
