@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 import quiet
 from adaptation import IDENTITY, Adaptation, asked_for
 from cache import default_cache
+from code_digest import code_digest
 from config import HERE, PredictConfig
 from errors import UserError
 from files import file_digest, read_json
@@ -39,12 +40,9 @@ Maps = Callable[[NDArray[np.uint8]], Array]
 AT_ONCE = 2
 KEPT = 8  # networks in the cache; the one that was used longest ago makes room
 LEFT_SECONDS = 86400.0  # by then nobody works on what is still unnamed
-# what an exported network is made by, besides the sources below
+# what an exported network is made by, besides code of ours
 MAKERS = ("keras", "tensorflow", "tf2onnx", "onnx")
-MADE_FROM = (
-    "export.py", "model.py", "backbone.py", "eltwise_product.py", "foreign.py", "weight_files.py",
-    "architectures/*.py",
-)  # fmt: skip
+EXPORTER = "export"  # the module that makes it; importing it would import Keras
 
 
 @dataclass(frozen=True)
@@ -329,8 +327,7 @@ def key(name: str, weights: Path) -> str:
             parts.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             parts.append(f"no {package}")
-    sources = [path for pattern in MADE_FROM for path in sorted(HERE.glob(pattern))]
-    parts += [file_digest(path) for path in sources]
+    parts.append(code_digest(EXPORTER))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

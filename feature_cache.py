@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cache import default_cache
 from cluster import Devices
+from code_digest import code_digest, is_ours
 from config import Config
 from feature_store import FeatureStore, Seen
 from files import make_folder
@@ -223,7 +224,7 @@ def fingerprint(trunk: keras.Model) -> str:
     """Return a name for a network that is equal where weights, graph and preprocessing are.
 
     Names of layers, and what they were drawn from, are no part of it; the backend and its version
-    are, whose rounding the features have.
+    are, whose rounding the features have, and so is the code of layers of ours.
     """
     places = {id(operation): place for place, operation in enumerate(trunk.operations)}
     digest = hashlib.sha256(json.dumps([versions()["backend"], trunk.input_shape]).encode())
@@ -238,7 +239,8 @@ def fingerprint(trunk: keras.Model) -> str:
             for node in operation._inbound_nodes
             for argument in (node.arguments.args, node.arguments.kwargs)
         ]
-        about = [type(operation).__name__, settings, calls]
+        code = code_digest(type(operation)) if is_ours(type(operation)) else ""
+        about = [type(operation).__name__, code, settings, calls]
         digest.update(json.dumps(about, sort_keys=True, default=str).encode())
         for weight in getattr(operation, "weights", []):
             digest.update(np.ascontiguousarray(ops.convert_to_numpy(weight)).tobytes())

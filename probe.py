@@ -27,6 +27,7 @@ import figures
 import step
 from architectures.linear_probe import GRID, features
 from backbone import BACKBONES
+from code_digest import code_digest
 from config import ProbeConfig
 from files import as_csv, make_folder, write_json, write_text
 from flags import to_json, typed_flags
@@ -149,7 +150,7 @@ class ReadOut:
 
     def fingerprint(self) -> str:
         """Return a name for all that its maps depend on, besides the pictures."""
-        digest = hashlib.sha256(self.network.fingerprint.encode())
+        digest = hashlib.sha256((self.network.fingerprint + code_digest(ReadOut)).encode())
         digest.update(np.ascontiguousarray(self.fit.kernel).tobytes())
         digest.update(np.ascontiguousarray(self.fit.intercept).tobytes())
         return f"probe {self.stage} {digest.hexdigest()}"

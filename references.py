@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -44,13 +43,6 @@ FITTED_PICTURES = 200  # at the most; the shares of a mixture need no more
 # One observer's few fixations make no density map that the structure
 # or the transport of a whole one could be held against, and there are fifteen of them a picture.
 SKIPPED_FOR_ONE = ("emd", "ssim", "mse")
-
-HERE = Path(__file__).resolve().parent
-# what a change of makes earlier scores stale
-SCORING_CODE = (
-    "metrics.py", "fixations.py", "pictures.py", "utilities.py", "references.py", "sources.py",
-    "adaptation.py",
-)  # fmt: skip
 
 Picture = tuple[NDArray, tuple[int, int]]  # fixations, and the shape of their picture
 Scores = dict[str, float]
@@ -245,11 +237,9 @@ class Split:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A name for all that scores on this split depend on, besides the map."""
+        """A name for all that scores on this split depend on, besides the map and the code."""
         about = (self.names, self.sigma_pixels, self.profile, self.seed, self.human)
         digest = hashlib.sha256(repr(about).encode())
-        for module in SCORING_CODE:
-            digest.update((HERE / module).read_bytes())
         for sample, (fixations, shape) in zip(self.samples, self.pictures, strict=True):
             digest.update(repr((sample.name, shape, sample.sigma_pixels)).encode())
             digest.update(np.ascontiguousarray(fixations, np.float32).tobytes())

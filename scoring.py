@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 import datasets
 from adaptation import IDENTITY, Adaptation
+from code_digest import code_digest
 from config import Config, ScoringConfig
 from errors import UserError, did_you_mean
 from files import as_csv, telling, without_nan, write_json, write_text
@@ -280,8 +281,9 @@ def all_reference_rows(split: Split) -> list[Row]:
 
 
 def key_of(split: Split, about: str) -> str:
-    """Return the key of a row on a split."""
-    return hashlib.sha256(f"{split.fingerprint} {about}".encode()).hexdigest()[:16]
+    """Return the key of a row on a split: the pictures, the map, and the code that scores it."""
+    parts = f"{split.fingerprint} {about} {code_digest(score_rows)}"
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
 def score_rows(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from adaptation import IDENTITY, Adaptation, Seen, seen
 from cache import ArrayCache
+from code_digest import code_digest
 from config import Config
 from errors import UserError
 from files import file_digest
@@ -154,7 +155,7 @@ class ModelMaps:
         from utilities import input_identity
 
         picture = input_identity(sample, self.model.input_shape[1:3])
-        about = f"{self.digest} {self.mirror} {picture}"
+        about = f"{self.digest} {self.mirror} {picture} {code_digest(ModelMaps)}"
         return picture and hashlib.sha256(about.encode()).hexdigest()
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache import ArrayCache, default_cache
+from code_digest import code_digest
 from errors import UserError
 from fixations import count_map, within
 from letterbox import Letterbox, OutputGrid, postprocess, preprocess, read_input
@@ -58,8 +59,7 @@ def network_input(
 def input_identity(sample: Sample, input_shape: tuple[int, int]) -> str | None:
     """Return a name for what `network_input` returns, without reading the picture.
 
-    What that function does is part of the name: raise the number when it changes. None where only
-    reading tells (a built-in set, or a file that is not there).
+    None where only reading tells (a built-in set, or a file that is not there).
     """
     kept = sample.prepared
     if kept is not None and kept.input_shape == input_shape:
@@ -73,7 +73,8 @@ def input_identity(sample: Sample, input_shape: tuple[int, int]) -> str | None:
             return None
         file = sample.image.file if isinstance(sample.image, Stored) else sample.image
         about = (str(Path(file).resolve()), *about, sample.shape)  # type: ignore[arg-type]
-    return hashlib.sha256(repr((1, cv2.__version__, input_shape, about)).encode()).hexdigest()
+    parts = (code_digest(network_input), cv2.__version__, input_shape, about)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 class Features(Protocol):
@@ -281,7 +282,8 @@ def make_truth(
 
 def _truth_key(sample: Sample, box: Letterbox, grid: OutputGrid, sigma_pixels: float | None) -> str:
     """Return a name for what `make_truth` returns, made from all that it depends on."""
-    digest = hashlib.sha256(repr((2, box, grid, sigma_pixels, sample.sigma_pixels)).encode())
+    parts = (code_digest(make_truth), box, grid, sigma_pixels, sample.sigma_pixels)
+    digest = hashlib.sha256(repr(parts).encode())
     if sample.fixations is not None:
         digest.update(np.ascontiguousarray(sample.fixations, np.float32).tobytes())
     if sample.map is not None:

@@ -5,12 +5,10 @@ about many pictures, a dictionary of them; on a damaged file it raises UserError
 """
 
 import hashlib
-import inspect
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from cache import default_cache
+from code_digest import code_digest
 from datasets._mat import checked
 from errors import UserError
 from pictures import divided, joined, read_stored_map
@@ -104,18 +103,11 @@ def read_table(path: Path, parser: Callable[[Path], dict[str, Looks]]) -> Read:
 
 def _key(parser: Callable, paths: Sequence[Path]) -> str:
     """Return a name for what a parser makes of files: the code, and each file's size and time."""
-    digest = hashlib.sha256(f"{parser.__qualname__} {_code(parser)}".encode())
+    digest = hashlib.sha256(f"{parser.__qualname__} {code_digest(parser)}".encode())
     for path in paths:
         status = path.stat()
         digest.update(repr((str(path.absolute()), status.st_size, status.st_mtime_ns)).encode())
     return digest.hexdigest()
-
-
-@lru_cache
-def _code(parser: Callable) -> str:
-    """Return a parser's version: a digest of the files that its code stands in."""
-    files = (Path(inspect.getfile(parser)), Path(__file__))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _packed(looks: dict[str, Looks]) -> dict[str, NDArray]:

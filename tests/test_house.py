@@ -19,6 +19,7 @@ FLOORS = [
         "quiet",
         "notes",
         "progress",
+        "code_digest",
         "hosts",
         "pipeline",
     },
