@@ -13,7 +13,7 @@ TOY := --dataset synthetic --rows 240 --cols 320 --init_weights weights/mlnet-os
 # every package at the version and with the hash that the lock names
 INSTALL := pip install --quiet --disable-pip-version-check --require-hashes
 
-.venv/installed: requirements-dev.lock
+.venv/installed: requirements/dev.lock
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11')"
 	$(PYTHON) -m venv .venv
 	$(BIN)/$(INSTALL) -r $<
@@ -35,14 +35,14 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations 15 --duration
 # what signals its own process is apart: where something goes wrong then, a worker and all its tests are lost
 test: .venv/installed lint
 	$(PYTEST) -m "not slow and not signals"
-	$(BIN)/python -m pytest -m "signals and not slow" tests/test_signals.py tests/test_video.py
+	$(BIN)/python -m pytest -m "signals and not slow" tests/system/test_signals.py tests/prediction/test_video.py
 
 test-slow: .venv/installed
 	$(PYTEST) -m slow
 
 # 100,000 hostile files a reader: FUZZ_INPUTS=1000 for fewer, FUZZ_READERS="mat npy" for some
 fuzz: .venv/installed
-	$(BIN)/python -m pytest -n 2 -m slow -rA tests/fuzz
+	$(BIN)/python -m pytest -n 2 -m slow -rA tests/whole/fuzz
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -52,12 +52,13 @@ lint: .venv/installed
 
 AUDIT := .venv-audit/bin
 
-.venv-audit/installed: requirements-audit.lock
+.venv-audit/installed: requirements/audit.lock
 	$(PYTHON) -m venv .venv-audit
 	$(AUDIT)/$(INSTALL) -r $<
 	touch $@
 
-# After a change of requirements*.txt. What no line of those asks to change keeps its version;
+# After a change of requirements.txt or requirements/*.txt. What no line of those asks to change
+# keeps its version;
 # `make lock UPGRADE=--upgrade` takes the newest of all that they do not name.
 LOCK := $(AUDIT)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-build --emit-build-options --custom-compile-command "make lock" $(UPGRADE)
@@ -65,21 +66,21 @@ LOCK := $(AUDIT)/uv pip compile --quiet --universal --python-version 3.11 --gene
 CPU_WHEELS ?= $(or $(PIP_FIND_LINKS),https://download.pytorch.org/whl/cpu/torch/)
 
 lock: .venv-audit/installed
-	$(LOCK) requirements.txt --output-file requirements.lock
+	$(LOCK) requirements.txt --output-file requirements/base.lock
 	for part in dev engines backends audit; do \
-		$(LOCK) requirements-$$part.txt --constraints requirements.lock \
-			--find-links "$(CPU_WHEELS)" --output-file requirements-$$part.lock || exit; \
+		$(LOCK) requirements/$$part.txt --constraints requirements/base.lock \
+			--find-links "$(CPU_WHEELS)" --output-file requirements/$$part.lock || exit; \
 	done
-	$(LOCK) requirements-demo.txt --constraints requirements.lock \
-		--override .ci/overrides.txt --output-file requirements-demo.lock
+	$(LOCK) requirements/demo.txt --constraints requirements/base.lock \
+		--override .ci/overrides.txt --output-file requirements/demo.lock
 
 licences: .venv/installed
 	$(BIN)/python .ci/licences.py
 
 # a report: what it finds fails nothing
 audit: .venv-audit/installed
-	$(AUDIT)/python .ci/audit.py requirements-dev.lock requirements-engines.lock \
-		requirements-backends.lock requirements-demo.lock
+	$(AUDIT)/python .ci/audit.py requirements/dev.lock requirements/engines.lock \
+		requirements/backends.lock requirements/demo.lock
 
 clean:
 	rm -rf .venv .venv-audit runs/demo

@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from errors import UserError, did_you_mean
-from files import read_json, write_json
-from flags import Checked, option, takes_many, to_json, typed, value_type
+from salience.system.errors import UserError, did_you_mean
+from salience.system.files import read_json, write_json
+from salience.system.flags import Checked, option, takes_many, to_json, typed, value_type
 
 HERE = Path(__file__).resolve().parent
 # by system: its module
 MODELS = {
     "mlnet": "model",
-    "salnet-deep": "architectures.salnet",
-    "salnet-half": "architectures.salnet",
-    "salnet-shallow": "architectures.salnet",
-    "resnet50-decoder": "architectures.resnet50_decoder",
-    "linear-probe": "architectures.linear_probe",
+    "salnet-deep": "salience.networks.salnet",
+    "salnet-half": "salience.networks.salnet",
+    "salnet-shallow": "salience.networks.salnet",
+    "resnet50-decoder": "salience.networks.resnet50_decoder",
+    "linear-probe": "salience.networks.linear_probe",
 }
 # by system: what its input's rows and columns must divide by
 SIZE_STEP = {
@@ -42,7 +42,7 @@ RANDOM_UNLESS_NAMED = ("salnet-deep", "salnet-half", "salnet-shallow")
 # by backbone: the same; those of 32 are padded at one side alone, which odd sizes would shift
 BACKBONES = {"vgg16": 8, "vgg19": 8, "resnet50": 8, "mobilenet_v2": 32, "efficientnet_v2_b0": 32}
 PLUGGABLE = ("mlnet", "linear-probe")  # the systems that any backbone fits
-DATASETS = tuple(sorted(p.stem for p in (HERE / "datasets").glob("[!_]*.py")))
+DATASETS = tuple(sorted(p.stem for p in (HERE / "salience/data/sets").glob("[!_]*.py")))
 BUILT_IN = ("synthetic",)  # data sets without files
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LOSSES = ("mlnet", "kld", "cc", "nss", "mse", "bce")

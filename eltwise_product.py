@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from letterbox import linear_sampling, pixel_centres
+from salience.pictures.letterbox import linear_sampling, pixel_centres
 
 
 @keras.saving.register_keras_serializable(package="saliency")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from commands.training.hosts import choose_engine
 from config import (
     STRATEGIES,
     TRUTH_FIELDS,
@@ -27,12 +28,12 @@ from config import (
     preparation,
     resolve,
 )
-from errors import Interrupted, StorageError, UserError
-from files import refused
-from flags import Parser, add_flags
-from hosts import choose_engine
-from quiet import import_keras
+from salience.system.errors import Interrupted, StorageError, UserError
+from salience.system.files import refused
+from salience.system.flags import Parser, add_flags
+from salience.system.quiet import import_keras
 
+OURS = ("commands", "salience", "config", "model", "utilities", "eltwise_product")
 EXIT_PARTIAL, EXIT_USER_ERROR = 1, 2
 # what can happen at any time, wherever something is read or written, and is no defect of ours
 SICK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV,
@@ -233,13 +234,13 @@ def run_train(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
     if arguments.strategies and "freeze_backbone" in flags:
         raise UserError("--strategies sets --freeze_backbone of each arm: leave one of them away.")
     if arguments.strategies:
-        from strategies import run_strategies
+        from commands.evaluation.strategies import run_strategies
 
         done = run_strategies(config, arguments.strategies, arguments.seeds or [config.seed])
         return EXIT_PARTIAL if done["left_out"] else 0
     choose_engine(config.devices, config.cluster)
     import_keras()
-    from train import train
+    from commands.training.train import train
 
     train(config)
     return 0
@@ -251,7 +252,7 @@ def run_test(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
     if not arguments.images and not settings.listed:
         raise UserError("No pictures: name a folder, a picture or a glob, or a file with --list.")
     one_thread_a_product()
-    from predict import predict
+    from commands.prediction.predict import predict
 
     return EXIT_PARTIAL if predict(arguments.images, settings) else 0
 
@@ -260,7 +261,7 @@ def run_demo(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
     """Serve the local page until a signal ends it."""
     settings = DemoConfig(**flags)
     one_thread_a_product()
-    from demo import demo
+    from commands.demo.server import demo
 
     demo(settings)
     return 0
@@ -278,7 +279,7 @@ def run_evaluate(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
     """Score a model or maps; some pictures may have no map."""
     if not flags.get("maps"):  # maps made elsewhere are scored without a network
         import_keras()
-    from evaluate import evaluate, settings_of
+    from commands.evaluation.evaluate import evaluate, settings_of
 
     return EXIT_PARTIAL if evaluate(settings_of(flags)).left_out else 0
 
@@ -286,7 +287,7 @@ def run_evaluate(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
 def run_compare(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
     """Compare runs."""
     import_keras()
-    from compare import compare
+    from commands.evaluation.compare import compare
 
     return EXIT_PARTIAL if compare(arguments.runs, flags)["left_out"] else 0
 
@@ -295,7 +296,7 @@ def run_probe(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
     """Probe the stages of frozen networks."""
     settings = ProbeConfig(**flags)
     import_keras()
-    from probe import probe
+    from commands.evaluation.probe import probe
 
     return EXIT_PARTIAL if probe(settings)["left_out"] else 0
 
@@ -303,7 +304,7 @@ def run_probe(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
 def run_adapt(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
     """Fit a data set's bias; some pictures may have no score."""
     import_keras()
-    from adapt import adapt, settings_of
+    from commands.evaluation.adapt import adapt, settings_of
 
     return EXIT_PARTIAL if adapt(settings_of(flags))["left_out"] else 0
 
@@ -312,7 +313,7 @@ def run_export(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
     """Write a network in another format."""
     settings = ExportConfig(**flags)
     import_keras()
-    from export import export
+    from commands.prediction.export import export
 
     export(settings)
     return 0
@@ -322,7 +323,7 @@ def run_export_maps(arguments: argparse.Namespace, flags: dict[str, Any]) -> int
     """Write or check a submission; something may be wrong with it."""
     settings = ExportMapsConfig(**flags)
     one_thread_a_product()
-    from export_maps import export_maps
+    from commands.evaluation.submission import export_maps
 
     return EXIT_PARTIAL if export_maps(settings) else 0
 
@@ -331,7 +332,7 @@ def run_convert(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
     """Convert a weights file."""
     settings = ConvertConfig(**flags)
     import_keras()
-    from convert import convert
+    from commands.prediction.convert import convert
 
     convert(arguments.old, arguments.new, settings)
     return 0
@@ -344,7 +345,7 @@ def run_data(arguments: argparse.Namespace, flags: dict[str, Any]) -> int:
 
 def run_data_check(flags: dict[str, Any]) -> int:
     """Check a data set; something may be missing or wrong."""
-    from data import check
+    from commands.curation.check import check
 
     return 0 if check(CheckConfig(**flags)) else EXIT_PARTIAL
 
@@ -353,7 +354,7 @@ def run_data_prepare(flags: dict[str, Any]) -> int:
     """Prepare a data set for training."""
     settings = preparation(flags)
     import_keras()
-    from prepare import prepare
+    from commands.curation.prepare import prepare
 
     prepare(settings)
     return 0
@@ -361,7 +362,7 @@ def run_data_prepare(flags: dict[str, Any]) -> int:
 
 def run_data_subset(flags: dict[str, Any]) -> int:
     """Draw a working copy."""
-    from subset import subset
+    from commands.curation.subset import subset
 
     subset(SubsetConfig(**flags))
     return 0
@@ -400,8 +401,8 @@ def main(words: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
-        if error.name is None or (Path(__file__).parent / f"{error.name}.py").exists():
-            raise  # ours, so a defect
+        if error.name is None or error.name.partition(".")[0] in OURS:
+            raise  # a defect
         print(
             f"error: the package {error.name} is not installed in {sys.executable}. Activate the "
             "environment (source .venv/bin/activate), or pip install -r requirements.txt.",

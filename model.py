@@ -4,7 +4,7 @@ Cornia, Baraldi, Serra and Cucchiara, "A deep multi-level network for saliency p
 ICPR 2016 (arXiv 1609.01064).
 """
 
-import quiet
+from salience.system import quiet
 
 quiet.import_keras()  # first: a notebook that imports this module is spared what TensorFlow logs
 
@@ -16,15 +16,13 @@ from keras import layers, ops
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-import architectures
-import backbone
-import weight_files
 from config import HERE, Config
 from eltwise_product import EltWiseProduct
-from letterbox import postprocess, preprocess, read_input
-from losses import split_truth
-from pictures import as_bgr
-from sample import Sample
+from salience.networks import backbone, registry, weight_files
+from salience.networks.losses import split_truth
+from salience.pictures.letterbox import postprocess, preprocess, read_input
+from salience.pictures.picture_files import as_bgr
+from salience.pictures.sample import Sample
 
 EPSILON = 1e-7  # guards the division by a map's maximum
 
@@ -136,7 +134,7 @@ def load_model(weights: str | Path | None = None) -> keras.Model:
     """
     path = best_weights() if weights is None else Path(weights)
     config = weight_files.trained_config(path)
-    model = architectures.get(config.model).build(config)
+    model = registry.get(config.model).build(config)
     weight_files.load(model, path)
     return model
 
@@ -174,4 +172,4 @@ def predict(
     else:
         x, box = preprocess(as_bgr(image, rgb), input_shape)
     prediction = np.asarray(model.predict_on_batch(x[None]))[0]
-    return postprocess(prediction, box, architectures.grid_of(model))
+    return postprocess(prediction, box, registry.grid_of(model))

@@ -15,13 +15,13 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from cache import ArrayCache, default_cache
-from code_digest import code_digest
-from errors import UserError
-from fixations import count_map, within
-from letterbox import Letterbox, OutputGrid, postprocess, preprocess, read_input
-from pictures import Array, sample_density, stamp
-from sample import Sample, Stored
+from salience.pictures.fixations import count_map, within
+from salience.pictures.letterbox import Letterbox, OutputGrid, postprocess, preprocess, read_input
+from salience.pictures.picture_files import Array, sample_density, stamp
+from salience.pictures.sample import Sample, Stored
+from salience.system.cache import ArrayCache, default_cache
+from salience.system.code_digest import code_digest
+from salience.system.errors import UserError
 
 __all__ = [
     "Features",

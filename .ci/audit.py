@@ -1,6 +1,6 @@
 """Says which packages of the locks have known vulnerabilities: a report, which fails no build.
 
-    python .ci/audit.py requirements-dev.lock ...
+    python .ci/audit.py requirements/dev.lock ...
 
 Run it in an environment that has pip-audit (`make audit`). The advisories of PyPI are asked, and
 OSV's where those cannot be had; what nobody could be asked about is said to be unknown, not good.

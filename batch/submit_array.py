@@ -21,12 +21,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import config as config_files
-import datasets
+from commands.evaluation.strategies import check, is_done, runs_of
 from config import Config, resolve
-from errors import UserError
-from files import make_folder
 from main import NO_FIELDS, parser
-from strategies import check, is_done, runs_of
+from salience.data import loading
+from salience.system.errors import UserError
+from salience.system.files import make_folder
 
 # what its tasks set, one GPU each
 NOT_OF_A_STUDY = (
@@ -61,7 +61,7 @@ def studies(words: list[str]) -> list[list[Config]]:
             output=root / name,
             weights_dir=root / name / "weights",
         )
-        datasets.load(name, data, "train", of_one.plan, of_one.out_of_bounds)
+        loading.load(name, data, "train", of_one.plan, of_one.out_of_bounds)
         found.append(runs_of(of_one, arguments.strategies, seeds))
     return found
 

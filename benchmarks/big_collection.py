@@ -21,7 +21,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import numpy as np
 
-from collection import Collection
+from commands.prediction.inputs import Collection
 from config import Config, PredictConfig
 
 FOLDER = 1000  # pictures in one
@@ -87,7 +87,7 @@ def make_pictures(folder: Path, count: int) -> None:
 
 def tiny_weights(scratch: Path) -> Path:
     """Train a tiny network and return its weights."""
-    from train import train
+    from commands.training.train import train
 
     config = Config(
         dataset=("synthetic",), rows=24, cols=32, width=0.02, backbone_weights="none", epochs=1,
@@ -98,7 +98,7 @@ def tiny_weights(scratch: Path) -> Path:
 
 def predict_many(scratch: Path, count: int, batch_size: int) -> None:
     """Print the memory as a tiny network predicts many small pictures."""
-    import predict
+    from commands.prediction import predict
 
     weights = tiny_weights(scratch)
     make_pictures(scratch, count)
@@ -144,7 +144,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         list_many(Path(scratch), arguments.paths)
-        from quiet import import_keras
+        from salience.system.quiet import import_keras
 
         import_keras()
         predict_many(Path(scratch), arguments.pictures, arguments.batch_size)

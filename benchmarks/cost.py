@@ -12,15 +12,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from quiet import import_keras
+from salience.system.quiet import import_keras
 
 import_keras()
 
 import keras
 from keras import layers
 
-import architectures
 from config import MODELS, resolve
+from salience.networks import registry
 
 
 def flop(layer: keras.layers.Layer) -> int:
@@ -56,7 +56,7 @@ def main() -> None:
     print("| system | input | output | weights | GFLOP |\n| --- | --- | --- | ---: | ---: |")
     for name in MODELS:
         config = resolve({"model": name})
-        model = architectures.get(name).build(config)
+        model = registry.get(name).build(config)
         sides = ["x".join(map(str, s[1:3])) for s in (model.input_shape, model.output_shape)]
         total = sum(map(flop, model.layers)) / 1e9
         print(f"| `{name}` | {' | '.join(sides)} | {model.count_params():,} | {total:.1f} |")

@@ -46,14 +46,14 @@ def gflops() -> float:
 
 def plain_loop(weights: Path):
     """Return a function that writes the maps of pictures one after the other, by Keras alone."""
-    from quiet import import_keras
+    from salience.system.quiet import import_keras
 
     import_keras()
     import cv2
 
-    import architectures
-    from letterbox import postprocess, preprocess
     from model import load_model
+    from salience.networks import registry
+    from salience.pictures.letterbox import postprocess, preprocess
 
     model = load_model(weights)
 
@@ -62,7 +62,7 @@ def plain_loop(weights: Path):
             picture = np.asarray(cv2.imread(str(path)), np.uint8)
             x, box = preprocess(picture, model.input_shape[1:3])
             prediction = model.predict(x[None], verbose=0)[0]
-            saliency_map = postprocess(prediction, box, architectures.grid_of(model))
+            saliency_map = postprocess(prediction, box, registry.grid_of(model))
             cv2.imwrite(str(output / f"{path.stem}.png"), np.round(saliency_map * 255))
 
     return work
@@ -70,11 +70,11 @@ def plain_loop(weights: Path):
 
 def by_engine(name: str, weights: Path):
     """Return a function that writes the maps of pictures as `test` does."""
-    import engines
-    from collection import Collection
+    from commands.prediction import engines
+    from commands.prediction.inputs import Collection
+    from commands.prediction.outputs import Outputs
+    from commands.prediction.predict import Todo, run
     from config import PredictConfig
-    from outputs import Outputs
-    from predict import Todo, run
 
     engine = engines.get(name, weights, silent)
 
@@ -105,16 +105,15 @@ def serve(name: str, weights: Path, pictures: list[Path], output: Path) -> None:
 
 def make_weights(path: Path, rows: int, cols: int) -> float:
     """Write a weights file of ML-Net; return the 1e9 products and sums that a picture takes."""
-    from quiet import import_keras
+    from salience.system.quiet import import_keras
 
     import_keras()
-    import architectures
     import config as settings
-    import weight_files
     from benchmarks.cost import flop
+    from salience.networks import registry, weight_files
 
     config = settings.Config(rows=rows, cols=cols, backbone_weights="none")
-    model = architectures.get(config.model).build(config)
+    model = registry.get(config.model).build(config)
     weight_files.save(model, path, {"system": "mlnet", "config": settings.to_json(config)})
     return sum(map(flop, model.layers)) / 1e9
 

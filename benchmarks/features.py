@@ -20,20 +20,17 @@ from statistics import median
 if not __package__:  # run as a file, this folder's metrics.py would hide the program's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from quiet import import_keras
+from salience.system.quiet import import_keras
 
 import_keras()
 
 import keras
 import numpy as np
 
-import architectures
-import feature_cache
-import objective
-import step
-import train
+from commands.training import backends, feature_cache, objective, train
 from config import Config
-from feature_store import occupants, pack, unpack
+from salience.data.feature_store import occupants, pack, unpack
+from salience.networks import registry
 
 
 def timed(work) -> tuple[float, float]:
@@ -47,10 +44,10 @@ class Way:
     """A network set up for training, on pictures or on features."""
 
     def __init__(self, config: Config, pictures: int) -> None:
-        step.make_deterministic(config.seed)
-        model = architectures.get(config.model).build(config)
+        backends.make_deterministic(config.seed)
+        model = registry.get(config.model).build(config)
         train.load_start(model, config, say=print)
-        grid = architectures.grid_of(model)
+        grid = registry.grid_of(model)
         self.batches = train.batches(config, "train", grid)
         self.batches.samples = self.batches.samples[:pictures]
         self.batches.sizes = self.batches.counts = [len(self.batches.samples)]

@@ -24,12 +24,12 @@ if not __package__:  # run as a file, this folder's metrics.py would hide the pr
 import cv2
 import numpy as np
 
-import datasets
-from cache import ArrayCache
+from commands.curation.prepare import prepare
 from config import PrepareConfig
-from pictures import read_image, sample_image
-from prepare import prepare
-from sample import Sample
+from salience.data import loading
+from salience.pictures.picture_files import read_image, sample_image
+from salience.pictures.sample import Sample
+from salience.system.cache import ArrayCache
 from utilities import OutputGrid, SaliencyBatches, network_input, preprocess
 
 SIZES = ((240, 320), (480, 640))
@@ -94,7 +94,7 @@ def main() -> None:
             cache = ArrayCache(Path(scratch, "cache"))
             feeds = {
                 name: SaliencyBatches(
-                    datasets.load("osie", root, "train"),
+                    loading.load("osie", root, "train"),
                     (rows, cols),
                     10,
                     grid=OutputGrid(),
@@ -119,7 +119,7 @@ def main() -> None:
                 f"| {rows}x{cols} | {name} | {count / wall:.0f} | {1e3 * processor / count:.2f} | "
                 f"{faster[0]:.1f} | {faster[1]:.1f} |"
             )
-    samples = datasets.load("osie", arguments.data, "train")[:JPEG_PICTURES]
+    samples = loading.load("osie", arguments.data, "train")[:JPEG_PICTURES]
     reduced([Path(str(sample.image)) for sample in samples], arguments.epochs)
 
 

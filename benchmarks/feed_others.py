@@ -132,12 +132,12 @@ def of_torch(pairs: list[tuple[Path, Path]], workers: int) -> Callable[[], Itera
 
 def device_rate(batch: int, steps: int) -> float:
     """Return the images/s of ML-Net's training step with a frozen backbone."""
-    import architectures
+    from commands.training.objective import set_up
     from config import resolve
-    from objective import set_up
+    from salience.networks import registry
 
     config = resolve({"model": "mlnet", "freeze_backbone": True, "backbone_weights": "none"})
-    model = architectures.get(config.model).build(config)
+    model = registry.get(config.model).build(config)
     set_up(model, config, steps)
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (batch, *SIZE, 3), dtype=np.uint8)
@@ -160,15 +160,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="training steps that are timed")
     arguments = parser.parse_args()
 
-    from quiet import import_keras
+    from salience.system.quiet import import_keras
 
     import_keras()
-    import datasets
-    from cache import ArrayCache
+    from salience.data import loading
+    from salience.system.cache import ArrayCache
     from utilities import SaliencyBatches
 
     cv2.setNumThreads(1)  # one thread a worker, for all of them
-    samples = datasets.load("osie", arguments.data, "train")[: arguments.pictures]
+    samples = loading.load("osie", arguments.data, "train")[: arguments.pictures]
     torch = importlib.util.find_spec("torch") is not None
     best = 0.0
     with tempfile.TemporaryDirectory() as scratch:

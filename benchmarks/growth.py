@@ -19,7 +19,7 @@ from statistics import median
 if not __package__:  # run as a file, this folder's metrics.py would hide the program's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from quiet import environment, hushed
+from salience.system.quiet import environment, hushed
 
 KINDS = ("forward", "frozen", "finetuned")
 SIZES = ((120, 160), (240, 320), (480, 640))
@@ -48,14 +48,14 @@ def measure(kind: str, rows: int, cols: int, batch: int, steps: int) -> dict[str
         import keras  # noqa: F401
     import numpy as np
 
-    import architectures
     from benchmarks.cost import flop, training_flop
+    from commands.training.epochs import peak_memory_mb
+    from commands.training.objective import set_up
     from config import Config
-    from epochs import peak_memory_mb
-    from objective import set_up
+    from salience.networks import registry
 
     config = Config(rows=rows, cols=cols, freeze_backbone=kind != "finetuned", batch_size=batch)
-    model = architectures.get(config.model).build(config)
+    model = registry.get(config.model).build(config)
     set_up(model, config, steps_per_epoch=1)
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (batch, rows, cols, 3), np.uint8)

@@ -18,16 +18,15 @@ if not __package__:  # run as a file, this folder's engines.py would hide the pr
 
 import numpy as np
 
-import quiet
+from salience.system import quiet
 
 quiet.import_keras()
 
-import architectures
-import datasets
-import metrics
-import weight_files
 from model import predict
-from pictures import sample_density, sample_image
+from salience.data import loading
+from salience.measures import metrics
+from salience.networks import registry, weight_files
+from salience.pictures.picture_files import sample_density, sample_image
 
 # the learned prior is of one shape for both
 SIZES = ((288, 384), (240, 320))  # rows, columns
@@ -42,11 +41,11 @@ def main() -> None:
     models = {}
     for rows, cols in SIZES:
         name, sized = f"{rows}x{cols}", replace(trained, rows=rows, cols=cols)
-        models[name] = architectures.get(trained.model).build(sized)
+        models[name] = registry.get(trained.model).build(sized)
         weight_files.load(models[name], weight_files.SHIPPED)
         predict(models[name], np.zeros((rows, cols, 3), np.uint8))  # compiles
     scores: dict[str, list[tuple[float, ...]]] = {name: [] for name in models}
-    for sample in datasets.load("osie", words.data, "val"):
+    for sample in loading.load("osie", words.data, "val"):
         assert sample.fixations is not None  # OSIE has them
         image = sample_image(sample)
         density = sample_density(sample, image.shape[:2], sigma_pixels=None)

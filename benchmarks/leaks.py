@@ -5,7 +5,7 @@
 
 The command line is run on tiny pictures with a tiny network, and its process looked at from
 outside until it ends. A line is fitted to the memory after the first quarter, which libraries take
-to come to rest. `tests/test_leaks.py` does the same for shorter. Linux only: /proc is read.
+to come to rest. `tests/whole/test_leaks.py` does the same for shorter. Linux only: /proc is read.
 """
 
 import argparse
@@ -25,7 +25,7 @@ if not __package__:  # run as a file, this folder's metrics.py would hide the pr
 import cv2
 import numpy as np
 
-from quiet import environment
+from salience.system.quiet import environment
 
 SECONDS = 0.25  # between two looks
 WARM_UP = 0.25  # of a run

@@ -31,8 +31,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.parity import import_pysaliency
-from fixations import density_map
-from metrics import METRICS, auc_borji, auc_judd, cc, ig, kld, mse, nss, sauc, score, sim
+from salience.measures.metrics import (
+    METRICS,
+    auc_borji,
+    auc_judd,
+    cc,
+    ig,
+    kld,
+    mse,
+    nss,
+    sauc,
+    score,
+    sim,
+)
+from salience.pictures.fixations import density_map
 
 SHAPE = (600, 800)
 FIXATIONS = 140

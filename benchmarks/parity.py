@@ -7,9 +7,9 @@ pysaliency 0.2.22 needs an environment of its own, which may be thrown away afte
     /tmp/parity/bin/pip install --no-build-isolation pysaliency==0.2.22
     /tmp/parity/bin/python benchmarks/parity.py --data PATH/TO/osie
 
-prints a table and writes tests/golden/parity_seeded.json and, with --data, parity_osie.json: their
-numbers only, because the maps are made anew from seeds and fixations. tests/test_parity.py scores
-the same maps and compares; it needs neither library.
+prints a table and writes parity_seeded.json and, with --data, parity_osie.json into
+tests/measures/golden: their numbers only, because the maps are made anew from seeds and fixations.
+tests/measures/test_parity.py scores the same maps and compares; it needs neither library.
 
 Three things are brought into line, and are no differences of the definitions: pysaliency's pixel i
 reaches from i to i + 1 and ours from i - 0.5 to i + 0.5, so it gets coordinates half a pixel
@@ -33,8 +33,8 @@ if not __package__:  # run as a file, this folder's metrics.py would hide the pr
 import numpy as np
 from numpy.typing import NDArray
 
-from fixations import centre_bias, density_map, other_fixations, pixels
-from metrics import PROFILES, Profile, as_distribution, score, unit_range
+from salience.measures.metrics import PROFILES, Profile, as_distribution, score, unit_range
+from salience.pictures.fixations import centre_bias, density_map, other_fixations, pixels
 
 GOLDEN = ROOT / "tests" / "golden"
 TOLERANCE = 1e-6
@@ -118,7 +118,7 @@ def osie_scenes(root: Path) -> list[Scene]:
     Noise of 2 % keeps the map above zero and free of ties. The baseline is the centre bias of the
     first 50 training pictures, mixed with 1 % of a uniform density.
     """
-    from datasets.osie import parse
+    from salience.data.sets.osie import parse
 
     looks = parse(root / "data" / "eye" / "fixations.mat")
     split = json.loads((root / "split.json").read_text())

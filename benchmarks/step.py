@@ -45,14 +45,13 @@ class Ours:
     """The program's network, compiled and fed as `train` does it."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        from quiet import import_keras
+        from salience.system.quiet import import_keras
 
         import_keras()
         import keras
 
-        import objective
-        import step
         from benchmarks.cost import flop, training_flop
+        from commands.training import backends, objective
         from config import Config
         from model import build
 
@@ -62,8 +61,8 @@ class Ours:
             precision=arguments.precision, micro_batch=arguments.micro_batch,
             steps_per_execution=arguments.steps_per_execution,
         )  # fmt: skip
-        step.make_deterministic(config.seed, config.xla)
-        with step.precision(config.precision):
+        backends.make_deterministic(config.seed, config.xla)
+        with backends.precision(config.precision):
             self.model = build(config)
         objective.set_up(self.model, config, arguments.steps)
         self.x, y = batch(arguments)
@@ -96,9 +95,9 @@ class Ours:
 
     def device_memory(self) -> float:
         """Return the most device memory held, MiB; 0 without a GPU."""
-        import step
+        from commands.training import backends
 
-        return step.peak_device_memory_mb()
+        return backends.peak_device_memory_mb()
 
 
 class Plain:

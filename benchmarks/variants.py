@@ -17,9 +17,17 @@ if not __package__:  # run as a file, this folder's metrics.py would hide the pr
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.osie import SIGMA_PIXELS, parse
-from fixations import centre_bias, density_map, other_fixations
-from metrics import METRICS, PROFILES, SHUFFLED_PICTURES, Profile, from_8bit, mean_scores, score
+from salience.data.sets.osie import SIGMA_PIXELS, parse
+from salience.measures.metrics import (
+    METRICS,
+    PROFILES,
+    SHUFFLED_PICTURES,
+    Profile,
+    from_8bit,
+    mean_scores,
+    score,
+)
+from salience.pictures.fixations import centre_bias, density_map, other_fixations
 
 SHAPE = (600, 800)
 PICTURES = 40

@@ -1,6 +1,6 @@
 """Draw the picture at the top of the README: photographs, and where the network in the box looks.
 
-    python examples/draw_predictions.py docs/predictions.jpg
+    python examples/draw_predictions.py docs/pictures/predictions.jpg
 
 The photographs are those of `write_photographs.py`.
 """
@@ -13,11 +13,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import weight_files
-from marks import draw_peaks, peaks, side_by_side
+from commands.demo.view import photographs
 from model import load_model, predict
-from panels import photographs
-from pictures import overlay, read_image, write_image
+from salience.networks import weight_files
+from salience.pictures.marks import draw_peaks, peaks, side_by_side
+from salience.pictures.picture_files import overlay, read_image, write_image
 
 HEIGHT = 240  # of each photograph, pixels
 

@@ -17,8 +17,8 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-import quiet
-import weight_files
+from salience.networks import weight_files
+from salience.system import quiet
 
 LOSS = ["--loss", "kld+cc+0.2*nss", "--optimizer", "adam", "--decay", "0"]
 BLOCKS = ["--freeze_backbone", "False", "--fixed_blocks", "3", "--flip", "True", *LOSS]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from files import make_folder
-from panels import photographs
-from pictures import read_image, write_image
+from commands.demo.view import photographs
+from salience.pictures.picture_files import read_image, write_image
+from salience.system.files import make_folder
 
 
 def main(folder: Path) -> None:

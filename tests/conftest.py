@@ -69,7 +69,7 @@ def private_cache(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def few_synthetic_scenes(monkeypatch):
     """Make an epoch over the synthetic set a matter of milliseconds."""
-    from datasets import synthetic
+    from salience.data.sets import synthetic
 
     monkeypatch.setattr(synthetic, "COUNTS", {"train": 12, "val": 4, "test": 4})
 
@@ -77,7 +77,7 @@ def few_synthetic_scenes(monkeypatch):
 @pytest.fixture(autouse=True)
 def no_shipped_weights(monkeypatch, tmp_path):
     """Keep the weights that come with the program out of the tests' own folders."""
-    import weight_files
+    from salience.networks import weight_files
 
     monkeypatch.setattr(weight_files, "SHIPPED", tmp_path / "none.weights.h5")
 
@@ -102,13 +102,13 @@ def tiny(tmp_path):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """Return the weights file of a tiny trained model."""
+    from commands.training.train import train
     from config import Config
-    from train import train
 
     folder = tmp_path_factory.mktemp("trained")
     config = Config(**TINY, output=folder / "run", weights_dir=folder / "weights")
     with pytest.MonkeyPatch.context() as patch:
-        from datasets import synthetic
+        from salience.data.sets import synthetic
 
         patch.setattr(synthetic, "COUNTS", {"train": 12, "val": 4, "test": 4})
         train(config, say=lambda line: None)

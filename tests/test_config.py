@@ -2,11 +2,11 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from test_flags import parse
+from flag_parser import parse
 
 import config
 from config import RECIPES, Config, resolve
-from errors import UserError
+from salience.system.errors import UserError
 
 
 def test_ml_nets_recipe_is_the_published_one():

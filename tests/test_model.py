@@ -7,14 +7,11 @@ import pytest
 from conftest import VGG16, needs
 from PIL import Image
 
-import architectures
-import backbone
 import model
-import objective
-import train
-import weight_files
+from commands.training import objective, train
 from config import Config
-from errors import UserError
+from salience.networks import backbone, registry, weight_files
+from salience.system.errors import UserError
 
 THIN = {"width": 0.05, "rows": 48, "cols": 64, "backbone_weights": "none"}
 
@@ -93,7 +90,7 @@ def test_a_gradient_reaches_every_trainable_weight(loss, tiny, rng):
         pytest.skip("gradients are taken with TensorFlow here")
     config = tiny(loss=loss, freeze_backbone=False, rows=160, cols=160)
     network = model.build(config)
-    x, y = train.batches(config, "train", architectures.grid_of(network))[0]
+    x, y = train.batches(config, "train", registry.grid_of(network))[0]
     for weight, gradient in zip(
         network.trainable_weights,
         gradients(network, x, y, objective.loss_function(config)),
@@ -142,7 +139,7 @@ def test_few_steps_lower_the_loss(tiny):
         keras.utils.set_random_seed(0)
         network = model.build(config)
         objective.set_up(network, config, steps_per_epoch=12)
-        x, y = train.batches(config, "train", architectures.grid_of(network))[0]
+        x, y = train.batches(config, "train", registry.grid_of(network))[0]
         losses = [network.train_on_batch(x, y, return_dict=True)["loss"] for _ in range(12)]
         assert losses[-1] < losses[0], (loss, losses)
 

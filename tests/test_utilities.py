@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import letterbox
-import pictures as pictures_module
 import utilities
-from cache import ArrayCache
-from errors import UserError
-from pictures import read_image, sample_image
-from sample import Sample
+from salience.pictures import letterbox
+from salience.pictures import picture_files as pictures_module
+from salience.pictures.picture_files import read_image, sample_image
+from salience.pictures.sample import Sample
+from salience.system.cache import ArrayCache
+from salience.system.errors import UserError
 from utilities import (
     Letterbox,
     OutputGrid,

@@ -1,0 +1,414 @@
+"""What `data prepare` does: pictures and truth made once, packed into a store (`store.py`).
+
+A journal says which pictures are done, with their checksums; whoever comes back believes the sums,
+not the journal. The manifest is written last.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config import BUILT_IN, SPLITS, PrepareConfig
+from salience.data import loading, store
+from salience.data.store import JOURNAL, KINDS, MANIFEST, PREPARING
+from salience.networks import registry
+from salience.pictures.picture_files import UNREADABLE, read_array, write_array
+from salience.pictures.sample import Sample, Stored
+from salience.system import archives
+from salience.system.errors import StorageError, UserError
+from salience.system.files import PARTIAL, atomic, make_folder, telling, write_json, write_text
+from salience.system.terminal import progress, tell
+from utilities import OutputGrid, make_truth, network_input
+
+AHEAD = 8  # pictures a thread that wait to be written
+Place = tuple[str, int]  # a split, and a picture's position in it
+
+
+def prepare(settings: PrepareConfig, say: Callable[[str], None] = tell) -> None:
+    """Prepare a data set for a network, or go on with it.
+
+    Args:
+        settings: the data set, the network, and where to write.
+        say: gets each line of news.
+
+    Raises:
+        UserError: the data is not usable, the folder holds something else, the disk is too small,
+            or something changed while it was read.
+    """
+    if settings.output is None:
+        raise UserError("--output is needed: the folder for the store.")
+    if settings.dataset in BUILT_IN:
+        raise UserError(f"{settings.dataset} is built in and has no files that could be prepared.")
+    folder = settings.output
+    # the name of "." is that of the folder it stands for
+    kept = folder.resolve()
+    root = source_folder(settings.data, kept.with_name(f"{kept.name}.source"))
+    splits, left_out = loading.load_splits(
+        settings.dataset, root, settings.plan, settings.out_of_bounds
+    )
+    assert root is not None  # a data set with files was loaded from it
+    network = settings.network
+    # thin, as only the shape of its map is asked for
+    model = registry.get(network.model).build(replace(network, width=0.01))
+    grid = registry.grid_of(model)
+    header = {
+        "version": store.VERSION,
+        "model": network.model,
+        "source": str(root.resolve()),
+        "inventory": store.inventory(root, folder),
+        "left_out": left_out,
+        "settings": {
+            "dataset": settings.dataset,
+            "rows": network.rows,
+            "cols": network.cols,
+            "stride": grid.stride,
+            "crop": grid.crop,
+            "sigma_pixels": settings.sigma_pixels,
+            **store.plan_settings(settings.plan),
+            "out_of_bounds": settings.out_of_bounds,
+        },
+    }
+    for line in loading.remarks(settings.dataset, root):
+        say(f"note: {line}")
+    for split, why in left_out.items():
+        say(f"left out: the {split} split. {why}")
+    work = Preparation(folder, header, splits, grid, settings.workers)
+    work.keep_good(earlier_work(folder, header, settings.overwrite, say))
+    if work.is_finished:
+        say(f"{folder} is finished; the checksums of all {work.count} pictures are as they were")
+        return
+    say(
+        f"{work.count} pictures at {network.rows}x{network.cols}, {work.size / 1e6:.0f} MB"
+        + (f"; {len(work.entries)} of them are done" if work.entries else "")
+    )
+    work.carry_out()
+    parts = ", ".join(f"{len(samples)} {split}" for split, samples in splits.items())
+    say(
+        f"wrote {folder}: {parts}. To train on it: --model {network.model} --dataset "
+        f"{settings.dataset} --data {folder} --rows {network.rows} --cols {network.cols}"
+    )
+
+
+def source_folder(data: Sequence[Path], keep: Path) -> Path | None:
+    """Return the folder of the originals; archives are unpacked, once, into a folder that stays.
+
+    Raises:
+        UserError: the archives are not usable, or a store is given where originals are needed.
+    """
+    if not loading.are_archives(data):
+        loading.refuse_store(data[0] if data else None)
+        return data[0] if data else None
+    together = sorted(data)
+    told = repr([(path.name, *store.size_and_time(path)) for path in together])
+    # other archives of these names go to another folder
+    unpacked = keep / f"{together[0].name}-{sha256(told.encode()).hexdigest()[:8]}"
+    return unpacked if unpacked.is_dir() else archives.extract(together, unpacked)
+
+
+def earlier_work(
+    folder: Path, header: dict[str, Any], overwrite: bool, say: Callable[[str], None]
+) -> dict[Place, dict[str, Any]]:
+    """Return what an earlier preparation of the same left; what is left of another is cleared away.
+
+    Raises:
+        UserError: the folder holds something else, or a store that was prepared otherwise.
+    """
+    make_folder(folder)
+    # a kill may have left a journal, which is written first, and what was never finished
+    if all(path.name == JOURNAL or PARTIAL.fullmatch(path.name) for path in folder.iterdir()):
+        return {}
+    if not store.is_store(folder):
+        raise UserError(f"{folder} holds something else than a store. Choose another --output.")
+    finished = (folder / MANIFEST).exists()
+    try:
+        earlier = store.read_manifest(folder / (MANIFEST if finished else PREPARING))
+    except UserError:
+        if not overwrite:
+            raise
+        clear(folder)
+        return {}
+    own = {"data": earlier["source"], **earlier["settings"]}
+    asked = {"data": header["source"], **header["settings"]}
+    if own != asked and not overwrite:
+        names = [name for name in asked if own.get(name) != asked[name]]
+        raise UserError(
+            f"{folder} was prepared with {store.described({n: own.get(n) for n in names})}, now "
+            f"{store.described({n: asked[n] for n in names})} is asked for. Choose another "
+            "--output, or replace it with --overwrite True."
+        )
+    if own == asked and earlier["inventory"] == header["inventory"]:
+        return entries_of(earlier) if finished else read_journal(folder / JOURNAL)
+    if own == asked:
+        say(f"{header['source']} has changed since {folder} was begun: it is prepared anew")
+    clear(folder)
+    return {}
+
+
+def entries_of(manifest: dict[str, Any]) -> dict[Place, dict[str, Any]]:
+    """Return what a manifest says of each picture."""
+    return {
+        (split, index): entry
+        for split, entries in manifest["splits"].items()
+        for index, entry in enumerate(entries)
+    }
+
+
+def read_journal(path: Path) -> dict[Place, dict[str, Any]]:
+    """Return what a journal says of each picture that is done; its last line may be cut off."""
+    entries = {}
+    lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
+    for line in lines:
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            split, index, entry = json.loads(line)
+            entries[split, index] = entry
+    return entries
+
+
+def clear(folder: Path) -> None:
+    """Remove the files of a store, and nothing else."""
+    # at no point does it look finished, and until the end it is known for a store
+    with telling(f"Cannot clear {folder}", "choose another --output"):
+        if (folder / MANIFEST).exists():
+            os.replace(folder / MANIFEST, folder / PREPARING)
+        for split in SPLITS:
+            for path in (
+                store.points_path(folder, split),
+                *(store.packed_path(folder, split, kind) for kind in KINDS),
+            ):
+                path.unlink(missing_ok=True)
+        shutil.rmtree(folder / "maps", ignore_errors=True)
+        for name in (JOURNAL, PREPARING):
+            (folder / name).unlink(missing_ok=True)
+
+
+@dataclass
+class Preparation:
+    """The work on one store.
+
+    Args:
+        folder: of the store.
+        header: what the manifest will say besides its pictures.
+        splits: the samples.
+        grid: where the network's map lies on its input.
+        workers: threads that read pictures.
+    """
+
+    folder: Path
+    header: dict[str, Any]
+    splits: dict[str, list[Sample]]
+    grid: OutputGrid
+    workers: int
+
+    def __post_init__(self) -> None:
+        self.entries: dict[Place, dict[str, Any]] = {}
+        self.arrays = {
+            (split, kind): (
+                store.packed_path(self.folder, split, kind),
+                store.packed_shape(self.header["settings"], kind, len(samples)),
+            )
+            for split, samples in self.splits.items()
+            for kind in KINDS
+        }
+
+    @property
+    def count(self) -> int:
+        """How many pictures there are."""
+        return sum(map(len, self.splits.values()))
+
+    @cached_property
+    def size(self) -> int:
+        """The bytes of the finished store, about."""
+        maps = [s.map for samples in self.splits.values() for s in samples if s.map]
+        return sum(map(size_of, maps)) + sum(
+            int(np.prod(shape)) * np.dtype(KINDS[kind]).itemsize
+            for (_, kind), (_, shape) in self.arrays.items()
+        )
+
+    def keep_good(self, known: dict[Place, dict[str, Any]]) -> None:
+        """Take over of an earlier preparation what still has its checksums."""
+        rows = {}
+        for (split, kind), (path, shape) in self.arrays.items():
+            with contextlib.suppress(*UNREADABLE):
+                found = read_array(path, mapped=True)
+                if found.shape == shape and found.dtype == KINDS[kind]:
+                    rows[split, kind] = found
+        bar = progress(len(known), "verifying")
+        for place, entry in known.items():
+            bar.update()
+            if all(
+                (place[0], kind) in rows
+                and zlib.crc32(rows[place[0], kind][place[1]]) == entry[f"{kind}_crc32"]
+                for kind in KINDS
+            ) and self._has_map(entry):
+                self.entries[place] = entry
+        bar.close()
+
+    def _has_map(self, entry: dict[str, Any]) -> bool:
+        """Return whether a picture's map is there as it was, or it has none."""
+        if entry["map"] is None:
+            return True
+        copy = self.folder / entry["map"]["copy"]
+        return copy.exists() and store.sha256(copy) == entry["map"]["copy_sha256"]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        if len(self.entries) < self.count or not (self.folder / MANIFEST).exists():
+            return False
+        try:
+            for split, samples in self.splits.items():
+                store.read_points(store.points_path(self.folder, split), len(samples), "")
+        except UserError:
+            return False
+        return True
+
+    def carry_out(self) -> None:
+        """Make what is missing, then write the manifest."""
+        todo = [
+            (split, index)
+            for split, samples in self.splits.items()
+            for index in range(len(samples))
+            if (split, index) not in self.entries
+        ]
+        go_on = "choose another --output; the same command goes on with what is done"
+        with telling(f"Cannot write {self.folder}", go_on):
+            self.refuse_if_short_of_space()
+            # in this order, so that a kill at any point leaves a state that is gone on from
+            lines = [journal_line(*item) for item in self.entries.items()]
+            write_text(self.folder / JOURNAL, "".join(lines))
+            write_json(self.folder / PREPARING, self.header)
+            (self.folder / MANIFEST).unlink(missing_ok=True)
+            self.make(todo)
+            self.finish()
+
+    def refuse_if_short_of_space(self) -> None:
+        """Raise StorageError where the disk cannot hold what is still to be written."""
+        # blocks, since an array that was begun is a file with holes
+        there = sum(p.stat().st_blocks * 512 for p in self.folder.rglob("*") if p.is_file())
+        free = shutil.disk_usage(self.folder).free
+        if self.size - there > free:
+            raise StorageError(
+                f"{self.folder} needs {(self.size - there) / 1e6:.0f} MB more, but its disk has "
+                f"{free / 1e6:.0f} MB left. Choose another --output, or smaller --rows and --cols."
+            )
+
+    def make(self, todo: list[Place]) -> None:
+        """Make pictures and their truth, and note each in the journal once it is written."""
+        bar = progress(len(todo) + len(self.entries), "preparing")
+        bar.update(len(self.entries))
+        with (
+            bar,
+            contextlib.ExitStack() as stack,
+            (self.folder / JOURNAL).open("a", encoding="utf-8") as journal,
+            ThreadPoolExecutor(self.workers) as pool,
+        ):
+            files = {
+                key: stack.enter_context(opened(path, shape, KINDS[key[1]]))
+                for key, (path, shape) in self.arrays.items()
+            }
+            step = AHEAD * self.workers
+            for chunk in (todo[i : i + step] for i in range(0, len(todo), step)):
+                for place, (arrays, entry) in zip(chunk, pool.map(self.made, chunk), strict=True):
+                    for kind, array in arrays.items():
+                        file, start = files[place[0], kind]
+                        file.seek(start + place[1] * array.nbytes)
+                        file.write(array.tobytes())
+                        file.flush()
+                    self.entries[place] = entry
+                    journal.write(journal_line(place, entry))
+                    journal.flush()
+                    bar.update()
+            for file, _ in files.values():
+                os.fsync(file.fileno())
+
+    def made(self, place: Place) -> tuple[dict[str, NDArray], dict[str, Any]]:
+        """Return a picture and its truth, and what the manifest says of them."""
+        split, index = place
+        sample, settings = self.splits[split][index], self.header["settings"]
+        x, box = network_input(sample, (settings["rows"], settings["cols"]))
+        truth = make_truth(sample, box, self.grid, settings["sigma_pixels"])
+        arrays = {"pictures": np.ascontiguousarray(x), "truth": np.ascontiguousarray(truth)}
+        assert isinstance(sample.image, Path | Stored)  # built-in sets are not prepared
+        entry = {
+            "name": sample.name,
+            "category": sample.category,
+            "shape": box.image_shape,
+            "sigma_pixels": float(sample.sigma_pixels),
+            "outside": sample.outside,
+            "image": store.source_entry(sample.image, Path(self.header["source"])),
+            "map": self._copied_map(sample.map, place) if sample.map else None,
+            **{f"{kind}_crc32": zlib.crc32(array) for kind, array in arrays.items()},
+        }
+        return arrays, entry
+
+    def _copied_map(self, source: Path | Stored, place: Place) -> dict[str, Any]:
+        """Copy a map of the data set's own, which scoring needs as it is."""
+        suffix = source.suffix if isinstance(source, Path) else ".npy"
+        name = Path("maps", place[0], f"{place[1]:06d}{suffix}")
+        copy = make_folder((self.folder / name).parent, inside=self.folder) / name.name
+        if isinstance(source, Path):
+            with atomic(copy) as temporary:
+                shutil.copyfile(source, temporary)
+        else:
+            write_array(copy, source())
+        told = store.source_entry(source, Path(self.header["source"]))
+        return {**told, "copy": name.as_posix(), "copy_sha256": store.sha256(copy)}
+
+    def finish(self) -> None:
+        """Write the points, then the manifest, and remove what only unfinished work needs."""
+        root = Path(self.header["source"])
+        if store.inventory(root, self.folder) != self.header["inventory"]:
+            raise UserError(f"{root} changed while it was prepared: run the same command again.")
+        for split, samples in self.splits.items():
+            store.write_points(store.points_path(self.folder, split), samples)
+        manifest = {
+            **self.header,
+            "splits": {
+                split: [self.entries[split, index] for index in range(len(samples))]
+                for split, samples in self.splits.items()
+            },
+        }
+        write_json(self.folder / MANIFEST, manifest)
+        for name in (PREPARING, JOURNAL):
+            (self.folder / name).unlink(missing_ok=True)
+
+
+def size_of(source: Path | Stored) -> int:
+    """Return the bytes of a copy of a map."""
+    return source.stat().st_size if isinstance(source, Path) else source().nbytes
+
+
+def journal_line(place: Place, entry: dict[str, Any]) -> str:
+    """Return the journal's line on a picture that is done."""
+    return json.dumps([*place, entry]) + "\n"
+
+
+@contextlib.contextmanager
+def opened(path: Path, shape: tuple[int, ...], dtype: type) -> Iterator[tuple[IO[bytes], int]]:
+    """Yield an array's file, made where it is missing or not whole, and where its first row begins.
+
+    Written to as a file: a full disk is then an error, where a memory map would kill the process.
+    """
+    try:
+        rows = read_array(path, mapped=True)
+        whole = rows.shape == shape and rows.dtype == dtype
+    except UNREADABLE:
+        whole = False
+    if not whole:
+        rows = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    start = int(rows.offset)  # type: ignore[attr-defined]
+    del rows
+    with path.open("r+b") as file:
+        yield file, start

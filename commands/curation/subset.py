@@ -1,0 +1,182 @@
+"""What `data subset` does: some pictures of each split, with all that is known of them, copied.
+
+The copy is in the layout of `salience/data/sets/folder.py`: it needs no other part of the data set.
+"""
+
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from config import SPLITS, SubsetConfig
+from salience.data import loading
+from salience.data.sets.folder import CARD
+from salience.pictures.picture_files import write_arrays, write_image
+from salience.pictures.sample import Sample
+from salience.system import archives
+from salience.system.errors import UserError
+from salience.system.files import make_folder, move, scratch, telling, write_bytes, write_json
+from salience.system.terminal import progress, tell
+
+
+def subset(settings: SubsetConfig, say: Callable[[str], None] = tell) -> None:
+    """Copy some pictures of a data set with their truth.
+
+    Args:
+        settings: the data set, how many, and where to write.
+        say: gets each line of news.
+
+    Raises:
+        UserError: the data is not usable or too small, or the folder is there already.
+    """
+    folder = settings.output
+    if folder is None:
+        raise UserError("--output is needed: the folder for the working copy.")
+    if folder.exists():
+        raise UserError(f"{folder} is there already. Choose another --output.")
+    parent = make_folder(folder.parent)
+    with ExitStack() as stack:
+        root = settings.data[0] if settings.data else None
+        if loading.are_archives(settings.data):
+            root = archives.extract(settings.data, stack.enter_context(scratch(parent)) / "data")
+        loading.refuse_store(root)
+        splits, left_out = loading.load_splits(settings.dataset, root, settings.plan, "keep")
+        for split, why in left_out.items():
+            say(f"left out: the {split} split. {why}")
+        chosen = drawn(splits, settings.n, settings.seed)
+        # whole or not at all: under a name of its own until all is there
+        made = stack.enter_context(scratch(parent)) / "data"
+        with telling(f"Cannot write {folder}"):
+            made.mkdir()
+            write(made, chosen, settings)
+            move(made, folder)
+    parts = ", ".join(f"{len(samples)} {split}" for split, samples in chosen.items())
+    say(f"wrote {folder}: {parts}. To work with it: --dataset folder --data {folder}")
+
+
+def drawn(splits: dict[str, list[Sample]], n: int, seed: int) -> dict[str, list[Sample]]:
+    """Return n samples, from each split and category in proportion, in their order.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    groups: dict[tuple[str, str], list[int]] = {}
+    for split, samples in splits.items():
+        for index, sample in enumerate(samples):
+            groups.setdefault((split, sample.category), []).append(index)
+    sizes = {key: len(group) for key, group in groups.items()}
+    if n > sum(sizes.values()):
+        raise UserError(f"--n {n}: the data set has {sum(sizes.values())} pictures with truth.")
+    by_split = shared({split: len(samples) for split, samples in splits.items()}, n)
+    result = {}
+    for split, count in by_split.items():
+        shares = shared({key: size for key, size in sizes.items() if key[0] == split}, count)
+        indices = [
+            index
+            for number, (key, share) in enumerate(shares.items())
+            for index in np.random.default_rng((seed, SPLITS.index(split), number)).permutation(
+                groups[key]
+            )[:share]
+        ]
+        if indices:
+            result[split] = [splits[split][index] for index in sorted(indices)]
+    return result
+
+
+def shared(sizes: dict[Any, int], n: int) -> dict[Any, int]:
+    """Return how many of n each group gets: in proportion, but each one where n suffices.
+
+    >>> shared({"train": 450, "val": 50, "test": 200}, 7)
+    {'train': 4, 'val': 1, 'test': 2}
+    """
+    total = sum(sizes.values())
+    exact = {key: n * size / total for key, size in sizes.items()}
+    least = 1 if n >= len(sizes) else 0
+    counts = {key: max(least, int(share)) for key, share in exact.items()}
+    # the rest goes where most was cut off, or is taken where most was given
+    while (left := n - sum(counts.values())) != 0:
+        step = 1 if left > 0 else -1
+        able = [k for k in counts if (counts[k] < sizes[k] if step > 0 else counts[k] > least)]
+        counts[max(able, key=lambda key: step * (exact[key] - counts[key]))] += step
+    return counts
+
+
+def write(folder: Path, splits: dict[str, list[Sample]], settings: SubsetConfig) -> None:
+    """Write the pictures, their maps and fixations, and the card that says the rest."""
+    told: dict[str, dict[str, Any]] = {}
+    bar = progress(sum(map(len, splits.values())), "copying")
+    for split, samples in splits.items():
+        for kind in ("maps", "fixations"):
+            attribute = kind.removesuffix("s") if kind == "maps" else kind
+            bare = [s.name for s in samples if getattr(s, attribute) is None]
+            if 0 < len(bare) < len(samples):
+                raise UserError(
+                    f"{len(samples) - len(bare)} of {len(samples)} {split} pictures have {kind}, "
+                    f"which the layout of --dataset folder cannot say; first without: {bare[0]}."
+                )
+        taken: set[str] = set()
+        for sample in samples:
+            name = write_sample(folder, split, sample, taken)
+            told[f"{split}/{name}"] = known_of(sample)
+            bar.update()
+    bar.close()
+    about = {"dataset": settings.dataset, "n": settings.n, "seed": settings.seed}
+    write_json(folder / CARD, {"drawn_from": about, "pictures": told})
+
+
+def known_of(sample: Sample) -> dict[str, Any]:
+    """Return what the card says of a picture."""
+    told: dict[str, Any] = {"sigma_pixels": float(sample.sigma_pixels)}
+    if sample.category:
+        told["category"] = sample.category
+    if sample.shape:
+        told["shape"] = list(sample.shape)
+    return told
+
+
+def write_sample(folder: Path, split: str, sample: Sample, taken: set[str]) -> str:
+    """Write a picture, its map and its fixations; return the picture's file name.
+
+    Args:
+        folder: of the working copy.
+        split: whose folders they go to.
+        sample: the picture.
+        taken: file names without suffix that are in use; gets this one's.
+    """
+    # the layout has no sub-folders, and pairs files by their name without suffix
+    plain = sample.name.replace("/", "-")
+    base, suffix = Path(plain).stem, Path(plain).suffix
+    stem, number = base, 2
+    while stem in taken:
+        stem, number = f"{base}-{number}", number + 1
+    taken.add(stem)
+
+    def path(kind: str, suffix: str) -> Path:
+        return make_folder(folder / kind / split, inside=folder) / f"{stem}{suffix}"
+
+    if isinstance(sample.image, Path):
+        suffix = sample.image.suffix
+        copy(sample.image, path("images", suffix))
+    else:
+        suffix = ".png"  # loses nothing
+        write_image(path("images", suffix), sample.image())
+    if isinstance(sample.map, Path):
+        copy(sample.map, path("maps", sample.map.suffix))
+    elif sample.map is not None:
+        values = np.asarray(sample.map(), np.float32)
+        write_bytes(path("maps", ".tif"), cv2.imencode(".tif", values)[1].tobytes())
+    if sample.fixations is not None:
+        arrays = {"fixations": sample.fixations, "subjects": sample.subjects}
+        present = {kind: array for kind, array in arrays.items() if array is not None}
+        write_arrays(path("fixations", ".npz"), present)
+    return f"{stem}{suffix}"
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file's content."""
+    with telling(f"Cannot copy {source}"):
+        shutil.copyfile(source, target)

@@ -1,0 +1,125 @@
+"""What the page of `demo` shows: a picture with its map over it, and what the weights are.
+
+Pure functions on arrays and cards, which know neither the page nor a network.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from salience.measures.metrics import METRICS
+from salience.networks.weight_files import SUFFIX, is_toy
+from salience.pictures import marks
+from salience.pictures.picture_files import Array, overlay
+
+MOST_PEAKS = 20
+LONGEST = 1280  # pixels of the longer side of what is shown; a screen has no more room for it
+CONTOURS = {f"{share:.0%}": share for share in marks.LEVELS}  # by what the page calls them
+# photographs that scikit-image brings along and anybody may use (public domain, CC0)
+PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture and its map at the size in which they are shown.
+
+    Attributes:
+        picture: BGR uint8 [rows, columns, 3].
+        saliency_map: float32 [rows, columns], 0 to 1.
+        peaks: the places that stand out, the strongest first.
+    """
+
+    picture: NDArray[np.uint8]
+    saliency_map: Array
+    peaks: list[marks.Peak]
+
+
+def view(image: NDArray[np.uint8], saliency_map: Array) -> View:
+    """Return a picture and its map, scaled down where they are larger than what is shown.
+
+    >>> view(np.zeros((2000, 5120, 3), np.uint8), np.zeros((2000, 5120))).picture.shape
+    (500, 1280, 3)
+    """
+    rows, cols = image.shape[:2]
+    scale = min(1.0, LONGEST / max(rows, cols))
+    size = max(1, round(cols * scale)), max(1, round(rows * scale))
+    if scale < 1:
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+        saliency_map = np.asarray(
+            cv2.resize(saliency_map, size, interpolation=cv2.INTER_AREA), np.float32
+        )
+    return View(image, saliency_map, marks.peaks(saliency_map, MOST_PEAKS))
+
+
+def drawn(
+    shown: View, opacity: float, contours: Sequence[str], count: int, colormap: str = "jet"
+) -> NDArray[np.uint8]:
+    """Return the picture with its map, contours and most salient points drawn over it, BGR.
+
+    Args:
+        shown: the picture and its map.
+        opacity: of the map where it is 1; 0 leaves the picture as it is.
+        contours: which shares of the area have a line around them, of CONTOURS.
+        count: how many of the most salient points are numbered.
+        colormap: of `config.COLORMAPS`.
+    """
+    picture = overlay(shown.picture, shown.saliency_map, colormap, opacity)
+    if contours:
+        levels = [CONTOURS[name] for name in contours]
+        picture = marks.draw_contours(picture, shown.saliency_map, levels)
+    return marks.draw_peaks(picture, shown.peaks[:count])
+
+
+def labels(paths: Sequence[Path]) -> dict[str, Path]:
+    """Return weights files by short names, which differ: with folders where those do not.
+
+    >>> list(labels([Path("w/a.weights.h5"), Path("w/b.weights.h5"), Path("x/b.weights.h5")]))
+    ['a', 'w/b.weights.h5', 'x/b.weights.h5']
+    """
+    short = [path.name.removesuffix(SUFFIX) for path in paths]
+    return {
+        name if short.count(name) == 1 else str(path): path
+        for name, path in zip(short, paths, strict=True)
+    }
+
+
+def small_print(card: dict[str, Any]) -> str:
+    """Return what a card says of weights, as HTML: the network, what it learned from, its scores.
+
+    >>> small_print({"system": "mlnet", "strategy": "frozen", "dataset": "<b>",
+    ...              "metrics": {"val_cc": 0.7512}, "input_shape": [240, 320]})
+    'mlnet (frozen), input 240 x 320, trained on &lt;b&gt;. On its validation pictures: CC 0.751.'
+    """
+    system, strategy = card.get("system", card.get("model")), card.get("strategy")
+    text = f"{system} ({strategy})" if strategy else f"{system}"
+    shape = card.get("input_shape")
+    if isinstance(shape, list | tuple):
+        text += f", input {' x '.join(map(str, shape))}"
+    text += f", trained on {card.get('dataset') or 'pictures that its card does not name'}."
+    if is_toy(card):
+        text += " Those are drawn scenes: of photographs its maps say nothing."
+    metrics = card.get("metrics")
+    scores = [
+        f"{metric.name} {value:.3f}"
+        for key, metric in METRICS.items()
+        if isinstance(metrics, dict) and isinstance(value := metrics.get(f"val_{key}"), int | float)
+    ]
+    if scores:
+        text += f" On its validation pictures: {', '.join(scores)}."
+    return escape(text)
+
+
+def photographs() -> list[Path]:
+    """Return the pictures of scikit-image that can be tried, without importing it; maybe none."""
+    found = find_spec("skimage")
+    if found is None or found.origin is None:
+        return []
+    paths = [Path(found.origin).parent / "data" / name for name in PHOTOGRAPHS]
+    return [path for path in paths if path.is_file()]

@@ -1,0 +1,294 @@
+"""What `adapt` does: fit a data set's bias to a network's maps on few pictures, and score the gain.
+
+The network stays as it is and sees each picture once; what is fitted is in `adaptation.py`. The
+pictures are drawn from the train split, the scores are over the test split.
+"""
+
+import dataclasses
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from commands.evaluation.map_sources import ModelMaps, pictures_seen
+from commands.evaluation.rows import (
+    DIGITS,
+    LOG,
+    Evaluation,
+    ScoreLog,
+    adapted_row,
+    aligned,
+    described,
+    load_split,
+    metric_names,
+    model_row,
+    note_training_pictures,
+    score_rows,
+    write_per_image,
+)
+from commands.pages import figures
+from config import AdaptConfig, data_of
+from salience.data import loading
+from salience.measures.adaptation import LEAST, Fit, fitted, path_of, save, told
+from salience.measures.significance import mean_interval
+from salience.networks import weight_files
+from salience.pictures.sample import Sample
+from salience.system.cache import ArrayCache
+from salience.system.errors import UserError
+from salience.system.files import as_csv, make_folder, write_json, write_text
+from salience.system.flags import to_json, typed_flags
+from salience.system.notes import Notes
+from salience.system.terminal import progress, tell
+
+BEFORE, ALL, REFERENCE = "before", "all", "reference"
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is scored as one: the maps as they are, or those adapted to so many pictures.
+
+    Attributes:
+        name: before, a number of pictures, all, or reference.
+        fits: one a draw of the pictures; none where nothing is fitted.
+    """
+
+    name: str
+    fits: tuple[Fit, ...] = ()
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The names of its rows, one a draw."""
+        return tuple(f"{self.name}, draw {i}" for i in range(len(self.fits))) or (self.name,)
+
+
+def settings_of(flags: dict[str, Any]) -> AdaptConfig:
+    """Return the settings: the data set and the split of the model's training, unless flags say.
+
+    Raises:
+        UserError: the weights are not usable, or a value is out of range.
+    """
+    settings = AdaptConfig(**flags)
+    metric_names(settings.metrics)  # a mistyped name is told before files are looked for
+    weights = weight_files.choose(settings.weights, settings.weights_dir, lambda line: None)
+    trained = weight_files.trained_config(weights)
+    return AdaptConfig(**{**data_of(trained, flags), **flags})
+
+
+def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str, Any]:
+    """Fit, score, write and tell; return what adapt.json holds.
+
+    Args:
+        settings: the weights, the data, and on how many pictures.
+        say: gets each line of news.
+
+    Raises:
+        UserError: the weights or the data are not usable, there are fewer pictures than asked for,
+            or the output cannot be written.
+    """
+    notes = Notes()
+    weights = weight_files.choose(settings.weights, settings.weights_dir, say)
+    split = load_split(settings, settings.split, notes)
+    training = loading.load(
+        settings.dataset, settings.data, "train", settings.plan, settings.out_of_bounds
+    )
+    if max(settings.n) > len(training):
+        raise UserError(
+            f"--n {max(settings.n)}: the train split of {settings.dataset} has {len(training)} "
+            "pictures."
+        )
+    make_folder(settings.output)
+    kept = ArrayCache(settings.output / "predictions")
+
+    def maps_of(file: Path, name: str) -> ModelMaps:
+        return ModelMaps(file, name, settings.batch_size, settings.workers, kept=kept)
+
+    source = maps_of(weights, BEFORE)
+    note_training_pictures(source.config, settings, split, notes)
+    groups = [Group(BEFORE), *fitted_groups(settings, source, training, say)]
+    rows = [model_row(source, split)]
+    for group in groups:
+        for name, fit in zip(group.rows, group.fits, strict=False):
+            rows.append(adapted_row(name, source, split, fit.adaptation))
+    if settings.reference:
+        groups.append(Group(REFERENCE))
+        rows.append(model_row(maps_of(settings.reference, REFERENCE), split))
+    log = ScoreLog(settings.output / LOG, settings.overwrite)
+    evaluation = score_rows(split, rows, log, notes, settings)
+    lines = summary(evaluation, groups, settings.seed)
+    say(table(evaluation, groups, lines, f"{settings.dataset}, {settings.split} split"))
+    for line in notes.lines():
+        say(f"note: {line}")
+    return written(settings, weights, evaluation, groups, lines, say)
+
+
+def fitted_groups(
+    settings: AdaptConfig, source: ModelMaps, training: list[Sample], say: Callable[[str], None]
+) -> list[Group]:
+    """Return the fits for each number of pictures, and for all where several are compared.
+
+    The pictures of a draw are the first of one random order, so that more of them hold the fewer.
+
+    Raises:
+        UserError: too few of the pictures were looked at.
+    """
+    orders = [
+        np.random.default_rng((settings.seed, draw)).permutation(len(training)).tolist()
+        for draw in range(settings.draws)
+    ]
+    numbers = sorted(set(settings.n))
+    parts = {str(n): [order[:n] for order in orders] for n in numbers}
+    if len(numbers) > 1:  # what more pictures could still win
+        parts[ALL] = [orders[0]]
+    needed = sorted({i for drawn in parts.values() for order in drawn for i in order})
+    found = pictures_seen(source, [training[i] for i in needed], settings.sigma_pixels)
+    known = dict(zip(needed, found, strict=True))
+    groups = []
+    bar = progress(sum(map(len, parts.values())), "fitting", "fits")
+    with bar:
+        for name, drawn in parts.items():
+            fits = []
+            for order in drawn:
+                usable = [picture for i in order if (picture := known[i]) is not None]
+                if len(usable) < LEAST:
+                    raise UserError(
+                        f"Of {len(order)} pictures drawn, people looked at {len(usable)}: at least "
+                        f"{LEAST} are needed."
+                    )
+                fits.append(fitted(usable, settings.seed))
+                bar.update()
+            groups.append(Group(name, tuple(fits)))
+            say(f"{name} pictures{', first draw' * (len(drawn) > 1)}: {told(fits[0])}")
+    return groups
+
+
+def summary(evaluation: Evaluation, groups: list[Group], seed: int) -> list[dict[str, Any]]:
+    """Return a line a group and metric: the mean, what was won, and how much of each gap.
+
+    A picture counts with the mean over the draws, so that intervals are over pictures.
+    """
+    scores = {
+        group.name: {
+            metric: np.mean(
+                [[picture[metric] for picture in evaluation.row(row).scores] for row in group.rows],
+                axis=0,
+            )
+            for metric in evaluation.metrics
+        }
+        for group in groups
+    }
+    lines: list[dict[str, Any]] = []
+    for group in groups:
+        for metric, own in scores[group.name].items():
+            mean = mean_interval(own, seed)
+            gain = mean_interval(own - scores[BEFORE][metric], seed)
+            line = {
+                "fitted_on": group.name,
+                "draws": len(group.fits),
+                "metric": metric,
+                "mean": mean.mean,
+                "low": mean.low,
+                "high": mean.high,
+                "gain": gain.mean,
+                "gain_low": gain.low,
+                "gain_high": gain.high,
+            }
+            lines.append(line)
+    means = {(line["fitted_on"], line["metric"]): line["mean"] for line in lines}
+    for target in (name for name in (ALL, REFERENCE) if name in scores):
+        for line in lines:
+            before, there = (means[name, line["metric"]] for name in (BEFORE, target))
+            line[f"closed_to_{target}"] = closed(before, line["mean"], there)
+    return lines
+
+
+def closed(before: float, own: float, target: float) -> float:
+    """Return how much of the gap between two scores a third one closes; NaN where there is none.
+
+    >>> closed(1.0, 1.75, 2.0)
+    0.75
+    """
+    gap = target - before
+    return (own - before) / gap + 0.0 if gap else float("nan")  # + 0.0: there is no "-0 %"
+
+
+def table(
+    evaluation: Evaluation, groups: list[Group], lines: list[dict[str, Any]], caption: str
+) -> str:
+    """Return the scores as text: a line a metric, a column a group."""
+    by_place = {(line["metric"], line["fitted_on"]): line for line in lines}
+    cells = [["", *(group.name for group in groups)]]
+    for key, metric in evaluation.metrics.items():
+        row = [metric.name + ("" if metric.higher_is_better else " (low is good)")]
+        for group in groups:
+            line, digits = by_place[key, group.name], DIGITS.get(key, 3)
+            interval = f"[{line['low']:.{digits}f}, {line['high']:.{digits}f}]"
+            share = line.get(f"closed_to_{REFERENCE}", line.get(f"closed_to_{ALL}", np.nan))
+            told_share = f" {share:4.0%}" if group.fits and np.isfinite(share) else ""
+            row.append(f"{line['mean']:.{digits}f} {interval}{told_share}")
+        cells.append(row)
+    names = [group.name for group in groups]
+    target = next((name for name in (REFERENCE, ALL) if name in names), None)
+    of = f"; %: of the gap to {target}" if target else ""
+    return (
+        f"{caption}: {len(evaluation.pictures)} pictures, means [bootstrap 95 %] by the number of "
+        f"pictures fitted on{of}\n{aligned(cells)}"
+    )
+
+
+def written(
+    settings: AdaptConfig,
+    weights: Path,
+    evaluation: Evaluation,
+    groups: list[Group],
+    lines: list[dict[str, Any]],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Write the adaptation beside its weights, and the scores; return what adapt.json holds."""
+    command = shlex.join(["python", "main.py", "adapt", *typed_flags(settings)])
+    chosen = next(group for group in groups if group.name == str(max(settings.n)))
+    fit = chosen.fits[0]
+    means = {
+        row: {metric: found.mean for metric, found in evaluation.row(row).means.items()}
+        for row in (BEFORE, chosen.rows[0])
+    }
+    name = settings.name or settings.dataset
+    path = path_of(Path(name), weights)
+    about = {
+        "dataset": settings.dataset,
+        "data": None if settings.data is None else str(settings.data),
+        "n": max(settings.n),
+        "seed": settings.seed,
+        "kept": fit.kept,
+        "gain_bits": dataclasses.asdict(fit.gain),
+        "command": command,
+        "scores": {"split": settings.split, "pictures": len(evaluation.pictures),
+                   "before": means[BEFORE], "after": means[chosen.rows[0]]},
+    }  # fmt: skip
+    save(path, fit.adaptation, weights, about)
+    found = {
+        "settings": to_json(settings),
+        "command": command,
+        "weights": str(weights),
+        "pictures": len(evaluation.pictures),
+        "left_out": evaluation.left_out,
+        "metrics": described(evaluation.metrics),
+        "summary": lines,
+        "fits": [
+            {"fitted_on": group.name, "draw": i, **dataclasses.asdict(fit)}
+            for group in groups for i, fit in enumerate(group.fits)
+        ],
+        "notes": evaluation.notes.lines(),
+    }  # fmt: skip
+    write_json(settings.output / "adapt.json", found)
+    write_text(settings.output / "adapt.csv", as_csv(lines))
+    write_per_image(settings.output / "per_image.csv", evaluation)
+    draws = {
+        group.name: [evaluation.row(row).means for row in group.rows] for group in groups
+    }  # fmt: skip
+    figures.adaptation(lines, draws, evaluation.metrics, settings.output / "adapt.png")
+    say(f"wrote {path}: test and evaluate use it with --adaptation {name}")
+    say(f"wrote {settings.output}/adapt.json, adapt.csv, per_image.csv and adapt.png")
+    return found

@@ -1,0 +1,146 @@
+"""What `evaluate` does: score a model or a folder of maps on a split, beside the references."""
+
+from collections.abc import Callable
+from typing import Any
+
+from commands.evaluation.map_sources import FolderMaps, ModelMaps, Source, pictures_seen
+from commands.evaluation.rows import (
+    LOG,
+    Evaluation,
+    Row,
+    ScoreLog,
+    adapted_row,
+    all_reference_rows,
+    category_table,
+    load_split,
+    metric_names,
+    model_row,
+    note_reading,
+    note_training_pictures,
+    score_rows,
+    table,
+    write,
+)
+from config import EvaluateConfig, data_of
+from salience.measures.adaptation import LEAST, asked_for, fitted, told
+from salience.measures.references import Split
+from salience.system.errors import UserError
+from salience.system.files import make_folder
+from salience.system.notes import Notes
+from salience.system.terminal import tell
+
+
+def settings_of(flags: dict[str, Any]) -> EvaluateConfig:
+    """Return the settings: the data set and the split of the model's training, unless flags say.
+
+    Raises:
+        UserError: the weights are not usable, or a value is out of range.
+    """
+    settings = EvaluateConfig(**flags)
+    metric_names(settings.metrics)  # a mistyped name is told before files are looked for
+    if settings.maps:
+        return settings
+    from salience.networks import weight_files  # here: scoring maps of a folder needs no network
+
+    weights = weight_files.choose(settings.weights, settings.weights_dir, lambda line: None)
+    trained = weight_files.trained_config(weights)
+    return EvaluateConfig(**{**data_of(trained, flags), **flags})
+
+
+def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = tell) -> Evaluation:
+    """Score a model, or a folder of maps, beside the references, and print the table.
+
+    Args:
+        settings: the maps, the data and where to write.
+        say: gets each line of news.
+
+    Returns:
+        The rows; `left_out` names the pictures that had no usable map.
+
+    Raises:
+        UserError: the data, the weights or the maps are not usable, or the output cannot be
+            written.
+    """
+    notes = Notes()
+    split = load_split(settings, settings.split, notes)
+    if settings.output:
+        make_folder(settings.output)
+    source = source_of(settings, split, notes, say)
+    if isinstance(source, ModelMaps):
+        note_training_pictures(source.config, settings, split, notes)
+    rows = [model_row(source, split)]
+    if settings.tune:
+        rows.append(tuned_row(settings, source, split, notes, say))
+    rows += all_reference_rows(split)
+    log = ScoreLog(settings.output and settings.output / LOG, settings.overwrite)
+    evaluation = score_rows(split, rows, log, notes, settings)
+    note_reading(evaluation)
+    say(table(evaluation, f"{settings.dataset}, {settings.split} split"))
+    for lines in category_table(evaluation):
+        say(lines)
+    for line in notes.lines():
+        say(f"note: {line}")
+    if settings.output:
+        write(settings.output, evaluation, settings)
+        say(f"wrote {settings.output}/metrics.json and {settings.output}/per_image.csv")
+    return evaluation
+
+
+def source_of(
+    settings: EvaluateConfig, split: Split, notes: Notes, say: Callable[[str], None]
+) -> Source:
+    """Return where the maps come from: the folder asked for, else a model."""
+    if settings.maps:
+        name = settings.maps.resolve().name
+        return FolderMaps(settings.maps, name, split.samples, notes, settings.smooth)
+    from salience.networks import weight_files  # here: scoring maps of a folder needs no network
+
+    weights = weight_files.choose(settings.weights, settings.weights_dir, say)
+    name = weight_files.card_path(weights).stem
+    return ModelMaps(
+        weights,
+        name,
+        settings.batch_size,
+        settings.workers,
+        settings.smooth,
+        settings.mirror,
+        asked_for(settings.adaptation, weights, say),
+    )
+
+
+def tuned_row(
+    settings: EvaluateConfig,
+    source: Source,
+    split: Split,
+    notes: Notes,
+    say: Callable[[str], None],
+) -> Row:
+    """Return the row of the same maps, adapted to the validation pictures."""
+    if settings.split != "test":
+        raise UserError(
+            f"--tune fits on the val split, so it can be scored on test alone, not on "
+            f"{settings.split}."
+        )
+    about_val = Notes()
+    validation = load_split(settings, "val", about_val)
+    val_source = source
+    if settings.maps:
+        if not settings.val_maps:
+            raise UserError(
+                "--tune needs the maps of the validation pictures: name their folder with "
+                "--val_maps."
+            )
+        val_source = FolderMaps(
+            settings.val_maps, source.name, validation.samples, about_val, settings.smooth
+        )
+    found = pictures_seen(val_source, validation.samples, settings.sigma_pixels)
+    usable = [picture for picture in found if picture is not None]
+    if len(usable) < LEAST:
+        raise UserError(
+            f"--tune needs {LEAST} validation pictures with a usable map that people looked at; "
+            f"there are {len(usable)}."
+        )
+    fit = fitted(usable, settings.seed)
+    notes.merge(about_val, "validation")
+    say(f"tuned on {len(usable)} of {len(found)} validation pictures: {told(fit)}")
+    return adapted_row(f"{source.name}, tuned", source, split, fit.adaptation)

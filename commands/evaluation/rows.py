@@ -1,0 +1,561 @@
+"""Scoring itself: rows of maps on the pictures of a split, kept as they come, then the means.
+
+Each picture's truth is made once, and every row that lacks a score of the picture gets it. Both
+`evaluate` and `compare` are made of this.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from commands.evaluation.map_sources import Source
+from config import Config, ScoringConfig
+from salience.data import loading
+from salience.measures.adaptation import IDENTITY, Adaptation
+from salience.measures.metrics import METRICS, PROFILES, Metric, mean_scores
+from salience.measures.references import HALVED, HALVES, ONE, UNIFORM, Scores, Split, Truth
+from salience.measures.references import references as reference_rows
+from salience.measures.significance import Interval, mean_interval
+from salience.pictures.fixations import are_within
+from salience.pictures.sample import Sample, Stored
+from salience.system.code_digest import code_digest
+from salience.system.errors import UserError, did_you_mean
+from salience.system.files import as_csv, telling, without_nan, write_json, write_text
+from salience.system.flags import to_json
+from salience.system.notes import Notes
+from salience.system.terminal import progress
+
+LOG = "scores.jsonl"
+DIGITS = {"mse": 4}  # decimals that tell scores apart; three for all others
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table while it is scored: whose map, and what is done to it first.
+
+    Attributes:
+        name: of the row.
+        kind: "model" or "reference".
+        key: names all that its scores depend on; equal keys mean equal scores.
+        score: from a picture's truth and its map (None for a reference) to its metrics.
+        source: where the map comes from; None for a reference.
+    """
+
+    name: str
+    kind: str
+    key: str
+    score: Callable[[Truth, Any], Scores]
+    source: Source | None = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A finished row: the metrics of each picture, their means, and the share of the attainable.
+
+    Attributes:
+        name, kind: of the row.
+        scores: of each picture, in the order of `Evaluation.pictures`.
+        means: by metric, with bootstrap intervals.
+        share: by metric, where the mean lies between the uniform map (0) and the observers (1).
+    """
+
+    name: str
+    kind: str
+    scores: list[Scores]
+    means: dict[str, Interval]
+    share: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All rows on the same pictures, and what should be known beside them."""
+
+    pictures: list[str]
+    rows: list[Scored]
+    metrics: dict[str, Metric]
+    notes: Notes
+    left_out: list[str] = field(default_factory=list)
+    categories: list[str] = field(default_factory=list)  # of each picture; none where it has none
+
+    def row(self, name: str) -> Scored:
+        """Return the row of a name."""
+        return next(row for row in self.rows if row.name == name)
+
+
+class ScoreLog:
+    """Scores on disk, a line each as they come, so that half-done work is taken up again.
+
+    Args:
+        path: of the file; None keeps them in memory alone.
+        overwrite: start anew.
+    """
+
+    def __init__(self, path: Path | None, overwrite: bool = False) -> None:
+        self.path = path
+        self.scores: dict[tuple[str, str], Scores] = {}
+        # by key and picture: what was noted when it was scored
+        self.findings: dict[str, dict[str, list[str]]] = {}
+        if path and path.exists() and not overwrite:
+            with telling(f"Cannot read {path}", "choose another --output"):
+                text = path.read_text(encoding="utf-8", errors="replace")
+            for line in text.split("\n"):
+                # what is no line of ours, as where an interruption tore it, is scored again
+                with suppress(ValueError, TypeError, AttributeError, RecursionError):
+                    self._take(*json.loads(line))
+        if path:  # whole lines alone
+            write_text(path, "".join(self._line(*about) for about in self.scores))
+
+    def _take(self, key: str, picture: str, values: dict, findings: list[str]) -> None:
+        """Take up the scores of a line."""
+        if not isinstance(key, str) or not isinstance(picture, str):
+            raise TypeError
+        scores = {name: math.nan if value is None else value for name, value in values.items()}
+        if not all(isinstance(value, int | float) for value in scores.values()):
+            raise TypeError
+        self.findings.setdefault(key, {})[picture] = [str(finding) for finding in findings]
+        self.scores[key, picture] = scores
+
+    def _line(self, key: str, picture: str) -> str:
+        """Return the line of a score; in ASCII, as a name may hold anything."""
+        findings = self.findings.get(key, {}).get(picture, [])
+        return json.dumps([key, picture, without_nan(self.scores[key, picture]), findings]) + "\n"
+
+    def has(self, key: str, picture: str) -> bool:
+        """Return whether a picture's scores of a row are known."""
+        return (key, picture) in self.scores
+
+    def add(self, found: dict[tuple[str, str], Scores], notes: Notes) -> None:
+        """Keep scores by (key, picture), with what was noted about the pictures."""
+        self.scores |= found
+        for key, picture in found:
+            self.findings.setdefault(key, {})[picture] = notes.about(picture)
+        if self.path and found:
+            lines = "".join(self._line(*about) for about in found)
+            with telling(f"Cannot write {self.path}"), self.path.open("a") as file:
+                file.write(lines)
+
+    def recall(self, key: str, pictures: list[str], notes: Notes) -> None:
+        """Note again what was noted when the pictures of a row were scored."""
+        for picture in pictures:
+            for finding in self.findings.get(key, {}).get(picture, []):
+                notes.add(finding, picture)
+
+
+def load_split(settings: ScoringConfig, split: str, notes: Notes) -> Split:
+    """Return the pictures of a split, with notes on their fixations.
+
+    Raises:
+        UserError: the data set or a metric is unknown or unusable.
+    """
+    names = metric_names(settings.metrics)
+    samples = loading.load(
+        settings.dataset, settings.data, split, settings.plan, settings.out_of_bounds
+    )
+    for remark in loading.remarks(settings.dataset, settings.data):
+        notes.explain(remark)
+    found = Split(
+        samples,
+        names,
+        settings.sigma_pixels,
+        settings.profile,  # type: ignore[arg-type]
+        settings.seed,
+        settings.workers,
+        settings.human,
+    )
+    for sample, (fixations, shape) in zip(samples, found.pictures, strict=True):
+        inside = are_within(fixations, shape)
+        if sample.outside:
+            done = "clipped to its border" if settings.out_of_bounds == "clip" else "left out"
+            notes.add(f"pictures with fixations outside: those are {done}", sample.name)
+        if not inside.any():
+            without = "fixations" if sample.map else "fixations or a map"
+            counted = "metrics from maps alone count" if sample.map else "no metric counts"
+            notes.add(f"pictures without {without}: {counted} them", sample.name)
+    return found
+
+
+def note_training_pictures(
+    trained: Config, settings: ScoringConfig, split: Split, notes: Notes
+) -> None:
+    """Note how many of the scored pictures a model was trained on.
+
+    Args:
+        trained: the settings of its training.
+        settings: of the scoring; says where the data set lies now.
+        split: the scored pictures.
+        notes: gets the finding.
+    """
+    from salience.networks.weight_files import (
+        lineage,  # here: scoring maps of a folder needs no network
+    )
+
+    trainings, unknown = lineage(trained)
+    if unknown:
+        notes.explain(
+            f"Training began with {unknown}, which is not there: whether these pictures were among "
+            "those that it had learned from is not known."
+        )
+    plans = {step.plan for step in trainings if settings.dataset in step.dataset}
+
+    def identity(sample: Sample) -> Path | Stored | str:
+        if sample.prepared:  # both are of one store
+            return sample.prepared.origin
+        # two splits may each have a 0.png; built-in scenes have no file, but names of their own
+        return sample.image if isinstance(sample.image, Path | Stored) else sample.name
+
+    # who asks for the validation pictures' scores knows that the best epoch was chosen on them
+    uses = {"train": "that a model was trained on", "val": "that a model's epoch was chosen on"}
+    for part, use in uses.items():
+        if part == "val" and settings.split == "val":
+            continue
+        seen: set[Path | Stored | str] = set()
+        for plan in plans:
+            with suppress(UserError):  # none of this part here, so none of these
+                found = loading.load(
+                    settings.dataset, settings.data, part, plan, settings.out_of_bounds
+                )
+                seen |= {identity(sample) for sample in found}
+        for sample in split.samples:
+            if identity(sample) in seen:
+                notes.add(f"WARNING: scored pictures {use}", sample.name)
+
+
+def metric_names(text: str) -> tuple[str, ...]:
+    """Return the metrics of a list such as "cc,nss", in the table's order.
+
+    >>> metric_names("nss,cc")
+    ('cc', 'nss')
+
+    Raises:
+        UserError: a name is unknown.
+    """
+    if text == "all":
+        return tuple(METRICS)
+    asked = [name.strip().lower().replace("-", "_") for name in text.split(",")]
+    for name in asked:
+        if name not in METRICS:
+            raise UserError(f"--metrics {text}: unknown '{name}'. {did_you_mean(name, METRICS)}")
+    return tuple(name for name in METRICS if name in asked)
+
+
+def model_row(source: Source, split: Split) -> Row:
+    """Return the row that scores a source's maps as they are."""
+    return Row(
+        source.name,
+        "model",
+        key_of(split, source.fingerprint()),
+        lambda truth, saliency_map: truth.score(saliency_map),
+        source,
+    )
+
+
+def adapted_row(name: str, source: Source, split: Split, adaptation: Adaptation) -> Row:
+    """Return the row that scores a source's maps as an adaptation makes them."""
+    if adaptation == IDENTITY:
+        return dataclasses.replace(model_row(source, split), name=name)
+    return Row(
+        name,
+        "model",
+        key_of(split, f"{source.fingerprint()} {adaptation}"),
+        lambda truth, saliency_map: truth.score(
+            adaptation.apply(saliency_map - min(0.0, float(saliency_map.min())))
+        ),
+        source,
+    )
+
+
+def all_reference_rows(split: Split) -> list[Row]:
+    """Return the reference rows of a split."""
+    return [
+        Row(name, "reference", key_of(split, name), lambda truth, _, score=score: score(truth))
+        for name, score in reference_rows(split).items()
+    ]
+
+
+def key_of(split: Split, about: str) -> str:
+    """Return the key of a row on a split: the pictures, the map, and the code that scores it."""
+    parts = f"{split.fingerprint} {about} {code_digest(score_rows)}"
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
+
+def score_rows(
+    split: Split, rows: list[Row], log: ScoreLog, notes: Notes, settings: ScoringConfig
+) -> Evaluation:
+    """Score every row on every picture that the log lacks, and gather the means.
+
+    A picture that one row has no map of is left out of all rows, so that means are over the same
+    pictures; the notes name it.
+    """
+    names = [sample.name for sample in split.samples]
+    for row in rows:
+        log.recall(row.key, names, notes)
+    todo = [
+        i for i, name in enumerate(names) if any(not log.has(row.key, name) for row in rows)
+    ]  # fmt: skip
+    waiting: list[Future] = []
+    bar = progress(len(names), "scoring")
+    bar.update(len(names) - len(todo))
+
+    def score(i: int, maps: dict[int, NDArray | None]) -> dict[tuple[str, str], Scores]:
+        truth, found = split.truth(i), {}
+        if split.samples[i].map and not np.ptp(truth.density):
+            notes.add(
+                "pictures whose map is of one value: metrics from maps leave them out", truth.name
+            )
+        for row in rows:
+            saliency_map = maps.get(id(row.source))
+            if log.has(row.key, truth.name) or (row.source and saliency_map is None):
+                continue
+            found[row.key, truth.name] = row.score(truth, saliency_map)
+        return found
+
+    def take(future: Future) -> None:
+        log.add(future.result(), notes)
+        bar.update()
+
+    with bar, ThreadPoolExecutor(settings.workers) as pool:
+        for i, maps in zip(todo, maps_of(rows, split, todo, log), strict=True):
+            waiting.append(pool.submit(score, i, maps))
+            # a map in double precision has megabytes: only so many wait
+            while len(waiting) > 2 * settings.workers or (waiting and waiting[0].done()):
+                take(waiting.pop(0))
+        for future in waiting:
+            take(future)
+    pictures = [name for name in names if all(log.has(row.key, name) for row in rows)]
+    if not pictures:
+        raise UserError("No picture has a map that can be scored. " + "; ".join(notes.lines()))
+    left_out = [name for name in names if name not in set(pictures)]
+    scores = {row.name: [log.scores[row.key, name] for name in pictures] for row in rows}
+    kinds = {row.name: row.kind for row in rows}
+    return gather(pictures, kinds, scores, split, notes, left_out, settings.seed)
+
+
+def maps_of(
+    rows: list[Row], split: Split, todo: list[int], log: ScoreLog
+) -> Iterator[dict[int, NDArray | None]]:
+    """Yield for each picture its map of every source that some row still needs."""
+    sources = {id(row.source): row.source for row in rows if row.source}
+    needing = {
+        key: [row for row in rows if row.source and id(row.source) == key] for key in sources
+    }
+    streams = {}
+    wanted: dict[int, set[int]] = {}
+    for key, source in sources.items():
+        chosen = [
+            i
+            for i in todo
+            if any(not log.has(row.key, split.samples[i].name) for row in needing[key])
+        ]
+        wanted[key] = set(chosen)
+        streams[key] = source.maps(
+            [split.samples[i] for i in chosen], [split.pictures[i][1] for i in chosen]
+        )
+    for i in todo:
+        yield {key: next(stream) for key, stream in streams.items() if i in wanted[key]}
+
+
+def gather(
+    pictures: list[str],
+    kinds: dict[str, str],
+    scores: dict[str, list[Scores]],
+    split: Split,
+    notes: Notes,
+    left_out: list[str],
+    seed: int,
+) -> Evaluation:
+    """Return finished rows from their scores: means, intervals, and shares of the attainable.
+
+    Args:
+        pictures: what was scored.
+        kinds: "model" or "reference", by row.
+        scores: of each of the pictures, by row.
+        split: says which metrics, and in whose definitions.
+        notes: passed on.
+        left_out: passed on.
+        seed: of the bootstrap.
+    """
+    means = {
+        name: {
+            metric: mean_interval([picture[metric] for picture in values], seed)
+            for metric in values[0]
+        }
+        for name, values in scores.items()
+    }
+    finished = [
+        Scored(
+            name,
+            kind,
+            scores[name],
+            means[name],
+            {metric: attained(means, name, metric) for metric in split.names},
+        )
+        for name, kind in kinds.items()
+    ]
+    chosen = {name: PROFILES[split.profile][name] for name in split.names}
+    category_of = {sample.name: sample.category for sample in split.samples}
+    categories = [category_of[name] for name in pictures] if any(category_of.values()) else []
+    return Evaluation(pictures, finished, chosen, notes, left_out, categories)
+
+
+def note_reading(evaluation: Evaluation) -> None:
+    """Note what the table alone would not tell: against what, and over how many pictures."""
+    against_one = [m.name for key, m in evaluation.metrics.items() if key in HALVED]
+    if against_one and any(row.name == ONE for row in evaluation.rows):
+        evaluation.notes.explain(
+            f"{ONE}: scores of {', '.join(against_one)} are against the map of one observer's few "
+            "fixations; compare the split half instead."
+        )
+    total = len(evaluation.pictures)
+    for row in evaluation.rows:
+        fewer: dict[int, list[str]] = {}
+        for key, metric in evaluation.metrics.items():
+            if 0 < row.means[key].pictures < total:
+                fewer.setdefault(row.means[key].pictures, []).append(metric.name)
+        for count, names in fewer.items():
+            evaluation.notes.explain(
+                f"{row.name}: {', '.join(names)} are means over those {count} of {total} pictures "
+                "that have a value."
+            )
+
+
+def attained(means: dict[str, dict[str, Interval]], name: str, metric: str) -> float:
+    """Return where a row's mean lies between the uniform map's (0) and the observers' (1).
+
+    All three are scored against the same truth: for a metric from fixations each observer's, whom
+    the others foretell; for CC, SIM and KLD the maps of half of the observers, whom the other half
+    foretells. NaN for the metrics without such a mark.
+    """
+    fixations = METRICS[metric].truth == "fixations"
+    ceiling = means.get(ONE if fixations else HALVES)
+    key = metric if fixations else f"{metric}_vs_half"
+    if not ceiling or UNIFORM not in means or key not in ceiling:
+        return float("nan")
+    nothing, mark = means[UNIFORM][key].mean, ceiling[key].mean
+    gap = mark - nothing
+    # only a metric that puts humans above a map that knows nothing has such a scale
+    better = gap > 0 if METRICS[metric].higher_is_better else gap < 0
+    return (means[name][key].mean - nothing) / gap if better else float("nan")
+
+
+def table(evaluation: Evaluation, caption: str) -> str:
+    """Return the means with their intervals as text: a line a metric, a column a row scored."""
+    lines, variants = [["", *(row.name for row in evaluation.rows)]], [""]
+    for key, metric in evaluation.metrics.items():
+        name = metric.name + ("" if metric.higher_is_better else " (low is good)")
+        lines.append([name, *(cell(row, key) for row in evaluation.rows)])
+        variants.append(metric.variant)  # a score without it is not comparable
+    columns = aligned(lines).splitlines()
+    text = [f"{line}  {variant}".rstrip() for line, variant in zip(columns, variants, strict=True)]
+    count = len(evaluation.pictures)
+    ceiling = any(row.name == ONE for row in evaluation.rows)
+    of = "; %: from the uniform map (0 %) to what observers foretell of others (100 %)"
+    of = of if ceiling else ""
+    return "\n".join([f"{caption}: {count} pictures, means [bootstrap 95 %]{of}", *text])
+
+
+def category_means(evaluation: Evaluation, row: Scored) -> dict[str, Scores]:
+    """Return the means of a row over the pictures of each category."""
+    groups: dict[str, list[Scores]] = {}
+    for category, scores in zip(evaluation.categories, row.scores, strict=False):
+        groups.setdefault(category, []).append(scores)
+    return {name: mean_scores(groups[name], tuple(evaluation.metrics)) for name in sorted(groups)}
+
+
+def category_table(evaluation: Evaluation) -> list[str]:
+    """Return for each model's row its means by category as text; none without categories."""
+    tables = []
+    for row in evaluation.rows:
+        if row.kind != "model" or not evaluation.categories:
+            continue
+        lines = [[f"{row.name}, by category", *(m.name for m in evaluation.metrics.values()), ""]]
+        for category, means in category_means(evaluation, row).items():
+            digits = (f"{means[key]:.{DIGITS.get(key, 3)}f}" for key in evaluation.metrics)
+            lines.append([category, *digits, str(evaluation.categories.count(category))])
+        lines[0][-1] = "pictures"
+        tables.append(aligned(lines))
+    return tables
+
+
+def aligned(lines: list[list[str]]) -> str:
+    """Return cells as columns: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]).rstrip()
+        for first, *rest in lines
+    )
+
+
+def cell(row: Scored, metric: str) -> str:
+    """Return a mean with its interval, and for a model its share of what is attainable."""
+    found = row.means[metric]
+    if np.isnan(found.mean):
+        return "-"
+    d = DIGITS.get(metric, 3)
+    interval = "" if np.isnan(found.low) else f" [{found.low:.{d}f}, {found.high:.{d}f}]"
+    share = row.share[metric]
+    if row.kind != "model" or np.isnan(share):
+        return f"{found.mean:.{d}f}{interval}"
+    # how far below a map that knows nothing is no share of anything
+    return f"{found.mean:.{d}f}{interval} " + ("< 0%" if share < 0 else f"{share:4.0%}")
+
+
+def write(folder: Path, evaluation: Evaluation, settings: ScoringConfig) -> None:
+    """Write the means as metrics.json and the pictures' rows as per_image.csv."""
+    write_json(
+        folder / "metrics.json",
+        {
+            "settings": to_json(settings),
+            "pictures": len(evaluation.pictures),
+            "left_out": evaluation.left_out,
+            "metrics": described(evaluation.metrics),
+            "rows": {
+                row.name: {
+                    "kind": row.kind,
+                    "means": {name: dataclasses.asdict(m) for name, m in row.means.items()},
+                    "share_of_attainable": row.share,
+                    **by_category(evaluation, row),
+                }
+                for row in evaluation.rows
+            },
+            "notes": {**evaluation.notes.found, "remarks": evaluation.notes.remarks},
+        },
+    )
+    write_per_image(folder / "per_image.csv", evaluation)
+
+
+def by_category(evaluation: Evaluation, row: Scored) -> dict[str, Any]:
+    """Return a model's means by category, for the files; nothing without categories."""
+    if row.kind != "model" or not evaluation.categories:
+        return {}
+    return {"means_by_category": category_means(evaluation, row)}
+
+
+def write_per_image(path: Path, evaluation: Evaluation) -> None:
+    """Write a line for each picture and row, with the picture's category where it has one."""
+    kinds = [{"category": category} for category in evaluation.categories]
+    lines = [
+        {"picture": name, **kind, "scored": row.name, **scores}
+        for row in evaluation.rows
+        for name, kind, scores in zip(
+            evaluation.pictures, kinds or [{}] * len(evaluation.pictures), row.scores, strict=True
+        )
+    ]
+    write_text(path, as_csv(lines))
+
+
+def described(chosen: dict[str, Metric]) -> dict[str, dict[str, Any]]:
+    """Return what each metric is, for the files."""
+    return {
+        key: {"name": m.name, "higher_is_better": m.higher_is_better, "variant": m.variant}
+        for key, m in chosen.items()
+    }

@@ -1,0 +1,476 @@
+"""A comparison's rows to one self-contained page: tables, training curves, a gallery.
+
+Reads plain numbers and texts and writes HTML that needs no network and no other file. The page's
+markup, style and script are in `templates/`. Nothing is scored here and no network is known.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from commands.pages.figures import alignment, shrink
+from salience.system.files import write_text
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+DASH = "\N{EN DASH}"  # what stands for a number that is not there
+MINUS = "\N{MINUS SIGN}"
+THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
+SERIES = 6  # colours of the style sheet; a seventh model starts again
+SIGNIFICANT = 0.05  # of the corrected p
+MAP_LEVELS = 64  # six bits look the same and halve the PNG
+
+Row = dict[str, Any]
+
+_EMPTY: Row = {"differences": [], "notes": [], "rows": [], "gallery": [], "command": "", "date": ""}
+
+
+def write_page(path: Path, comparison: dict[str, Any]) -> None:
+    """Write a comparison as one HTML file that opens from disk, whole or not at all.
+
+    Args:
+        path: the HTML file.
+        comparison: what `compare` found out: `title`, `sentence`, `dataset`, `split`, `pictures`,
+            `date`, `command`, `metrics` (columns), `scored` (models and references, with means,
+            intervals, cost, config and history), `differences`, `notes`, `rows` (the scores of each
+            picture) and `gallery` (pictures and maps, as JPEG or PNG bytes). Numbers may be NaN or
+            None: they are shown as a dash. Texts may hold anything: they are escaped.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    write_text(path, render(comparison))
+
+
+def render(comparison: dict[str, Any]) -> str:
+    """Return the page of a comparison, as `write_page` writes it."""
+    comparison = {**_EMPTY, **{k: v for k, v in _plain(comparison).items() if v is not None}}
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    # the page may run this script and no other, whatever a file name tries
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    digits = metric_digits(comparison)
+    template = _environment().get_template("report.html")
+    return template.render(
+        **comparison,
+        script=Markup(script),
+        script_hash=digest,
+        style=_style(),
+        digits=digits,
+        score_rows=score_rows(comparison),
+        pairs=pairs(comparison),
+        models=[entry for entry in comparison["scored"] if entry["kind"] == "model"],
+        priced=[entry for entry in comparison["scored"] if entry.get("cost")],
+        curves=training_curves(comparison),
+        settings=config_rows(comparison["scored"]),
+        payload=payload(comparison, digits),
+    )
+
+
+def write_probe_page(path: Path, found: dict[str, Any]) -> None:
+    """Write what a probe found as one HTML file that opens from disk, whole or not at all.
+
+    Args:
+        path: the HTML file.
+        found: what `probe.json` holds, and `gallery`: for each picture its `panels`, BGR pictures
+            by name. Texts may hold anything: they are escaped.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    write_text(path, render_probe(found))
+
+
+def render_probe(found: dict[str, Any]) -> str:
+    """Return the page of a probe, as `write_probe_page` writes it. It runs no script."""
+    gallery = [
+        {"picture": item["picture"], "panels": [
+            {"name": name, "image": thumbnail_jpeg(image, 240)}
+            for name, image in item["panels"].items()
+        ]}
+        for item in found["gallery"]
+    ]  # fmt: skip
+    plain = _plain({**found, "gallery": gallery})
+    rows = [{**row, "kind": "model"} for row in plain["read_outs"]] + [
+        {**row, "kind": "reference"} for row in plain["references"]
+    ]
+    plot = _svg(alignment(plain, _INK, (_series(0), _series(1))), "alignment")
+    return _environment().get_template("probe.html").render(
+        **plain,
+        style=_style(),
+        script_hash="",
+        plot=Markup(plot),
+        score_rows=score_rows({"scored": rows, "metrics": plain["metrics"]}),
+        networks=list(dict.fromkeys(row["network"] for row in plain["read_outs"])),
+        digits=metric_digits({"scored": rows, "metrics": plain["metrics"]}),
+    )  # fmt: skip
+
+
+def _style() -> Markup:
+    """Return the style sheet of all pages."""
+    return Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
+
+
+def thumbnail_jpeg(image: NDArray, longest: int = 480) -> bytes:
+    """Return a picture, BGR uint8 [rows, columns, 3], as a small JPEG for the gallery."""
+    small = shrink(image, longest)
+    return cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 72])[1].tobytes()
+
+
+def map_png(saliency_map: NDArray, longest: int = 160) -> bytes:
+    """Return a map as a small grey PNG for the gallery, scaled to a maximum of 1.
+
+    Scaled, because what the gallery compares is where the maps are high, not their unit.
+
+    Args:
+        saliency_map: [rows, columns], 0 or more; NaN counts as 0.
+        longest: rows or columns of the PNG, pixels.
+    """
+    values = np.maximum(np.nan_to_num(shrink(saliency_map.astype(np.float32), longest)), 0)
+    peak = values.max()
+    levels = np.round(values / (peak if peak > 0 else 1) * (MAP_LEVELS - 1))
+    grey = np.round(levels * (255 / (MAP_LEVELS - 1))).astype(np.uint8)
+    return cv2.imencode(".png", grey, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
+
+
+def number(value: float | None, digits: int = 3, signed: bool = False) -> str:
+    """Return a number as text, a dash where there is none.
+
+    >>> number(0.5, 1, signed=True), number(float("nan")) == DASH, number(-1, 0) == MINUS + "1"
+    ('+0.5', True, True)
+    """
+    if value is None or not math.isfinite(value):
+        return DASH
+    value = round(value, digits) + 0.0  # no minus before a zero
+    text = f"{value:+,.{digits}f}" if signed else f"{value:,.{digits}f}"
+    return text.replace("-", MINUS).replace(",", THIN_SPACE)
+
+
+def percent(value: float | None) -> str:
+    """Return a share as text in per cent, a dash where there is none.
+
+    >>> percent(0.847) == "85" + THIN_SPACE + "%", percent(None) == DASH
+    (True, True)
+    """
+    if value is None or not math.isfinite(value):
+        return DASH
+    return f"{number(100 * value, 0)}{THIN_SPACE}%"
+
+
+def p_value(value: float | None) -> str:
+    """Return a p as text: below a thousandth only that it is so.
+
+    >>> p_value(0.0314), p_value(1e-5)
+    ('0.031', '< 0.001')
+    """
+    if value is not None and value < 0.001:
+        return "< 0.001"
+    return number(value, 3)
+
+
+def metric_digits(comparison: dict[str, Any]) -> dict[str, int]:
+    """Return how many decimals tell the scores of each metric apart."""
+    digits = {}
+    for metric in comparison["metrics"]:
+        means = _means(comparison["scored"], metric["key"])
+        sizes = [abs(mean["mean"]) for mean in means if mean.get("mean")]
+        largest = max(sizes, default=1.0)
+        needed = 2 - math.floor(math.log10(largest))  # three figures of the largest
+        digits[metric["key"]] = 2 if largest >= 10 else min(6, max(3, needed))
+    return digits
+
+
+def score_rows(comparison: dict[str, Any]) -> list[Row]:
+    """Return the table of means: a row for each thing scored, a cell for each metric.
+
+    A cell's `from`, `at` and `to` place its interval on the metric's own scale, 0 to 100.
+    """
+    scored = comparison["scored"]
+    rows = [{"name": entry["name"], "kind": entry["kind"], "cells": []} for entry in scored]
+    for metric in comparison["metrics"]:
+        key = metric["key"]
+        means = _means(comparison["scored"], key)
+        spans = [(*_interval(mean), mean.get("mean")) for mean in means]
+        ends = [end for span in spans for end in span if end is not None]
+        lowest, highest = min(ends, default=0.0), max(ends, default=0.0)
+        width = (highest - lowest) or 1.0
+        best = _best(scored, means, metric["higher_is_better"])
+        for index, (entry, (low, high, mean)) in enumerate(zip(scored, spans, strict=True)):
+            start, at, end = (
+                None if x is None else 2 + 96 * (x - lowest) / width for x in (low, mean, high)
+            )
+            cell = {"key": key, "mean": mean, "low": low, "high": high}
+            cell |= {"from": start, "at": at, "to": end, "best": index == best}
+            cell["share"] = (entry.get("share") or {}).get(key)
+            rows[index]["cells"].append(cell)
+    return rows
+
+
+def _means(scored: list[Row], key: str) -> list[Row]:
+    """Return each one's mean and interval of a metric, empty where it was not scored."""
+    return [(entry.get("means") or {}).get(key) or {} for entry in scored]
+
+
+def _interval(mean: Row) -> tuple[float | None, float | None]:
+    """Return the ends of an interval, None both where one is missing."""
+    low, high = mean.get("low"), mean.get("high")
+    return (None, None) if low is None or high is None else (low, high)
+
+
+def _best(scored: list[Row], means: list[Row], higher_is_better: bool) -> int | None:
+    """Return the index of the best model, references aside."""
+    candidates = [
+        (mean["mean"] if higher_is_better else -mean["mean"], index)
+        for index, (entry, mean) in enumerate(zip(scored, means, strict=True))
+        if entry["kind"] == "model" and mean.get("mean") is not None
+    ]
+    return max(candidates)[1] if len(candidates) > 1 else None
+
+
+def pairs(comparison: dict[str, Any]) -> list[Row]:
+    """Return the differences grouped by pair, each with its verdict and its place on a scale.
+
+    The scale of a metric is the same in all pairs and has zero in its middle, at 50 of 100.
+    """
+    metrics = {metric["key"]: metric for metric in comparison["metrics"]}
+    known = [row for row in comparison["differences"] if row["metric"] in metrics]
+    widest: dict[str, float] = {}
+    for row in known:
+        ends = [abs(row[key]) for key in ("difference", "low", "high") if row.get(key) is not None]
+        widest[row["metric"]] = max([widest.get(row["metric"], 0.0), *ends])
+    grouped: dict[tuple[str, str], list[Row]] = {}
+    for row in known:
+        scale = 48 / (widest[row["metric"]] or 1.0)
+        places = {
+            place: None if row.get(key) is None else 50 + scale * row[key]
+            for place, key in (("from", "low"), ("at", "difference"), ("to", "high"))
+        }
+        metric = metrics[row["metric"]]
+        line = {**row, **places, "metric": metric, "verdict": verdict(row, metric)}
+        grouped.setdefault((row["a"], row["b"]), []).append(line)
+    return [{"a": a, "b": b, "rows": rows} for (a, b), rows in grouped.items()]
+
+
+def verdict(difference: Row, metric: Row) -> str:
+    """Return "better", "worse" or "unclear": what a difference says of its first side.
+
+    Clear is what has an interval on one side of zero and a corrected p under 0.05.
+
+    >>> row = {"difference": -0.2, "low": -0.3, "high": -0.1, "p_corrected": 0.01}
+    >>> verdict(row, {"higher_is_better": False})
+    'better'
+    """
+    low, high, p = difference.get("low"), difference.get("high"), difference.get("p_corrected")
+    if low is None or high is None or low <= 0 <= high or (p is not None and p >= SIGNIFICANT):
+        return "unclear"
+    return "better" if (low > 0) == metric["higher_is_better"] else "worse"
+
+
+def config_rows(scored: list[Row]) -> list[Row]:
+    """Return the settings of all models, a row a setting, and whether it differs among them."""
+    configs = [_flat(entry["config"]) for entry in scored if entry.get("config")]
+    names = list(dict.fromkeys(name for config in configs for name in config))
+    rows = []
+    for name in names:
+        values = [config.get(name, DASH) for config in configs]
+        rows.append({"name": name, "values": values, "differs": len(set(values)) > 1})
+    return rows
+
+
+def _flat(config: Row, prefix: str = "") -> dict[str, str]:
+    """Return a config's values as texts, those of inner tables under dotted names."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = (
+                value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            )
+    return flat
+
+
+def training_curves(comparison: dict[str, Any]) -> list[Row]:
+    """Return the panels of the training curves: title, SVG and the same said in words."""
+    models = [entry for entry in comparison["scored"] if entry["kind"] == "model"]
+    runs = [(i, m["name"], m["history"]) for i, m in enumerate(models) if m.get("history")]
+    keys = dict.fromkeys(
+        key
+        for _, _, history in runs
+        for row in history
+        for key, value in row.items()
+        if value is not None
+    )
+    names = {metric["key"]: metric["name"] for metric in comparison["metrics"]}
+    panels = []
+    if {"loss", "val_loss"} & keys.keys():
+        panels.append(_panel("Loss", runs, [("loss", "--"), ("val_loss", "-")]))
+    for key in keys:
+        name = key.removeprefix("val_")
+        if key != name and name != "loss":
+            panels.append(_panel(f"Validation {names.get(name, name)}", runs, [(key, "-")]))
+    return panels
+
+
+def _panel(title: str, runs: list[tuple[int, str, list[Row]]], lines: list[tuple[str, str]]) -> Row:
+    """Draw one panel: the same quantities of every run by epoch."""
+    figure = Figure(figsize=(3.6, 2.3), layout="constrained")
+    axes = figure.subplots()
+    said = []
+    for index, name, history in runs:
+        epochs = [row.get("epoch", place) for place, row in enumerate(history, start=1)]
+        for key, style in lines:
+            values = [math.nan if row.get(key) is None else row[key] for row in history]
+            # stands for a colour of the style sheet, so that the curves follow the theme
+            axes.plot(epochs, values, style, marker="o", ms=2.5, lw=1.5, color=_series(index))
+        scores = [row.get(lines[-1][0]) for row in history]
+        there = [(epoch, x) for epoch, x in zip(epochs, scores, strict=True) if x is not None]
+        if there:
+            (first, start), (last, end) = there[0], there[-1]
+            said.append(f"{name} {number(start)} at epoch {first}, {number(end)} at epoch {last}")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_INK)
+    axes.tick_params(colors=_INK, labelsize=8, length=3)
+    axes.grid(axis="y", color=_INK, alpha=0.15, lw=0.6)
+    axes.set_xlabel("epoch", fontsize=8, color=_INK)
+    return {
+        "title": title,
+        "svg": Markup(_svg(figure, title)),
+        "words": f"{title}: " + "; ".join(said),
+    }
+
+
+_INK = "#0000ff"
+
+
+def _series(index: int) -> str:
+    """Return the colour that `_svg` turns into the style sheet's for a model."""
+    return f"#0000{index % SERIES + 1:02x}"
+
+
+def _svg(figure: Figure, salt: str) -> str:
+    """Return a figure as SVG to stand inside HTML, in the page's font and colours."""
+    out = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
+    # its style sheet would hold for the whole page; ours has the two rules for figures alone
+    svg = re.sub(r"<(metadata|style).*?</\1>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # several figures on a page repeat them
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 aria-hidden="true"', svg)
+    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font: \1 var(--sans)", svg)
+    svg = svg.replace(_INK, "currentColor")
+    return re.sub(r"#0000(\d\d)", lambda m: f"var(--series-{int(m[1])})", svg)
+
+
+def payload(comparison: dict[str, Any], digits: dict[str, int]) -> Row:
+    """Return what the page's script reads: scores by position, pictures as data URIs.
+
+    Positions instead of names, so that no name is ever a key, and 5000 pictures stay small.
+    """
+    metrics, scored = comparison["metrics"], comparison["scored"]
+    keys = [metric["key"] for metric in metrics]
+    rows = [
+        {
+            "name": row["picture"],
+            "scores": [
+                [_short((row["scores"].get(entry["name"]) or {}).get(key)) for key in keys]
+                for entry in scored
+            ],
+        }
+        for row in comparison["rows"]
+    ]
+    places = {row["name"]: place for place, row in enumerate(rows)}
+    pictures = []
+    for item in comparison["gallery"]:
+        if item["picture"] not in places:
+            places[item["picture"]] = len(rows)
+            rows.append({"name": item["picture"], "scores": [[None] * len(keys) for _ in scored]})
+        pictures.append(
+            {
+                "row": places[item["picture"]],
+                "width": item["width"],
+                "height": item["height"],
+                "fixations": [round(c, 1) for point in item["fixations"] or [] for c in point],
+                "image": item["image"],
+                "truth": item["truth"],
+                "maps": [(item["maps"] or {}).get(entry["name"]) for entry in scored],
+            }
+        )
+    return {
+        "metrics": [
+            {
+                "name": metric["name"],
+                "higher": metric["higher_is_better"],
+                "digits": digits[metric["key"]],
+            }
+            for metric in metrics
+        ],
+        "scored": [{"name": entry["name"], "kind": entry["kind"]} for entry in scored],
+        "pair": _first_pair(comparison),
+        "rows": rows,
+        "pictures": pictures,
+    }
+
+
+def _first_pair(comparison: dict[str, Any]) -> list[int]:
+    """Return the positions of the two that the gallery compares at first."""
+    names = [entry["name"] for entry in comparison["scored"]]
+    for row in comparison["differences"]:
+        if row["a"] in names and row["b"] in names:
+            return [names.index(row["a"]), names.index(row["b"])]
+    return [0, min(1, len(names) - 1)]  # the one model first: better is said of the first
+
+
+def _short(value: float | None) -> float | None:
+    """Return a score with six digits, which is more than any table shows."""
+    return None if value is None else float(f"{value:.6g}")
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it: no NaN, no NumPy, no undecodable names, bytes as data URIs."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {_plain(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        kind = "png" if value.startswith(b"\x89PNG") else "jpeg"
+        return f"data:image/{kind};base64,{base64.b64encode(value).decode()}"
+    if value is None or isinstance(value, bool | int):
+        return value
+    # a file name that is not UTF-8 comes from the disk with lone surrogates: they cannot be written
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def _environment() -> Environment:
+    """Return the templates, in which everything is escaped that is not Markup."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, percent=percent, p_value=p_value)
+    environment.globals.update(SERIES=SERIES)
+    return environment

@@ -1,0 +1,118 @@
+"""What `convert` does: a weights file of other hands becomes one that this program writes."""
+
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from config import ConvertConfig
+from model import load_model
+from salience.data.store import sha256
+from salience.networks import backbone, foreign_weights, weight_files
+from salience.system.errors import UserError
+from salience.system.files import make_folder, write_bytes
+from salience.system.terminal import tell
+
+LIKE = 0.5  # correlation of kernels above which one comes from the other; by chance it is near 0
+
+
+def convert(
+    old: Path, new: Path, settings: ConvertConfig, say: Callable[[str], None] = tell
+) -> None:
+    """Write the network of a file of Keras 1 or 2 as today's weights file.
+
+    ML-Net becomes a `.weights.h5` with a card, for `test`, `evaluate`, `train --init_weights`; a
+    VGG16 in groups `layer_N` an `.h5` for `--backbone_weights`.
+
+    Args:
+        old: the file to convert.
+        new: the file to write.
+        settings: whether to replace, and where ImageNet's VGG16 may lie.
+        say: gets each line of news.
+
+    Raises:
+        UserError: `old` holds neither, layer by layer; `new` exists or cannot be written.
+    """
+    if not old.is_file():
+        raise UserError(f"{old}: no such file.")
+    if new.exists() and not settings.overwrite:
+        raise UserError(f"{new} exists. Choose another name, or replace it with --overwrite.")
+    found = foreign_weights.read(old)
+    suffix = ".h5" if found.bare else weight_files.SUFFIX
+    if not new.name.endswith(suffix):
+        raise UserError(f"{new}: the name of the converted file must end in {suffix}.")
+    if found.bare:
+        model = _bare_vgg16(found, old)
+        make_folder(new.absolute().parent, "NEW")
+        _save_as_applications(model, new)
+        say(f"{new}: VGG16, for --backbone_weights")
+    else:
+        model = load_model(old)
+        make_folder(new.absolute().parent, "NEW")
+        weight_files.save(model, new, weight_files.read_card(old) | _origin(old))
+        rows, cols = model.input_shape[1:3]
+        say(f"{new}: ML-Net at {rows}x{cols}, for test, evaluate and train --init_weights")
+    say(_kernels_line(found, settings.weights_dir))
+
+
+def _origin(old: Path) -> dict:
+    """Return what a card says of where converted weights come from."""
+    return {
+        "converted_from": old.name,
+        "sha256": sha256(old),
+        "versions": {"keras": importlib.metadata.version("keras")},
+    }
+
+
+def _bare_vgg16(found: foreign_weights.Foreign, path: Path) -> keras.Model:
+    """Return VGG16's convolutions with a file's weights."""
+    inputs = keras.Input((32, 32, 3))
+    ends = backbone.stages("vgg16", inputs)
+    model = keras.Model(inputs, list(ends.values())[-1])
+    foreign_weights.fill(backbone.weighted_layers(model, "vgg16"), found, path, "VGG16")
+    return model
+
+
+def _save_as_applications(model: keras.Model, path: Path) -> None:
+    """Write convolutions as `keras.applications` distributes them, whole or not at all."""
+    made = weight_files.InMemory()
+    with h5py.File(made, "w") as file:
+        layers = [layer for layer in model.layers if layer.weights]
+        file.attrs["layer_names"] = [layer.name.encode() for layer in layers]
+        for layer in layers:
+            group = file.create_group(layer.name)
+            group.attrs["weight_names"] = [b"kernel", b"bias"]
+            for name, value in zip(("kernel", "bias"), layer.get_weights(), strict=True):
+                group[name] = value
+    write_bytes(path, made.getbuffer())
+
+
+def _kernels_line(found: foreign_weights.Foreign, weights_dir: Path) -> str:
+    """Return a line on whether kernels were turned, and whether ImageNet's VGG16 says so, too."""
+    done = "were turned by 180°, as Theano convolves" if found.theano else "were taken as they are"
+    ours, first = _imagenet(weights_dir), next(iter(found.layers.values()))[0]
+    if ours is None or first.shape != ours.shape:
+        return f"kernels {done}"
+    as_is, turned = likeness(first, ours), likeness(first[::-1, ::-1], ours)
+    told = f"the first layer's correlation with ImageNet's VGG16 is {as_is:.2f}"
+    if turned > max(as_is, LIKE):
+        return f"warning: kernels {done}, but {told}, and {turned:.2f} turned once more"
+    return f"kernels {done}; {told}, turned once more {turned:.2f}"
+
+
+def _imagenet(weights_dir: Path) -> NDArray | None:
+    """Return the first kernel of ImageNet's VGG16 where its file is at hand, else None."""
+    file_name = backbone.BACKBONES["vgg16"].file_name
+    for folder in (weights_dir, Path("weights")):
+        if (folder / file_name).is_file():
+            return next(iter(foreign_weights.read(folder / file_name).layers.values()))[0]
+    return None
+
+
+def likeness(a: NDArray, b: NDArray) -> float:
+    """Return the correlation of two kernels of one shape."""
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])

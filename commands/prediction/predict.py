@@ -1,0 +1,213 @@
+"""What `test` does: pictures in, saliency maps out; a stream that memory does not grow with.
+
+Videos that are named go to `video.py`.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from threading import BoundedSemaphore
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from commands.prediction import engines, video
+from commands.prediction.engines import Engine
+from commands.prediction.inputs import Collection, Job
+from commands.prediction.outputs import Outputs, job_sample
+from config import PredictConfig
+from salience.networks import weight_files
+from salience.pictures.headers import room
+from salience.pictures.letterbox import Letterbox, postprocess, read_input
+from salience.system.errors import StorageError, UserError
+from salience.system.files import make_folder
+from salience.system.terminal import NEWS_SECONDS, progress, tell
+from salience.system.threads import groups, in_order
+
+
+def predict(images: list[str], settings: PredictConfig, say: Callable[[str], None] = tell) -> int:
+    """Write the saliency maps of pictures and videos; return how many gave none.
+
+    Args:
+        images: folders, files or globs; videos among the files that are named, too.
+        settings: what to write and where.
+        say: gets each line of news.
+
+    Raises:
+        UserError: no pictures, no weights, a setting is of no use, or the output folder cannot be
+            written.
+    """
+    choose = cache(lambda: weight_files.choose(settings.weights, settings.weights_dir, say))
+    clips, images = video.apart(images, settings.recursive)
+    failed = 0
+    if images or settings.listed or not clips:
+        with Collection(images, settings, say) as jobs:
+            failed = write_maps(jobs, choose, settings, say)
+    if clips:
+        alone = not (images or settings.listed)
+        failed += video.predict_videos(clips, choose, settings, say, alone)
+    return failed
+
+
+def write_maps(
+    jobs: list[Job] | Collection,
+    weights: Callable[[], Path],
+    settings: PredictConfig,
+    say: Callable[[str], None] = tell,
+) -> int:
+    """Write the outputs that are not there yet; return how many pictures gave none.
+
+    Args:
+        jobs: the pictures and where their outputs go.
+        weights: returns the weights file; asked only where something is to be predicted.
+        settings: how.
+        say: gets each line of news.
+
+    Raises:
+        UserError: the weights are not usable, or nothing can be written.
+    """
+    outputs = Outputs(settings)
+    todo = Todo(jobs, settings.overwrite, say)
+    failed = 0
+    if todo.first:
+        engine = engines.chosen(settings.engine)  # what is absent leaves no empty folder behind
+        make_folder(settings.output)
+        failed = run(engines.as_asked(engine, weights(), settings, say), todo, outputs)
+    say(
+        f"{todo.begun - failed} maps written to {settings.output}/"
+        + (f" at {todo.rate:.1f} images/s" if todo.begun > failed else "")
+        + (f", {todo.kept} kept (--overwrite predicts them again)" if todo.kept else "")
+        + (f", {failed} pictures skipped" if failed else "")
+    )
+    return failed
+
+
+class Todo:
+    """The jobs whose outputs are not there, looked for as they are asked for, and their progress.
+
+    Where no bar is shown, as in the log of a batch queue, a line a minute says how far it is.
+
+    Args:
+        jobs: all of them.
+        overwrite: whether outputs that are there do not count.
+        say: gets each line of news.
+    """
+
+    def __init__(
+        self, jobs: list[Job] | Collection, overwrite: bool, say: Callable[[str], None]
+    ) -> None:
+        self.jobs, self.total, self.overwrite, self.say = iter(jobs), len(jobs), overwrite, say
+        self.kept = self.begun = self.ended = 0
+        self.started = self.told = perf_counter()
+        self.first = self._next()
+
+    def _next(self) -> Job | None:
+        """Return the next job with an output to write."""
+        for job in self.jobs:
+            if self.overwrite or not job.done:
+                return job
+            self.kept += 1
+        return None
+
+    def __iter__(self) -> Iterator[Job]:
+        """Yield the jobs; once."""
+        self.started = self.told = perf_counter()
+        job = self.first
+        while job:
+            self.begun += 1
+            yield job
+            job = self._next()
+
+    @property
+    def rate(self) -> float:
+        """Pictures a second since the first was asked for."""
+        return self.begun / max(perf_counter() - self.started, 1e-9)
+
+    def end(self, bar: tqdm, pictures: int) -> None:
+        """Count pictures that have been predicted."""
+        self.ended += pictures
+        bar.total = self.total - self.kept
+        bar.update(pictures)
+        if bar.disable and perf_counter() - self.told > NEWS_SECONDS:
+            self.told = perf_counter()
+            rate = self.ended / (self.told - self.started)
+            self.say(f"{self.ended} of {bar.total} pictures, {rate:.1f} images/s")
+
+
+def run(engine: Engine, jobs: Todo, outputs: Outputs) -> int:
+    """Predict and write; return how many pictures could not be read, or their maps not written.
+
+    Each thread sees a batch through, from its files to its maps, so that reading, the network and
+    writing overlap. As many threads predict as the engine takes, `workers` more read and write.
+    """
+    failed, settings = 0, outputs.settings
+    bar = progress(jobs.total - jobs.kept, "pictures")
+    turns = BoundedSemaphore(engine.at_once)
+    threads = settings.workers + engine.at_once
+    with bar, ThreadPoolExecutor(threads) as pool:
+        batches = groups(iter(jobs), settings.batch_size)
+        done = in_order(pool, lambda batch: _see_through(batch, engine, turns, outputs), batches,
+                        threads)  # fmt: skip
+        for batch, errors in done:
+            for error in errors:
+                failed += 1
+                tqdm.write(f"skipped: {error}", file=sys.stderr)
+            jobs.end(bar, len(batch))
+    return failed
+
+
+def _see_through(
+    batch: list[Job], engine: Engine, turns: BoundedSemaphore, outputs: Outputs
+) -> list[UserError]:
+    """Read a batch, predict it and write its maps; return what went wrong with single pictures.
+
+    Raises:
+        UserError: no map can be written.
+    """
+    errors, good = [], []
+    for job in batch:
+        try:
+            good.append((job, *_read(job, engine.input_shape)))
+        except UserError as error:
+            errors.append(error)
+        except MemoryError:
+            errors.append(too_large(job))
+    if not good:
+        return errors
+    with turns:
+        predictions = engine.maps(np.stack([x for _, x, _ in good]))
+    for (job, _, box), prediction in zip(good, predictions, strict=True):
+        try:
+            with room(box.image_shape):
+                _write(job, prediction, box, engine, outputs)
+        except StorageError:
+            raise  # no other map could be written either
+        except UserError as error:
+            errors.append(error)
+        except MemoryError:
+            errors.append(too_large(job))
+    return errors
+
+
+def too_large(job: Job) -> UserError:
+    """Return the error of a picture that takes more memory than this machine gives."""
+    return UserError(f"{job.source} takes more memory than there is. Scale it down.")
+
+
+def _read(job: Job, input_shape: tuple[int, int]) -> tuple[NDArray[np.uint8], Letterbox]:
+    """Return the network's input, and the box that placed the picture.
+
+    Raises:
+        UserError: the picture cannot be read.
+    """
+    return read_input(job_sample(job), input_shape)
+
+
+def _write(job: Job, prediction: NDArray, box: Letterbox, engine: Engine, outputs: Outputs) -> None:
+    """Write the outputs of one picture."""
+    made = postprocess(prediction, box, engine.grid, outputs.settings.smooth)
+    outputs.write(job, engine.adaptation.apply(made))

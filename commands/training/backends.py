@@ -1,0 +1,324 @@
+"""How an update of the weights is computed: seeds, precision, XLA, and a batch taken in parts.
+
+What is computed is `train.py`'s. Keras leaves these few things to its backend, so this module may
+name TensorFlow, JAX and PyTorch; the others are written for all three.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras import tree
+
+from config import Config
+from salience.system.quiet import hushed
+
+CPU_INFO = Path("/proc/cpuinfo")
+# instructions that multiply in a precision, of x86-64 and of Arm
+CPU_FLAGS = {
+    "mixed_bfloat16": ("avx512_bf16", "amx_bf16", "bf16"),
+    "mixed_float16": ("avx512_fp16", "amx_fp16", "asimdhp"),
+}
+
+
+def backend() -> str:
+    """Return what Keras runs on: tensorflow, jax or torch."""
+    return keras.backend.backend()
+
+
+def seed_all(seed: int) -> None:
+    """Seed Python, NumPy and the backend."""
+    if backend() == "tensorflow":
+        keras.utils.set_random_seed(seed)
+        return
+    with tensorflow_unseen(), hushed():
+        keras.utils.set_random_seed(seed)
+
+
+@contextmanager
+def tensorflow_unseen() -> Iterator[None]:
+    """Let Keras find no TensorFlow, which it would import to seed it whatever the backend.
+
+    That takes seconds and hundreds of megabytes. It asks once a process, so that the other places
+    where it looks for TensorFlow find none either, as on a machine that has none.
+    """
+    if "tensorflow" in sys.modules:
+        yield
+        return
+    sys.modules["tensorflow"] = None  # type: ignore  # Python's own mark of what cannot be imported
+    try:
+        yield
+    finally:
+        del sys.modules["tensorflow"]
+
+
+def make_deterministic(seed: int, xla: str = "auto") -> None:
+    """Seed everything; ask TensorFlow for reproducible operations.
+
+    Args:
+        seed: of the run.
+        xla: with `on`, they are not asked for: Keras does not compile a step that must have them,
+            since XLA does not have all of them.
+    """
+    seed_all(seed)
+    if backend() == "tensorflow" and xla != "on":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+
+
+def has_accelerator() -> bool:
+    """Return whether the backend sees a GPU or TPU."""
+    if backend() == "tensorflow":
+        import tensorflow as tf
+
+        return any(device.device_type != "CPU" for device in tf.config.list_physical_devices())
+    if backend() == "jax":
+        import jax  # pyright: ignore[reportMissingImports]
+
+        return jax.default_backend() != "cpu"
+    import torch  # pyright: ignore[reportMissingImports]
+
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+def steps_per_execution(config: Config) -> int:
+    """Return how many updates are run at once: PyTorch's trainer in Keras runs one."""
+    return 1 if backend() == "torch" else config.steps_per_execution
+
+
+def remarks(model: keras.Model, config: Config) -> list[str]:
+    """Return lines on what of the settings does less here than one may expect."""
+    lines = []
+    if config.precision in CPU_FLAGS and not (has_accelerator() or has_on_cpu(config.precision)):
+        lines.append(
+            f"--precision {config.precision}: there is no GPU, and the processor does not compute "
+            "in it, so that it may cost time here."
+        )
+    if config.steps_per_execution != steps_per_execution(config):
+        lines.append(
+            f"--steps_per_execution {config.steps_per_execution}: on PyTorch Keras runs one update "
+            "at a time."
+        )
+    normalised = [
+        layer
+        for layer in model.layers
+        if layer.trainable and isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    if config.part_size and normalised:
+        lines.append(
+            f"--micro_batch {config.part_size}: batch normalisation sees so many pictures, not "
+            f"the {config.batch_size} of the batch."
+        )
+    return lines
+
+
+def has_on_cpu(policy: str) -> bool:
+    """Return whether the processor has instructions for a precision, as far as Linux tells."""
+    try:
+        flags = CPU_INFO.read_text().split()
+    except OSError:
+        return False
+    return any(flag in flags for flag in CPU_FLAGS[policy])
+
+
+def peak_device_memory_mb() -> float:
+    """Return the most memory that was held on the first GPU, MiB; 0 where there is none."""
+    if not has_accelerator():
+        return 0.0
+    if backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
+    if backend() == "jax":
+        import jax  # pyright: ignore[reportMissingImports]
+
+        return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**20
+    import torch  # pyright: ignore[reportMissingImports]
+
+    return torch.cuda.max_memory_allocated() / 2**20
+
+
+@contextmanager
+def precision(policy: str) -> Iterator[None]:
+    """Build layers that compute in a precision; others, and those built later, are as before.
+
+    Args:
+        policy: of `config.PRECISIONS`. Weights are float32 with each, so that files do not differ.
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def scaled(optimizer: keras.optimizers.Optimizer, policy: str) -> keras.optimizers.Optimizer:
+    """Return the optimiser for a precision: float16's gradients would vanish unless scaled.
+
+    A step whose gradients are not finite is left out and the scale halved, so that the schedules
+    count the updates that were made.
+    """
+    if policy != "mixed_float16":
+        return optimizer
+    return keras.optimizers.LossScaleOptimizer(optimizer)
+
+
+def take_in_parts(model: keras.Model, micro_batch: int) -> None:
+    """Let a compiled network take each batch in parts, and update its weights once a batch.
+
+    The gradients of the parts are added up by their share of the batch, so that the update is that
+    of the whole batch, whatever is left over: the first part has 1 to `micro_batch` pictures, the
+    others have `micro_batch`. Keras' own `gradient_accumulation_steps` weighs a last smaller batch
+    like a whole one, and takes what an epoch leaves over into the next.
+
+    What looks at several pictures at once sees a part: the means of batch normalisation.
+
+    Args:
+        model: compiled.
+        micro_batch: pictures held at once.
+    """
+    make = {"tensorflow": _tensorflow_step, "jax": _jax_step, "torch": _torch_step}[backend()]
+    model.train_step = make(model, micro_batch)
+
+
+def _parts(data: Any, micro_batch: int, count: Any) -> tuple[Any, Any, Any]:
+    """Return a batch's first part, the others stacked along a new first axis, and their number.
+
+    Args:
+        data: tensors of equal first axis, in any structure.
+        micro_batch: pictures a part.
+        count: pictures of the batch, a number or a tensor.
+    """
+    others = (count - 1) // micro_batch
+    first = count - others * micro_batch
+
+    def stacked(values: Any) -> Any:
+        # a part is every others-th picture: of a batch that lies on several devices, each of them
+        # then has its share of every part, and else would compute the parts of the others, too
+        pictures = keras.ops.reshape(values[first:], (micro_batch, others, *values.shape[1:]))
+        return keras.ops.swapaxes(pictures, 0, 1)
+
+    return (
+        tree.map_structure(lambda values: values[:first], data),
+        tree.map_structure(stacked, data),
+        others,
+    )
+
+
+def _note(model: keras.Model, loss: Any, x: Any, y: Any, y_pred: Any, count: Any) -> dict[str, Any]:
+    """Add a part to the means of loss and metrics; return them so far."""
+    for metric in model.metrics:
+        if metric.name == "loss":
+            metric.update_state(loss, sample_weight=count)
+    return model.compute_metrics(x, y, y_pred)
+
+
+def _tensorflow_step(model: keras.Model, micro_batch: int) -> Callable:
+    """Return a training step in parts, as TensorFlow's trainer calls it."""
+    import tensorflow as tf
+
+    def gradients(data: Any, share: Any) -> list[Any]:
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            y_pred = model(x, training=True)
+            loss = model.compute_loss(x, y, y_pred, training=True)
+            scaled_loss = model.optimizer.scale_loss(loss)
+        _note(model, loss, x, y, y_pred, tf.shape(y)[0])
+        weights = [weight.value for weight in model.trainable_weights]
+        found = tape.gradient(
+            scaled_loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        return [gradient * share for gradient in found]
+
+    def train_step(data: Any) -> dict[str, Any]:
+        count = tf.shape(tree.flatten(data)[0])[0]
+        first, others, number = _parts(data, micro_batch, count)
+        whole = tf.cast(count, "float32")
+        total = gradients(first, tf.cast(count - number * micro_batch, "float32") / whole)
+
+        def add(index: Any, total: list[Any]) -> tuple[Any, list[Any]]:
+            part = tree.map_structure(lambda values: values[index], others)
+            more = gradients(part, micro_batch / whole)
+            return index + 1, [a + b for a, b in zip(total, more, strict=True)]
+
+        # one after the other: side by side they would need the memory of the whole batch
+        _, total = tf.while_loop(
+            lambda index, total: index < number, add, (0, total), parallel_iterations=1
+        )
+        model.optimizer.apply(total, model.trainable_weights)
+        return model.get_metrics_result()
+
+    return train_step
+
+
+def _jax_step(model: keras.Model, micro_batch: int) -> Callable:
+    """Return a training step in parts, as JAX' trainer calls it: without side effects."""
+    import jax  # pyright: ignore[reportMissingImports]
+
+    differentiate = jax.value_and_grad(model.compute_loss_and_updates, has_aux=True)
+
+    def noted(metrics: list[Any], *about: Any) -> list[Any]:
+        with keras.StatelessScope(
+            state_mapping=list(zip(model.metrics_variables, metrics, strict=True))
+        ) as scope:
+            _note(model, *about)
+        return [scope.get_current_value(variable) for variable in model.metrics_variables]
+
+    def train_step(state: tuple, data: Any) -> tuple[dict[str, Any], tuple]:
+        trainable, fixed, optimizer, metrics = state
+        count = len(tree.flatten(data)[0])
+        first, others, number = _parts(data, micro_batch, count)
+
+        def gradients(fixed: Any, metrics: Any, part: Any) -> tuple[Any, Any, Any]:
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(part)
+            (_, (loss, y_pred, fixed, _)), found = differentiate(
+                trainable, fixed, metrics, x, y, None, training=True, optimizer_variables=optimizer
+            )
+            metrics = noted(metrics, loss, x, y, y_pred, len(y))
+            return [gradient * (len(y) / count) for gradient in found], fixed, metrics
+
+        def add(carried: tuple, part: Any) -> tuple[tuple, None]:
+            total, fixed, metrics = carried
+            more, fixed, metrics = gradients(fixed, metrics, part)
+            return ([a + b for a, b in zip(total, more, strict=True)], fixed, metrics), None
+
+        carried = gradients(fixed, metrics, first)
+        if number:
+            carried, _ = jax.lax.scan(add, carried, others)
+        total, fixed, metrics = carried
+        trainable, optimizer = model.optimizer.stateless_apply(optimizer, total, trainable)
+        with keras.StatelessScope(
+            state_mapping=list(zip(model.metrics_variables, metrics, strict=True))
+        ):
+            logs = model.get_metrics_result()
+        return logs, (trainable, fixed, optimizer, metrics)
+
+    return train_step
+
+
+def _torch_step(model: keras.Model, micro_batch: int) -> Callable:
+    """Return a training step in parts, as PyTorch's trainer calls it."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    def train_step(data: Any) -> dict[str, Any]:
+        count = len(tree.flatten(data)[0])
+        first, others, number = _parts(data, micro_batch, count)
+        parts = [first] + [tree.map_structure(lambda v, i=i: v[i], others) for i in range(number)]
+        model.zero_grad()
+        for part in parts:
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(part)
+            y_pred = model(x, training=True)
+            loss = model.compute_loss(x, y, y_pred, training=True)
+            _note(model, loss.detach(), x, y, y_pred.detach(), len(y))
+            (model.optimizer.scale_loss(loss) * (len(y) / count)).backward()  # PyTorch adds them up
+        with torch.no_grad():
+            gradients = [weight.value.grad for weight in model.trainable_weights]
+            model.optimizer.apply(gradients, model.trainable_weights)
+        return model.get_metrics_result()
+
+    return train_step

@@ -1,0 +1,351 @@
+"""What is done around each step and epoch of a training: bar, validation, files, stopping."""
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from commands.pages import figures
+from commands.training.checkpoint import Arrays, Standing, State, unsound
+from commands.training.devices import Devices
+from commands.training.nonfinite import Guard
+from commands.training.objective import training_metrics
+from commands.training.run_folder import RunFolder
+from commands.training.schedules import linear_by_epoch
+from commands.training.validation import Validator, scores_line
+from config import Config
+from salience.system.errors import Interrupted, StorageError, UserError
+from salience.system.files import make_folder, write_json
+from salience.system.signals import Stop
+from salience.system.terminal import progress
+from utilities import SaliencyBatches
+
+
+class Epochs(keras.callbacks.Callback):
+    """Watches a training: where it stands, how it does, and whether it has to end.
+
+    Args:
+        config: the run's settings.
+        run: its folder.
+        state: the variables that training changes; of the network and the part that is fitted.
+        training, validation: the batches.
+        say: gets each line of news.
+        devices: those of the run.
+        stop: whether a signal has asked for the end.
+        standing: which step comes next.
+        arrays: the variables' values at that step; none where it is the first.
+
+    Attributes:
+        is_interrupted: it ends before its time, to be taken up again.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        run: RunFolder,
+        state: State,
+        training: SaliencyBatches,
+        validation: SaliencyBatches,
+        say: Callable[[str], None],
+        devices: Devices,
+        stop: Stop,
+        standing: Standing,
+        arrays: Arrays | None,
+    ) -> None:
+        super().__init__()
+        self.config, self.run, self.say, self.devices = config, run, say, devices
+        self.state, self.stop, self.at, self.arrays = state, stop, standing, arrays
+        self.training = training
+        self.guard = Guard(config, state, run.checkpoints, standing.incidents)
+        self.validator = Validator(config, validation, devices)
+        self.events = None
+        if devices.is_chief:
+            self.events = EventLog(run.path("tensorboard"), run.history, say)
+        self.bar = tqdm(disable=True)
+        self.has_stepped = self.is_interrupted = False
+        self.saved = time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last epoch is done, or patience is at its end."""
+        if not self.run.history:
+            return False
+        since_best = self.run.history[-1]["epoch"] - self.run.best_epoch["epoch"]
+        return since_best >= self.config.patience or self.at.epoch >= self.config.epochs
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.training.epoch = epoch
+        self.first = self.at.step
+        self.started = time.monotonic() - self.at.seconds
+        if self.arrays:
+            self.state.restore(self.arrays, "network", "optimizer")
+            if not self.at.is_between_epochs:  # else Keras has set them to nothing, rightly
+                self.state.restore(self.arrays, "metrics")
+        elif self.config.on_nan == "rewind" and epoch == 0:
+            self.save()  # the start that may have to be gone back to
+        self.bar = progress(
+            self.training.count,
+            f"epoch {epoch + 1}/{self.config.epochs}",
+            shown=self.devices.is_chief,
+        )
+        if self.first:
+            self.bar.update(self.pictures(self.first))
+        self.guard.keep()
+
+    def pictures(self, steps: int) -> int:
+        """Return how many pictures the first steps of an epoch have."""
+        return min(steps * self.config.batch_size, self.training.count)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.has_stepped, self.arrays = True, None
+        # of several steps at once, Keras names the last, which the epoch's end may come before
+        before, self.at.step = self.at.step, min(self.first + batch + 1, len(self.training))
+        loss = float((logs or {}).get("loss", 0))
+        if self.config.on_nan != "stop":
+            self.come_home()
+        if np.isfinite(loss) and self.guard.passes():
+            self.at.good += 1
+        else:
+            self.meet_nonfinite(before, loss)
+        done = self.pictures(self.at.step)
+        self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        self.bar.update(done - self.bar.n)
+        if self.asked_to_stop():
+            self.interrupt()
+        elif time.monotonic() - self.saved >= 60 * self.config.checkpoint_minutes:
+            self.save()
+
+    def meet_nonfinite(self, before: int, loss: float) -> None:
+        """Deal with steps whose loss is no number.
+
+        Args:
+            before: how many steps of the epoch came before them.
+            loss: the mean of the epoch so far, which they have spoilt.
+
+        Raises:
+            UserError: training is to end.
+        """
+        self.come_home()
+        size = self.config.batch_size
+        order = self.training.order()[before * size : self.at.step * size]
+        names = [self.training.samples[i].name for i in order]
+        try:
+            self.say(self.guard.meet(self.at.epoch + 1, self.at.step, loss, names))
+        finally:
+            if self.devices.is_chief:
+                write_json(self.run.path("nonfinite.json"), self.at.incidents)
+
+    def come_home(self) -> None:
+        """Bring the variables home from where JAX computes with them: Keras does when asked."""
+        _ = self.model
+
+    def asked_to_stop(self) -> bool:
+        """Return whether a signal asks for the end, of this process or of one of its neighbours."""
+        return self.devices.any(bool(self.stop))
+
+    def save(self) -> None:
+        """Write where training stands."""
+        self.come_home()
+        self.at.seconds = time.monotonic() - self.started
+        self.at.history = self.run.history
+        if self.devices.is_chief:
+            arrays = self.state.capture()
+            if name := unsound(arrays):
+                raise UserError(
+                    f"epoch {self.at.epoch + 1}, step {self.at.step}: weights ({name}) are no "
+                    "numbers any more. Those saved before are kept. Try a lower --learning_rate, "
+                    "or --on_nan skip."
+                )
+            self.run.checkpoints.save(self.at, arrays)
+        self.saved = time.monotonic()
+
+    def interrupt(self) -> None:
+        """Save where training stands, and let Keras' loop come to its end."""
+        self.save()
+        self.is_interrupted = True
+        self.model.stop_training = True
+
+    def end_epoch(self) -> None:
+        """Do what an earlier process left of an epoch whose steps it had done."""
+        fitted = self.state.fitted
+        self.set_model(fitted)
+        logs = self.at.logs
+        self.on_epoch_begin(self.at.epoch)
+        self.arrays = None
+        if logs:
+            self.complete(logs)
+        else:
+            self.on_epoch_end(self.at.epoch, fitted.get_metrics_result())
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.is_interrupted:
+            return
+        logs = self.devices.finish_epoch(self.model, self.training, logs or {})
+        self.complete({name: float(value) for name, value in logs.items()})
+
+    def complete(self, logs: dict[str, float]) -> None:
+        """Validate the network after the steps of an epoch, write its files, and look ahead.
+
+        Args:
+            logs: the epoch's training results.
+        """
+        if not self.at.good:
+            raise UserError(
+                f"epoch {self.at.epoch + 1}: the loss of each step was no number (see "
+                "nonfinite.json). Try a lower --learning_rate."
+            )
+        if not np.isfinite(logs["loss"]):  # of a last batch that the devices do not divide
+            raise UserError(
+                f"epoch {self.at.epoch + 1}: the loss is {logs['loss']}. Try a lower "
+                "--learning_rate."
+            )
+        self.at.logs = logs
+        self.bar.close()
+        alone = self.devices.processes == 1
+        if not alone:  # they validate together, so that none may leave on its own
+            self.save()
+        try:
+            scores = self.validator.validate(self.model, self.stop if alone else Stop())
+        except Interrupted:
+            return self.interrupt()
+        seconds = time.monotonic() - self.started
+        row = {
+            "epoch": self.at.epoch + 1,
+            "loss": logs["loss"],
+            "zero_maps": logs["zero_maps"],
+            **{m.__name__: logs[m.__name__] for m in training_metrics(self.config)},
+            **scores,
+            **self.step_sizes(self.at.epoch),
+            "seconds": round(seconds, 2),
+            "images_per_second": round(self.training.count / seconds, 3),
+            "peak_memory_mb": peak_memory_mb(),
+        }
+        best = self.run.record(self.state.network, row)
+        if self.events:  # those of the one process that writes
+            self.events.write(row)
+            self.draw()
+        self.say(
+            f"epoch {row['epoch']}: loss {row['loss']:.4f}  {scores_line(row)}  "
+            f"{row['images_per_second']:.2f} images/s{'  (best)' if best else ''}"
+        )
+        self.warn_of_zero_maps()
+        self.at.go_to_next_epoch()
+        self.started = time.monotonic()
+        self.save()  # last, so that it promises nothing that is not there
+        if self.is_over:
+            self.model.stop_training = True
+            if self.at.epoch < self.config.epochs:
+                self.say(f"No better validation loss for {self.config.patience} epochs: stopping.")
+        elif self.asked_to_stop():
+            self.interrupt()
+
+    def draw(self) -> None:
+        """Draw the curves and some predictions; a disk that has no room for them ends no run."""
+        try:
+            figures.curves(self.run.history, self.run.path("curves.png"), self.config.name)
+            figures.picture_grid(self.validator.grid, self.run.path("examples.png"))
+        except StorageError as error:
+            self.say(f"warning: {error}")
+
+    def step_sizes(self, epoch: int) -> dict[str, float]:
+        """Return the step size that an epoch came to, and its momentum where that changes."""
+        config = self.config
+
+        def at(start: float, end: float) -> float:
+            return linear_by_epoch(start, end, config.epochs, epoch)
+
+        if config.learning_rate_end is None:
+            rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        else:  # the optimiser has counted the epoch's last step: it stands at the next one's size
+            rate = at(config.learning_rate, config.learning_rate_end)
+        if config.optimizer != "sgd" or config.momentum_end is None:
+            return {"learning_rate": rate}
+        return {"learning_rate": rate, "momentum": at(config.momentum, config.momentum_end)}
+
+    def warn_of_zero_maps(self) -> None:
+        """Say so when more training maps are all zero than in the epoch before."""
+        shares = [0.0] + [row["zero_maps"] for row in self.run.history]
+        if shares[-1] > shares[-2]:
+            self.say(
+                f"warning: {shares[-1]:.1%} of the training maps were zero everywhere (before: "
+                f"{shares[-2]:.1%}); no gradient comes through them where a ReLU is last. Try a "
+                "lower --learning_rate, or --optimizer adam."
+            )
+
+    def close(self) -> None:
+        """End the bar and the event file."""
+        self.bar.close()
+        if self.events:
+            self.events.close()
+
+
+class EventLog:
+    """TensorBoard events, in TensorBoard's own record format whatever Keras' backend is.
+
+    Where the disk refuses them, that is said, and there are no more: the history has all of it.
+
+    Args:
+        folder: theirs.
+        history: of a run that is taken up; its events are written again, into one file.
+        say: gets what is to be told.
+    """
+
+    def __init__(
+        self, folder: Path, history: list[dict[str, float]], say: Callable[[str], None]
+    ) -> None:
+        # this writer alone: TensorBoard's file writer would import TensorFlow under JAX and PyTorch
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self.say = say
+        make_folder(folder)
+        for old in folder.glob("events.*"):  # of which the last may be cut off
+            old.unlink()
+        name = f"events.out.tfevents.{int(time.time())}.{platform.node()}.{os.getpid()}"
+        # unbuffered, so that a refusal does not come again when it is closed
+        self.writer: Any = RecordWriter((folder / name).open("wb", buffering=0))
+        self._add(file_version="brain.Event:2")
+        for row in history:
+            self.write(row)
+
+    def write(self, row: dict[str, float]) -> None:
+        """Add an epoch's values."""
+        from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
+
+        values = [Summary.Value(tag=k, simple_value=v) for k, v in row.items() if k != "epoch"]
+        self._add(step=int(row["epoch"]), summary=Summary(value=values))
+
+    def _add(self, **content: Any) -> None:
+        """Append one event and flush it, so that a viewer sees it at once."""
+        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore
+
+        if not self.writer:
+            return
+        try:
+            self.writer.write(Event(wall_time=time.time(), **content).SerializeToString())
+            self.writer.flush()
+        except OSError as error:
+            self.say(f"warning: no more TensorBoard events: {error.strerror}")
+            self.close()
+
+    def close(self) -> None:
+        """End the file."""
+        if self.writer:
+            self.writer.close()
+        self.writer = None
+
+
+def peak_memory_mb() -> float:
+    """Return the most memory that this process has held so far, MiB (main memory, not a GPU's)."""
+    if sys.platform == "win32":
+        return float("nan")
+    import resource  # Windows has none
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # bytes there, KiB here

@@ -1,0 +1,342 @@
+"""What `train` does, in order: data, network, weights, epochs, and after each the validation."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from commands.training import backends, checkpoint, feature_cache
+from commands.training import devices as cluster
+from commands.training.checkpoint import Arrays, Standing, State
+from commands.training.devices import Devices
+from commands.training.epochs import Epochs
+from commands.training.objective import set_up
+from commands.training.run_folder import Earlier, RunFolder, WitnessedRun, earlier
+from commands.training.runs import history_of
+from commands.training.validation import scores_line
+from config import Config
+from salience.data import loading
+from salience.networks import registry, weight_files
+from salience.system.errors import Interrupted, UserError
+from salience.system.signals import Stop, heeded
+from salience.system.terminal import tell
+from utilities import OutputGrid, SaliencyBatches
+
+
+def train(config: Config, say: Callable[[str], None] = tell) -> RunFolder:
+    """Train a network as configured, or go on with it; return its run folder, with the history.
+
+    Args:
+        config: the run's settings.
+        say: gets each line of news.
+
+    Raises:
+        UserError: the data, the backbone's weights or the output folder are not usable.
+        Interrupted: a signal has ended it; the same settings go on.
+    """
+    config.check_start()
+    with heeded(say) as stop:
+        with cluster.started(config) as devices:
+            chief = devices.is_chief
+            run = train_on(devices, config, say if chief else lambda line: None, stop)
+        if run.is_interrupted:
+            raise Interrupted(
+                f"{stop.name or 'another process stopped'}: where training stands is saved in "
+                f"{run.folder}. The same command goes on"
+                + (", without --overwrite." if config.overwrite else ".")
+            )
+    return run
+
+
+def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop: Stop) -> RunFolder:
+    """Train on the devices of a run; see `train`."""
+    found = look_for_earlier(devices, config)
+    if found.is_done:
+        say(f"{config.run_folder} is done")
+        return WitnessedRun(config, history_of(config.run_folder))
+    backends.make_deterministic(config.seed, config.xla)
+    with backends.precision(config.precision):
+        model = registry.get(config.model).build(config)
+    grid = registry.grid_of(model)
+    training, validation = (batches(config, split, grid) for split in ("train", "val"))
+    check_loss_has_its_truth(config, training)
+    with devices.chief_first():
+        weights = load_start(model, config, say)
+    same = {"pictures": names_of(training, validation), "first weights": digest_of(model)}
+    check_same_start(devices, same)
+    # where features are kept, what learns is fitted on them; it shares its layers with the network
+    as_decided = dataclasses.replace(config, feature_cache=found.features or config.feature_cache)
+    fitted, kept = feature_cache.attach(model, training, validation, as_decided, say, devices)
+    set_up(fitted, config, steps_per_epoch=len(training))
+    devices.feed(training)  # which may refuse the batch
+    # last, so that bad input leaves no empty folder behind; only the chief writes
+    run = WitnessedRun(config)
+    if devices.is_chief:
+        run = RunFolder(config, same, "on" if training.features else "off", say)
+    with contextlib.closing(run):
+        standing, arrays = start_of(run, devices)
+        say(describe(config, model, training, validation, weights))
+        for remark in remarks(devices, config, model, kept, standing if arrays else None):
+            say(remark)
+        state = State(model, fitted)
+        epochs = Epochs(
+            config, run, state, training, validation, say, devices, stop, standing, arrays
+        )
+        stop.can_wait = True
+        try:
+            fit(epochs, config, say)
+        except Exception:
+            # Keras wraps what a reading thread raised; the user is owed the line that it had
+            failure = training.failure or validation.failure
+            if failure:
+                raise failure from None
+            raise
+        finally:
+            epochs.close()
+        run.is_interrupted = epochs.is_interrupted
+        if not run.is_interrupted:
+            run.finish()
+            say(best_line(run))
+    return run
+
+
+def look_for_earlier(devices: Devices, config: Config) -> Earlier:
+    """Return what the chief finds in the run folder, in every process."""
+    found = dataclasses.asdict(earlier(config)) if devices.is_chief else {}
+    told = devices.from_chief(json.dumps(found).encode())
+    return Earlier(**json.loads(told or b"{}"))
+
+
+def start_of(run: RunFolder, devices: Devices) -> tuple[Standing, Arrays | None]:
+    """Return which step comes next, and the variables' values at it: none at the first of all."""
+    data = devices.from_chief(run.resumed)
+    if not data:
+        return Standing(started=run.started), None
+    kept = checkpoint.read(data)
+    run.take_up(kept.standing)
+    return kept.standing, kept.arrays
+
+
+def remarks(
+    devices: Devices, config: Config, model: keras.Model, kept: str, standing: Standing | None
+) -> Iterator[str]:
+    """Yield what is to be said before training, besides what is trained on what.
+
+    Args:
+        devices: those of the run.
+        config: the run's settings.
+        model: the network.
+        kept: what was decided of the feature cache.
+        standing: where training is taken up, if it is.
+    """
+    for name, root in config.sets:
+        yield from (f"{name}: {remark}" for remark in loading.remarks(name, root))
+    if kept:
+        yield kept
+    yield from backends.remarks(model, config)
+    if devices.count > 1:
+        yield f"{devices.count} devices of {devices.processes} processes share each batch, by JAX"
+    if standing:
+        yield f"going on from {standing}"
+
+
+def names_of(training: SaliencyBatches, validation: SaliencyBatches) -> str:
+    """Return a name for the pictures of a run and their truth, wherever they lie.
+
+    Of their files it has the sizes: when they were changed, a copy to another disk may not tell.
+    """
+    digest = hashlib.sha256()
+    for batches in (training, validation):
+        for sample in batches.samples:
+            about = [sample.name, *map(size_of, (sample.image, sample.map))]
+            if sample.prepared:
+                about.append(sample.prepared.digest)
+            digest.update(f"{about}\n".encode(errors="surrogateescape"))
+            if sample.fixations is not None:
+                digest.update(np.ascontiguousarray(sample.fixations, np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def size_of(source: object) -> int | None:
+    """Return the bytes of a file that a sample names; None where it is none of its own."""
+    return source.stat().st_size if isinstance(source, Path) and source.is_file() else None
+
+
+def digest_of(model: keras.Model) -> str:
+    """Return a name for the weights that a network has."""
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        digest.update(keras.ops.convert_to_numpy(weight).tobytes())
+    return digest.hexdigest()
+
+
+def best_line(run: RunFolder) -> str:
+    """Return what a run came to, and where its weights are."""
+    best = run.best_epoch
+    copy = f", and {run.published}"
+    if run.kept_back:
+        copy = f" alone: {run.published} is kept, as {run.kept_back}"
+    return (
+        f"Best: epoch {best['epoch']}, {scores_line(best)}. Weights: "
+        f"{run.path('best.weights.h5')}{copy}"
+    )
+
+
+def fit(epochs: Epochs, config: Config, say: Callable[[str], None]) -> None:
+    """Train from where training stands to its end; first what an earlier process left of an epoch.
+
+    Args:
+        epochs: knows where that is.
+        config: the run's settings.
+        say: gets each line of news.
+    """
+    training, devices, at = epochs.training, epochs.devices, epochs.at
+    make_variables(epochs)
+    if not at.is_between_epochs:
+        if at.step < devices.steps(training):
+            fit_epochs(epochs, config, say, devices.feed(training, at.step), at.epoch + 1)
+        else:
+            epochs.end_epoch()
+    if not epochs.is_over and not epochs.is_interrupted:
+        fit_epochs(epochs, config, say, devices.feed(training), config.epochs)
+
+
+def make_variables(epochs: Epochs) -> None:
+    """Have a network make its metrics' variables, as a step would, where they are to be set."""
+    if epochs.arrays or epochs.config.on_nan != "stop":
+        epochs.state.fitted.test_on_batch(*epochs.training[0])
+
+
+def fit_epochs(
+    epochs: Epochs,
+    config: Config,
+    say: Callable[[str], None],
+    feed: keras.utils.PyDataset,
+    end: int,
+) -> None:
+    """Train up to an epoch; without XLA where that was asked for and cannot compile the step."""
+    model = epochs.state.fitted
+    options = {
+        "initial_epoch": epochs.at.epoch,
+        "epochs": end,
+        "shuffle": False,  # the generator shuffles, by seed and epoch
+        "verbose": 0,
+        "callbacks": [epochs],
+    }
+    try:
+        model.fit(feed, **options)
+    except Exception as error:
+        tried = config.xla == "on" and model.jit_compile and not epochs.has_stepped
+        # JAX has given its arrays away by then, and is of no use uncompiled
+        if not tried or backends.backend() == "jax":
+            raise
+        if epochs.training.failure or isinstance(error, UserError):
+            raise
+        say(f"XLA cannot compile this step, so it is not compiled: {first_line(error)}")
+        set_up(model, dataclasses.replace(config, xla="off"), len(epochs.training))
+        make_variables(epochs)
+        model.fit(feed, **options)
+
+
+def first_line(error: Exception) -> str:
+    """Return the beginning of what an exception says; compilers say a page."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def check_same_start(devices: Devices, same: dict[str, str]) -> None:
+    """Refuse processes that would train other networks, or on other pictures.
+
+    Args:
+        devices: all that train.
+        same: names for the pictures and for the weights that training starts from.
+
+    Raises:
+        UserError: this one would.
+    """
+    devices.check_same("The pictures of --data", same["pictures"].encode())
+    devices.check_same("The weights that training starts from", same["first weights"].encode())
+
+
+def load_start(model: keras.Model, config: Config, say: Callable[[str], None]) -> Path | None:
+    """Load the weights that training begins with; return their file, or None for a random start."""
+    if config.init_weights is None:
+        return registry.get(config.model).load_pretrained(model, config)
+    card = weight_files.read_card(config.init_weights)
+    weight_files.load(model, config.init_weights)
+    say(weight_files.described(config.init_weights, card))
+    return config.init_weights
+
+
+def batches(config: Config, split: str, grid: OutputGrid) -> SaliencyBatches:
+    """Return the generator of a split; only training shuffles and flips."""
+    samples, sizes = [], []
+    for name, root in config.sets:
+        found = loading.load(name, root, split, config.plan, config.out_of_bounds)
+        if len(config.sets) > 1:  # two sets may each have a 001.jpg
+            found = [dataclasses.replace(s, name=f"{name}/{s.name}") for s in found]
+        samples += found
+        sizes.append(len(found))
+    return SaliencyBatches(
+        samples,
+        config.input_shape,
+        config.batch_size,
+        grid=grid,
+        sigma_pixels=config.sigma_pixels,
+        shuffle=split == "train",
+        flip=config.flip and split == "train",
+        sizes=sizes,
+        mix=config.mix if split == "train" else (),
+        seed=config.seed,
+        workers=config.workers,
+    )
+
+
+def check_loss_has_its_truth(config: Config, training: SaliencyBatches) -> None:
+    """Refuse a loss from fixations where the data set has none."""
+    bare = [sample.name for sample in training.samples if sample.fixations is None]
+    if bare and "nss" in config.loss:
+        raise UserError(
+            f"--loss {config.loss} needs fixations, but {len(bare)} pictures of "
+            f"{config.dataset_name} have only maps; first: {bare[0]}. Choose a loss without nss, "
+            "such as kld."
+        )
+
+
+def describe(
+    config: Config,
+    model: keras.Model,
+    training: SaliencyBatches,
+    validation: SaliencyBatches,
+    weights: Path | None,
+) -> str:
+    """Return a few lines that say what is about to be trained, on what."""
+    trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    return (
+        f"{config.system} ({config.strategy}) at {config.rows}x{config.cols}: {trainable:,} of "
+        f"{model.count_params():,} weights learn; start: {weights or 'random'}\n"
+        f"{config.dataset_name}: {training.count} training and {validation.count} validation "
+        f"pictures{outside(config, training)}; loss {config.loss}, {config.optimizer}, "
+        f"learning rate {config.learning_rate:g}, batch {config.batch_size}"
+        f"{speed(config)}\n"
+        f"writing to {config.run_folder}/"
+    )
+
+
+def speed(config: Config) -> str:
+    """Return how the step is computed where that is not the plain way, or nothing."""
+    words = "" if config.precision == "float32" else f", {config.precision}"
+    if config.part_size:
+        words += f", {config.part_size} at once"
+    return words
+
+
+def outside(config: Config, training: SaliencyBatches) -> str:
+    """Return how many fixations lay outside their picture and what was done, or nothing."""
+    count = sum(sample.outside for sample in training.samples)
+    done = "clipped to the border" if config.out_of_bounds == "clip" else "dropped"
+    return f" ({count} fixations outside their picture {done})" if count else ""

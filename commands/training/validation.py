@@ -1,0 +1,125 @@
+"""What the network is worth after an epoch: its scores on the validation pictures."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from commands.training.devices import Devices
+from commands.training.objective import loss_function, training_metrics
+from config import Config
+from salience.measures.metrics import METRICS, mean_scores, score
+from salience.pictures.picture_files import sample_density, sample_image
+from salience.system.errors import Interrupted, UserError
+from salience.system.signals import Stop
+from salience.system.terminal import progress
+from utilities import SaliencyBatches, postprocess
+
+VALIDATED = ("cc", "nss", "auc_judd")
+GRID_PICTURES = 4
+
+
+def scores_line(row: dict[str, float]) -> str:
+    """Return an epoch's validation results as text."""
+    scores = "  ".join(f"{METRICS[n].name} {row[f'val_{n}']:.3f}" for n in VALIDATED)
+    return f"validation loss {row['val_loss']:.4f}  {scores}"
+
+
+class Validator:
+    """Scores the network on the validation pictures, at their original size."""
+
+    def __init__(self, config: Config, batches: SaliencyBatches, devices: Devices) -> None:
+        self.config, self.batches, self.devices = config, batches, devices
+        self.loss = loss_function(config)
+        self.grid: list = []
+
+    def validate(self, model: keras.Model, stop: Stop | None = None) -> dict[str, float]:
+        """Return `val_loss` and the mean metrics; one prediction a picture serves them all.
+
+        Args:
+            model: what is fitted.
+            stop: whether a signal has asked for the end.
+
+        Raises:
+            Interrupted: it has.
+            UserError: a picture's loss is no number.
+        """
+        watched = training_metrics(self.config)
+        columns = [*VALIDATED, "loss", *(metric.__name__ for metric in watched)]
+        mine = self.devices.share(range(len(self.batches)))
+        bar = progress(
+            len(mine) * self.config.batch_size, "validation", shown=self.devices.is_chief
+        )
+        table: list[list[float]] = []
+        self.grid = []
+        with ThreadPoolExecutor(self.config.workers) as pool:
+            coming = [pool.submit(self.batches.__getitem__, index) for index in mine[:1]]
+            for index in mine:
+                if stop:
+                    bar.close()
+                    raise Interrupted("in the validation")
+                x, y = coming.pop().result()
+                if index != mine[-1]:  # read while the network works
+                    coming.append(pool.submit(self.batches.__getitem__, index + 1))
+                predicted = self.devices.predict(model, x)
+                by_picture = [
+                    keras.ops.convert_to_numpy(function(y, predicted)).tolist()
+                    for function in (self.loss, *watched)
+                ]
+                first = index * self.config.batch_size
+                rows = list(pool.map(self.score, range(first, first + len(predicted)), predicted))
+                for row, *values in zip(rows, *by_picture, strict=True):
+                    table.append([*(row[name] for name in VALIDATED), *values])
+                for i in range(first, min(first + len(predicted), GRID_PICTURES)):
+                    self.grid.append(self.grid_row(i, predicted[i - first], rows[i - first]))
+                bar.update(len(predicted))
+        bar.close()
+        # the regulariser is part of the training loss; with it the two curves are comparable
+        penalty = sum(float(keras.ops.convert_to_numpy(p)) for p in model.losses)
+        gathered = self.devices.gather(np.array(table).reshape(-1, len(columns)))
+        values = dict(zip(columns, gathered.T, strict=True))
+        self.refuse_nonfinite(values["loss"])
+        scores = [dict(zip(columns, row, strict=True)) for row in gathered.tolist()]
+        means = mean_scores(scores, VALIDATED)
+        return {
+            "val_loss": float(np.mean(values["loss"])) + penalty,
+            **{f"val_{name}": mean for name, mean in means.items()},
+            **{f"val_{m.__name__}": float(np.mean(values[m.__name__])) for m in watched},
+        }
+
+    def refuse_nonfinite(self, values: NDArray) -> None:
+        """Refuse losses that are no numbers; the weights are ruined, or the truth is.
+
+        Raises:
+            UserError: there are such; it names the pictures.
+        """
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            names = ", ".join(self.batches.samples[i].name for i in bad[:3])
+            raise UserError(
+                f"The validation loss is {values[bad[0]]} for {len(bad)} of {len(values)} pictures "
+                f"({names}{', ...' if len(bad) > 3 else ''}). The weights of the epochs before are "
+                "kept. Try a lower --learning_rate."
+            )
+
+    def score(self, index: int, prediction: NDArray) -> dict[str, float]:
+        """Return the metrics of one picture, whose batch has been read."""
+        sample, box = self.batches.samples[index], self.batches.boxes[index]
+        density = sample_density(sample, box.image_shape, self.config.sigma_pixels)
+        return score(self.restored(index, prediction), density, sample.fixations, VALIDATED)
+
+    def restored(self, index: int, prediction: NDArray) -> NDArray:
+        """Return a prediction as a map of its picture, whose batch has been read."""
+        return postprocess(prediction, self.batches.boxes[index], self.batches.grid)
+
+    def grid_row(self, index: int, prediction: NDArray, scores: dict[str, float]) -> tuple:
+        """Return a line of the picture grid."""
+        sample, box = self.batches.samples[index], self.batches.boxes[index]
+        return (
+            sample.name,
+            sample_image(sample),
+            sample_density(sample, box.image_shape, self.config.sigma_pixels),
+            self.restored(index, prediction),
+            f"prediction: CC {scores['cc']:.2f}, NSS {scores['nss']:.2f}",
+        )

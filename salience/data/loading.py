@@ -1,0 +1,253 @@
+"""Data sets: one file each, `load(root, split, plan) -> [Sample]`; the file's name is the choice.
+
+No network code. Each loader says what its files hold and converts it to the contract of `Sample`.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from config import BY_SHARES, SPLITS, Plan
+from salience.data import store
+from salience.pictures.fixations import are_within
+from salience.pictures.headers import header_shape
+from salience.pictures.sample import Sample
+from salience.system.errors import UserError
+
+if TYPE_CHECKING:  # it knows this module's functions
+    from salience.data.parts import Part
+
+
+def load(
+    name: str,
+    root: Path | None,
+    split: str,
+    plan: Plan = BY_SHARES,
+    out_of_bounds: str = "drop",
+    truth: bool = True,
+) -> list[Sample]:
+    """Return the samples of a split of a data set.
+
+    Args:
+        name: a file of this folder.
+        root: the data set's folder, or a store that `data prepare` made of it; built-in sets need
+            none.
+        split: train, val or test.
+        plan: the split, where the data set brings none of its own.
+        out_of_bounds: "drop" the fixations outside their picture, "clip" them to its border, or
+            "keep" them.
+        truth: whether pictures without a map and fixations are refused.
+
+    Raises:
+        UserError: the folder or a part of it is missing; the message says how to get it. A store
+            was prepared otherwise, or its sources have changed since.
+    """
+    module = module_of(name, root)
+    originals = partial(_originals, module, split=split, plan=plan, out_of_bounds=out_of_bounds)
+    if module.NEEDS_FILES and root is not None and store.is_store(root):
+        return store.load(root, name, split, plan, out_of_bounds, originals)
+    samples = originals(root)
+    if not samples and split == "test" and plan.test == 0 and not plan.folds:
+        raise UserError(
+            f"{name} at {root} has no pictures to test on: none are kept for that (--test_share 0, "
+            "as the weights' training had it). --test_share 0.2 draws some, which weights so "
+            "trained may have learnt from."
+        )
+    if not samples:
+        raise UserError(
+            f"{name} at {root} has no pictures in its {split} split. Too few pictures for "
+            "--val_share, --test_share or --folds?"
+        )
+    if plan.folds:
+        following = dataclasses.replace(plan, fold=(plan.fold + 1) % plan.folds)
+        if [s.name for s in samples] == [s.name for s in module.load(root, split, following)]:
+            raise UserError(
+                f"{name} at {root} brings its own split, which --folds does not divide: leave "
+                "--folds away."
+            )
+    if truth and all(sample.map is None and sample.fixations is None for sample in samples):
+        raise UserError(
+            f"The {split} split of {name} comes without maps and fixations: it can neither train "
+            f"nor be scored here. {_remedy(name, root, split)}"
+        )
+    return samples
+
+
+def load_splits(
+    name: str, root: Path | None, plan: Plan, out_of_bounds: str
+) -> tuple[dict[str, list[Sample]], dict[str, str]]:
+    """Return the samples of each split, and of each split that cannot be used why not.
+
+    Raises:
+        UserError: no split can be used.
+    """
+    splits, left_out = {}, {}
+    for split in SPLITS:
+        try:
+            splits[split] = load(name, root, split, plan, out_of_bounds)
+        except UserError as error:
+            left_out[split] = str(error)
+    if not splits:
+        raise UserError(left_out[SPLITS[0]])
+    return splits, left_out
+
+
+def submission_pictures(name: str, root: Path | None) -> list[Sample]:
+    """Return the pictures of a benchmark that keeps their truth.
+
+    Raises:
+        UserError: the folder or a part of it is missing; the message says how to get it.
+    """
+    return module_of(name, root).submission_pictures(root)
+
+
+def module_of(name: str, root: Path | None) -> ModuleType:
+    """Return the module of a data set, once its folder is there.
+
+    Raises:
+        UserError: no folder is given, or there is none.
+    """
+    module = importlib.import_module(f"salience.data.sets.{name}")
+    if module.NEEDS_FILES and root is None:
+        raise UserError(f"--data is needed: the folder of {name}. {offer(module.SOURCE)}")
+    if module.NEEDS_FILES and root is not None and root.is_file():
+        raise UserError(
+            f"--data {root} is a file; the folder of {name} is needed. If it is the archive that "
+            "the data set came in: `main.py data prepare` unpacks it."
+        )
+    if module.NEEDS_FILES and root is not None and not root.is_dir():
+        raise UserError(f"The {name} data set is not at {root}: no such folder. "
+                        f"{offer(module.SOURCE)}")  # fmt: skip
+    return module
+
+
+def _remedy(name: str, root: Path | None, split: str) -> str:
+    """Return what helps against a split without truth."""
+    for part in parts(name, root):
+        if part.split in (split, "") and part.sought:
+            return f"They should be in {part.where}: {part.sought}."
+    return "Take another --split."
+
+
+def parts(name: str, root: Path | None) -> "list[Part]":
+    """Return what is on disk of a data set; nothing for a built-in one.
+
+    Raises:
+        UserError: the folder is missing or holds no pictures, or it is a store.
+    """
+    module = module_of(name, root)
+    refuse_store(root)
+    return module.parts(root) if module.NEEDS_FILES else []
+
+
+def remarks(name: str, root: Path | None) -> list[str]:
+    """Return what a user should know of how a data set's files were understood."""
+    if root is not None and store.is_store(root):
+        return []  # they were understood when it was prepared
+    return [remark for part in parts(name, root) for remark in part.remarks]
+
+
+def are_archives(data: Sequence[Path]) -> bool:
+    """Return whether --data names archives, to be unpacked together, rather than one folder.
+
+    Raises:
+        UserError: it names several paths, and one is no file.
+    """
+    others = [path for path in data if not path.is_file()]
+    if len(data) > 1 and others:
+        raise UserError(
+            f"--data takes one folder, or one or several archives; {others[0]} is no file."
+        )
+    return bool(data) and not others
+
+
+def refuse_store(root: Path | None) -> None:
+    """Raise UserError where a store is given and the data set's own files are needed."""
+    if root is not None and store.is_store(root):
+        raise UserError(f"--data {root} is a store. Name the data set's own folder.")
+
+
+def _originals(
+    module: ModuleType, root: Path | None, split: str, plan: Plan, out_of_bounds: str
+) -> list[Sample]:
+    """Return the samples of a split as the data set's own files tell."""
+    return [bounded(sample, out_of_bounds) for sample in module.load(root, split, plan)]
+
+
+def bounded(sample: Sample, out_of_bounds: str) -> Sample:
+    """Return a sample whose fixations all lie in its picture, and which counts those that did not.
+
+    Where the picture's shape cannot be told the sample is returned as it is: reading it will say
+    what is wrong.
+    """
+    if sample.fixations is None or out_of_bounds == "keep":
+        return sample
+    shape = sample.shape
+    if shape is None and isinstance(sample.image, Path):
+        shape = header_shape(sample.image)
+    if shape is None:
+        return sample
+    inside = are_within(sample.fixations, shape)
+    points, subjects = sample.fixations, sample.subjects
+    # what is not finite lies at no border
+    kept = np.isfinite(points).all(axis=1) if out_of_bounds == "clip" else inside
+    if not kept.all():
+        points, subjects = points[kept], None if subjects is None else subjects[kept]
+    if not inside.all() and out_of_bounds == "clip":
+        points = np.clip(points, 0, np.array([shape[1] - 1, shape[0] - 1], np.float32))
+    return dataclasses.replace(
+        sample,
+        fixations=points,
+        subjects=subjects,
+        shape=shape,
+        outside=int(np.count_nonzero(~inside)),
+    )
+
+
+def offer(source: str) -> str:
+    """Return what a user without the data can do."""
+    return f"{source} To try without data: --dataset synthetic."
+
+
+def divided(names: Sequence[str], split: str, plan: Plan, categories: Sequence[str] = ()) -> list:
+    """Return the names of a split, drawn once by the plan's seed, sorted.
+
+    Args:
+        names: of all pictures, in any order.
+        split: train, val or test.
+        plan: the shares, or the folds.
+        categories: of each picture; each category is then divided by itself.
+
+    >>> [len(divided([str(i) for i in range(10)], s, Plan())) for s in ("train", "val", "test")]
+    [7, 1, 2]
+    """
+    groups: dict[str, list[str]] = {}
+    for name, category in zip(names, categories or [""] * len(names), strict=True):
+        groups.setdefault(category, []).append(name)
+    return sorted(
+        name
+        for category in sorted(groups)
+        for name in _drawn(sorted(groups[category]), split, plan)
+    )
+
+
+def _drawn(names: list[str], split: str, plan: Plan) -> list[str]:
+    """Return the names of a split of one category."""
+    order = np.random.default_rng(plan.seed).permutation(len(names))
+    if plan.folds:
+        parts = np.array_split(order, plan.folds)
+        test = parts[plan.fold]
+        rest = np.concatenate([p for i, p in enumerate(parts) if i != plan.fold])
+        first_val = round(len(rest) * (1 - plan.val))
+        train, val = rest[:first_val], rest[first_val:]
+    else:
+        first_val = round(len(names) * round(1 - plan.val - plan.test, 9))
+        first_test = round(len(names) * round(1 - plan.test, 9))
+        train, val, test = np.split(order, [first_val, first_test])
+    return [names[i] for i in {"train": train, "val": val, "test": test}[split]]

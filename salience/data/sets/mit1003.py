@@ -1,0 +1,73 @@
+"""MIT1003: 1,003 pictures of up to 1024 pixels a side, 15 observers, 3 s each; Judd et al., 2009.
+
+`ALLSTIMULI/*.jpeg`, and in `ALLFIXATIONMAPS/` for each picture `NAME_fixMap.jpg`, its density map,
+and `NAME_fixPts.jpg`, its fixations as white pixels, without the first of each observer (one file
+lacks the underscore). These are JPEG, which smears a white pixel: what is brighter than half counts
+as a fixation, once a pixel; who made it is not told. A mask counts from zero.
+
+There is no split of the authors': divide by shares or by `--folds`.
+"""
+
+import re
+from pathlib import Path
+
+from config import BY_SHARES, Plan
+from salience.data.loading import offer
+from salience.data.parts import Part, by_stem, files_of, find_root, load_parts
+from salience.data.points import Read, looks_of_picture, read_files
+from salience.pictures.sample import IMAGE_SUFFIXES, Sample
+from salience.system.errors import UserError
+
+NEEDS_FILES = True
+SOURCE = (
+    "Get ALLSTIMULI.zip and ALLFIXATIONMAPS.zip from "
+    "http://people.csail.mit.edu/tjudd/WherePeopleLook/ and point --data at the folder that holds "
+    "ALLSTIMULI/ and ALLFIXATIONMAPS/."
+)
+SIGMA_PIXELS = 35.0  # about one degree of visual angle, the value in general use
+PUBLISHED = {"all": (1_003,)}
+
+
+def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
+    """Return the samples of a split.
+
+    Raises:
+        UserError: no pictures, or truth that does not fit them.
+    """
+    return load_parts(parts(root), root, split, plan)
+
+
+def parts(root: Path) -> list[Part]:
+    """Return what is there.
+
+    Raises:
+        UserError: there are no pictures.
+    """
+    base = find_root(root, lambda folder: (folder / "ALLSTIMULI").is_dir())
+    clashes: list[str] = []
+    images = by_stem(base / "ALLSTIMULI", IMAGE_SUFFIXES, clashes) if base else {}
+    if base is None or not images:
+        raise UserError(f"No pictures in {root / 'ALLSTIMULI'}. {offer(SOURCE)}")
+    truth: dict[str, dict[str, Path]] = {"fixMap": {}, "fixPts": {}}
+    for path in files_of(base / "ALLFIXATIONMAPS", IMAGE_SUFFIXES):
+        match = re.fullmatch(r"(.+?)_?(fixMap|fixPts)", path.stem)
+        if match and match[1] in truth[match[2]]:
+            other = truth[match[2]][match[1]]
+            clashes.append(f"{path} and {other.name} are about one picture: leave one of them.")
+        if match:
+            truth[match[2]].setdefault(match[1], path)
+    points = {key: (path,) for key, path in truth["fixPts"].items()}
+    return [
+        Part(
+            "all",
+            "",
+            base,
+            images,
+            truth["fixMap"],
+            (lambda: read_files(points, looks_of_picture)) if points else Read,
+            SIGMA_PIXELS,
+            published=PUBLISHED["all"],
+            sought="ALLFIXATIONMAPS/*_fixMap.jpg and *_fixPts.jpg",
+            clashes=tuple(clashes),
+        )
+    ]

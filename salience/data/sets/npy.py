@@ -1,0 +1,203 @@
+"""Arrays as people prepare them for notebooks: one file for all pictures, or one each.
+
+`images.npy` [n, rows, columns, 3] and `maps.npy` [n, rows, columns] (or [..., 1]), also called
+`x.npy` and `y.npy`; or folders `images/` and `maps/` with a `.npy` a picture, paired by name. The
+splits may be spelt out as `train/images.npy`, `images_train.npy` or `x_train.npy`, and for folders
+as `train/images/` or `images/train/`; else the plan divides.
+
+Pictures are RGB, channels last or first. Whole numbers are taken as 0 to 255; fractions are told
+apart by their range: 0 to 1, -1 to 1, 0 to 255, or beyond -1, which is how ImageNet's mean and
+deviation normalise, and is undone. Files are mapped into memory, and read a picture at a time.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config import BY_SHARES, SPLITS, Plan
+from salience.data.loading import offer
+from salience.data.parts import Part, by_stem, files_of, find_root, load_parts
+from salience.pictures.picture_files import UNREADABLE, read_array
+from salience.pictures.sample import Sample, Stored
+from salience.system.errors import UserError
+
+NEEDS_FILES = True
+SOURCE = "Point --data at a folder with images.npy and maps.npy, or images/*.npy and maps/*.npy."
+SIGMA_PIXELS = 24.0
+IMAGES, MAPS = ("images", "x", "X"), ("maps", "y", "Y")  # what the arrays are called
+LOOKED_AT = 16  # pictures whose range tells that of all
+# the mean and deviation of ImageNet's RGB from 0 to 1, as torchvision states them
+MEAN_RGB = np.array([0.485, 0.456, 0.406], np.float32)
+DEVIATION_RGB = np.array([0.229, 0.224, 0.225], np.float32)
+# least and greatest value of each form, with some room for rounding and interpolation; what fits
+# several is taken for the first
+RANGES = {
+    "RGB from 0 to 1": (-0.01, 1.01),
+    "RGB from -1 to 1": (-1.01, 1.01),
+    "RGB from 0 to 255": (-0.5, 255.5),
+    "ImageNet-normalised RGB": (-2.3, 2.8),
+}
+
+
+def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
+    """Return the samples of a split.
+
+    Raises:
+        UserError: no arrays, or arrays that do not fit together.
+    """
+    return load_parts(parts(root), root, split, plan)
+
+
+def parts(root: Path) -> list[Part]:
+    """Return what is there of each split, or of all pictures.
+
+    Raises:
+        UserError: there are no arrays of pictures, or their form cannot be told.
+    """
+    base = find_root(root, _holds) or root
+    found = [part for split in (*SPLITS, "") if (part := _part(base, split))]
+    if not found:
+        raise UserError(f"{root} holds no images.npy and no images/*.npy. {offer(SOURCE)}")
+    # where splits are spelt out, a lone images.npy beside them is none of them
+    return [part for part in found if part.split] or found
+
+
+def _holds(root: Path) -> bool:
+    """Return whether a folder holds arrays of pictures, of whichever split."""
+    places = [_places(root, name, split) for name in IMAGES for split in (*SPLITS, "")]
+    return any(
+        any(file.is_file() for file in files) or any(files_of(inner, {".npy"}) for inner in folders)
+        for files, folders in places
+    )
+
+
+def _places(root: Path, name: str, split: str) -> tuple[tuple[Path, Path], tuple[Path, Path]]:
+    """Return where an array of that name would lie, and where a folder of arrays."""
+    tail = f"_{split}" if split else ""
+    files = (root / split / f"{name}.npy", root / f"{name}{tail}.npy")
+    return files, (root / split / name, root / name / split)
+
+
+def _part(root: Path, split: str) -> Part | None:
+    """Return one split, or with an empty name all pictures; None where there is none."""
+    clashes: list[str] = []
+    images = _found(root, IMAGES, split, clashes)
+    maps = _found(root, MAPS, split, clashes)
+    if not images:
+        return None
+    form = form_of(images)
+    return Part(
+        split or "all",
+        split,
+        root,
+        {key: Stored(file, i, partial(read_picture, form)) for key, (file, i) in images.items()},
+        {key: Stored(file, i, read_map) for key, (file, i) in maps.items()},
+        sigma_pixels=SIGMA_PIXELS,
+        sought="maps.npy or maps/*.npy",
+        clashes=tuple(clashes),
+        remarks=(f"{split + ': ' if split else ''}pictures read as {form}",),
+    )
+
+
+def _found(
+    root: Path, names: tuple[str, ...], split: str, clashes: list[str]
+) -> dict[str, tuple[Path, int]]:
+    """Return by key the file of each picture or map, and which of the file's it is.
+
+    The index is -1 where the file is about one picture.
+    """
+    for name in names:
+        files, folders = _places(root, name, split)
+        for file in files:
+            if file.is_file():
+                count = len(opened(file))
+                return {f"{split or 'picture'}_{i:05d}": (file, i) for i in range(count)}
+        for folder in folders:
+            found = by_stem(folder, {".npy"}, clashes)
+            if found:
+                return {stem: (file, -1) for stem, file in found.items()}
+    return {}
+
+
+def opened(file: Path) -> NDArray:
+    """Return an array that stays on disk until it is read.
+
+    Raises:
+        UserError: the file is damaged or holds no numbers.
+    """
+    try:
+        array = read_array(file, mapped=True)
+    except UNREADABLE as error:
+        raise UserError(f"{file} cannot be read as an array: {error}") from error
+    if array.ndim < 2 or not array.size or array.dtype.kind not in "buif":
+        raise UserError(f"{file} holds {array.dtype} of shape {array.shape}, not pictures or maps.")
+    return array
+
+
+def one(file: Path, index: int) -> NDArray:
+    """Return one picture or map of a file as it is stored."""
+    array = opened(file)
+    return np.asarray(array if index < 0 else array[index])
+
+
+def form_of(images: dict[str, tuple[Path, int]]) -> str:
+    """Return how pictures are stored, told by the range of a few that are spread evenly.
+
+    Raises:
+        UserError: the range is none of those known.
+    """
+    chosen = list(images.values())[:: -(-len(images) // LOOKED_AT)]
+    pictures = [one(*where) for where in chosen]
+    least = min(float(picture.min()) for picture in pictures)
+    most = max(float(picture.max()) for picture in pictures)
+    if all(picture.dtype.kind != "f" for picture in pictures):
+        low, high = RANGES["RGB from 0 to 255"]
+        if low <= least and most <= high:
+            return "RGB from 0 to 255"
+    for form, (low, high) in RANGES.items():
+        if low <= least and most <= high:
+            return form
+    raise UserError(
+        f"{chosen[0][0]} holds numbers from {least:.4g} to {most:.4g}, which are none of: "
+        f"{', '.join(RANGES)}."
+    )
+
+
+def read_picture(form: str, file: Path, index: int) -> NDArray[np.uint8]:
+    """Return one picture as BGR uint8 [rows, columns, 3].
+
+    Raises:
+        UserError: it is no picture of one or three channels.
+    """
+    values = one(file, index)
+    if values.ndim == 3 and values.shape[0] in (1, 3) and values.shape[2] not in (1, 3):
+        values = values.transpose(1, 2, 0)  # channels first, as PyTorch has them
+    values = values[..., None] if values.ndim == 2 else values
+    if values.ndim != 3 or values.shape[2] not in (1, 3):
+        raise UserError(
+            f"{file} holds {values.dtype} of shape {values.shape}; a picture is [rows, columns, 3]."
+        )
+    if form == "ImageNet-normalised RGB":
+        values = values * DEVIATION_RGB + MEAN_RGB
+    if form == "RGB from -1 to 1":
+        values = (values + 1) / 2
+    scale = 1 if form == "RGB from 0 to 255" else 255
+    rgb = np.clip(np.round(values.astype(np.float32) * scale), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(rgb[..., ::-1], (*rgb.shape[:2], 3)))
+
+
+def read_map(file: Path, index: int) -> NDArray[np.floating]:
+    """Return one map as float32 [rows, columns].
+
+    Raises:
+        UserError: it is no map of finite numbers, 0 or more.
+    """
+    values = np.squeeze(one(file, index)).astype(np.float32)
+    if values.ndim != 2 or not np.isfinite(values).all() or values.min() < 0:
+        raise UserError(
+            f"{file} holds no map: [rows, columns] of numbers that are 0 or more, but shape "
+            f"{values.shape}."
+        )
+    return values

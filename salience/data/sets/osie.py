@@ -1,0 +1,132 @@
+"""OSIE: 700 pictures of 800 x 600, 15 observers, 3 s each; Xu et al., Journal of Vision 2014.
+
+What its files hold: `data/eye/fixations.mat`, variable `fixations`, 700 cells of a struct with
+`img` and `subjects`, 15 cells of a struct with rows `fix_x`, `fix_y`, `fix_duration`. Coordinates
+are MATLAB's, 1-based pixel centres, fractional, x along the width. The first fixation of each
+observer is in the file and is kept. EyeCrowd (`eyecrowd.py`) comes in the same layout.
+"""
+
+from collections.abc import Container
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config import BY_SHARES, SPLITS, Plan
+from salience.data.loading import offer
+from salience.data.parts import Part, by_stem, find_root, load_parts, samples
+from salience.data.points import Looks, as_points, gathered_looks, read_mat, read_table
+from salience.pictures.sample import Sample
+from salience.system.errors import UserError
+from salience.system.files import read_json
+
+NEEDS_FILES = True
+SOURCE = (
+    "Get it from https://github.com/NUS-VIP/predicting-human-gaze-beyond-pixels and point --data "
+    "at the folder that holds data/stimuli and data/eye/fixations.mat."
+)
+SIGMA_PIXELS = 24.0  # the authors' own maps
+PUBLISHED = {"all": (700, 500)}  # EyeCrowd may be named so, too
+
+
+def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
+    """Return the samples of a split: `split.json` beside `data/` if there, else a seeded one.
+
+    Raises:
+        UserError: the stimuli or the fixations are missing, or do not pair up.
+    """
+    return load_part(parts(root)[0], root, split, plan)
+
+
+def load_part(part: Part, root: Path, split: str, plan: Plan) -> list[Sample]:
+    """Return the samples of a split of a set in this layout; raises what `load` does."""
+    fixed = part.where / "split.json"
+    if not fixed.exists():
+        return load_parts([part], root, split, plan)
+    found = {sample.name: sample for sample in samples(part)}
+    return [found[name] for name in _names(fixed, found, split)]
+
+
+def parts(root: Path) -> list[Part]:
+    """Return what is there.
+
+    Raises:
+        UserError: the stimuli or the fixations are missing.
+    """
+    return [part_at(root, "OSIE", SOURCE, PUBLISHED["all"])]
+
+
+def part_at(root: Path, title: str, source: str, published: tuple[int, ...]) -> Part:
+    """Return what is there of a set in this layout; raises what `parts` does."""
+    base = find_root(root, lambda folder: any(path.exists() for path in _places(folder))) or root
+    stimuli, eye = _places(base)
+    for path in (stimuli, eye):
+        if not path.exists():
+            raise UserError(
+                f"{path} is missing, so {root} is not {title}'s folder. {offer(source)}"
+            )
+    clashes: list[str] = []
+    return Part(
+        "all",
+        "",
+        base,
+        by_stem(stimuli, {".jpg"}, clashes),
+        read=lambda: read_table(eye, parse),
+        sigma_pixels=SIGMA_PIXELS,
+        published=published,
+        clashes=tuple(clashes),
+    )
+
+
+def _places(base: Path) -> tuple[Path, Path]:
+    """Return where the stimuli and the fixations should be."""
+    return base / "data" / "stimuli", base / "data" / "eye" / "fixations.mat"
+
+
+def _names(fixed: Path, known: Container[str], split: str) -> list[str]:
+    """Return the file names of a split that a file fixes."""
+    chosen = read_json(fixed)
+    if not isinstance(chosen, dict) or split not in chosen:
+        raise UserError(f"{fixed} has no list '{split}' of file names.")
+    taken: dict[str, str] = {}
+    for part in (part for part in SPLITS if part in chosen):
+        names = chosen[part]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{fixed} has no list '{part}' of file names, each of them a text.")
+        for name in names:
+            if name not in known:
+                raise UserError(f"{fixed} names {name}, which is not in data/stimuli.")
+            if name in taken:
+                where = (
+                    f"'{part}' twice" if taken[name] == part else f"'{taken[name]}' and '{part}'"
+                )
+                raise UserError(f"{fixed} names {name} in {where}: a picture has one place.")
+            taken[name] = part
+    return chosen[split]
+
+
+def parse(path: Path) -> dict[str, Looks]:
+    """Return the fixations of all pictures from a .mat file in OSIE's layout.
+
+    Raises:
+        UserError: it is damaged, or of another layout.
+    """
+    cells, _ = read_mat(path, ("fixations",), "OSIE's fixations")
+    try:
+        return {
+            Path(str(cell["img"][0, 0][0])).stem: _picture(cell["subjects"][0, 0])
+            for cell in cells.flat
+        }
+    except (ValueError, IndexError, TypeError) as error:
+        raise UserError(f"{path} is not of OSIE's layout ({error}).") from error
+
+
+def _picture(subjects: NDArray) -> Looks:
+    """Return one picture's fixations and who made each."""
+    records = [cell[0, 0] for cell in subjects.flat]
+    return gathered_looks(
+        [
+            as_points(np.stack([record["fix_x"].ravel(), record["fix_y"].ravel()], axis=1))
+            for record in records
+        ]
+    )

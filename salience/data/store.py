@@ -1,0 +1,601 @@
+"""A store: a data set made ready for a network once, packed into few files that are memory-mapped.
+
+A folder with `store.json`, and for each split `SPLIT.pictures.npy` (uint8 [n, rows, cols, 3], BGR,
+letterboxed), `SPLIT.truth.npy` (float32 [n, map rows, map cols, 2]), `SPLIT.points.npz` (fixations
+and observers) and, where the data set brings maps of its own, copies of them in `maps/`. The
+manifest is written last: without it a store is not finished. Made in `prepare.py`.
+"""
+
+import hashlib
+import os
+import shlex
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config import Plan
+from salience.pictures.picture_files import (
+    UNREADABLE,
+    divided,
+    joined,
+    read_array,
+    read_arrays,
+    read_map,
+    write_arrays,
+)
+from salience.pictures.sample import Sample, Stored
+from salience.system.errors import UserError
+from salience.system.files import file_digest, read_json
+
+VERSION = 1
+MANIFEST, PREPARING, JOURNAL = "store.json", "preparing.json", "journal.jsonl"
+KINDS = {"pictures": np.uint8, "truth": np.float32}
+# settings of a store that no flag has the name of
+SETTINGS = ("dataset", "out_of_bounds", "rows", "cols", "stride", "crop", "split_seed", "val_share",
+            "test_share", "folds", "fold")  # fmt: skip
+LARGEST_SIDE, LARGEST_PICTURE = 2**14, 2**30  # pixels: of a network's input, of an original
+# what a manifest says, and of each picture
+WHOLE = {"model": str, "source": str, "inventory": str, "left_out": dict, "settings": dict}
+SOURCE = {"path": str, "size": int, "mtime_ns": int, "sha256": str}
+COPY = {"copy": str, "copy_sha256": str}
+ENTRY = {"name": str, "image": dict, "map": dict | None, "shape": list, "outside": int,
+         "sigma_pixels": int | float, "category": str, "pictures_crc32": int,
+         "truth_crc32": int}  # fmt: skip
+OTHER_SETTINGS = {"stride": "map cells of {} pixels", "crop": "a map border of {} pixels"}
+
+
+def is_store(folder: Path) -> bool:
+    """Return whether a folder is a store, finished or not."""
+    return any((folder / name).exists() for name in (MANIFEST, PREPARING))
+
+
+def load(
+    folder: Path,
+    dataset: str,
+    split: str,
+    plan: Plan,
+    out_of_bounds: str,
+    originals: Callable[[Path], list[Sample]],
+) -> list[Sample]:
+    """Return the samples of a split from a store.
+
+    Args:
+        folder: the store.
+        dataset: what it must be a store of.
+        split: train, val or test.
+        plan: how the pictures must have been divided.
+        out_of_bounds: what must have been done with fixations outside their picture.
+        originals: returns the same samples from the folder that the store was prepared from.
+
+    Raises:
+        UserError: the store is unfinished or damaged, was prepared with other settings, or its
+            sources are there and have changed.
+    """
+    found = Store.open(folder)
+    asked = {"dataset": dataset, **plan_settings(plan), "out_of_bounds": out_of_bounds}
+    found.require(**asked)
+    if split not in found.splits:
+        why = found.manifest["left_out"].get(split, "")
+        raise UserError(f"{folder} was prepared without a '{split}' split. {why}".rstrip())
+    samples = Split(found, split).samples(with_sources=found.has_source)
+    if found.has_source and inventory(found.source, folder) != found.manifest["inventory"]:
+        found.refuse_if_changed(split, samples, originals)
+    return samples
+
+
+def plan_settings(plan: Plan) -> dict[str, Any]:
+    """Return a plan as a store's settings, named like the flags."""
+    return {
+        "split_seed": plan.seed,
+        "val_share": plan.val,
+        "test_share": plan.test,
+        "folds": plan.folds,
+        "fold": plan.fold,
+    }
+
+
+@dataclass(frozen=True)
+class Store:
+    """A finished store: its folder and what its manifest says."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> "Store":
+        """Return the store of a folder.
+
+        Raises:
+            UserError: it is not finished, damaged, or of another version.
+        """
+        if not (folder / MANIFEST).exists():
+            raise UserError(
+                f"{folder} is a store that is not finished. The same `main.py data prepare` as "
+                "before goes on with it."
+            )
+        return cls(folder, read_manifest(folder / MANIFEST))
+
+    @property
+    def splits(self) -> dict[str, list[dict[str, Any]]]:
+        """What the manifest says of each picture, by split."""
+        return self.manifest["splits"]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it was prepared with."""
+        return self.manifest["settings"]
+
+    @property
+    def source(self) -> Path:
+        """The folder that it was prepared from."""
+        return Path(self.manifest["source"])
+
+    @cached_property
+    def has_source(self) -> bool:
+        """Whether the folder that it was prepared from is there, and ours to read.
+
+        An empty one is a mount point without its disk.
+        """
+        try:
+            return self.source.is_dir() and any(self.source.iterdir())
+        except OSError:
+            return False
+
+    def command(self, changes: dict[str, Any], output: str) -> str:
+        """Return what prepares such a store, with some settings changed."""
+        settings = self.settings | changes
+        # which system has such a map is for the user to say
+        model = "MODEL" if changes.keys() & OTHER_SETTINGS.keys() else self.manifest["model"]
+        words = {"data": self.source, "model": model, **settings, "output": output}
+        flags = [
+            word
+            for name, value in words.items()
+            if name not in OTHER_SETTINGS and value is not None
+            for word in (f"--{name}", str(value))
+        ]
+        return shlex.join(["main.py", "data", "prepare", *flags])
+
+    @property
+    def remedy(self) -> str:
+        """What makes the store good again."""
+        return f"Mend it with: {self.command({}, str(self.folder))}"
+
+    def require(self, **asked: object) -> None:
+        """Raise UserError where it was prepared with other settings than those asked for."""
+        own = self.settings
+        changes = {name: value for name, value in asked.items() if own[name] != value}
+        if changes:
+            raise UserError(
+                f"{self.folder} was prepared with {described({n: own[n] for n in changes})}, but "
+                f"{described(changes)} is asked for. Another store is made by: "
+                f"{self.command(changes, 'OTHER')}"
+            )
+
+    def refuse_if_changed(
+        self, split: str, samples: list[Sample], originals: Callable[[Path], list[Sample]]
+    ) -> None:
+        """Raise UserError where what the sources hold now is not what was prepared.
+
+        Some file was touched, added or taken away; whether that matters is told by the samples.
+        """
+        try:
+            now = originals(self.source)
+            change = first_change(samples, self.splits[split], now, self.source)
+        except UserError as error:
+            change = str(error)
+        if change:
+            raise UserError(
+                f"{self.source} has changed since {self.folder} was prepared from it: {change} Run "
+                f"again: {self.command({}, str(self.folder))}"
+            )
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return the manifest of a store, or what is written of it before its pictures are.
+
+    Raises:
+        UserError: it is missing, damaged, or of another version.
+    """
+    manifest = read_json(path)
+    version = manifest.get("version") if isinstance(manifest, dict) else None
+    if version != VERSION:
+        raise UserError(
+            f"{path} is of version {version}, {VERSION} is needed: prepare the data set again, "
+            "with `main.py data prepare` and --overwrite True."
+        )
+    wanted = {"model", "source", "inventory", "left_out", "settings"}
+    wanted |= {"splits"} if path.name == MANIFEST else set()
+    missing = sorted(wanted - manifest.keys())
+    if missing:
+        raise UserError(
+            f"{path} is damaged: it has no '{missing[0]}'. Prepare the data set again, with "
+            "`main.py data prepare` and --overwrite True."
+        )
+    odd = _odd(manifest)
+    if odd:
+        raise UserError(
+            f"{path} is damaged: {odd} is not what a preparation writes. Prepare the data set "
+            "again, with `main.py data prepare` and --overwrite True."
+        )
+    return manifest
+
+
+def _odd(manifest: dict[str, Any]) -> str:
+    """Return the first thing in a manifest that no preparation writes there, or nothing."""
+    for name, kind in WHOLE.items():
+        if not isinstance(manifest[name], kind):
+            return f"'{name}'"
+    for name in SETTINGS:
+        if name not in manifest["settings"]:
+            return f"'settings' without '{name}'"
+    for name, least in (("rows", 1), ("cols", 1), ("stride", 1), ("crop", 0)):
+        value = manifest["settings"][name]
+        if type(value) is not int or not least <= value <= LARGEST_SIDE:
+            return f"{name} {value!r}"
+    splits = manifest.get("splits", {})
+    if not isinstance(splits, dict):
+        return "'splits'"
+    for split, entries in splits.items():
+        if not isinstance(entries, list):
+            return f"'splits', {split!r}"
+        for index, entry in enumerate(entries):
+            if not _is_entry(entry):
+                return f"picture {index} of {split!r}"
+    return ""
+
+
+def _is_entry(entry: Any) -> bool:
+    """Return whether a manifest's words on a picture are of the right types."""
+    if not _has_types(entry, ENTRY) or not _has_types(entry["image"], SOURCE):
+        return False
+    own_map, shape = entry["map"], entry["shape"]
+    if own_map is not None and not _has_types(own_map, SOURCE | COPY):
+        return False
+    sides = len(shape) == 2 and all(type(side) is int and side > 0 for side in shape)
+    return sides and shape[0] * shape[1] <= LARGEST_PICTURE and entry["sigma_pixels"] > 0
+
+
+def _has_types(value: Any, kinds: dict[str, Any]) -> bool:
+    """Return whether a value is an object with fields of some types."""
+    return isinstance(value, dict) and all(
+        name in value and isinstance(value[name], kind) for name, kind in kinds.items()
+    )
+
+
+def described(settings: dict[str, Any]) -> str:
+    """Return settings as their flags, or in words.
+
+    >>> described({"rows": 240, "stride": 8, "sigma_pixels": None})
+    "--rows 240, map cells of 8 pixels and the data set's own --sigma_pixels"
+    """
+    words = []
+    for name, value in settings.items():
+        if name in OTHER_SETTINGS:
+            words.append(OTHER_SETTINGS[name].format(value))
+        else:
+            own = value is None
+            words.append(f"the data set's own --{name}" if own else f"--{name} {value}")
+    return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The arrays of a kind in one memory-mapped file; each is checked against its sum when read."""
+
+    path: Path
+    kind: str
+    shape: tuple[int, ...]  # of all arrays together: their count first
+    sums: list[int]
+    names: list[str]
+    remedy: str
+
+    @cached_property
+    def rows(self) -> NDArray:
+        """All arrays, on disk."""
+        try:
+            rows = read_array(self.path, mapped=True)
+        except UNREADABLE as error:
+            raise UserError(
+                f"{self.path} is missing, damaged or truncated ({error}). {self.remedy}"
+            ) from error
+        if rows.shape != self.shape or rows.dtype != KINDS[self.kind]:
+            raise UserError(
+                f"{self.path} holds {rows.dtype} of shape {rows.shape}; {KINDS[self.kind].__name__}"
+                f" of shape {self.shape} is expected. {self.remedy}"
+            )
+        return np.asarray(rows)
+
+    def read(self, index: int) -> NDArray:
+        """Return an array.
+
+        Raises:
+            UserError: it is not what was written.
+        """
+        array = self.rows[index]
+        if zlib.crc32(array) != self.sums[index]:
+            raise UserError(
+                f"{self.path}: what it holds of {self.names[index]} is damaged (checksum). "
+                f"{self.remedy}"
+            )
+        return array
+
+
+class Split:
+    """A split of a store.
+
+    Args:
+        store: where it lies.
+        name: of the split.
+    """
+
+    def __init__(self, store: Store, name: str) -> None:
+        self.store, self.name, self.entries = store, name, store.splits[name]
+        names = [entry["name"] for entry in self.entries]
+        self.pictures, self.truths = (
+            Packed(
+                packed_path(store.folder, name, kind),
+                kind,
+                packed_shape(store.settings, kind, len(names)),
+                [entry[f"{kind}_crc32"] for entry in self.entries],
+                names,
+                store.remedy,
+            )
+            for kind in KINDS
+        )
+
+    def samples(self, with_sources: bool) -> list[Sample]:
+        """Return the samples; their pictures are the sources', or made from what is kept."""
+        folder = self.store.folder
+        points = read_points(points_path(folder, self.name), len(self.entries), self.store.remedy)
+        samples = []
+        for index, (entry, (fixations, subjects)) in enumerate(
+            zip(self.entries, points, strict=True)
+        ):
+            kept = Kept(self, index)
+            # what lies in an array file takes its data set's own reader, which a store has not
+            has_file = with_sources and "index" not in entry["image"]
+            image = kept.file if has_file else partial(kept.enlarged)
+            own_map = entry["map"]
+            if own_map:
+                reader = Copied(own_map["copy_sha256"], self.store.remedy)
+                own_map = Stored(folder / own_map["copy"], 0, reader)
+            rows, cols = entry["shape"]
+            samples.append(
+                Sample(
+                    entry["name"],
+                    image,
+                    own_map,
+                    fixations,
+                    subjects,
+                    entry["sigma_pixels"],
+                    entry["category"],
+                    (rows, cols),
+                    entry["outside"],
+                    kept,
+                )
+            )
+        return samples
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a store keeps of one picture."""
+
+    split: Split
+    index: int
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What the manifest says of it."""
+        return self.split.entries[self.index]
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """Rows and columns of the picture that is kept, pixels."""
+        return self.split.store.settings["rows"], self.split.store.settings["cols"]
+
+    @property
+    def file(self) -> Path:
+        """The file that the picture was read from."""
+        return self.split.store.source / self.entry["image"]["path"]
+
+    @property
+    def origin(self) -> str:
+        """Where the picture was read from: the file, and which of the pictures in it."""
+        return f"{self.file} {self.entry['image'].get('index', '')}"
+
+    @property
+    def digest(self) -> str:
+        """A name for what the files of the picture and its map held."""
+        own_map = self.entry["map"]
+        return self.entry["image"]["sha256"] + (own_map["sha256"] if own_map else "")
+
+    def require(self, **asked: object) -> None:
+        """Raise UserError where what is kept was made with other settings than those asked for."""
+        self.split.store.require(**asked)
+
+    def picture(self) -> NDArray[np.uint8]:
+        """Return the network's input, BGR [rows, cols, 3]."""
+        return self.split.pictures.read(self.index)
+
+    def truth(self) -> NDArray[np.floating]:
+        """Return the network-sized truth, [map rows, map cols, 2]."""
+        return self.split.truths.read(self.index)
+
+    def enlarged(self) -> NDArray[np.uint8]:
+        """Return the picture scaled back to its own size: to look at, where its file is absent."""
+        import cv2  # here, as below: most of what reads a store does not look at pictures
+
+        from utilities import Letterbox
+
+        rows, cols = self.entry["shape"]
+        box = Letterbox.fit((rows, cols), self.input_shape)
+        height, width = box.scaled_shape
+        inner = self.picture()[box.top : box.top + height, box.left : box.left + width]
+        return cv2.resize(inner, (cols, rows), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What reads the copy of a map, and checks it then: most of what opens a store reads none.
+
+    Attributes:
+        digest: of the copy's file.
+        remedy: what makes a damaged store good again.
+    """
+
+    digest: str
+    remedy: str
+
+    def __call__(self, path: Path, index: int) -> NDArray:
+        """Return the map, which a file of its own holds; one from an array file is in a .npy.
+
+        Raises:
+            UserError: it is not what was written.
+        """
+        if not path.exists() or sha256(path) != self.digest:
+            raise UserError(f"{path} is damaged or missing. {self.remedy}")
+        return read_array(path) if path.suffix == ".npy" else read_map(path)
+
+
+def packed_path(folder: Path, split: str, kind: str) -> Path:
+    """Return the file of the arrays of a kind."""
+    return folder / f"{split}.{kind}.npy"
+
+
+def packed_shape(settings: dict[str, Any], kind: str, count: int) -> tuple[int, ...]:
+    """Return the shape of all arrays of a kind."""
+    rows, cols = settings["rows"], settings["cols"]
+    if kind == "pictures":
+        return count, rows, cols, 3
+    stride, border = settings["stride"], 2 * settings["crop"]
+    return count, (rows - border) // stride, (cols - border) // stride, 2
+
+
+def points_path(folder: Path, split: str) -> Path:
+    """Return the file of the fixations of a split."""
+    return folder / f"{split}.points.npz"
+
+
+def write_points(path: Path, samples: Sequence[Sample]) -> None:
+    """Write who looked where in each picture, whole or not at all."""
+    fixations = joined("fixations", [s.fixations for s in samples], np.zeros((0, 2), np.float32))
+    subjects = joined("subjects", [s.subjects for s in samples], np.zeros(0, np.int32))
+    write_arrays(path, fixations | subjects)
+
+
+def read_points(
+    path: Path, count: int, remedy: str
+) -> list[tuple[NDArray | None, NDArray[np.int32] | None]]:
+    """Return (fixations, subjects) of each picture of a split.
+
+    Raises:
+        UserError: the file is missing or damaged; a .npz has checksums of its own.
+    """
+    try:
+        arrays = read_arrays(path)
+        kinds = (divided(kind, arrays) for kind in ("fixations", "subjects"))
+        points = list(zip(*kinds, strict=True))
+        if len(points) != count:
+            raise ValueError(f"{len(points)} pictures instead of {count}")
+        if any(looks is not None and looks.shape[1:] != (2,) for looks, _ in points):
+            raise ValueError("fixations that are not [n, 2]")
+    except (*UNREADABLE, KeyError) as error:
+        raise UserError(f"{path} is missing or damaged ({error}). {remedy}") from error
+    return points
+
+
+def inventory(root: Path, besides: Path) -> str:
+    """Return a name for the names, sizes and times of all files below a folder, hidden ones not.
+
+    Args:
+        root: the folder; links to folders are followed.
+        besides: a folder inside it that is left out: the store itself.
+    """
+    digest = hashlib.sha256()
+    seen = {os.path.realpath(besides)}
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # the store, or a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(folder, name)
+            if not name.startswith(".") and path.exists():
+                told = (path.relative_to(root).as_posix(), *size_and_time(path))
+                digest.update(repr(told).encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def size_and_time(path: Path) -> tuple[int, int]:
+    """Return a file's bytes and when it was written, in nanoseconds."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def source_entry(source: Path | Stored, root: Path) -> dict[str, Any]:
+    """Return what the manifest says of a source: where it lies, and what tells of a change.
+
+    Args:
+        source: a file, or one of the pictures or maps in an array file.
+        root: the data set's folder.
+    """
+    path = (source.file if isinstance(source, Stored) else source).resolve()
+    size, time = size_and_time(path)
+    inside = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    place = {"index": source.index} if isinstance(source, Stored) else {}
+    return {"path": inside, **place, "size": size, "mtime_ns": time, "sha256": sha256(source)}
+
+
+def sha256(source: Path | Stored) -> str:
+    """Return the digest of a file's content, or of one of the pictures or maps in an array file."""
+    if isinstance(source, Stored):
+        return hashlib.sha256(np.ascontiguousarray(source()).tobytes()).hexdigest()
+    try:
+        return file_digest(source)
+    except OSError as error:
+        raise UserError(f"Cannot read {source}: {error.strerror}.") from error
+
+
+def first_change(
+    samples: list[Sample], entries: list[dict[str, Any]], now: list[Sample], root: Path
+) -> str:
+    """Return the first thing by which a split differs from what it was, or nothing."""
+    was, are = [s.name for s in samples], [s.name for s in now]
+    if was != are:
+        lost, new = sorted(set(was) - set(are)), sorted(set(are) - set(was))
+        found = f"{lost[0]} is not in it" if lost else f"{new[0]} is new" if new else "the order is"
+        return f"its pictures were {len(was)} and are {len(are)}; {found}."
+    for sample, entry, other in zip(samples, entries, now, strict=True):
+        for what in ("fixations", "subjects", "sigma_pixels", "category"):
+            if not _equal(getattr(sample, what), getattr(other, what)):
+                return f"the {what} of {sample.name} differ."
+        for kind, source in (("image", other.image), ("map", other.map)):
+            if (entry[kind] is None) != (source is None):
+                return f"the {kind} of {sample.name} has come or gone."
+            if isinstance(source, Path | Stored) and _differs(source, entry[kind]):
+                return f"{str(source).removeprefix(f'{root}{os.sep}')} differs."
+    return ""
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Return whether two values, or two arrays, are equal."""
+    if a is None or b is None:
+        return a is b
+    return np.array_equal(a, b)
+
+
+def _differs(source: Path | Stored, entry: dict[str, Any]) -> bool:
+    """Return whether a source is another; it is read where its file's size or time is another."""
+    path = source.file if isinstance(source, Stored) else source
+    if size_and_time(path) == (entry["size"], entry["mtime_ns"]):
+        return False
+    return sha256(source) != entry["sha256"]

@@ -1,0 +1,452 @@
+"""The networks that saliency heads are built on: their stages, and where their weights come from.
+
+Each is fed the BGR picture, 0 to 255; what its ImageNet weights expect is done here, as its first
+layers. VGG is built by hand, since ML-Net changes its strides; the others are Keras' own. All
+layers are flat in the model that is built on them, under the names of `keras.applications`.
+"""
+
+import contextlib
+import io
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+from numpy.typing import NDArray
+
+from salience.networks import foreign_weights
+from salience.pictures.letterbox import linear_sampling, pixel_centres
+from salience.system.errors import UserError
+
+# ImageNet means of the caffe networks, in BGR order; nothing is divided (VGG and ResNet-50)
+CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
+TIMEOUT_SECONDS = 20
+# convolutions in each block (Simonyan and Zisserman 2015, table 1, columns D and E), and their
+# channels
+VGG_BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+VGG_CHANNELS = (64, 128, 256, 512, 512)
+STORE = "https://storage.googleapis.com/tensorflow/keras-applications"
+
+
+def caffe(inputs):
+    """Return BGR pictures, 0 to 255, minus the ImageNet mean, as the caffe networks expect them."""
+    # in float32: of a mean near 104, bfloat16 would keep 104
+    return layers.Rescaling(
+        1.0, [-mean for mean in CAFFE_MEAN_BGR], dtype="float32", name="minus_mean"
+    )(inputs)
+
+
+def rgb(inputs):
+    """Return BGR pictures as RGB, 0 to 255; EfficientNetV2 scales them itself."""
+    return ops.flip(inputs, axis=-1)
+
+
+def symmetric_rgb(inputs):
+    """Return BGR pictures, 0 to 255, as RGB, -1 to 1."""
+    scaled = layers.Rescaling(1 / 127.5, -1.0, dtype="float32", name="minus_one_to_one")
+    return scaled(rgb(inputs))
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What is particular to a network.
+
+    Attributes:
+        title: its name among people.
+        folder, file_name, md5: of its ImageNet weights, as `keras.applications` has them.
+        stages: by layer, the stride of the cells that the stage ends in, pixels of the input.
+        centre: where in its stride a cell's receptive field is centred: 0 at the first pixel, 0.5
+            in the middle, 1 at the last. It follows from the padding before strided layers, and for
+            1 holds where rows and columns divide by 32.
+        prepare: from BGR pictures to what the weights expect.
+        application: its name in `keras.applications`; "" where it is built here.
+    """
+
+    title: str
+    folder: str
+    file_name: str
+    md5: str | None
+    stages: dict[str, int]
+    centre: float
+    prepare: Callable = caffe
+    application: str = ""
+
+    @property
+    def address(self) -> str:
+        """Where the weights can be downloaded."""
+        return f"{STORE}/{self.folder}/{self.file_name}"
+
+
+def _vgg(title: str, md5: str) -> Backbone:
+    """Return the row of a VGG: its pools, and the last convolution before the last pool."""
+    name = title.lower()
+    stages = {f"block{block}_pool": 2**block for block in range(1, 5)}
+    stages |= {f"block5_conv{VGG_BLOCKS[name][-1]}": 16, "block5_pool": 32}
+    file_name = f"{name}_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    return Backbone(title, name, file_name, md5, stages, 0.5)
+
+
+BACKBONES = {
+    "vgg16": _vgg("VGG16", "6d6bbae143d832006294945121d1f1fc"),
+    "vgg19": _vgg("VGG19", "253f8cb515780f3b799900260a226db6"),
+    "resnet50": Backbone(
+        "ResNet-50",
+        "resnet",
+        "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "4d473c1dd8becc155b73f8504c6f6626",
+        {"conv2_block3_out": 4, "conv3_block4_out": 8,
+         "conv4_block6_out": 16, "conv5_block3_out": 32},
+        0.0,  # 1x1 convolutions of stride 2 take the first of two cells
+        application="ResNet50",
+    ),
+    # of these two the stages are the widest layers before each stride, not the narrow sums
+    "mobilenet_v2": Backbone(
+        "MobileNetV2",
+        "mobilenet_v2",
+        "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
+        None,
+        {"block_1_expand_relu": 2, "block_3_expand_relu": 4, "block_6_expand_relu": 8,
+         "block_13_expand_relu": 16, "out_relu": 32},
+        1.0,  # 3x3 convolutions of stride 2 are padded at the end alone
+        symmetric_rgb,
+        "MobileNetV2",
+    ),
+    "efficientnet_v2_b0": Backbone(
+        "EfficientNetV2-B0",
+        "efficientnet_v2",
+        "efficientnetv2-b0_notop.h5",
+        "893217f2bb855e2983157299931e43ff",
+        {"block1a_project_activation": 2, "block2b_add": 4, "block4a_expand_activation": 8,
+         "block6a_expand_activation": 16, "top_activation": 32},
+        1.0,
+        rgb,
+        "EfficientNetV2B0",
+    ),
+}  # fmt: skip
+
+
+def stages(
+    name: str, inputs, width: float = 1.0, trainable: bool = True, seed: int = 0
+) -> dict[str, Any]:
+    """Return the ends of a network's stages, first to last, with its published strides.
+
+    Frozen, batch normalisation uses its stored means and no block is dropped, so that the features
+    are those of inference even while a head on them learns.
+
+    Args:
+        name: of BACKBONES.
+        inputs: Keras tensor [b, rows, cols, 3], BGR, 0 to 255; from `keras.Input`.
+        width: share of each layer's channels; 1 is the published network.
+        trainable: whether its weights learn.
+        seed: of the random start; every layer has its own, drawn from it.
+
+    Returns:
+        Keras tensors [b, rows/stride, cols/stride, channels] by layer name; BACKBONES has the
+        strides. They are rounded up where they do not divide.
+    """
+    about = BACKBONES[name]
+    if not about.application:
+        return vgg(name, inputs, width, trainable, seed)
+    build = getattr(keras.applications, about.application)
+    trunk = build(include_top=False, weights=None, input_tensor=about.prepare(inputs))
+    if width != 1:
+        trunk = keras.models.clone_model(
+            trunk, input_tensors=[inputs], clone_function=lambda layer: _thinner(layer, width)
+        )
+    _draw(trunk, seed)
+    for layer in trunk.layers:
+        layer.trainable = trainable
+        if isinstance(layer, layers.Dropout) and not trainable:
+            layer.rate = 0.0
+    return {stage: trunk.get_layer(stage).output for stage in about.stages}
+
+
+def _thinner(layer: Any, width: float) -> Any:
+    """Return a layer anew, with a share of its channels."""
+    if not isinstance(layer, layers.Layer):
+        return layer  # the flip of the channels
+    config = layer.get_config()
+    if isinstance(layer, layers.Conv2D):
+        config["filters"] = max(1, round(config["filters"] * width))
+    if isinstance(layer, layers.Reshape):  # of squeeze and excitation: (1, 1, channels)
+        *rest, channels = config["target_shape"]
+        config["target_shape"] = (*rest, max(1, round(channels * width)))
+    return type(layer).from_config(config)
+
+
+def _draw(trunk: keras.Model, seed: int) -> None:
+    """Draw the kernels of a network anew, each by its own initialiser from a seed of its own."""
+    drawn = [layer for layer in trunk.layers if getattr(layer, "kernel", None) is not None]
+    for layer, own in zip(drawn, _seeds(seed, len(drawn)), strict=True):
+        initial = getattr(layer, "depthwise_initializer", None) or layer.kernel_initializer
+        again = type(initial).from_config({**initial.get_config(), "seed": own})
+        layer.kernel.assign(again(layer.kernel.shape))
+
+
+def _seeds(seed: int, count: int) -> list[int]:
+    """Return a seed for each of several layers."""
+    return np.random.SeedSequence(seed).generate_state(count).tolist()
+
+
+def vgg(
+    name: str,
+    inputs,
+    width: float = 1.0,
+    trainable: bool = True,
+    seed: int = 0,
+    at_eighth: bool = False,
+    theano_pooling: bool = False,
+    fixed_blocks: int = 0,
+) -> dict[str, Any]:
+    """Return the ends of VGG's stages; layer names are VGG's own.
+
+    Args:
+        name: vgg16 or vgg19.
+        inputs: see `stages`, as of the others.
+        width: share of each layer's channels.
+        trainable: whether its weights learn.
+        seed: of the random start.
+        at_eighth: give the fourth pooling stride 1 and leave the fifth out, so that blocks 4 and 5
+            both end at an eighth of the input (Cornia et al., ICPR 2016).
+        theano_pooling: let the windows of the poolings begin a row and a column earlier, as the
+            "same" pooling of Keras 1 did on Theano.
+        fixed_blocks: how many of the first blocks do not learn, whatever the others do.
+
+    Returns:
+        Keras tensors by layer name.
+    """
+    about, counts = BACKBONES[name], VGG_BLOCKS[name]
+    x, ends = about.prepare(inputs), {}
+    seeds = iter(_seeds(seed, sum(counts)))
+    for block, (count, channels) in enumerate(zip(counts, VGG_CHANNELS, strict=True), 1):
+        for conv in range(1, count + 1):
+            x = layers.Conv2D(
+                max(1, round(channels * width)),
+                3,
+                padding="same",
+                activation="relu",
+                # He et al. 2015: a random start of 13 ReLU layers neither fades nor explodes
+                kernel_initializer=keras.initializers.HeNormal(next(seeds)),
+                trainable=trainable and block > fixed_blocks,
+                name=f"block{block}_conv{conv}",
+            )(x)
+        if block == 5:
+            ends[f"block5_conv{count}"] = x  # (b, h/16, w/16, 512), or h/8 and w/8
+            if at_eighth:
+                break
+        if theano_pooling:  # window i of stride 2 is rows 2i - 1 and 2i; no feature is below zero
+            x = layers.ZeroPadding2D(((1, 0), (1, 0)), name=f"block{block}_padding")(x)
+        # stride 1 in the fourth keeps block 5 at one eighth; "same" keeps what an odd size leaves
+        # over, which VGG drops
+        x = layers.MaxPooling2D(
+            2,
+            strides=1 if block == 4 and at_eighth else 2,
+            padding="valid" if theano_pooling else "same",
+            name=f"block{block}_pool",
+        )(x)
+        ends[f"block{block}_pool"] = x
+    return ends
+
+
+def features_at_eighth(
+    name: str,
+    inputs,
+    width: float = 1.0,
+    trainable: bool = True,
+    seed: int = 0,
+    theano_pooling: bool = False,
+    fixed_blocks: int = 0,
+) -> list[Any]:
+    """Return a network's features at one eighth of the input, as ML-Net's head takes them.
+
+    Of VGG they are the third and fourth pool and the last convolution, with ML-Net's changed
+    strides; of the others the stages at an eighth, a sixteenth and a thirty-second, interpolated.
+
+    Args: see `stages`; `theano_pooling` and `fixed_blocks` see `vgg`.
+
+    Returns:
+        Keras tensors [b, rows/8, cols/8, channels].
+    """
+    if name in VGG_BLOCKS:
+        ends = vgg(name, inputs, width, trainable, seed, True, theano_pooling, fixed_blocks)
+        return [end for layer, end in ends.items() if layer[5] in "345"]  # blocks 3, 4 and 5
+    ends = stages(name, inputs, width, trainable, seed)
+    deep = {layer: end for layer, end in ends.items() if BACKBONES[name].stages[layer] >= 8}
+    return list(on_grid(name, deep, inputs, 8).values())
+
+
+def on_grid(name: str, ends: dict[str, Any], inputs, stride: int) -> dict[str, Any]:
+    """Return stages brought to one grid, whose cells tile the input.
+
+    Args:
+        name: of BACKBONES.
+        ends: from `stages`, by layer.
+        inputs: the picture that they were made of, [b, rows, cols, 3].
+        stride: rows and columns of a cell, pixels of the input.
+
+    Returns:
+        Keras tensors [b, rows/stride, cols/stride, channels].
+    """
+    about = BACKBONES[name]
+    return {
+        layer: Resampled(
+            *(
+                sampling(cells, about.stages[layer], about.centre, length // stride, stride)
+                for cells, length in zip(end.shape[1:3], inputs.shape[1:3], strict=True)
+            ),
+            name=f"{layer}_on_grid",
+        )(end)
+        for layer, end in ends.items()
+    }
+
+
+def sampling(
+    cells: int, stride: int, centre: float, wanted: int, wanted_stride: int
+) -> NDArray[np.float32]:
+    """Return the [wanted, cells] matrix that reads a row of a network's cells at a grid's cells.
+
+    Linear interpolation, averaged over a grid's cell where that is the larger.
+
+    Args:
+        cells: how many there are.
+        stride: of a cell, pixels.
+        centre: where in its stride a cell is centred (see `Backbone`).
+        wanted: how many cells the grid has, which are centred in their stride.
+        wanted_stride: of a cell of the grid, pixels.
+
+    >>> sampling(4, 2, 0.5, 2, 4).tolist()
+    [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
+    """
+    points = max(1, wanted_stride // stride)  # a cell
+    pixels = pixel_centres(wanted * points, wanted * wanted_stride)
+    # cell i is centred (i + centre) * stride + 0.5 - centre pixels from the input's edge
+    where = (pixels - 0.5 + centre) / stride - centre + 0.5
+    return linear_sampling(where, cells).reshape(wanted, points, cells).mean(axis=1)
+
+
+@keras.saving.register_keras_serializable(package="saliency")
+class Resampled(layers.Layer):
+    """Read maps on another grid: rows @ map @ cols, for each channel.
+
+    Two matrix products, which Keras' three backends agree on.
+
+    Args:
+        rows: [wanted rows, rows].
+        cols: [wanted columns, columns].
+
+    Input: [b, rows, columns, channels]. Output: [b, wanted rows, wanted columns, channels].
+
+    >>> Resampled(np.full((1, 2), 0.5), np.eye(3))(np.ones((1, 2, 3, 4))).shape
+    TensorShape([1, 1, 3, 4])
+    """
+
+    def __init__(self, rows: Any, cols: Any, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.rows, self.cols = (np.asarray(matrix, np.float32) for matrix in (rows, cols))
+
+    def call(self, inputs):
+        rows, cols = (
+            ops.cast(ops.convert_to_tensor(matrix), self.compute_dtype)
+            for matrix in (self.rows, self.cols)
+        )
+        return ops.einsum("pr,brcd,qc->bpqd", rows, inputs, cols)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], len(self.rows), len(self.cols), input_shape[3])
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "rows": self.rows.tolist(), "cols": self.cols.tolist()}
+
+
+def load_pretrained(
+    model: keras.Model, name: str, choice: str | None, weights_dir: Path = Path("weights")
+) -> Path | None:
+    """Load ImageNet weights into a model; return their file, or None for a random start.
+
+    Args, Raises: see `find_weights` and `load_weights`.
+    """
+    path = find_weights(name, choice, weights_dir)
+    if path:
+        load_weights(model, name, path)
+    return path
+
+
+def find_weights(name: str, choice: str | None, weights_dir: Path = Path("weights")) -> Path | None:
+    """Return the file of a network's ImageNet weights, or None where a random start is asked for.
+
+    Args:
+        name: of BACKBONES.
+        choice: a path, `none`, or None to look in `weights_dir` and `weights/`, then in Keras'
+            cache, then to download it.
+        weights_dir: the folder that this run's weights go to.
+
+    Raises:
+        UserError: no file, and no network to get one.
+    """
+    if choice == "none":
+        return None
+    if choice is not None:
+        if not Path(choice).is_file():
+            raise UserError(f"--backbone_weights {choice}: no such file.")
+        return Path(choice)
+    about = BACKBONES[name]
+    for folder in (weights_dir, Path("weights")):
+        if (folder / about.file_name).is_file():
+            return folder / about.file_name
+    try:
+        return _download(about)
+    except Exception as error:  # get_file raises bare Exception for a failed download
+        raise UserError(
+            f"No ImageNet weights of {about.title}: put {about.file_name} into weights/ (the "
+            f"download from {about.address} failed), name a copy with --backbone_weights PATH, or "
+            "ask for a random start with --backbone_weights none."
+        ) from error
+
+
+def _download(about: Backbone) -> Path:
+    """Return the file from Keras' cache or its download, with its progress on a terminal."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_SECONDS)  # a network that swallows packets is none
+    try:
+        words = sys.stderr if sys.stderr.isatty() else io.StringIO()
+        with contextlib.redirect_stdout(words):
+            return Path(
+                keras.utils.get_file(
+                    about.file_name, about.address, cache_subdir="models", file_hash=about.md5
+                )
+            )
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def weighted_layers(model: keras.Model, name: str) -> list[Any]:
+    """Return a network's layers that have weights, in the order of Keras' weights files.
+
+    Args:
+        model: built on the network.
+        name: of BACKBONES.
+    """
+    there = {layer.name for layer in model.layers}
+    last = next(stage for stage in reversed(BACKBONES[name].stages) if stage in there)
+    # the network alone, as its order may be another among the layers of a head
+    trunk = keras.Model(model.inputs, model.get_layer(last).output)
+    return [layer for layer in trunk.layers if layer.weights]
+
+
+def load_weights(model: keras.Model, name: str, path: Path) -> None:
+    """Copy ImageNet weights into the layers of a model that are a network's.
+
+    The file is HDF5 as `keras.applications` distributes it, or VGG16's of 2015 (see `foreign`). The
+    layers are taken in the file's order, as Keras does, since some files have names of their own.
+
+    Raises:
+        UserError: the file is not HDF5, lacks a layer, or a shape differs.
+    """
+    about = BACKBONES[name]
+    hint = f"{about.title} (is it {about.title}'s file, and is --width 1?)"
+    foreign_weights.fill(weighted_layers(model, name), foreign_weights.read(path), path, hint)

@@ -1,0 +1,84 @@
+"""ResNet-50 with an up-sampling decoder: a map at the input's own resolution.
+
+The encoder is Keras' ResNet-50 without its top (He et al., CVPR 2016), which `backbone.py` builds
+and loads. The decoder doubles the resolution five times.
+"""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers
+
+from config import Config
+from salience.networks import backbone, losses
+
+ENCODER = "resnet50"
+BLOCKS = (1024, 512, 256, 128)  # channels, each at twice the resolution of the one before
+LAST = 64  # channels at the input's resolution
+LIGHT = 0.25  # share of the decoder's channels with --light
+
+TRAINING_METRICS = (losses.ssim,)
+
+
+def build(config: Config) -> keras.Model:
+    """Return the network with random weights.
+
+    Input [b, rows, cols, 3], BGR, 0 to 255; output [b, rows, cols, 1], 0 to 1. 61,315,649 weights,
+    23,587,712 of them the encoder's; 29,487,665 with `light`.
+
+    Args:
+        config: reads rows, cols, width, light, freeze_backbone and seed.
+    """
+    width = config.width * (LIGHT if config.light else 1.0)
+    seeds = iter(np.random.SeedSequence(config.seed).generate_state(2 * len(BLOCKS) + 3).tolist())
+
+    def convolution(x, channels: int, name: str, **options):
+        return layers.Conv2D(
+            max(1, round(channels * width)),
+            3,
+            padding="same",
+            kernel_initializer=keras.initializers.HeNormal(next(seeds)),
+            name=name,
+            **options,
+        )(x)
+
+    inputs = keras.Input((config.rows, config.cols, 3), name="image")
+    # frozen, its batch normalisation keeps its ImageNet means, in training too
+    ends = backbone.stages(ENCODER, inputs, config.width, not config.freeze_backbone, config.seed)
+    x = ends["conv5_block3_out"]  # (b, h/32, w/32, 2048)
+    for block, channels in enumerate(BLOCKS, 1):
+        x = layers.UpSampling2D(2, name=f"up{block}")(x)
+        for place in (1, 2):
+            name = f"up{block}_conv{place}"
+            # no bias: the normalisation would take it off again
+            x = convolution(x, channels, name, use_bias=False)
+            x = layers.BatchNormalization(name=f"up{block}_norm{place}")(x)
+            x = layers.ReLU(name=f"up{block}_relu{place}")(x)
+    x = layers.UpSampling2D(2, name="up5")(x)  # (b, h, w, 128)
+    for place in (1, 2):
+        x = convolution(x, LAST, f"up5_conv{place}", activation="relu")
+    x = layers.Conv2D(
+        1,
+        3,
+        padding="same",
+        activation="sigmoid",
+        kernel_initializer=keras.initializers.GlorotNormal(next(seeds)),
+        dtype="float32",
+        name="saliency",
+    )(x)
+    return keras.Model(inputs, x, name="resnet50-decoder")
+
+
+def to_unit_range(y_pred):
+    """Return the maps as they are: a sigmoid's."""
+    return y_pred
+
+
+def load_pretrained(model: keras.Model, config: Config) -> Path | None:
+    """Load the encoder's ImageNet weights; return their file, or None for a random start.
+
+    Raises:
+        UserError: the weights are not to be had, or not ResNet-50's.
+    """
+    return backbone.load_pretrained(model, ENCODER, config.backbone_weights, config.weights_dir)

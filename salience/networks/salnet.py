@@ -1,0 +1,280 @@
+"""SalNet: a deep network, the same at half its width, and a shallow one.
+
+Pan, Sayrol, Giro-i-Nieto, McGuinness and O'Connor, "Shallow and deep convolutional networks for
+saliency prediction", CVPR 2016 (arXiv 1603.00845), and the authors' published code
+(github.com/imatge-upc/saliency-2016-cvpr). All three end in a linear layer, so that their maps may
+be negative; what is made of a map afterwards takes that for zero.
+"""
+
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+from keras import layers, ops
+from numpy.typing import NDArray
+
+from config import Config
+from salience.networks import hdf5
+from salience.pictures.picture_files import UNREADABLE, read_arrays
+from salience.system.errors import UserError
+
+# the hidden convolutions of the deep network: channels and kernel size
+HIDDEN = ((96, 7), (256, 5), (512, 3), (512, 5), (512, 5), (256, 7), (128, 11), (32, 11))
+VGG_M = ("conv1", "conv2", "conv3")  # those that are VGG-M's first three
+WIDTH = {"salnet-deep": 1.0, "salnet-half": 0.5}
+SHALLOW = "salnet-shallow"
+SHALLOW_CONVOLUTIONS = ((32, 5), (64, 3), (64, 3))
+SHALLOW_LEAST = 24  # pixels: of fewer, the three convolutions and poolings leave nothing
+
+# pooling without padding, and the cropping of the transposed convolution, leave out 2 at each side
+CROP = {"salnet-deep": 2, "salnet-half": 2}
+# cells: the authors' code blurs the 48 x 48 map (shallow/prediction.py, sigma=3), then resizes it
+BLUR = {SHALLOW: 3.0}
+
+
+@keras.saving.register_keras_serializable(package="saliency")
+class LocalResponseNormalization(layers.Layer):
+    """Divide each value by (1 + alpha / 5 * sum of squares over 5 channels) ** beta.
+
+    The channels are its own and two on either side, as far as there are any. As in Caffe, in which
+    the network was published, and in PyTorch, alpha is divided by the number of channels summed;
+    TensorFlow's `tf.nn.lrn` leaves that to its caller.
+
+    Source: Krizhevsky et al., NIPS 2012, section 3.3; the constants are those of VGG-M.
+    """
+
+    SIZE = 5
+    ALPHA = 1e-4
+    BETA = 0.75
+
+    def call(self, x):
+        reach = self.SIZE // 2
+        channels = x.shape[-1]
+        x = ops.cast(x, "float32")  # squares of hundreds are more than float16 holds
+        # sums of shifted slices: no backend's own operation agrees with the others' in alpha
+        squares = ops.pad(ops.square(x), ((0, 0), (0, 0), (0, 0), (reach, reach)))
+        total = sum(squares[..., i : i + channels] for i in range(self.SIZE))
+        normalised = x / ops.power(1.0 + self.ALPHA / self.SIZE * total, self.BETA)
+        return ops.cast(normalised, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+@keras.saving.register_keras_serializable(package="saliency")
+class MaxoutPairs(layers.Layer):
+    """The larger of each two neighbouring units: [b, 2 n] to [b, n] (Goodfellow et al. 2013)."""
+
+    def call(self, x):
+        return ops.max(ops.reshape(x, (-1, x.shape[-1] // 2, 2)), axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], input_shape[-1] // 2)
+
+
+def build(config: Config) -> keras.Model:
+    """Return one of the three networks with random weights.
+
+    Input [b, rows, cols, 3], BGR, 0 to 255. Output, linear: of the deep ones
+    [b, rows - 4, cols - 4, 1]; of the shallow one [b, rows/2, cols/2, 1].
+
+    Args:
+        config: reads model, rows, cols, width, freeze_backbone, weight_decay, optimizer and seed.
+
+    Raises:
+        UserError: the input is too small.
+
+    >>> build(Config(model="salnet-deep", rows=48, cols=64, width=0.02)).output_shape
+    (None, 44, 60, 1)
+    """
+    return _build_shallow(config) if config.model == SHALLOW else _build_deep(config)
+
+
+def _build_deep(config: Config) -> keras.Model:
+    """Return `salnet-deep` (25,806,209 weights at any input size) or `salnet-half`."""
+    width = config.width * WIDTH[config.model]
+    seeds = _seeds(config.seed)
+    decay = _decay(config)
+    inputs = keras.Input((config.rows, config.cols, 3), name="image")
+    x = layers.Rescaling(1 / 127.5, -1.0, dtype="float32", name="normalised")(
+        inputs
+    )  # (v / 255 - 0.5) / 0.5
+    x = ops.flip(x, axis=-1)  # BGR to RGB
+    for number, (channels, size) in enumerate(HIDDEN, 1):
+        name = f"conv{number}"
+        x = layers.Conv2D(
+            max(1, round(channels * width)),
+            size,
+            padding="same",
+            activation="relu",
+            kernel_initializer=keras.initializers.HeNormal(next(seeds)),
+            kernel_regularizer=decay(),
+            trainable=not (config.freeze_backbone and name in VGG_M),
+            name=name,
+        )(x)
+        if number == 1:
+            x = LocalResponseNormalization(name="norm1")(x)
+        if number <= 2:
+            x = layers.MaxPooling2D(3, strides=2, name=f"pool{number}")(x)
+    # (b, rows/4 - 1, cols/4 - 1, 32)
+    x = layers.Conv2D(
+        1,
+        13,
+        padding="same",
+        kernel_initializer=keras.initializers.HeNormal(next(seeds)),
+        kernel_regularizer=decay(),
+        dtype="float32",  # the map, whatever the precision
+        name="conv9",
+    )(x)
+    x = layers.Conv2DTranspose(
+        1,
+        8,
+        strides=4,
+        use_bias=False,
+        kernel_initializer=keras.initializers.RandomNormal(0.0, 1e-4, next(seeds)),
+        kernel_regularizer=decay(),
+        dtype="float32",
+        name="deconv1",
+    )(x)  # (b, rows, cols, 1)
+    x = layers.Cropping2D(2, dtype="float32", name="saliency")(x)
+    return keras.Model(inputs, x, name=config.model)
+
+
+def _build_shallow(config: Config) -> keras.Model:
+    """Return `salnet-shallow`, whose dense layers take their sizes from the map's.
+
+    Its linear output z, which is fitted to 2 y - 1 of a truth y, leaves the network as (z + 1) / 2:
+    a map from 0 to 1 as any other.
+    """
+    for flag, length in (("rows", config.rows), ("cols", config.cols)):
+        if length < SHALLOW_LEAST:
+            raise UserError(f"--{flag} {length}: {SHALLOW} needs {SHALLOW_LEAST} at the least.")
+    seeds = _seeds(config.seed)
+    decay = _decay(config)
+    rows, cols = config.rows // 2, config.cols // 2
+    inputs = keras.Input((config.rows, config.cols, 3), name="image")
+    x = layers.Rescaling(1 / 255, dtype="float32", name="normalised")(inputs)
+    x = ops.flip(x, axis=-1)  # BGR to RGB
+    for number, (channels, size) in enumerate(SHALLOW_CONVOLUTIONS, 1):
+        x = layers.Conv2D(
+            max(1, round(channels * config.width)),
+            size,
+            activation="relu",
+            kernel_initializer=keras.initializers.HeNormal(next(seeds)),
+            kernel_regularizer=decay(),
+            name=f"conv{number}",
+        )(x)
+        x = layers.MaxPooling2D(2, name=f"pool{number}")(x)
+    x = layers.Flatten(name="flatten")(x)  # (b, 6400) of 96 x 96
+    x = layers.Dense(
+        2 * max(1, round(rows * cols * config.width)),
+        kernel_initializer=keras.initializers.HeNormal(next(seeds)),
+        kernel_regularizer=decay(),
+        name="dense4",
+    )(x)
+    x = MaxoutPairs(name="maxout4")(x)
+    x = layers.Dense(
+        rows * cols,
+        kernel_initializer=keras.initializers.GlorotNormal(next(seeds)),
+        kernel_regularizer=decay(),
+        dtype="float32",  # the map, whatever the precision
+        name="dense5",
+    )(x)
+    x = layers.Reshape((rows, cols, 1), dtype="float32", name="map")(x)
+    x = layers.Rescaling(0.5, 0.5, dtype="float32", name="saliency")(x)
+    return keras.Model(inputs, x, name=config.model)
+
+
+def _seeds(seed: int):
+    """Return an iterator with a seed for each layer, drawn from the run's."""
+    return iter(np.random.SeedSequence(seed).generate_state(len(HIDDEN) + 2).tolist())
+
+
+def _decay(config: Config):
+    """Return what makes a kernel's regulariser: weight decay as Caffe has it.
+
+    There `weight_decay * w` is added to the gradient, which is that of half its square. AdamW
+    brings a decay of its own.
+    """
+    if config.optimizer == "adamw" or not config.weight_decay:
+        return lambda: None
+    return lambda: keras.regularizers.L2(config.weight_decay / 2)
+
+
+def to_unit_range(y_pred):
+    """Return the maps as they are: they are fitted to truth from 0 to 1."""
+    return y_pred
+
+
+def load_pretrained(model: keras.Model, config: Config) -> Path | None:
+    """Load VGG-M's first three convolutions; return their file, or None for a random start.
+
+    Raises:
+        UserError: the file is missing or not VGG-M's.
+    """
+    if config.starts_at_random:
+        return None
+    path = Path(str(config.backbone_weights))
+    if not path.is_file():
+        raise UserError(f"--backbone_weights {path}: no such file.")
+    load_vgg_m(model, path)
+    return path
+
+
+def load_vgg_m(model: keras.Model, path: Path) -> None:
+    """Copy VGG-M's first three convolutions into `conv1` to `conv3`.
+
+    The file is HDF5 or `.npz`. Its first three 4-D arrays, in the file's own order, are taken for
+    the kernels, its first three vectors for the biases; what comes after is let be. Kernels are
+    (rows, columns, in, out) as in Keras and MatConvNet, or (out, in, rows, columns) as in Caffe and
+    PyTorch. They are taken to read RGB: reverse the inputs of the first where yours reads BGR.
+
+    Raises:
+        UserError: the file cannot be read, or a shape is not the network's.
+    """
+    arrays = [array.squeeze() for array in _arrays(path)]
+    kernels = [array for array in arrays if array.ndim == 4]
+    biases = [array for array in arrays if array.ndim == 1]
+    expected = [tuple(w.shape) for name in VGG_M for w in model.get_layer(name).weights]
+    values = []
+    for kernel, bias, shape in zip(kernels, biases, expected[::2], strict=False):
+        if kernel.shape != shape and kernel.transpose(2, 3, 1, 0).shape == shape:
+            kernel = kernel.transpose(2, 3, 1, 0)
+        values += [kernel, bias]
+    found = [value.shape for value in values]
+    if found != expected:
+        raise UserError(
+            f"{path}: the first three convolutions of VGG-M are expected, kernels and biases of "
+            f"shape {_listed(expected)}; found {_listed(found)}. {model.name} takes them at "
+            "full width alone."
+        )
+    for index, name in enumerate(VGG_M):
+        model.get_layer(name).set_weights(values[2 * index : 2 * index + 2])
+
+
+def _arrays(path: Path) -> list[NDArray]:
+    """Return the arrays of numbers in an HDF5 or `.npz` file, in its own order."""
+    found: list[NDArray] = []
+    try:
+        if path.suffix == ".npz":
+            found = list(read_arrays(path).values())
+        else:
+            with hdf5.opened(path) as file:
+                file.visititems(
+                    lambda name, item: (
+                        found.append(hdf5.numbers(item, f"{path}: {name}"))
+                        if isinstance(item, h5py.Dataset) and item.dtype.kind == "f"
+                        else None
+                    )
+                )
+    except (*UNREADABLE, *hdf5.DAMAGED) as error:
+        raise UserError(
+            f"{path} is neither HDF5 nor .npz with plain arrays: truncated or of another type."
+        ) from error
+    return [np.asarray(array) for array in found if np.asarray(array).dtype.kind == "f"]
+
+
+def _listed(shapes: list[tuple[int, ...]]) -> str:
+    """Return shapes as text."""
+    return ", ".join(map(str, shapes)) or "none"

@@ -1,0 +1,233 @@
+"""What a picture's file says of itself before it is decoded: its format, its size, its turn.
+
+Files come from strangers: a few bytes may promise, or unpack to, more than any memory. What is too
+large for it, or of a format that is not read, is refused here in one line.
+"""
+
+import io
+import stat
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock, RLock
+from typing import BinaryIO
+
+from PIL import Image
+
+from salience.system.errors import UserError
+
+JPEG = ("JPEG", "MPO")  # an MPO is a JPEG with more of them behind it
+# OpenCV takes 6 bytes a pixel while it decodes a colour picture of these, so at most 3.2 GB ...
+LARGEST: dict[str, int] = dict.fromkeys((*JPEG, "PNG", "TIFF"), 2**29)
+# ... 9 for a BMP and 15 for JPEG 2000: 2 GB
+LARGEST_OTHER = 2**27
+LARGEST_MAP = 2**27  # a map is held as float32, and metrics hold it several times
+LARGEST_SIDE = 2**20  # OpenCV's own limit
+LARGEST_FILE = 2**31  # bytes: more than 8 bits of any of these take without compression
+LARGE = 2**25  # pixels, 200 MB: pictures beyond are decoded one at a time
+SURELY_QUICK = 2**21  # bytes of packed rows
+BLOCK = 2**20  # bytes unpacked at a time
+# what encoders write has some ten; each takes as long as the whole picture, and a few bytes
+MOST_SCANS = 200
+# what OpenCV reads, too, and none whose reader starts other programs
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange rows and columns
+TURNED = (*JPEG, "PNG", "WEBP")  # OpenCV turns TIFF in any case, and the rest never
+PNG = b"\x89PNG\r\n\x1a\n"
+# what decides about a PNG's pixels; texts, profiles and gamma may be damaged or unpack to anything
+PNG_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf")
+# formats that people have, by the bytes at a place of their files, and what makes another of them
+OTHERS = (
+    (4, (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1"), "a HEIC picture",
+     "Convert it to JPEG or PNG: heif-convert IN.heic OUT.jpg"),
+    (0, (b"\xff\x0a", b"\0\0\0\x0cJXL "), "a JPEG XL picture", "Convert it: djxl IN.jxl OUT.png"),
+    (4, (b"ftypiso", b"ftypmp4", b"ftypqt", b"ftypM4V", b"ftypavc1"), "a video",
+     "If it ends in .mp4 or the like, main.py test CLIP.mp4 takes it"),
+    (0, (b"8BPS",), "a Photoshop file", "Save it as PNG"),
+    (0, (b"%PDF", b"%!PS"), "a document", "Convert its pages to PNG: pdftoppm -png IN OUT"),
+    (0, (b"<svg", b"<?xml"), "a drawing, which has no pixels", "Save it as PNG"),
+)  # fmt: skip
+
+# sizes are judged here, by what the decoder takes, and not by Pillow's limit
+Image.MAX_IMAGE_PIXELS = None
+_one_large = RLock()
+_warnings = Lock()  # Python's filters of warnings are one for all threads
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a picture says.
+
+    Attributes:
+        format: Pillow's name of it.
+        shape: rows and columns, turned as the EXIF data say, where these were to be heeded.
+    """
+
+    format: str
+    shape: tuple[int, int]
+
+
+def room(shape: tuple[int, int] | None) -> AbstractContextManager:
+    """Return what lets one large picture be worked on at a time, whatever the number of threads.
+
+    Smaller ones, and those whose shape is not known, do not wait.
+    """
+    large = shape is not None and shape[0] * shape[1] > LARGE
+    return _one_large if large else nullcontext()
+
+
+def header_shape(source: Path | BinaryIO, turn: bool = True) -> tuple[int, int] | None:
+    """Return a picture's rows and columns, turned as its EXIF data say, without decoding it.
+
+    None where the header cannot be read. Where `turn` is False, the EXIF data are not heeded.
+    """
+    header = read_header(source, turn)
+    return header.shape if header else None
+
+
+def read_header(source: Path | BinaryIO, turn: bool = True) -> Header | None:
+    """Return what a picture's header says, None where it cannot be read.
+
+    Args:
+        source: its file, or what is open at its beginning.
+        turn: whether EXIF data are heeded.
+    """
+    try:
+        with _opened(source) if isinstance(source, Path) else nullcontext(source) as file:
+            if file.read(len(PNG)) == PNG:
+                return _png_header(file, turn)
+            file.seek(0)
+            with _warnings, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a damaged EXIF block
+                with Image.open(file, formats=FORMATS) as picture:
+                    turn = turn and picture.format in TURNED
+                    orientation = picture.getexif().get(ORIENTATION, 1) if turn else 1
+                    return _header(str(picture.format), picture.height, picture.width, orientation)
+    except Exception:  # Pillow raises many types on a damaged file
+        return None
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Return a file that is open; a pipe would wait for who writes, and a device may never end.
+
+    Raises:
+        UserError: it is none.
+        OSError: it cannot be opened.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is not a file.")
+    if status.st_size > LARGEST_FILE:
+        raise UserError(f"{path} has {status.st_size:,} bytes; no picture that is read has.")
+    return path.open("rb")
+
+
+def _header(kind: str, rows: int, cols: int, orientation: int) -> Header:
+    """Return a header for the rows and columns that are stored."""
+    return Header(kind, (cols, rows) if orientation in (5, 6, 7, 8) else (rows, cols))
+
+
+def _png_header(file: BinaryIO, turn: bool) -> Header:
+    """Return the header of a PNG; Pillow would decode all of it to look for EXIF data."""
+    rows = cols = 0
+    orientation = 1
+    for kind, _, length in _png_chunks(file):
+        if kind == b"IHDR":
+            cols, rows = (int.from_bytes(file.read(4), "big") for _ in range(2))
+            if not turn:
+                break
+        elif kind == b"eXIf":
+            exif = Image.Exif()
+            exif.load(file.read(length))
+            orientation = exif.get(ORIENTATION, 1)
+    return _header("PNG", rows, cols, orientation)
+
+
+def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """Yield each chunk's kind, place and length of content, with the file at its content."""
+    place = len(PNG)
+    while True:
+        file.seek(place)
+        head = file.read(8)
+        if len(head) < 8:
+            return
+        length = int.from_bytes(head[:4], "big")
+        yield head[4:], place, length
+        place += 12 + length  # with the checksum
+
+
+def read_content(path: Path, largest: int | None = None) -> tuple[bytes, Header]:
+    """Return a picture's file as it may be decoded within bounds, and its header.
+
+    A PNG comes without what does not decide about its pixels.
+
+    Args:
+        path: its file.
+        largest: the most pixels; None for what its format allows.
+
+    Raises:
+        UserError: it is missing, empty, too large, or no picture of a format that is read.
+    """
+    try:
+        with _opened(path) as file:
+            data = file.read()
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    if not data:
+        raise UserError(f"{path} is empty (0 bytes). Copy or download it again.")
+    header = read_header(io.BytesIO(data), turn=False)
+    if header is None or min(header.shape) < 1:
+        raise UserError(f"{path} {_why_not(data)}")
+    rows, cols = header.shape
+    most = min(largest or 2**63, LARGEST.get(header.format, LARGEST_OTHER))
+    if rows * cols > most or max(rows, cols) > LARGEST_SIDE:
+        raise UserError(
+            f"{path} is {cols} x {rows} pixels; at most {most:,} are read of such a file, and "
+            f"{LARGEST_SIDE:,} a side. Scale it down."
+        )
+    if header.format in JPEG and data.count(b"\xff\xda") > MOST_SCANS:
+        raise UserError(f"{path} is a JPEG of more than {MOST_SCANS} scans. Save it anew.")
+    if header.format != "PNG":
+        return data, header
+    found = list(_png_chunks(io.BytesIO(data)))
+    if any(place + 12 + length > len(data) for _, place, length in found):
+        # OpenCV takes minutes over rows that a chunk claims and the file has not
+        raise UserError(f"{path} {_why_not(data)}")
+    chunks = [
+        (kind, data[place : place + length + 12])
+        for kind, place, length in found
+        if kind in PNG_CHUNKS
+    ]
+    if _unpacks_beyond([chunk[8:-4] for kind, chunk in chunks if kind == b"IDAT"], header.shape):
+        raise UserError(f"{path} unpacks to more than {cols} x {rows} pixels. Save it anew.")
+    return PNG + b"".join(chunk for _, chunk in chunks), header
+
+
+def _unpacks_beyond(packed: list[bytes], shape: tuple[int, int]) -> bool:
+    """Return whether a PNG's packed rows are more than any picture of that shape has.
+
+    The decoder would go through all of them, which takes 4 seconds a megabyte of the file. What is
+    not so large is not looked through, as that takes half as long as decoding.
+    """
+    if sum(map(len, packed)) < SURELY_QUICK:
+        return False
+    # 16 bits of four channels, and a byte a row for its filter: interlaced, of up to seven rows
+    left = shape[0] * (shape[1] * 8 + 7)
+    inflater = zlib.decompressobj()
+    with suppress(zlib.error):  # damaged: the decoder refuses it
+        for part in packed:
+            while part and left >= 0:
+                left -= len(inflater.decompress(part, BLOCK))
+                part = inflater.unconsumed_tail
+    return left < 0
+
+
+def _why_not(data: bytes) -> str:
+    """Return why a file without a header that can be read is not read, and what to do."""
+    for place, marks, kind, remedy in OTHERS:
+        if data.startswith(marks, place):
+            return f"is {kind}, which is not read here. {remedy}."
+    return "is not a picture that can be read: truncated or of another type."

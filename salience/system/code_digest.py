@@ -1,0 +1,112 @@
+"""Keys of code: a digest of all modules of the project that a function depends on.
+
+What is kept under a key (scores, features, exported networks, parsed fixations) goes stale when
+the code that makes it changes. The modules are found by following imports, never listed by hand.
+"""
+
+import ast
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]  # of the project: what lies outside is no code of ours
+
+
+def code_digest(maker: Callable | str, root: Path = ROOT) -> str:
+    """Return a digest of the code that a function depends on, 64 hexadecimal digits.
+
+    Args:
+        maker: the function or class that makes what is kept, or the name of its module where
+            importing that module would cost too much.
+        root: folder of the project.
+
+    Raises:
+        ModuleNotFoundError: the project has no such module.
+    """
+    if isinstance(maker, str):
+        start = _file_of(maker, root)
+        if start is None:
+            raise ModuleNotFoundError(f"{root} has no module {maker}", name=maker)
+    else:
+        start = Path(inspect.getfile(maker)).resolve()
+    return _digest(start, root)
+
+
+def is_ours(thing: Callable) -> bool:
+    """Return whether a function or class stands in a file of the project."""
+    return Path(inspect.getfile(thing)).resolve().is_relative_to(ROOT)
+
+
+@lru_cache
+def _digest(start: Path, root: Path) -> str:
+    """Return the digest of a file and of all that it reaches."""
+    digest = hashlib.sha256()
+    for path in sorted(reached(start, root)):
+        place = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+        code = path.read_bytes()
+        digest.update(f"{place} {len(code)} ".encode() + code)
+    return digest.hexdigest()
+
+
+def reached(start: Path, root: Path = ROOT) -> set[Path]:
+    """Return a file and the project's files that it imports, directly or through others.
+
+    Imports inside functions count. So does a string that names a module, as `import_module` takes
+    it; a string that ends in a dot stands for all modules of its package.
+    """
+    found, waiting = set(), [start]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.add(path)
+        imported, strings = _names(path.read_bytes())
+        for name in imported:
+            waiting += _run_by(name, root)
+        for name in strings:
+            if name.endswith("."):
+                folder = _place(name[:-1], root)
+                waiting += folder.glob("*.py") if folder else ()
+            elif _file_of(name, root):
+                waiting += _run_by(name, root)
+    return found
+
+
+@lru_cache(maxsize=512)
+def _names(code: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what a file imports, and its strings that may name a module: those with a dot."""
+    imported, strings = [], []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value:
+            strings.append(node.value)
+    return tuple(imported), tuple(strings)
+
+
+def _run_by(name: str, root: Path) -> Iterator[Path]:
+    """Yield the files that importing a.b.c runs: a/__init__.py and a/b/__init__.py, too."""
+    parts = name.split(".")
+    for end in range(1, len(parts) + 1):
+        if file := _file_of(".".join(parts[:end]), root):
+            yield file
+
+
+@lru_cache(maxsize=4096)
+def _file_of(name: str, root: Path) -> Path | None:
+    """Return the file of a module or package; None where the project has none of this name."""
+    place = _place(name, root)
+    if place is None:
+        return None
+    files = (place.with_name(f"{place.name}.py"), place / "__init__.py")
+    return next((file for file in files if file.is_file()), None)
+
+
+def _place(name: str, root: Path) -> Path | None:
+    """Return where a module of this dotted name would lie; None where the text is no such name."""
+    parts = name.split(".")
+    return root.joinpath(*parts) if all(part.isidentifier() for part in parts) else None

@@ -1,0 +1,232 @@
+"""Flags made from the fields of settings dataclasses, and the values that those fields may take.
+
+How a field is declared, checked, parsed and written stands here; what can be set is in `config`.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import math
+import re
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from salience.system.errors import UserError, did_you_mean, printable
+
+TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    unit: str = "",
+    choices: tuple = (),
+    least: float | None = None,
+    most: float | None = None,
+    flag: str = "",
+    group: str = "",
+) -> Any:
+    """Declare a field: its default, the help of its flag, its unit, what it may be.
+
+    The flag is named like the field unless `flag` says otherwise. `group` heads this field and
+    those after it in the command's help.
+    """
+    meta = {
+        "help": help,
+        "unit": unit,
+        "choices": choices,
+        "least": least,
+        "most": most,
+        "flag": flag,
+        "group": group,
+    }
+    return dataclasses.field(default=default, metadata=meta)
+
+
+class Checked:
+    """The checks that every settings dataclass makes of its own fields."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            if takes_many(field.type):
+                value = getattr(self, field.name)
+                if isinstance(value, str | Path | float):  # one alone may be named alone
+                    value = (value,)
+                object.__setattr__(self, field.name, tuple(value or ()))
+            check_value(field, getattr(self, field.name))
+
+
+def value_type(annotation: Any) -> type:
+    """Return the type of a field's values: without the None of an optional one, of one of many."""
+    if isinstance(annotation, types.UnionType):
+        return next(t for t in typing.get_args(annotation) if t is not type(None))
+    return typing.get_args(annotation)[0] if takes_many(annotation) else annotation
+
+
+def takes_many(annotation: Any) -> bool:
+    """Return whether a field is a tuple of any length."""
+    return typing.get_origin(annotation) is tuple
+
+
+def check_value(field: dataclasses.Field, value: Any) -> None:
+    """Raise UserError where a field's value is outside its choices or its range."""
+    if isinstance(value, tuple):
+        for one in value:
+            check_value(field, one)
+        return
+    choices, least = field.metadata["choices"], field.metadata["least"]
+    if choices and value not in choices:
+        raise UserError(
+            f"Unknown {field.name} '{value}'. {did_you_mean(str(value), map(str, choices))}"
+        )
+    flag = f"--{field.metadata['flag'] or field.name} {value}"
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{flag} is not a finite number.")
+    if least is not None and value is not None and not value >= least:
+        raise UserError(f"{flag} is too small: at least {least} is needed.")
+    most = field.metadata["most"]
+    if most is not None and value is not None and value > most:
+        raise UserError(f"{flag} is too large: at most {most} is possible.")
+
+
+def typed(value: Any, kind: type, about: str) -> Any:
+    """Return a JSON value as a field's type.
+
+    Raises:
+        UserError: it is of another type.
+    """
+    wanted = {Path: str, float: (int, float)}.get(kind, kind)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{about} is {value!r}, {kind.__name__} is expected.")
+    try:
+        return kind(value)
+    except OverflowError as error:
+        raise UserError(f"{about} is {value!r}, which is too large.") from error
+
+
+def to_json(settings: Any) -> dict[str, Any]:
+    """Return the fields of a settings dataclass as JSON values."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [plain(one) for one in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return {name: plain(value) for name, value in dataclasses.asdict(settings).items()}
+
+
+def parse_bool(text: str) -> bool:
+    """Return the truth value of a flag's text.
+
+    >>> parse_bool("False"), parse_bool("yes")
+    (False, True)
+    """
+    if not is_bool(text):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither True nor False")
+    return TRUTHS[text.lower()]
+
+
+def is_bool(text: str) -> bool:
+    """Return whether a flag's text is a truth value."""
+    return text.lower() in TRUTHS
+
+
+def add_flags(
+    parser: argparse.ArgumentParser, settings: type, defaults: dict[str, str] | None = None
+) -> None:
+    """Add a flag for every field of a settings dataclass.
+
+    Flags that are not given stay out of the parsed namespace, so that a recipe's or a file's value
+    is told from a typed one.
+
+    Args:
+        parser: gets the flags.
+        settings: the dataclass.
+        defaults: by field, what the help calls the default where a command has one of its own.
+    """
+    values, target = settings(), parser
+    for field in dataclasses.fields(settings):
+        kind = value_type(field.type)
+        unit = field.metadata["unit"]
+        default = (defaults or {}).get(field.name, getattr(values, field.name))
+        if isinstance(default, tuple):
+            default = " ".join(map(str, default)) or None
+        shown = "" if default is None else f" (default: {default})"
+        extra: dict[str, Any] = {"type": kind, "metavar": kind.__name__.upper()}
+        if kind is bool:
+            extra = {"type": parse_bool, "metavar": "True|False"}
+        elif field.metadata["choices"]:
+            extra = {"choices": field.metadata["choices"], "metavar": field.name.upper()}
+            shown = f": {', '.join(field.metadata['choices'])}{shown}"
+        if takes_many(field.type):
+            extra |= {"type": kind, "nargs": "+"}
+        if field.metadata["group"]:
+            target = parser.add_argument_group(field.metadata["group"])
+        target.add_argument(
+            f"--{field.metadata['flag'] or field.name}",
+            dest=field.name,
+            default=argparse.SUPPRESS,
+            help=(field.metadata["help"] + (f" [{unit}]" if unit else "") + shown).replace(
+                "%", "%%"
+            ),
+            **extra,
+        )
+
+
+def typed_flags(settings: Any) -> list[str]:
+    """Return the flags that make a command's settings again, with all that is not the default.
+
+    >>> Part = dataclasses.make_dataclass("Part", [("split", str, "test"), ("fold", int, 0)])
+    >>> typed_flags(Part(split="val"))
+    ['--split', 'val']
+    """
+    words, plain = [], to_json(type(settings)())
+    for name, value in to_json(settings).items():
+        if name not in ("workers", "overwrite") and value != plain[name]:
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return words
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that takes --a-b for --a_b and offers the nearest to a mistyped word."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # an abbreviation that works today is ambiguous once a flag is added
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the words, with - and _ alike inside a flag's name."""
+        words = list(sys.argv[1:] if args is None else args)
+        truths = {f for a in self._actions if a.type is parse_bool for f in a.option_strings}
+        positional = any(not action.option_strings for action in self._actions)
+        for i, word in enumerate(words):
+            if word == "--":  # what follows is no flag, whatever it looks like
+                break
+            if word.startswith("--"):
+                name, equals, rest = word[2:].partition("=")
+                words[i] = f"--{name.replace('-', '_')}{equals}{rest}"
+            value = words[i + 1] if i + 1 < len(words) else "--"
+            if words[i] in truths and (
+                value.startswith("--") or (positional and not is_bool(value))
+            ):
+                words[i] += "=True"  # so that `test --overlay images/` reads as it looks
+        namespace, unknown = super().parse_known_args(words, namespace)
+        if unknown:
+            # here rather than in the caller: only this parser knows the nearest flag
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return namespace, unknown
+
+    def error(self, message: str) -> typing.NoReturn:
+        """Print one line and leave with exit code 2."""
+        typed = re.search(r"(?:unrecognized arguments: |invalid choice: '?)([^\s']+)", message)
+        if typed:
+            known = [flag for action in self._actions for flag in action.option_strings]
+            known += [str(c) for action in self._actions for c in action.choices or ()]
+            near = difflib.get_close_matches(typed[1], known, n=1)
+            message += f". Did you mean '{near[0]}'?" if near else ""
+        # a glob may have put any file's name among the words
+        self.exit(2, f"error: {printable(message)} (see {self.prog} --help)\n")

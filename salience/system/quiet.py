@@ -1,0 +1,88 @@
+"""Keeps the terminal for our words while libraries are imported, and names the one that is absent.
+
+Some say what no setting of their own can silence.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from salience.system.errors import UserError, did_you_mean
+
+BACKENDS = ("tensorflow", "jax", "torch")  # what Keras runs on: KERAS_BACKEND
+LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+# a bad picture gets our one line, not OpenCV's; it reads this when it is first imported
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # the same of a bad video and its libav
+# whoever sets the level wants to read what TensorFlow says, and does
+ASKED_FOR_WORDS = LEVEL in os.environ
+
+
+@contextmanager
+def hushed(stream: int = 2) -> Iterator[None]:
+    """Drop what is written to standard error, by C++ code too, while a backend is imported.
+
+    TensorFlow's first lines come before it reads its log level. Exceptions pass.
+
+    Args:
+        stream: 2, or 1 for standard output.
+    """
+    if ASKED_FOR_WORDS:
+        yield
+        return
+    os.environ[LEVEL] = "3"
+    for name in ("tensorflow", "jax"):  # JAX says later on, too, what it did not find
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for ours in (sys.stdout, sys.stderr):
+        ours.flush()
+    kept = os.dup(stream)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), stream)
+        try:
+            yield
+        finally:
+            os.dup2(kept, stream)
+            os.close(kept)
+
+
+def import_keras() -> None:
+    """Import Keras and its backend, which is slow, and loud by default.
+
+    Raises:
+        UserError: the backend is not installed, or none of those that can train.
+    """
+    chosen = os.environ.get("KERAS_BACKEND", "")
+    if chosen and chosen not in BACKENDS:  # Keras has others, which cannot train
+        raise UserError(f"KERAS_BACKEND={chosen}: {did_you_mean(chosen, BACKENDS)}")
+    try:
+        with hushed():
+            import keras  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name not in BACKENDS:
+            raise
+        there = [name for name in BACKENDS if find_spec(name)]
+        instead = f", or set KERAS_BACKEND={there[0]}, which is there" if there else ""
+        file = "requirements.txt" if error.name == "tensorflow" else "requirements/backends.txt"
+        raise UserError(
+            f"Keras is to run on {error.name}, which is not installed in {sys.executable}. "
+            f"pip install {error.name} (the version is in {file}){instead}."
+        ) from None
+
+
+def import_openvino() -> Any:
+    """Return OpenVINO, which by default reports to its maker that it is imported, without that."""
+    # it has a stub for where its reporter is not installed
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for a process of our own, which decides for itself what to hush."""
+    return {k: v for k, v in os.environ.items() if k != LEVEL or ASKED_FOR_WORDS}

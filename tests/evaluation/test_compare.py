@@ -1,0 +1,298 @@
+"""Runs compared on the same pictures: arms, differences and their sureness, and what is written."""
+
+import dataclasses
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from conftest import TINY
+
+import config as config_files
+from commands.evaluation import compare, strategies
+from commands.evaluation.map_sources import ModelMaps
+from commands.training import runs
+from config import Config
+from salience.system.errors import UserError
+
+FEW = {"metrics": "cc,nss,kld", "gallery": 3}
+QUIET = {"say": lambda line: None}
+
+
+@pytest.fixture(scope="session")
+def two_runs(tmp_path_factory):
+    """Return the folders of two tiny runs: a frozen random trunk, and all of it trained."""
+    from commands.training.train import train
+    from salience.data.sets import synthetic
+
+    root = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "COUNTS", {"train": 12, "val": 4, "test": 4})
+        for name, freeze in (("frozen", True), ("scratch", False)):
+            settings = {**TINY, "freeze_backbone": freeze, "weights_dir": root / "weights"}
+            train(Config(**settings, output=root / name), **QUIET)
+    return [root / "frozen", root / "scratch"]
+
+
+def twin(folder, to, **changes):
+    """Return a copy of a run whose config says something else."""
+    shutil.copytree(folder, to)
+    changed = dataclasses.replace(runs.Run(folder).config, output=to, **changes)
+    config_files.save(changed, to / "config.json")
+    return to
+
+
+def test_a_comparison_answers_and_writes_all_that_it_promises(two_runs, tmp_path):
+    lines = []
+    done = compare.compare(two_runs, {**FEW, "output": tmp_path}, lines.append)
+    written = json.loads((tmp_path / "comparison.json").read_text())
+    assert [e["name"] for e in written["scored"] if e["kind"] == "model"] == [
+        "scratch-frozen", "scratch",
+    ]  # fmt: skip
+    assert written["dataset"] == "synthetic"  # that of the runs, unasked
+    assert {(d["a"], d["b"]) for d in written["differences"]} == {("scratch", "scratch-frozen")}
+    by_metric = {d["metric"]: d for d in written["differences"]}
+    means = {e["name"]: e["means"] for e in written["scored"]}
+    for metric, row in by_metric.items():
+        gap = means["scratch"][metric]["mean"] - means["scratch-frozen"][metric]["mean"]
+        assert row["difference"] == pytest.approx(gap)
+        assert row["low"] <= row["difference"] <= row["high"]
+        assert row["p"] <= row["p_corrected"] <= 1
+    costs = {e["name"]: e["cost"] for e in written["scored"] if e["cost"]}
+    assert costs["scratch-frozen"]["trainable_weights"] < costs["scratch"]["trainable_weights"]
+    assert costs["scratch-frozen"]["weights"] == costs["scratch"]["weights"]
+    for name in ("seconds_per_epoch", "images_per_second", "peak_memory_mb"):
+        assert costs["scratch"][name] > 0
+    assert len((tmp_path / "per_image.csv").read_text().splitlines()) == 1 + 4 * 6
+    page = (tmp_path / "index.html").read_text()
+    assert done["sentence"].split(",")[0] in page
+    assert "test_003.png" in page
+    text = "\n".join(lines)
+    assert "scratch minus scratch-frozen, paired by picture:" in text
+    assert done["sentence"] in text
+    assert "Each arm is one run" in text
+    effect = written["effects"][0]
+    gains = [e["scratch"] - e["scratch-frozen"] for e in effect["most_gained"]]
+    assert gains == sorted(gains, reverse=True)
+    assert effect["best"][0]["scratch"] == max(e["scratch"] for e in effect["best"])
+
+
+def test_a_second_comparison_scores_nothing_again(two_runs, tmp_path, monkeypatch):
+    compare.compare(two_runs, {**FEW, "output": tmp_path}, **QUIET)
+    asked = []
+    real = ModelMaps.maps
+    monkeypatch.setattr(
+        ModelMaps, "maps", lambda self, s, shapes: asked.append(len(s)) or real(self, s, shapes)
+    )
+    compare.compare(two_runs, {**FEW, "gallery": 2, "output": tmp_path}, **QUIET)
+    assert sorted(asked) == [0, 0, 2, 2]  # the pictures of the page alone
+
+
+def test_a_run_against_its_copy_is_no_difference(two_runs, tmp_path):
+    copy = twin(two_runs[0], tmp_path / "copy", learning_rate=0.5)
+    lines = []
+    done = compare.compare([two_runs[0], copy], {**FEW, "output": tmp_path / "o"}, lines.append)
+    for row in done["differences"]:
+        assert (row["difference"], row["low"], row["high"]) == (0, 0, 0)
+        assert row["p"] == row["p_corrected"] == 1
+        assert row["improved"] == 0.5
+    assert "do not tell from chance" in done["sentence"]
+    assert "The arms also differ in learning_rate." in "\n".join(lines)
+    # two arms of one strategy go by their folders
+    assert [e["name"] for e in done["scored"]][:2] == ["frozen", "copy"]
+
+
+def test_runs_that_differ_in_their_seed_are_one_arm(two_runs, tmp_path):
+    other = twin(two_runs[0], tmp_path / "other", seed=1)
+    shutil.copy(two_runs[1] / "best.weights.h5", other / "best.weights.h5")  # other scores
+    lines = []
+    done = compare.compare([two_runs[0], other], {**FEW, "output": tmp_path / "o"}, lines.append)
+    single = [
+        compare.compare([folder], {**FEW, "output": tmp_path / "s"}, **QUIET)["scored"][0]
+        for folder in (two_runs[0], other)
+    ]
+    assert [e["name"] for e in done["scored"] if e["kind"] == "model"] == ["scratch-frozen"]
+    expected = np.mean([e["means"]["nss"]["mean"] for e in single])
+    assert done["scored"][0]["means"]["nss"]["mean"] == pytest.approx(expected)
+    assert done["differences"] == []
+    assert "is the mean of 2 runs (seeds 0, 1)" in "\n".join(lines)
+
+
+def test_arms_of_two_systems_carry_their_names(two_runs, tmp_path):
+    other = twin(two_runs[0], tmp_path / "other", model="salnet-deep", freeze_backbone=False)
+    found = runs.arms_of([runs.Run(two_runs[0]), runs.Run(other)])
+    assert [arm.name for arm in found] == ["mlnet-scratch-frozen", "salnet-deep-scratch"]
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_two_arms(two_runs, tmp_path):
+    other = twin(two_runs[0], tmp_path / "other", batch_size=3)
+    assert len(runs.arms_of([runs.Run(two_runs[0]), runs.Run(other)])) == 2
+    mine = [
+        runs.Run(twin(two_runs[0], tmp_path / name, dataset="folder", data=tmp_path / name, seed=i))
+        for i, name in enumerate(("a", "b"))
+    ]
+    assert len(runs.arms_of(mine)) == 2
+    same = twin(two_runs[0], tmp_path / "same")
+    with pytest.raises(UserError, match="are one run twice"):
+        runs.arms_of([runs.Run(two_runs[0]), runs.Run(same)])
+
+
+def test_what_the_first_weights_of_each_run_had_learned_from_is_asked(two_runs, tmp_path):
+    """Of two runs alike but for their start, neither hides what the other's began with."""
+    start = {"init_weights": tmp_path / "lost.weights.h5", "backbone_weights": None}
+    other = twin(two_runs[0], tmp_path / "other", **start)
+    for order in ([other, two_runs[0]], [two_runs[0], other]):
+        lines = []
+        compare.compare(order, {**FEW, "output": tmp_path / "o"}, lines.append)
+        assert "lost.weights.h5, which is not there" in "\n".join(lines)
+
+
+def test_an_arm_named_like_a_reference_keeps_its_own_scores(two_runs, tmp_path):
+    copy = twin(two_runs[0], tmp_path / "uniform", learning_rate=0.5)
+    done = compare.compare([two_runs[0], copy], {**FEW, "output": tmp_path / "o"}, **QUIET)
+    means = {e["name"]: e["means"]["nss"]["mean"] for e in done["scored"]}
+    assert means["uniform (maps)"] == means["frozen"] != means["uniform"] == 0
+
+
+def test_the_command_shown_makes_the_comparison_again(two_runs, tmp_path):
+    flags = {**FEW, "human": False, "output": tmp_path, "profile": "mit"}
+    command = compare.compare(two_runs, flags, **QUIET)["command"]
+    for words in ("--metrics cc,nss,kld", "--human False", "--profile mit", "--dataset synthetic"):
+        assert words in command
+
+
+def test_maps_without_fixations_are_compared_by_map_metrics(two_runs, tmp_path, picture):
+    for i in range(3):
+        for kind in ("images", "maps"):
+            (tmp_path / "set/test" / kind).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(tmp_path / f"set/test/{kind}/{i}.png"), picture())
+    lines = []
+    flags = {**FEW, "dataset": "folder", "data": tmp_path / "set", "output": tmp_path / "o"}
+    done = compare.compare(two_runs, flags, lines.append)
+    assert "scores CC" in done["sentence"]
+    assert "nan" not in "\n".join(lines)
+
+
+def test_each_arm_is_shown_by_its_own_maps(two_runs, tmp_path, monkeypatch):
+    pages = []
+    monkeypatch.setattr(compare, "write_page", lambda path, page: pages.append(page))
+    compare.compare(two_runs, {**FEW, "output": tmp_path}, **QUIET)
+    for shown in pages[0]["gallery"]:
+        assert len(set(shown["maps"].values())) == 2
+    histories = [e["history"] for e in pages[0]["scored"] if e["history"]]
+    assert histories[0] != histories[1]
+
+
+@pytest.mark.parametrize("missing", ["config.json", "best.weights.h5", "history.csv"])
+def test_a_folder_that_is_no_run_is_named(two_runs, tmp_path, missing):
+    copy = twin(two_runs[0], tmp_path / "copy")
+    (copy / missing).unlink()
+    with pytest.raises(UserError, match=f"copy is no run .* {missing} is missing"):
+        compare.compare([copy], {}, **QUIET)
+
+
+def test_a_run_named_twice_is_refused(two_runs):
+    with pytest.raises(UserError, match="named twice"):
+        compare.compare([two_runs[0], two_runs[0]], {}, **QUIET)
+
+
+def answer(a, b, **difference):
+    """Return the sentence about two arms, `a` minus `b`."""
+    row = {
+        "a": "a", "b": "b", "metric": "nss", "difference": a - b, "low": a - b - 0.1,
+        "high": a - b + 0.1, "p": 0.001, "p_corrected": 0.002, "improved": 0.7, **difference,
+    }  # fmt: skip
+    arms = [
+        {"name": n, "kind": "model", "means": {"nss": {"mean": m}}, "share": {"nss": 0.8}}
+        for n, m in (("a", a), ("b", b))
+    ]
+    found = {"pictures": 9, "dataset": "osie", "scored": arms, "differences": [row]}
+    return compare.sentence(found, "nss")
+
+
+def test_the_sentence_is_about_the_better_arm_whichever_comes_first():
+    assert answer(2.5, 2.0) == (
+        "On 9 pictures of osie, a scores NSS 2.500, +0.500 (95 % interval +0.400 to +0.600) "
+        "against b and better in 70% of the pictures; that is 80% of the way from a uniform map to "
+        "what observers foretell of each other."
+    )
+    turned = answer(2.0, 2.5, improved=0.3)
+    assert "b scores NSS 2.500, +0.500 (95 % interval +0.400 to +0.600) against a" in turned
+    assert "better in 70% of the pictures" in turned
+    assert "do not tell from chance" in answer(2.0, 2.5, p_corrected=0.2)
+    assert "do not tell from chance" in answer(2.0, 2.5, high=0.1)  # the interval holds zero
+    assert "too few pictures" in answer(2.0, 2.5, low=float("nan"))
+
+
+def test_the_gallery_shows_what_changed_most_and_keeps_the_order(two_runs, tmp_path):
+    done = compare.compare(two_runs, {**FEW, "gallery": 0, "output": tmp_path}, **QUIET)
+    effect = done["effects"][0]
+    most = effect["most_gained"][0]["picture"]
+
+    class Pictures:
+        pictures = [f"test_{i:03d}.png" for i in range(4)]
+
+    assert compare.gallery_pictures(done, Pictures, 1) == [most]
+    assert compare.gallery_pictures(done, Pictures, 99) == Pictures.pictures
+
+
+@pytest.fixture
+def trained_here(two_runs, monkeypatch):
+    """Let a tiny run of before stand in for each training; return what was asked for."""
+    trained = []
+
+    def run(config):
+        trained.append(config.run_folder.name)
+        shutil.copytree(two_runs[0], config.run_folder, dirs_exist_ok=True)
+        config_files.save(config, config.run_folder / "config.json")
+
+    monkeypatch.setattr(strategies, "train_apart", run)
+    return trained
+
+
+def test_arms_are_trained_with_every_seed_and_not_again(tiny, tmp_path, trained_here, monkeypatch):
+    compared = []
+    monkeypatch.setattr(
+        strategies, "compare", lambda folders, flags, say: compared.append(folders) or {}
+    )
+    config = tiny(output=tmp_path / "study")
+    strategies.run_strategies(config, ["frozen", "scratch"], [0, 1], **QUIET)
+    names = ["frozen-seed0", "frozen-seed1", "scratch-seed0", "scratch-seed1"]
+    assert trained_here == names
+    assert [folder.name for folder in compared[0]] == names
+    assert runs.Run(tmp_path / "study/frozen-seed1").config.freeze_backbone
+    assert runs.Run(tmp_path / "study/scratch-seed1").config.seed == 1
+    assert [arm.name for arm in runs.arms_of([runs.Run(f) for f in compared[0]])] == [
+        "scratch-frozen", "scratch",
+    ]  # fmt: skip
+
+    trained_here.clear()
+    (tmp_path / "study/scratch-seed0" / config_files.DONE).unlink()  # a run that was broken off
+    strategies.run_strategies(config, ["frozen", "scratch"], [0, 1], **QUIET)
+    assert trained_here == ["scratch-seed0"]
+
+    with pytest.raises(UserError, match=r"settings: epochs 1, now 2\. .* --overwrite"):
+        strategies.run_strategies(dataclasses.replace(config, epochs=2), ["frozen"], [0], **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((["frozen", "frozen"], [0]), "--strategies names frozen twice"),
+        ((["frozen"], [1, 1]), "--seeds names 1 twice"),
+        ((["finetuned", "scratch"], [0]), "makes finetuned and scratch the same"),
+    ],
+)
+def test_arms_that_cannot_be_compared_are_refused_before_training(
+    tiny, trained_here, words, message
+):
+    with pytest.raises(UserError, match=message):
+        strategies.run_strategies(tiny(), *words, **QUIET)
+    assert trained_here == []
+
+
+def test_a_failing_arm_stops_the_study_in_one_line(tiny, tmp_path):
+    config = tiny(output=tmp_path / "study", dataset="osie", data=tmp_path / "nowhere")
+    with pytest.raises(UserError, match="frozen-seed0 ended with exit code 2, see above"):
+        strategies.run_strategies(config, ["frozen"], [0], **QUIET)

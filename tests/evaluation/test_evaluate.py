@@ -1,0 +1,438 @@
+"""Scoring maps: a folder's or a model's, with what is missing named, and taken up again."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from conftest import PROJECT
+
+from commands.evaluation import evaluate
+from commands.evaluation import rows as scoring
+from commands.evaluation.map_sources import FolderMaps, ModelMaps
+from commands.training.train import train
+from config import PROFILES as PROFILE_CHOICES
+from config import EvaluateConfig, PredictConfig
+from salience.data import loading
+from salience.measures.adaptation import Adaptation, Fit
+from salience.measures.metrics import PROFILES
+from salience.measures.references import CENTRE_BIAS, HALVES, ONE, UNIFORM, Split
+from salience.measures.significance import Interval
+from salience.networks import weight_files
+from salience.pictures.picture_files import sample_density, sample_image
+from salience.system.errors import UserError
+from salience.system.notes import Notes
+
+FEW = "cc,nss,auc_judd,ig"
+
+
+def samples(split="test"):
+    return loading.load("synthetic", None, split)
+
+
+def density(sample):
+    return sample_density(sample, sample_image(sample).shape[:2], None)
+
+
+@pytest.fixture
+def maps(tmp_path, rng):
+    """Return a folder of fair maps of the test pictures: the truth, with noise."""
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    for sample in samples():
+        truth = density(sample)
+        np.save(folder / sample.name.replace(".png", ".npy"), truth + 0.3 * rng.random(truth.shape))
+    return folder
+
+
+@pytest.fixture
+def run():
+    """Return a function that evaluates on the synthetic set and gives the rows and the lines."""
+
+    def evaluated(**settings):
+        lines = []
+        done = evaluate.evaluate(
+            EvaluateConfig(**{"dataset": "synthetic", "metrics": FEW, "human": False, **settings}),
+            say=lines.append,
+        )
+        return done, lines
+
+    return evaluated
+
+
+def test_the_flags_profiles_are_the_metrics_profiles():
+    assert set(PROFILE_CHOICES) == set(PROFILES)
+
+
+def test_the_table_shows_the_maps_beside_the_references(run, maps, tmp_path):
+    done, lines = run(maps=maps, human=True, metrics="all", output=tmp_path / "out")
+    assert [row.name for row in done.rows] == ["maps", CENTRE_BIAS, UNIFORM, HALVES, ONE]
+    model = done.row("maps")
+    assert 0.5 < model.means["cc"].mean < 1
+    assert model.means["cc"].low < model.means["cc"].mean < model.means["cc"].high
+    assert done.row(UNIFORM).means["nss"].mean == 0
+    assert done.row(CENTRE_BIAS).means["ig"].mean == pytest.approx(0, abs=1e-12)
+    # the share runs from the uniform map to the ceiling that suits the metric
+    for metric, ceiling in (("nss", ONE), ("cc", HALVES), ("kld", HALVES)):
+        key = metric if ceiling == ONE else f"{metric}_vs_half"
+        top, bottom = (done.row(name).means[key].mean for name in (ceiling, UNIFORM))
+        expected = (model.means[key].mean - bottom) / (top - bottom)
+        assert model.share[metric] == pytest.approx(expected)
+        assert done.row(ceiling).share[metric] == pytest.approx(1)
+    # no observers' maps to hold these against
+    assert np.isnan(model.share["emd"])
+    table = next(line for line in lines if "bootstrap 95 %" in line)
+    assert f"{model.means['cc'].mean:.3f} [{model.means['cc'].low:.3f}" in table
+    assert "KLD (low is good)" in table
+    assert "nats, eps 2.2204e-16" in table
+    written = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert written["rows"]["maps"]["means"]["cc"]["mean"] == model.means["cc"].mean
+    assert written["metrics"]["kld"]["variant"]
+    assert written["rows"][ONE]["means"]["emd"]["mean"] is None
+    rows = (tmp_path / "out/per_image.csv").read_text().splitlines()
+    assert len(rows) == 1 + 5 * 4
+
+
+def test_perfect_maps_reach_the_best_scores(run, tmp_path):
+    for sample in samples():
+        np.save(tmp_path / sample.name.replace(".png", ".npy"), density(sample))
+    done, _ = run(maps=tmp_path, metrics="cc,sim,kld,emd,ssim,mse")
+    means = {name: done.row(tmp_path.name).means[name].mean for name in done.metrics}
+    assert means == pytest.approx(
+        {"cc": 1, "sim": 1, "kld": 0, "emd": 0, "ssim": 1, "mse": 0}, abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_maps_that_test_wrote_score_as_their_weights_do(run, trained, tmp_path, mirror):
+    from commands.prediction.predict import predict
+    from salience.pictures.picture_files import write_image
+
+    (tmp_path / "in").mkdir()
+    for sample in samples():
+        write_image(tmp_path / "in" / sample.name, sample_image(sample))
+    settings = PredictConfig(
+        weights=trained, output=tmp_path / "out", float_maps=True, mirror=mirror
+    )
+    predict([str(tmp_path / "in")], settings, say=lambda line: None)
+    from_weights, _ = run(weights=trained, mirror=mirror)
+    from_maps, lines = run(maps=tmp_path / "out")
+    model = from_weights.rows[0].means
+    for name, found in from_maps.rows[0].means.items():
+        assert found.mean == pytest.approx(model[name].mean, abs=1e-4)
+    assert any("not used, .npy is" in line for line in lines)  # the .png beside it
+
+
+def test_scoring_maps_imports_no_network(maps, tmp_path):
+    words = ["evaluate", "--maps", str(maps), "--dataset", "synthetic", "--metrics", FEW]
+    code = (
+        "import sys, main\n"
+        "from salience.data.sets import synthetic\n"
+        "synthetic.COUNTS['test'] = 4\n"
+        f"code = main.main({words!r})\n"
+        "loaded = {'tensorflow', 'keras', 'jax', 'torch'} & set(sys.modules)\n"
+        "sys.exit(f'{code} {loaded}' if code or loaded else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "centre bias" in done.stdout
+    assert done.stderr == ""
+
+
+def test_missing_extra_odd_and_broken_maps_are_named_counted_and_decided(run, maps):
+    first, second, third, fourth = (sample.name.replace(".png", "") for sample in samples())
+    (maps / f"{first}.npy").unlink()
+    (maps / f"{second}.npy").write_bytes(b"no array")
+    half = np.load(maps / f"{third}.npy")[::2, ::2]
+    (maps / f"{third}.npy").unlink()
+    cv2.imwrite(str(maps / f"{third}.png"), np.round(255 * half / half.max()).astype(np.uint8))
+    np.save(maps / "nobody.npy", np.ones((3, 3)))
+    done, lines = run(maps=maps)
+    assert done.pictures == [f"{third}.png", f"{fourth}.png"]
+    assert done.left_out == [f"{first}.png", f"{second}.png"]
+    # every row is over the same pictures
+    assert {len(row.scores) for row in done.rows} == {2}
+    notes = "\n".join(lines)
+    for expected in (
+        f"1 maps missing: the picture is left out of every row ({first}.png)",
+        f"1 maps that cannot be read: the picture is left out of every row ({second}.png)",
+        f"1 maps of another size than the picture: scaled to it ({third}.png)",
+        f"1 8-bit maps: scored half a step higher, as 0 is not nothing ({third}.png)",
+        "1 maps without a picture in the split: not used (nobody.npy)",
+    ):
+        assert expected in notes
+
+
+@pytest.mark.parametrize("array", [np.ones((4, 4, 2)), np.array([["a"]]), np.full((4, 4), np.nan)])
+def test_an_array_that_is_no_map_counts_as_unreadable(run, maps, array):
+    np.save(maps / samples()[0].name.replace(".png", ".npy"), array)
+    done, lines = run(maps=maps)
+    assert done.left_out == [samples()[0].name]
+    assert "a map is [rows, columns] of finite numbers" in "\n".join(lines)
+
+
+def test_left_out_pictures_make_the_exit_code_1(cli, maps):
+    (maps / samples()[0].name.replace(".png", ".npy")).unlink()
+    words = ("evaluate", "--dataset", "synthetic", "--maps", maps, "--metrics", FEW)
+    done = cli(*words, code=1)  # the whole built-in set has more pictures than the folder
+    assert "maps missing" in done.stdout
+
+
+def test_no_map_at_all_is_an_error(run, tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        run(maps=tmp_path / "nowhere")
+    np.save(tmp_path / "other.npy", np.ones((3, 3)))
+    with pytest.raises(UserError, match="is named like a picture of the split, such as test_000"):
+        run(maps=tmp_path)
+
+
+def test_8_bit_maps_are_scored_half_a_step_higher(run, tmp_path):
+    for sample in samples():
+        cv2.imwrite(str(tmp_path / sample.name), np.round(255 * density(sample)).astype(np.uint8))
+    done, _ = run(maps=tmp_path, metrics="kld,cc")
+    # zeros where people looked would cost up to 36 nats each
+    assert done.rows[0].means["kld"].mean < 0.1
+
+
+def test_mirror_is_for_networks(maps):
+    with pytest.raises(UserError, match="--mirror is for a network's maps"):
+        EvaluateConfig(maps=maps, mirror=True)
+
+
+def test_a_half_done_evaluation_is_taken_up_again(run, maps, tmp_path, monkeypatch):
+    whole, _ = run(maps=maps, output=tmp_path / "out")
+    log = tmp_path / "out" / scoring.LOG
+    lines = log.read_text().splitlines()
+    assert len(lines) == 4 * 3
+    kept = [line for line in lines if samples()[3].name not in line]
+    log.write_text("\n".join(kept) + '\n["torn", "te')
+    read = []
+    real = FolderMaps._read
+    monkeypatch.setattr(FolderMaps, "_read", lambda *a: read.append(a[1]) or real(*a))
+    again, _ = run(maps=maps, output=tmp_path / "out")
+    assert read == [samples()[3].name]
+    assert [row.scores for row in again.rows] == [row.scores for row in whole.rows]
+    assert len(log.read_text().splitlines()) == 4 * 3
+
+    read.clear()
+    run(maps=maps, output=tmp_path / "out", overwrite=True)
+    assert len(read) == 4
+    read.clear()
+    run(maps=maps, output=tmp_path / "out", profile="mit")  # other definitions: other scores
+    assert len(read) == 4
+
+
+def test_what_was_scored_stays_when_scoring_breaks(run, maps, tmp_path, monkeypatch):
+    calls = []
+
+    def failing(self, truth, index):
+        calls.append(index)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(self, truth, index)
+
+    real = FolderMaps._read
+    monkeypatch.setattr(FolderMaps, "_read", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run(maps=maps, output=tmp_path / "out", workers=1)
+    assert (tmp_path / "out" / scoring.LOG).read_text().count("\n") >= 1
+
+
+def test_fixations_outside_and_missing_are_noted(run, tmp_path, picture, rng):
+    for kind in ("images", "maps", "fixations"):
+        (tmp_path / "set/test" / kind).mkdir(parents=True)
+    for i in range(3):
+        cv2.imwrite(str(tmp_path / f"set/test/images/{i}.png"), picture())
+        cv2.imwrite(str(tmp_path / f"set/test/maps/{i}.png"), picture()[..., 0])
+        np.save(tmp_path / f"set/test/fixations/{i}.npy", rng.uniform(1, 25, (9, 2)))
+    np.save(tmp_path / "set/test/fixations/1.npy", np.array([[5.0, 5.0], [99.0, 5.0]]))
+    np.save(tmp_path / "set/test/fixations/2.npy", np.zeros((0, 2)))
+    done, lines = run(maps=tmp_path / "set/test/maps", dataset="folder", data=tmp_path / "set")
+    text = "\n".join(lines)
+    assert "1 pictures with fixations outside: those are left out (1.png)" in text
+    assert "1 pictures without fixations: metrics from maps alone count them (2.png)" in text
+    assert "maps: NSS, AUC-Judd, IG are means over those 2 of 3 pictures that have a value" in text
+    assert done.row("maps").means["cc"].pictures == 3
+    assert done.row("maps").means["nss"].pictures == 2
+
+
+@pytest.mark.parametrize("text", ["cc,nsss", ""])
+def test_unknown_metric_is_named(text):
+    with pytest.raises(UserError, match="unknown '"):
+        scoring.metric_names(text)
+
+
+def test_tuning_finds_the_blur_and_the_centre_bias_that_maps_lack(run, tmp_path, rng):
+    """Maps of scattered points, one per fixation's place, need a blur; the fit sees val alone."""
+    folders = {split: tmp_path / split for split in ("val", "test")}
+    for split, folder in folders.items():
+        folder.mkdir()
+        for sample in samples(split):
+            values = np.full((120, 160), 1e-3)
+            half = sample.fixations[sample.subjects < 6].astype(int)
+            values[half[:, 1], half[:, 0]] = 1
+            np.save(folder / sample.name.replace(".png", ".npy"), values)
+    done, lines = run(maps=folders["test"], val_maps=folders["val"], tune=True)
+    raw, tuned = done.row("test").means, done.row("test, tuned").means
+    assert tuned["ig"].mean > raw["ig"].mean + 0.5
+    assert tuned["cc"].mean > raw["cc"].mean
+    line = next(line for line in lines if line.startswith("tuned on 4 of 4"))
+    assert "blur 0.0%" not in line
+
+
+@pytest.fixture
+def perfect(tmp_path):
+    """Return a function that writes the truth of a split as its maps, shifted or not."""
+
+    def write(split, shift=0):
+        folder = tmp_path / f"{split}-{shift}"
+        folder.mkdir()
+        for sample in samples(split):
+            path = folder / sample.name.replace(".png", ".npy")
+            np.save(path, np.roll(density(sample), shift, axis=1))
+        return folder
+
+    return write
+
+
+def test_tuning_sees_the_validation_pictures_alone(run, perfect):
+    """What is fitted is the same, whether the maps of the test pictures are perfect or useless."""
+    told = []
+    validation = perfect("val", 40)
+    for shift in (0, 70):
+        _, lines = run(maps=perfect("test", shift), val_maps=validation, tune=True)
+        told += [line for line in lines if line.startswith("tuned on")]
+    assert len(told) == 2
+    assert told[0] == told[1]
+
+
+def test_a_tuned_row_scores_the_adapted_maps(run, perfect, monkeypatch):
+    made = Adaptation(contrast=2.0, centre_share=0.5)
+    fit = Fit(made, Interval(1.0, 1.0, 1.0, 4), True)
+    monkeypatch.setattr(evaluate, "fitted", lambda *a: fit)
+    done, _ = run(maps=perfect("test"), val_maps=perfect("val"), tune=True, metrics="cc,nss")
+    split = Split(samples(), ("cc", "nss"), human=False)
+    for i, scores in enumerate(done.row("test-0, tuned").scores):
+        expected = split.truth(i).score(made.apply(density(samples()[i]).astype(np.float64)))
+        assert scores == pytest.approx(expected)
+
+
+def test_tuning_says_what_it_could_not_use(run, perfect, tmp_path):
+    folder = perfect("val")
+    (folder / "val_001.npy").unlink()
+    _, lines = run(maps=perfect("test"), val_maps=folder, tune=True)
+    assert any(line.startswith("tuned on 3 of 4") for line in lines)
+    assert any("validation: maps missing" in line and "val_001" in line for line in lines)
+    for path in folder.iterdir():
+        path.write_text("no array")
+    with pytest.raises(
+        UserError, match=r"needs 2 validation pictures with a usable map .* there are 0"
+    ):
+        run(maps=tmp_path / "test-0", val_maps=folder, tune=True)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_tuning_is_not_scored_on_what_it_was_fitted_on(run, perfect, split):
+    with pytest.raises(UserError, match="on test alone"):
+        run(maps=perfect(split), val_maps=perfect("test"), tune=True, split=split)
+
+
+def test_a_folder_named_like_a_reference_keeps_its_own_scores(run, perfect):
+    folder = perfect("test")
+    folder = folder.rename(folder.with_name(UNIFORM))
+    done, _ = run(maps=folder)
+    assert done.row("uniform (maps)").means["cc"].mean == pytest.approx(1)
+    assert done.row(UNIFORM).means["cc"].mean == 0
+
+
+def test_what_was_found_in_maps_is_said_again_when_nothing_is_read(run, tmp_path):
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    for sample in samples():
+        cv2.imwrite(str(folder / sample.name), np.round(255 * density(sample)).astype(np.uint8))
+    notes = [run(maps=folder, output=tmp_path / "out")[1][1:-1] for _ in range(2)]
+    assert notes[0] == notes[1]
+    assert any("8-bit maps" in line for line in notes[0])
+
+
+def test_a_heat_map_and_numbers_that_are_none_are_refused(run, perfect):
+    folder = perfect("test")
+    first, second, third = (sample.name for sample in samples()[:3])
+    for name in (first, second, third):
+        (folder / name.replace(".png", ".npy")).unlink()
+    values = np.round(255 * density(samples()[0])).astype(np.uint8)
+    cv2.imwrite(str(folder / first), cv2.applyColorMap(values, cv2.COLORMAP_JET))
+    broken = density(samples()[1])
+    broken[3, 3] = np.nan
+    cv2.imwrite(str(folder / second.replace(".png", ".tiff")), broken)
+    np.save(folder / third.replace(".png", ".npy"), density(samples()[2]) - 0.5)
+    done, lines = run(maps=folder)
+    text = "\n".join(lines)
+    assert done.left_out == [first, second]
+    assert "is in colour" in text
+    assert f"1 maps with negative values: as shares, their least becomes 0 ({third})" in text
+
+
+def test_a_network_that_gives_no_numbers_is_an_error(run, trained, monkeypatch):
+    monkeypatch.setattr(
+        "keras.Model.predict_on_batch", lambda self, x: np.full((len(x), 6, 8, 1), np.nan)
+    )
+    with pytest.raises(UserError, match="not finite for test_000"):
+        run(weights=trained)
+
+
+def test_scoring_what_was_trained_on_is_said(run, trained):
+    assert "WARNING" not in "\n".join(run(weights=trained)[1])
+    text = "\n".join(run(weights=trained, split="train")[1])
+    assert "12 WARNING: scored pictures that a model was trained on (train_000.png" in text
+
+
+def test_a_model_is_scored_on_the_split_it_was_trained_for(tiny, tmp_path):
+    """Another plan would score pictures that it was trained on."""
+    config = tiny(val_share=0.2, test_share=0.15, split_seed=3, out_of_bounds="clip")
+    weights = train(config, say=lambda line: None).published
+    found = evaluate.settings_of({"weights": weights})
+    assert (found.dataset, found.plan, found.out_of_bounds) == ("synthetic", config.plan, "clip")
+    assert evaluate.settings_of({"weights": weights, "split_seed": 5}).plan.seed == 5
+    other = evaluate.settings_of({"weights": weights, "dataset": "folder", "data": tmp_path})
+    assert (other.plan, other.data) == (EvaluateConfig().plan, tmp_path)
+
+
+def test_pictures_that_the_first_weights_were_trained_on_are_counted(tiny, tmp_path, run):
+    """Going on from other weights does not make them forget what they have seen."""
+    first = train(tiny(output=tmp_path / "first"), say=lambda line: None).path("best.weights.h5")
+    changes = {"init_weights": first, "backbone_weights": None, "split_seed": 1}
+    second = train(tiny(**changes), say=lambda line: None).published
+    lines = "\n".join(run(weights=second, split="train", split_seed=0)[1])
+    assert "12 WARNING: scored pictures that a model was trained on" in lines
+    chosen = "\n".join(run(weights=second, split="train", split_seed=0)[1])
+    assert "chosen on" not in chosen  # the built-in scenes' validation pictures are others
+    first.unlink()
+    assert "is not there: whether these pictures" in "\n".join(run(weights=second)[1])
+
+
+def test_a_data_set_without_training_pictures_is_scored(run, trained, tmp_path, picture):
+    own = replace(weight_files.trained_config(trained), dataset="folder")
+    for kind in ("images", "maps"):
+        (tmp_path / "set/test" / kind).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / f"set/test/{kind}/a.png"), picture())
+    notes = Notes()
+    settings = EvaluateConfig(dataset="folder", data=tmp_path / "set", metrics="cc")
+    split = scoring.load_split(settings, "test", notes)
+    scoring.note_training_pictures(own, settings, split, notes)
+    assert not [line for line in notes.lines() if "WARNING" in line]
+
+
+def test_the_key_of_a_model_holds_its_blur(trained):
+    plain, blurred = (ModelMaps(trained, "m", 2, 1, smooth) for smooth in (0.0, 2.0))
+    assert plain.fingerprint() != blurred.fingerprint()
+
+
+def test_tuning_maps_needs_the_maps_of_the_validation_pictures(run, maps):
+    with pytest.raises(UserError, match="--val_maps"):
+        run(maps=maps, tune=True)

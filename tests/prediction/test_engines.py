@@ -1,0 +1,198 @@
+"""What runs a network in `test` gives Keras' maps, or says that it cannot and lets Keras."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib.util import find_spec
+
+import cv2
+import numpy as np
+import pytest
+from conftest import PROJECT
+
+from commands.prediction import engines
+from commands.prediction.predict import predict
+from config import PredictConfig
+from salience.system.cache import default_cache
+from salience.system.errors import UserError
+
+ABSENT = [] if "REQUIRE_BACKENDS" in os.environ else [
+    package for package in ("onnx", "onnxruntime", "tf2onnx") if not find_spec(package)
+]  # fmt: skip
+EXPORTED = [
+    "openvino",
+    pytest.param("onnx", marks=pytest.mark.skipif(bool(ABSENT), reason=f"absent: {ABSENT}")),
+]
+
+
+@pytest.fixture
+def batch(picture):
+    """Return three pictures of the tiny network's size."""
+    return np.stack([picture(48, 64) for _ in range(3)])
+
+
+def networks():
+    """Return the folder of exported networks in the tests' cache."""
+    return default_cache().folder / "networks"
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_maps_are_keras_own_to_a_grey_level(trained, pictures, tmp_path, name):
+    for engine in ("keras", name):
+        settings = PredictConfig(
+            weights=trained, engine=engine, output=tmp_path / engine, recursive=True
+        )
+        lines = []
+        assert predict([str(pictures)], settings, lines.append) == 0
+        assert not [line for line in lines if "so Keras does" in line]
+    for map_name in ("a.png", "b.png", "sub/c.png"):
+        wanted, found = (
+            cv2.imread(str(tmp_path / engine / map_name), cv2.IMREAD_UNCHANGED).astype(int)
+            for engine in ("keras", name)
+        )
+        assert wanted.max() == 255
+        assert np.ptp(wanted) > 50
+        assert np.abs(found - wanted).max() <= 1
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_several_threads_and_batches_get_their_own_maps(trained, batch, name):
+    engine = engines.get(name, trained, lambda line: None)
+    wanted = engines.get("keras", trained, lambda line: None).maps(batch)
+    with ThreadPoolExecutor(4) as pool:
+        alone = list(pool.map(engine.maps, [batch[i % 3][None] for i in range(30)]))
+    for i, found in enumerate(alone):
+        np.testing.assert_allclose(found[0], wanted[i % 3], rtol=1e-4, atol=1e-4 * wanted.max())
+    np.testing.assert_allclose(engine.maps(batch), wanted, rtol=1e-4, atol=1e-4 * wanted.max())
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_geometry_is_the_networks_own(trained, name):
+    engine, keras = (engines.get(n, trained, lambda line: None) for n in (name, "keras"))
+    assert engine.input_shape == keras.input_shape == (48, 64)
+    assert engine.grid == keras.grid
+
+
+def test_a_second_start_imports_no_backend_and_reports_to_nobody(trained, pictures, tmp_path):
+    engines.get("openvino", trained, lambda line: None)  # made by now
+    code = (
+        "import sys, main\n"
+        "assert main.main(sys.argv[1:]) == 0\n"
+        "heavy = {'keras', 'tensorflow', 'jax', 'torch'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert not sys.modules['openvino_telemetry']\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "test", str(pictures), "--weights", str(trained),
+         "--output", str(tmp_path / "out")],
+        cwd=PROJECT, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "2 maps written" in done.stdout
+    assert "making the" not in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_damaged_copy_is_made_again(trained, batch):
+    lines = []
+    wanted = engines.get("openvino", trained, lines.append).maps(batch)
+    folder = networks() / engines.key("openvino", trained)
+    weights = folder / "network.bin"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"oops")
+    lines.clear()
+    found = engines.get("openvino", trained, lines.append)
+    assert [line.split()[:3] for line in lines] == [["making", "the", "openvino"]]
+    np.testing.assert_array_equal(found.maps(batch), wanted)
+
+
+def test_what_fails_to_run_is_said_in_a_line_and_keras_does(trained, batch, monkeypatch):
+    def fails(path, at_once):
+        raise RuntimeError("no such\ninstruction")
+
+    broken = replace(engines.RUNTIMES["openvino"], open=fails)
+    monkeypatch.setitem(engines.RUNTIMES, "openvino", broken)
+    lines = []
+    engine = engines.get("openvino", trained, lines.append)
+    assert engine.name == "keras"
+    assert lines == [f"openvino cannot run {trained}, so Keras does: no such instruction"]
+    assert engine.maps(batch).shape == (3, 6, 8, 1)
+
+
+def test_what_cannot_be_made_is_said_in_a_line_and_keras_does(trained, tmp_path, monkeypatch):
+    occupied = tmp_path / "file"
+    occupied.touch()
+    monkeypatch.setenv("SALIENCY_CACHE", str(occupied))
+    lines = []
+    assert engines.get("openvino", trained, lines.append).name == "keras"
+    assert "so Keras does: Cannot write the cache" in lines[-1]
+
+
+def test_why_an_export_failed_is_passed_on(tmp_path):
+    nothing = tmp_path / "nothing.weights.h5"
+    nothing.touch()
+    with pytest.raises(UserError, match="is not an HDF5 file"):
+        engines.make("openvino", nothing, tmp_path / "cache" / "key")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_an_engine_that_is_not_installed_is_named(trained, monkeypatch):
+    monkeypatch.setattr(engines, "find_spec", lambda package: None)
+    with pytest.raises(UserError, match=r"onnxruntime is not installed.*requirements-engines"):
+        engines.get("onnx", trained, lambda line: None)
+    assert engines.fastest() == "keras"
+
+
+def test_auto_is_the_first_that_is_installed_unless_a_backend_is_named(monkeypatch):
+    monkeypatch.setattr(engines, "has_gpu", lambda: False)
+    monkeypatch.setattr(engines, "find_spec", lambda package: package == "onnxruntime" or None)
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    assert engines.fastest() == "onnx"
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    assert engines.fastest() == "onnx"
+    monkeypatch.setenv("KERAS_BACKEND", "")  # as Keras takes it: not named
+    assert engines.fastest() == "onnx"
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    assert engines.fastest() == "keras"
+    monkeypatch.delenv("KERAS_BACKEND")
+    monkeypatch.setattr(engines, "has_gpu", lambda: True)
+    assert engines.fastest() == "keras"
+
+
+def test_other_weights_are_another_network(trained, tmp_path):
+    other = tmp_path / "other.weights.h5"
+    other.write_bytes(trained.read_bytes() + b"x")
+    keys = {engines.key(name, path) for name in ("onnx", "openvino") for path in (trained, other)}
+    assert len(keys) == 4
+
+
+def test_the_network_used_longest_ago_makes_room(tmp_path):
+    for age in range(engines.KEPT + 3):
+        folder = tmp_path / f"{age:02d}"
+        folder.mkdir()
+        (folder / "network.xml").touch()
+        os.utime(folder, (1e9 - age, 1e9 - age))
+    engines.make_room(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{a:02d}" for a in range(engines.KEPT)]
+
+
+def test_what_a_killed_process_left_goes_but_not_what_another_is_making(tmp_path):
+    for name, age in ((".left", 2 * engines.LEFT_SECONDS), (".making", 60), ("made", 1e9)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    engines.make_room(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".making", "made"]
+    assert engines.last_used(tmp_path / "gone") == 0
+
+
+def test_what_another_process_made_in_the_meantime_stays(trained, tmp_path):
+    engines.get("openvino", trained, lambda line: None)
+    first = tmp_path / "network"
+    shutil.copytree(networks() / engines.key("openvino", trained), first)
+    there = (first / "network.xml").stat().st_ino
+    engines.make("openvino", trained, first)
+    assert (first / "network.xml").stat().st_ino == there
+    assert [p.name for p in tmp_path.iterdir()] == ["network"]

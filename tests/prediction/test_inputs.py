@@ -1,0 +1,322 @@
+import io
+import os
+import sys
+import threading
+from itertools import chain
+from pathlib import Path
+
+import cv2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from commands.prediction import inputs as collection_module
+from commands.prediction import predict as predict_module
+from commands.prediction.inputs import ENDINGS, Collection
+from commands.prediction.predict import predict
+from config import PredictConfig
+from salience.system.errors import UserError
+
+
+@pytest.fixture
+def jobs(tmp_path, monkeypatch):
+    """Return a function that lists pictures, in an empty folder, as {source: name of the map}."""
+    monkeypatch.chdir(tmp_path)
+
+    def of(*images, **changes):
+        with Collection(
+            list(map(str, images)), PredictConfig(**changes), lambda line: None
+        ) as made:
+            listed = list(made)
+            assert len(made) == len(listed)
+        return {
+            str(job.source): str(
+                job.outputs["map"].relative_to(changes.get("output", "predictions"))
+            )
+            for job in listed
+        }
+
+    return of
+
+
+def touch(*names):
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+
+
+def write_list(*lines):
+    Path("list.txt").write_bytes(b"\n".join(map(os.fsencode, lines)))
+    return Path("list.txt")
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 8])
+def test_the_parts_cover_every_picture_once_and_write_no_file_twice(jobs, parts):
+    names = [f"in/{folder}/{i}.jpg" for folder in "ab" for i in range(20)]
+    touch(*names, "in/a/3.png", "in/b/7_overlay.jpg", "in/b/8.jpg.jpg", "in/b/8.png")
+    whole = jobs("in", recursive=True)
+    by_part = [jobs("in", recursive=True, shard=f"{i}/{parts}") for i in range(1, parts + 1)]
+    assert len(whole) == 44
+    assert sum(map(len, by_part)) == len(whole)
+    # each worker has decided alone, and come to the names that one alone comes to
+    assert dict(chain.from_iterable(part.items() for part in by_part)) == whole
+    assert len(set(whole.values())) == len(whole)
+    assert sum(bool(part) for part in by_part) == parts  # 44 pictures reach 8 parts
+
+
+def test_pictures_that_come_and_go_do_not_move_the_others_to_other_parts(jobs):
+    touch(*(f"in/{i}.jpg" for i in range(30)))
+    before = jobs("in", shard="1/3")
+    touch(*(f"in/more{i}.jpg" for i in range(30)))
+    Path("in/0.jpg").unlink()
+    after = jobs("in", shard="1/3")
+    assert {k: v for k, v in after.items() if "more" not in k} == {
+        k: v for k, v in before.items() if k != "in/0.jpg"
+    }
+
+
+def test_a_listed_picture_is_in_the_part_in_which_a_found_one_is(jobs):
+    touch(*(f"in/{i}.jpg" for i in range(20)))
+    listed = write_list(*(f"in/{i}.jpg" for i in reversed(range(20))))
+    assert jobs("in", shard="2/3").keys() == jobs(listed=listed, shard="2/3").keys()
+
+
+@pytest.mark.parametrize(
+    "shard", ["0/4", "5/4", "1/0", "1", "a/b", "-1/4", "1/4/2", "", "1.0/2", "²/3", "1/" + "9" * 20]
+)
+def test_a_part_that_is_none_is_refused(shard):
+    with pytest.raises(UserError, match=r"--shard .*counts the parts from 1.* 1/4 to 4/4"):
+        PredictConfig(shard=shard)
+
+
+NAMES = st.lists(
+    st.builds(
+        lambda stem, mark, suffix: f"{stem}{mark}{suffix}",
+        st.sampled_from(["a", "a.jpg", "a.jpg-1", "b"]),
+        st.sampled_from(["", "_overlay", "_overlay_overlay", ".crop", ".mask_overlay", ".peaks"]),
+        st.sampled_from([".jpg", ".png", ".jpg.jpg"]),
+    ),
+    min_size=1,
+    max_size=12,
+    unique=True,
+)
+
+
+@given(first=NAMES, second=NAMES, order=st.randoms(), overlay=st.booleans())
+def test_no_two_pictures_write_one_file_whatever_their_names(
+    first, second, order, overlay, tmp_path_factory
+):
+    """Nor does the order of a list matter."""
+    lines = [*(f"x/{name}" for name in first), *(f"y/../x/{name}" for name in second)]
+    shuffled = order.sample(lines, len(lines))
+    named = []
+    for listed in (lines, shuffled):
+        file = tmp_path_factory.mktemp("list") / "list.txt"
+        file.write_text("\n".join(listed))
+        with Collection([], PredictConfig(listed=file, overlay=overlay)) as jobs:
+            named.append({job.source: job.outputs["map"] for job in jobs})
+            every = [
+                path
+                for source in jobs
+                for path in jobs._outputs(str(source.outputs["map"].with_suffix(""))).values()
+            ]
+    assert named[0] == named[1]
+    assert len(every) == len(set(every)) == len(ENDINGS) * len(lines)
+
+
+def test_the_map_of_a_listed_picture_lies_under_its_path(jobs, tmp_path):
+    listed = write_list("a/b.jpg", "./c.jpg", f"{tmp_path}/d.jpg", "../e.jpg", "a//b.jpg")
+    assert jobs(listed=listed) == {
+        "a/b.jpg": "a/b.png",
+        "c.jpg": "c.png",
+        f"{tmp_path}/d.jpg": f"{str(tmp_path)[1:]}/d.png",
+        "../e.jpg": f"{str(tmp_path.parent)[1:]}/e.png",
+    }
+
+
+def test_a_list_may_come_with_blank_lines_windows_ends_and_odd_names(jobs):
+    odd = os.fsdecode(b"caf\xe9 \t.jpg")  # no UTF-8
+    Path("list.txt").write_bytes(b"a.jpg\r\n\r\n   \n\n" + os.fsencode(odd) + b"\n b.jpg")
+    assert list(jobs(listed=Path("list.txt"))) == ["a.jpg", odd, " b.jpg"]
+
+
+def test_the_mark_of_its_encoding_is_no_part_of_a_lists_first_path(jobs):
+    Path("list.txt").write_bytes(b"\xef\xbb\xbfa.jpg\r\n\xef\xbb\xbfb.jpg\r\n")
+    assert list(jobs(listed=Path("list.txt"))) == ["a.jpg", "\ufeffb.jpg"]
+
+
+def test_a_list_is_read_from_standard_input(jobs, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a.jpg\nb.jpg\n")))
+    assert list(jobs(listed=Path("-"))) == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"Cannot read --list list\.txt: No such file"),
+        (b"", r"--list list\.txt names no picture"),
+        (b"\n  \n", r"--list list\.txt names no picture"),
+        (b"a.jpg\0b.jpg\0", r"--list list\.txt holds a NUL"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_named(jobs, content, message):
+    if content is not None:
+        Path("list.txt").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        jobs(listed=Path("list.txt"))
+
+
+def test_a_picture_named_twice_is_one(jobs):
+    touch("in/a.jpg")
+    assert jobs("in", "in/a.jpg", "in/*.jpg") == {"in/a.jpg": "in/a.png"}
+    assert jobs("in/a.jpg", "in", listed=write_list("in/a.jpg")) == {"in/a.jpg": "a.png"}
+
+
+def test_a_picture_behind_a_link_is_not_written_over(jobs, tmp_path):
+    touch("out/a.png")
+    Path("in").mkdir()
+    Path("in/a.jpg").symlink_to(tmp_path / "out" / "a.png")
+    Path("other").symlink_to(tmp_path / "out")
+    assert jobs("in", output=Path("out")) == {"in/a.jpg": "a.jpg.png"}
+    assert jobs("other/a.png", output=Path("out")) == {"other/a.png": "a.png.png"}
+
+
+def test_a_folder_is_walked_by_name_and_what_is_no_picture_left(jobs, tmp_path):
+    touch("in/b.jpg", "in/a/z.jpg", "in/a.jpg", "in/c/x.jpg", "in/notes.txt", "more/a.jpg")
+    Path("in/d.jpg").mkdir()
+    Path("in/e.jpg").symlink_to(tmp_path / "more")  # a folder's, which is not followed
+    os.mkfifo("in/f.jpg")
+    Path("in/g.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    listed = ["in/a/z.jpg", "in/a.jpg", "in/b.jpg", "in/c/x.jpg", "in/g.jpg"]
+    assert list(jobs("in", recursive=True)) == listed
+    os.chdir("in")
+    assert jobs(".", "../more") == {
+        "a.jpg": "in/a.png", "b.jpg": "in/b.png", "g.jpg": "in/g.png", "../more/a.jpg": "more/a.png"
+    }  # fmt: skip
+
+
+def test_names_of_pictures_in_many_folders_differ_and_stay(jobs):
+    """Files of one name, without a folder of their own, get a number that their path makes."""
+    touch("x/p.png", "y/p.png", "z/p.png")
+    two, three = jobs("x/p.png", "y/p.png"), jobs("?/p.png")
+    assert len(set(three.values())) == 3
+    assert two.items() <= three.items()
+    assert all(name.startswith("p.png-") for name in three.values())
+
+
+def test_an_unreadable_folder_is_passed_over_and_named(tmp_path, monkeypatch):
+    touch(tmp_path / "in" / "a.jpg", tmp_path / "in" / "closed" / "b.jpg")
+    scan = os.scandir
+
+    def refusing(folder):
+        if str(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    said = []
+    with Collection([str(tmp_path / "in")], PredictConfig(recursive=True), said.append) as jobs:
+        assert [job.source.name for job in jobs] == ["a.jpg"]
+    assert said == [f"passed over: cannot read the folder {tmp_path}/in/closed: Permission denied"]
+
+
+def test_paths_that_do_not_fit_into_memory_go_to_the_disk(jobs, monkeypatch):
+    listed = write_list(*(f"{i}.jpg" for i in range(50_000)))
+    in_memory = jobs(listed=listed)
+    monkeypatch.setattr(collection_module, "SPOOL_BYTES", 1000)
+    assert jobs(listed=listed) == in_memory
+    assert len(in_memory) == 50_000
+
+
+def test_a_full_disk_is_said(jobs, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(collection_module.tempfile, "SpooledTemporaryFile", lambda size: Full())
+    touch("a.jpg")
+    with pytest.raises(UserError, match=r"No space left on device\. .*, or set TMPDIR"):
+        jobs("a.jpg")
+
+
+def test_the_command_wants_pictures_or_a_list(cli, tmp_path):
+    done = cli("test", code=2)
+    assert done.stderr == (
+        "error: No pictures: name a folder, a picture or a glob, or a file with --list.\n"
+    )
+    done = cli("test", "a.jpg", "--shard", "0/3", code=2)
+    assert done.stderr.startswith("error: --shard 0/3: the first number counts the parts from 1")
+
+
+@pytest.fixture
+def eight(trained, tmp_path, picture, monkeypatch):
+    """Return settings for a list of eight pictures and one that is not there."""
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    for i in range(8):
+        cv2.imwrite(f"in/{i}.jpg", picture())
+    return {"weights": trained, "listed": write_list(*(f"in/{i}.jpg" for i in (*range(8), 9)))}
+
+
+def written(folder="predictions"):
+    return {path.name: path.stat().st_mtime_ns for path in Path(folder, "in").iterdir()}
+
+
+def test_a_later_run_does_what_is_missing_and_names_what_is_not_there(eight, capsys):
+    said = []
+    failed = [predict([], PredictConfig(**eight, shard="1/2"), said.append)]
+    first = written()
+    assert 0 < len(first) < 8
+    assert said[-1].startswith(f"{len(first)} maps written to predictions/ at ")
+    assert "images/s" in said[-1]
+    failed.append(predict([], PredictConfig(**eight, shard="2/2"), said.append))
+    assert len(written()) == 8
+    assert sorted(failed) == [0, 1]
+    assert capsys.readouterr().err.count("skipped: Cannot read in/9.jpg: No such file") == 1
+    Path("predictions/in/3.png").unlink()
+    before = written()
+    assert predict([], PredictConfig(**eight), said.append) == 1
+    assert before.items() <= written().items()
+    assert len(written()) == 8
+    assert "1 maps written" in said[-1]
+    assert "7 kept" in said[-1]
+    assert predict([], PredictConfig(**eight), said.append) == 1
+    assert said[-1].startswith("0 maps written to predictions/, 8 kept")
+
+
+def test_only_what_is_missing_is_read(eight, monkeypatch):
+    predict([], PredictConfig(**eight), lambda line: None)
+    read, seen = predict_module._read, []
+    monkeypatch.setattr(
+        predict_module, "_read", lambda job, shape: seen.append(job.source) or read(job, shape)
+    )
+    Path("predictions/in/3.png").unlink()
+    predict([], PredictConfig(**eight), lambda line: None)
+    assert seen == [Path("in/3.jpg"), Path("in/9.jpg")]
+
+
+def test_two_workers_at_one_part_do_no_harm(eight):
+    predict([], PredictConfig(**eight, output=Path("alone")), lambda line: None)
+    both = [
+        threading.Thread(
+            target=predict, args=([], PredictConfig(**eight, overwrite=True), lambda line: None)
+        )
+        for _ in range(2)
+    ]
+    for worker in both:
+        worker.start()
+    for worker in both:
+        worker.join()
+    assert written().keys() == written("alone").keys()
+    for name in written():
+        pair = [Path(folder, "in", name).read_bytes() for folder in ("alone", "predictions")]
+        assert pair[0] == pair[1]
+
+
+def test_a_log_is_told_now_and_then_how_far_it_is(eight, monkeypatch):
+    monkeypatch.setattr(predict_module, "NEWS_SECONDS", 0.0)
+    said = []
+    predict([], PredictConfig(**eight, batch_size=3), said.append)
+    news = [line for line in said if " of 9 pictures, " in line]
+    assert [line.split()[0] for line in news] == ["3", "6", "9"]
+    assert all(line.endswith("images/s") for line in news)

@@ -1,0 +1,52 @@
+"""The cache: what is damaged in it only costs the time to make it again."""
+
+import numpy as np
+import pytest
+
+from salience.system.cache import ArrayCache
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """Return a cache that holds arrays under the key "ab12", and their file."""
+    cache = ArrayCache(tmp_path)
+    cache.keep("ab12", {"a": np.arange(6.0).reshape(2, 3), "b": np.array(["x", "yy"])})
+    (file,) = tmp_path.rglob("*.npz")
+    return cache, file
+
+
+def test_arrays_kept_together_are_recalled(kept):
+    cache, _ = kept
+    found = cache.recall("ab12")
+    assert found["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert found["b"].tolist() == ["x", "yy"]
+    assert cache.recall("cd34") is None
+
+
+@pytest.mark.parametrize("flip", [1, 8, 255])  # 8: of stored bytes, deflated ones
+def test_no_damaged_byte_of_kept_arrays_is_a_crash(kept, flip):
+    cache, file = kept
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= flip
+        file.write_bytes(damaged)
+        cache.recall("ab12")
+
+
+@pytest.mark.parametrize("method", [1, 8, 12, 14])  # unknown, and what zlib, bz2 and lzma read
+def test_arrays_said_to_be_compressed_are_made_again(kept, method):
+    cache, file = kept
+    data = bytearray(file.read_bytes())
+    entry = data.find(b"PK\x01\x02")
+    data[entry + 10] = method
+    file.write_bytes(data)
+    assert cache.recall("ab12") is None
+
+
+def test_truncated_arrays_are_made_again(kept):
+    cache, file = kept
+    whole = file.read_bytes()
+    for length in range(len(whole)):
+        file.write_bytes(whole[:length])
+        assert cache.recall("ab12") is None

@@ -1,0 +1,94 @@
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+import utilities
+from commands.evaluation import rows
+from commands.prediction.engines import EXPORTER
+from salience.data.sets.osie import parse
+from salience.system import code_digest
+from salience.system.code_digest import reached
+
+MAKERS = {
+    "scores": rows.score_rows,
+    "exported networks": EXPORTER,
+    "parsed fixations": parse,
+    "truth": utilities.make_truth,
+}
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A copy of the project's code, which a test may change."""
+    root = tmp_path_factory.mktemp("project")
+    for path in PROJECT.rglob("*.py"):
+        place = path.relative_to(PROJECT)
+        if not any(part.startswith(".") or part in ("tests", "runs") for part in place.parts):
+            (root / place.parent).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, root / place)
+    return root
+
+
+def start_of(maker) -> Path:
+    name = maker if isinstance(maker, str) else maker.__module__
+    return Path(*name.split(".")).with_suffix(".py")
+
+
+@pytest.mark.parametrize("maker", MAKERS.values(), ids=MAKERS)
+def test_a_byte_in_any_module_that_is_reached_changes_the_key(copy, maker):
+    name = ".".join(start_of(maker).with_suffix("").parts)
+
+    def key():
+        code_digest._digest.cache_clear()
+        return code_digest.code_digest(name, copy)
+
+    before, found = key(), reached(copy / start_of(maker), copy)
+    assert before == code_digest.code_digest(maker)  # wherever the project lies
+    assert copy / "salience/pictures/letterbox.py" in found  # the geometry
+    for path in found:
+        code = path.read_bytes()
+        path.write_bytes(code + b"#")
+        assert key() != before, path
+        path.write_bytes(code)
+    assert key() == before
+
+
+@pytest.mark.parametrize("maker", MAKERS.values(), ids=MAKERS)
+def test_a_module_that_is_not_reached_leaves_the_key(copy, maker):
+    name = ".".join(start_of(maker).with_suffix("").parts)
+    before, found = code_digest.code_digest(name, copy), reached(copy / start_of(maker), copy)
+    others = {path for path in copy.rglob("*.py") if path not in found}
+    assert {copy / "main.py", copy / "commands/demo/server.py"} <= others
+    for path in others:
+        path.write_bytes(path.read_bytes() + b"#")
+    code_digest._digest.cache_clear()
+    assert code_digest.code_digest(name, copy) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("import room.b", {"room/__init__.py", "room/b.py"}),
+        ("from room import b", {"room/__init__.py", "room/b.py"}),
+        ("from room.b import thing", {"room/__init__.py", "room/b.py"}),
+        ("def f():\n    import c", {"c.py"}),
+        ("import_module('room.b')", {"room/__init__.py", "room/b.py"}),
+        ("import_module(f'room.{name}')", {"room/__init__.py", "room/b.py", "room/a.py"}),
+        ("import numpy.linalg, os", set()),
+        ("print('c.pyx', 'a. b', '..', '.')", set()),
+    ],
+)
+def test_imports_of_every_kind_are_followed(tmp_path, text, found):
+    (tmp_path / "room").mkdir()
+    for name in ("room/__init__.py", "room/a.py", "room/b.py", "c.py", "not_named.py"):
+        (tmp_path / name).touch()
+    start = tmp_path / "start.py"
+    start.write_text(text)
+    assert reached(start, tmp_path) == {start, *(tmp_path / name for name in found)}
+
+
+def test_a_module_that_is_not_there_is_an_error():
+    with pytest.raises(ModuleNotFoundError):
+        code_digest.code_digest("no.such_module")

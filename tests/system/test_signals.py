@@ -1,0 +1,174 @@
+"""A signal ends a training in good order, two end it at once, and nothing is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import PROJECT, TINY
+
+from commands.training import train
+from commands.training.run_folder import RunFolder
+from salience.system.errors import Interrupted
+from salience.system.signals import SIGNALS, Stop, heeded
+
+QUIET = {"say": lambda line: None}
+pytestmark = pytest.mark.signals
+
+
+def wait_until(true, seconds=60):
+    """Wait for a condition; fail where it does not come about."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_noted_where_the_run_looks_and_raised_where_it_does_not(number):
+    with heeded(lambda line: None) as stop:
+        stop.can_wait = True
+        os.kill(os.getpid(), number)
+        wait_until(lambda: stop)
+        assert stop.name == signal.Signals(number).name
+    with pytest.raises(Interrupted, match=number.name), heeded(lambda line: None):
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+
+def test_handlers_are_given_back():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with heeded(lambda line: None):
+        assert signal.getsignal(signal.SIGTERM) != before[SIGNALS.index(signal.SIGTERM)]
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with heeded(lambda line: None) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.1)
+            assert not stop
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_signal_leaves_at_once_and_so_does_a_step_that_takes_too_long(monkeypatch):
+    codes, lines = [], []
+    with heeded(lines.append, leave=codes.append) as stop:
+        stop.can_wait = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_until(lambda: lines)
+        os.kill(
+            os.getpid(), signal.SIGTERM
+        )  # a queue signals a job's shell, too, which passes it on
+        time.sleep(0.2)
+        assert codes == []
+        monkeypatch.setattr("salience.system.signals.ONE_SIGNAL_SECONDS", 0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_until(lambda: codes)
+    assert codes == [128 + signal.SIGTERM]
+    assert lines == [
+        "SIGTERM: this step ends, then where training stands is saved. Once more stops at once."
+    ]
+    with heeded(lines.append, grace_seconds=0.1, leave=codes.append) as stop:
+        stop.can_wait = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_until(lambda: len(codes) == 2)
+    assert codes[1] == Interrupted.exit_code == 75
+    assert "The step has not ended within 0.1 s" in lines[-1]
+
+
+class Training:
+    """A training in a process of its own, large enough to be met at work."""
+
+    def __init__(self, folder, *words):
+        tiny = [w for k, v in TINY.items() for w in (f"--{k}", str(v))]
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, str(PROJECT / "main.py"), "train", *tiny, "--epochs", "500",
+             "--patience", "500", "--output", str(folder), "--weights_dir", str(folder / "weights"),
+             *map(str, words)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def wait_for(self, beginning):
+        """Read until a line begins so."""
+        for line in iter(self.process.stdout.readline, ""):
+            if line.startswith(beginning):
+                return
+        raise AssertionError(f"it ended without {beginning}")
+
+    def ended(self, number=None):
+        """Return the exit code and what was said, after a signal to its group."""
+        if number:
+            os.killpg(self.process.pid, number)
+        try:
+            said = self.process.communicate(timeout=60)[0]
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        return self.process.returncode, said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_training_stops_by_a_signal_with_its_own_code_and_goes_on(tmp_path, number):
+    training = Training(tmp_path / "run")
+    training.wait_for("epoch 2:")
+    asked = time.monotonic()
+    code, said = training.ended(number)
+    assert time.monotonic() - asked < 30
+    assert code == 75
+    assert f"{number.name}: where training stands is saved in {tmp_path / 'run'}. The same" in said
+    assert "Traceback" not in said
+    assert not list((tmp_path / "run").rglob(".*"))
+    rows = len((tmp_path / "run" / "history.csv").read_text().splitlines())
+    again = Training(tmp_path / "run")
+    again.wait_for(f"going on from epoch {rows}, ")
+    again.wait_for(f"epoch {rows}:")
+    code, said = again.ended(signal.SIGTERM)
+    assert code == 75
+
+
+def test_a_second_training_in_the_same_folder_is_refused(tmp_path):
+    training = Training(tmp_path / "run")
+    training.wait_for("epoch 1:")
+    code, said = Training(tmp_path / "run").ended()
+    assert code == 2
+    assert f"error: Another training writes to {tmp_path / 'run'} (process {training.process.pid}"\
+        in said  # fmt: skip
+    assert training.ended(signal.SIGTERM)[0] == 75  # it was not disturbed
+
+
+def test_the_folder_is_free_after_a_run_and_after_a_mistake(tiny, monkeypatch):
+    train.train(tiny(), **QUIET)
+    RunFolder(tiny(overwrite=True)).close()
+    monkeypatch.setattr("run_folder.settings.save", lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        RunFolder(tiny(overwrite=True))
+    monkeypatch.undo()
+    RunFolder(tiny(overwrite=True)).close()
+
+
+def test_a_stop_in_the_validation_keeps_what_the_epoch_learned(tiny, monkeypatch, tmp_path):
+    from commands.training import validation
+
+    whole = train.train(tiny(output=tmp_path / "whole", epochs=2), **QUIET)
+    real = validation.Validator.validate
+
+    def asked(self, model, stop=None):
+        stop = Stop()
+        stop.name = "SIGTERM"
+        return real(self, model, stop)
+
+    monkeypatch.setattr(validation.Validator, "validate", asked)
+    with pytest.raises(Interrupted):
+        train.train(tiny(epochs=2), **QUIET)
+    monkeypatch.setattr(validation.Validator, "validate", real)
+    lines = []
+    run = train.train(tiny(epochs=2), say=lines.append)
+    assert "going on from epoch 1, its validation" in lines
+    assert run.path("history.csv").read_bytes() == whole.path("history.csv").read_bytes()

@@ -1,0 +1,110 @@
+"""The scripts of `examples/`: what `make demo` and `make weights` run."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import PROJECT, SHARED, needs
+
+import main
+from config import resolve
+from model import load_model, predict
+from salience.data import loading
+from salience.measures.metrics import cc
+from salience.networks import weight_files
+from salience.pictures.picture_files import read_image, sample_density
+
+
+def script(name):
+    """Return a script of the folder as a module."""
+    spec = importlib.util.spec_from_file_location(name, PROJECT / "examples" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_photographs_are_written_in_their_colours(tmp_path):
+    script("write_photographs").main(tmp_path)
+    assert len(list(tmp_path.glob("*.jpg"))) == 4
+    rocket = read_image(tmp_path / "rocket.jpg")
+    assert rocket.shape == (427, 640, 3)
+    assert rocket[5, 5, 0] > rocket[5, 5, 2] + 30  # the sky is blue, the first channel
+
+
+def test_stages_of_the_weights_in_the_box_are_trainings_that_fit_together():
+    stages = script("train_weights").STAGES
+    configs = []
+    for words in stages.values():
+        flags = vars(main.parser().parse_args(["train", *words]))
+        configs.append(resolve({k: v for k, v in flags.items() if k not in main.NO_FIELDS}))
+    head, *others = configs
+    assert head.freeze_backbone and not any(config.freeze_backbone for config in others)
+    for config in others:
+        # the weights of the first are the start of the others: its prior's shape is theirs
+        assert [n // 8 // 10 for n in head.input_shape] == [
+            n // 8 // 10 for n in config.input_shape
+        ]
+        assert "osie" in config.dataset and config.split_seed == head.split_seed
+
+
+def test_their_card_tells_how_they_came_about_and_no_paths(trained, tmp_path):
+    examples = script("train_weights")
+    output = tmp_path / "mlnet-osie.weights.h5"
+    examples.save([trained, trained], output, {"val": {"cc": 0.5}}, {"test": ["1.jpg"]})
+    card = weight_files.read_card(output)
+    assert card == json.loads((tmp_path / "mlnet-osie.json").read_text())
+    assert set(examples.ABOUT) < set(card)
+    assert weight_files.validation_cc(card) == 0.5
+    assert [line.split()[:2] for line in card["trained"]] == [["main.py", "train"]] * 3
+    assert str(Path(trained).parent) not in json.dumps(card)
+    assert card["held_out"] == {"test": ["1.jpg"]}
+    # the mean of equal weights is those weights
+    for found, wanted in zip(
+        load_model(output).trainable_weights, load_model(trained).trainable_weights, strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-6)
+
+
+def test_a_stage_that_fails_ends_the_script(monkeypatch):
+    examples = script("train_weights")
+    with pytest.raises(SystemExit) as ended:
+        examples.call("train", "--dataset", "osie", "--data", "nowhere")
+    assert ended.value.code == 2
+
+
+def test_without_its_split_the_training_does_not_begin(tmp_path, monkeypatch):
+    """On another split, pictures that weights have learnt from would test them."""
+    examples = script("train_weights")
+    monkeypatch.setattr("sys.argv", ["train_weights.py", str(tmp_path), str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"split\.json is missing"):
+        examples.main(examples.parsed())
+
+
+def test_the_weights_in_the_box_are_whole_small_and_say_what_they_are():
+    shipped = PROJECT / "weights" / "mlnet-osie.weights.h5"
+    assert shipped.stat().st_size <= 35e6
+    card = weight_files.read_card(shipped)
+    assert card == json.loads(shipped.with_name("mlnet-osie.json").read_text(encoding="utf-8"))
+    assert card["scores"]["test"]["cc"] >= 0.80
+    assert card["scores"]["test"]["nss"] >= 3.15
+    assert card["scores"]["test"]["auc_judd"] >= 0.91
+    kinds = set()
+    with h5py.File(shipped) as file:
+        file.visititems(lambda name, item: kinds.add(getattr(item, "dtype", None)))
+    assert kinds - {None} == {np.dtype("float16")}
+
+
+@pytest.mark.slow
+@needs(SHARED / "osie")
+def test_the_weights_in_the_box_score_what_their_card_says_on_pictures_of_the_test_split():
+    """On the first 20, whose mean lies near that of all 200."""
+    model = load_model(PROJECT / "weights" / "mlnet-osie.weights.h5")
+    scores = []
+    for sample in loading.load("osie", SHARED / "osie", "test")[:20]:
+        saliency_map = predict(model, sample.image)
+        scores.append(cc(saliency_map, sample_density(sample, saliency_map.shape, None)))
+    assert np.mean(scores) > 0.75
