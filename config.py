@@ -7,48 +7,146 @@ run's settings are resolved in this order, later ones winning: the recipe of the
 
 import dataclasses
 import math
-import os
 import re
 import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from salience.data.plan import Plan
+from salience.networks.backbone_table import BACKBONES
 from salience.system.errors import UserError, did_you_mean
-from salience.system.files import read_json, write_json
+from salience.system.files import HERE, read_json, write_json
 from salience.system.flags import Checked, option, takes_many, to_json, typed, value_type
 
-HERE = Path(__file__).resolve().parent
-# by system: its module
-MODELS = {
-    "mlnet": "model",
-    "salnet-deep": "salience.networks.salnet",
-    "salnet-half": "salience.networks.salnet",
-    "salnet-shallow": "salience.networks.salnet",
-    "resnet50-decoder": "salience.networks.resnet50_decoder",
-    "linear-probe": "salience.networks.linear_probe",
+
+@dataclass(frozen=True)
+class System:
+    """A network that can be trained, and its published recipe.
+
+    Attributes:
+        module: see `model.system_module`.
+        size_step: pixels that the rows and columns of its input must divide by.
+        recipe: what its authors published, as fields of Config; all others keep their defaults.
+        takes_any_backbone: whether it can be built on another backbone than the recipe's.
+        random_unless_named: it starts at random unless a file is named, since nobody offers its
+            weights for download.
+    """
+
+    module: str
+    size_step: int
+    recipe: dict[str, Any]
+    takes_any_backbone: bool = False
+    random_unless_named: bool = False
+
+
+SALNET = {  # Pan et al., CVPR 2016, section 4
+    "rows": 240,
+    "cols": 320,
+    "freeze_backbone": False,
+    "test_share": 0.15,
+    "batch_size": 2,
+    "loss": "mse",
+    "optimizer": "sgd",
+    "learning_rate": 1e-3,
+    "momentum": 0.9,
+    "nesterov": False,
+    "decay": 0.0,
+    "weight_decay": 4e-6,
+    "epochs": 25,
+    "patience": 25,  # that is, to the end
 }
-# by system: what its input's rows and columns must divide by
-SIZE_STEP = {
-    "mlnet": 8,
-    "salnet-deep": 4,
-    "salnet-half": 4,
-    "salnet-shallow": 4,
-    "resnet50-decoder": 32,
-    "linear-probe": 16,
+SYSTEMS = {
+    "mlnet": System(
+        "model",
+        8,
+        {  # Cornia et al., ICPR 2016, sections III and IV, and its published code
+            "rows": 480,
+            "cols": 640,
+            "batch_size": 10,
+            "loss": "mlnet",
+            "optimizer": "sgd",
+            "learning_rate": 1e-3,
+            "momentum": 0.9,
+            "nesterov": True,
+            "decay": 5e-4,  # Keras 1's argument of this name: a division at every step
+            "epochs": 20,
+            "patience": 5,
+        },
+        takes_any_backbone=True,
+    ),
+    "salnet-deep": System("salience.networks.salnet", 4, SALNET, random_unless_named=True),
+    "salnet-half": System("salience.networks.salnet", 4, SALNET, random_unless_named=True),
+    "salnet-shallow": System(
+        "salience.networks.salnet",
+        4,
+        {  # Pan et al., CVPR 2016, section 3.1, and its published code
+            "rows": 96,
+            "cols": 96,
+            "freeze_backbone": False,
+            "flip": True,
+            "batch_size": 128,
+            # a map m from 0 to 1 is its output z from -1 to 1 as (z + 1) / 2, and its truth y is
+            # fitted as 2 y - 1: the published mean of (z - (2 y - 1))^2 is four times that of
+            # (m - y)^2
+            "loss": "4*mse",
+            "optimizer": "sgd",
+            "learning_rate": 0.05,
+            "learning_rate_end": 1e-4,
+            "momentum": 0.9,
+            "momentum_end": 0.999,
+            "nesterov": True,
+            "decay": 0.0,
+            "weight_decay": 0.0,
+            "epochs": 1200,
+            "patience": 1200,  # that is, to the end
+        },
+        random_unless_named=True,
+    ),
+    "resnet50-decoder": System(
+        "salience.networks.resnet50_decoder",
+        32,
+        {
+            "backbone": "resnet50",
+            "rows": 512,
+            "cols": 512,
+            "val_share": 0.2,
+            "batch_size": 4,
+            "loss": "bce",
+            "optimizer": "sgd",
+            "learning_rate": 1e-4,
+            "momentum": 0.0,
+            "nesterov": False,
+            "decay": 0.0,
+            "epochs": 200,
+            "patience": 200,  # that is, to the end
+        },
+    ),
+    "linear-probe": System(
+        "salience.networks.linear_probe",
+        16,
+        {  # frozen, on SALICON's size; the loss is what ridge regression minimises, and
+            # the steps are ours: they end where the exact solution of `probe` is
+            "backbone": "resnet50",
+            "rows": 480,
+            "cols": 640,
+            "dropout": 0.0,
+            "loss": "mse",
+            "optimizer": "adam",
+            "learning_rate": 1e-3,
+            "decay": 0.0,
+            "batch_size": 10,
+            "epochs": 20,
+            "patience": 5,
+        },
+        takes_any_backbone=True,
+    ),
 }
-# systems that start at random unless a file is named: nobody offers their weights for download
-RANDOM_UNLESS_NAMED = ("salnet-deep", "salnet-half", "salnet-shallow")
-# by backbone: the same; those of 32 are padded at one side alone, which odd sizes would shift
-BACKBONES = {"vgg16": 8, "vgg19": 8, "resnet50": 8, "mobilenet_v2": 32, "efficientnet_v2_b0": 32}
-PLUGGABLE = ("mlnet", "linear-probe")  # the systems that any backbone fits
 DATASETS = tuple(sorted(p.stem for p in (HERE / "salience/data/sets").glob("[!_]*.py")))
 BUILT_IN = ("synthetic",)  # data sets without files
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LOSSES = ("mlnet", "kld", "cc", "nss", "mse", "bce")
 COLORMAPS = ("jet", "turbo", "viridis", "inferno", "hot", "parula", "magma", "plasma")
-SPLITS = ("train", "val", "test")
-PROFILES = ("tuebingen", "mit")
 # the arms of the transfer question, as what they change in a run's settings
 STRATEGIES: dict[str, dict[str, Any]] = {
     "frozen": {"freeze_backbone": True},
@@ -62,7 +160,6 @@ BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 XLA = ("auto", "on", "off")
 ON_NAN = ("stop", "skip", "rewind")
-BENCHMARKS = ("mit300", "cat2000", "salicon")
 NOT_REPEATED = (
     "overwrite",
     "resume",
@@ -71,31 +168,7 @@ NOT_REPEATED = (
 )  # of a run's settings, when --config reads them
 # what runs a network in `test`, and what `export` writes
 ENGINES = ("auto", "openvino", "onnx", "keras")
-FORMATS = ("onnx", "openvino", "litert", "saved_model")
 VIDEO_MAPS = ("png", "npz", "video", "none")
-DONE = "done.json"  # in a run folder: the run has come to its end
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a data set that brings no split of its own is divided.
-
-    Attributes:
-        seed: of the draw.
-        val, test: shares of the pictures.
-        folds: where above 1, the pictures are divided into so many parts, of which one is the test
-            split; `val` is then the share of the rest that validates.
-        fold: which of them, from 0.
-    """
-
-    seed: int = 0
-    val: float = 0.1
-    test: float = 0.2
-    folds: int = 0
-    fold: int = 0
-
-
-BY_SHARES = Plan()
 
 
 @dataclass(frozen=True)
@@ -173,9 +246,9 @@ TRUTH_FIELDS = tuple(field.name for field in dataclasses.fields(TruthConfig))
 
 @dataclass(frozen=True)
 class Config(TruthConfig):
-    """One training run. The defaults below are ML-Net's recipe (see RECIPES)."""
+    """One training run. The defaults below are ML-Net's recipe (see SYSTEMS)."""
 
-    model: str = option("mlnet", "system to train", choices=tuple(MODELS), group="network")
+    model: str = option("mlnet", "system to train", choices=tuple(SYSTEMS), group="network")
     backbone: str = option(
         "vgg16", "network whose features the system is built on", choices=tuple(BACKBONES)
     )
@@ -359,19 +432,19 @@ class Config(TruthConfig):
                 f"--init_weights {self.init_weights} holds the backbone, too: leave "
                 f"--backbone_weights {self.backbone_weights} away."
             )
-        if self.model not in PLUGGABLE and self.backbone != self.own_backbone:
+        if not self.own.takes_any_backbone and self.backbone != self.own_backbone:
             raise UserError(
                 f"--backbone {self.backbone} does not fit {self.model}. It is for "
-                f"{', '.join(PLUGGABLE)}."
+                f"{', '.join(name for name in SYSTEMS if SYSTEMS[name].takes_any_backbone)}."
             )
         on_vgg = self.model == "mlnet" and self.backbone in ("vgg16", "vgg19")
         if self.theano_pooling and not on_vgg:
             raise UserError("--theano_pooling is for mlnet on vgg16 or vgg19.")
         if self.fixed_blocks and not on_vgg:
             raise UserError("--fixed_blocks is for mlnet on vgg16 or vgg19.")
-        step = 80 if self.theano_pooling else SIZE_STEP[self.model]
-        if self.model in PLUGGABLE:
-            step = math.lcm(step, BACKBONES[self.backbone])
+        step = 80 if self.theano_pooling else self.own.size_step
+        if self.own.takes_any_backbone:
+            step = math.lcm(step, BACKBONES[self.backbone].size_step)
         check_sizes(self.rows, self.cols, step, self.system)
         if self.learning_rate_end is not None and self.decay:
             raise UserError(
@@ -389,8 +462,8 @@ class Config(TruthConfig):
                 nothing but random ones to freeze.
         """
         for _, name in parse_loss(self.loss):
-            if name in MODELS and name != self.model:
-                shared = ", ".join(loss for loss in LOSSES if loss not in MODELS)
+            if name in SYSTEMS and name != self.model:
+                shared = ", ".join(loss for loss in LOSSES if loss not in SYSTEMS)
                 raise UserError(
                     f"--loss {self.loss}: '{name}' is that system's own loss. For {self.model} "
                     f"choose of {shared}."
@@ -402,7 +475,7 @@ class Config(TruthConfig):
                 "--backbone_weights and --freeze_backbone True away."
             )
         nothing = self.backbone_weights is None and self.init_weights is None
-        if self.model in RANDOM_UNLESS_NAMED and self.freeze_backbone and nothing:
+        if self.own.random_unless_named and self.freeze_backbone and nothing:
             raise UserError(
                 "--freeze_backbone True would freeze random convolutions: name VGG-M's weights "
                 "with --backbone_weights PATH, or ask for just that with --backbone_weights none."
@@ -444,7 +517,7 @@ class Config(TruthConfig):
     def starts_at_random(self) -> bool:
         """Whether no weights are transferred."""
         if self.init_weights is None and self.backbone_weights is None:
-            return self.model in RANDOM_UNLESS_NAMED
+            return self.own.random_unless_named
         return self.backbone_weights == "none"
 
     @property
@@ -455,9 +528,14 @@ class Config(TruthConfig):
         return "frozen" if self.freeze_backbone else "finetuned"
 
     @property
+    def own(self) -> System:
+        """What is particular to the system."""
+        return SYSTEMS[self.model]
+
+    @property
     def own_backbone(self) -> str:
         """The backbone of the system's recipe."""
-        return RECIPES.get(self.model, {}).get("backbone", Config.backbone)
+        return self.own.recipe.get("backbone", Config.backbone)
 
     @property
     def system(self) -> str:
@@ -485,92 +563,6 @@ class Config(TruthConfig):
     def cache_bytes(self) -> int:
         """Room that kept features may take, bytes."""
         return parse_bytes(self.cache_limit, "--cache_limit")
-
-
-# One recipe a system: what its authors published. Fields that a recipe does not name keep the
-# defaults above.
-SALNET = {  # Pan et al., CVPR 2016, section 4
-    "rows": 240,
-    "cols": 320,
-    "freeze_backbone": False,
-    "test_share": 0.15,
-    "batch_size": 2,
-    "loss": "mse",
-    "optimizer": "sgd",
-    "learning_rate": 1e-3,
-    "momentum": 0.9,
-    "nesterov": False,
-    "decay": 0.0,
-    "weight_decay": 4e-6,
-    "epochs": 25,
-    "patience": 25,  # that is, to the end
-}
-RECIPES: dict[str, dict[str, Any]] = {
-    "mlnet": {  # Cornia et al., ICPR 2016, sections III and IV, and its published code
-        "rows": 480,
-        "cols": 640,
-        "batch_size": 10,
-        "loss": "mlnet",
-        "optimizer": "sgd",
-        "learning_rate": 1e-3,
-        "momentum": 0.9,
-        "nesterov": True,
-        "decay": 5e-4,  # Keras 1's argument of this name: a division at every step
-        "epochs": 20,
-        "patience": 5,
-    },
-    "salnet-deep": SALNET,
-    "salnet-half": SALNET,
-    "salnet-shallow": {  # Pan et al., CVPR 2016, section 3.1, and its published code
-        "rows": 96,
-        "cols": 96,
-        "freeze_backbone": False,
-        "flip": True,
-        "batch_size": 128,
-        # a map m from 0 to 1 is its output z from -1 to 1 as (z + 1) / 2, and its truth y is fitted
-        # as 2 y - 1: the published mean of (z - (2 y - 1))^2 is four times that of (m - y)^2
-        "loss": "4*mse",
-        "optimizer": "sgd",
-        "learning_rate": 0.05,
-        "learning_rate_end": 1e-4,
-        "momentum": 0.9,
-        "momentum_end": 0.999,
-        "nesterov": True,
-        "decay": 0.0,
-        "weight_decay": 0.0,
-        "epochs": 1200,
-        "patience": 1200,  # that is, to the end
-    },
-    "resnet50-decoder": {
-        "backbone": "resnet50",
-        "rows": 512,
-        "cols": 512,
-        "val_share": 0.2,
-        "batch_size": 4,
-        "loss": "bce",
-        "optimizer": "sgd",
-        "learning_rate": 1e-4,
-        "momentum": 0.0,
-        "nesterov": False,
-        "decay": 0.0,
-        "epochs": 200,
-        "patience": 200,  # that is, to the end
-    },
-    "linear-probe": {  # frozen, on SALICON's size; the loss is what ridge regression minimises, and
-        # the steps are ours: they end where the exact solution of `probe` is
-        "backbone": "resnet50",
-        "rows": 480,
-        "cols": 640,
-        "dropout": 0.0,
-        "loss": "mse",
-        "optimizer": "adam",
-        "learning_rate": 1e-3,
-        "decay": 0.0,
-        "batch_size": 10,
-        "epochs": 20,
-        "patience": 5,
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -689,347 +681,6 @@ class PredictConfig(Checked):
         return (int(found[1]) - 1, int(found[2])) if found else (-1, 0)
 
 
-@dataclass(frozen=True)
-class DemoConfig(Checked):
-    """One local page on which trained networks are tried out."""
-
-    weights: Path | None = option(
-        None,
-        "weights file (.weights.h5) that the page begins with; default: the best of those in "
-        "weights/",
-        group="networks",
-    )
-    weights_dir: Path = option(Path("weights"), "folder of the weights that the page offers")
-    engine: str = option(
-        "auto",
-        "what runs the network; auto is the fastest that is installed, and keras where there is a "
-        "GPU or KERAS_BACKEND names jax or torch",
-        choices=ENGINES,
-    )
-    port: int = option(
-        7860, "port of the page on this machine (127.0.0.1); 0: any that is free", least=0,
-        most=65535, group="page",
-    )  # fmt: skip
-    browser: bool = option(False, "open the page in a browser")
-    colormap: str = option("jet", "colours of the overlay", choices=COLORMAPS)
-    upload_limit: str = option("100MB", "the largest file that the page takes")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        parse_bytes(self.upload_limit, "--upload_limit")
-
-    @property
-    def upload_bytes(self) -> int:
-        """The largest file that the page takes, bytes."""
-        return parse_bytes(self.upload_limit, "--upload_limit")
-
-
-@dataclass(frozen=True)
-class ExportConfig(Checked):
-    """One trained network in a format that runs without this program."""
-
-    format: str = option("onnx", "what is written", choices=FORMATS)
-    weights: Path | None = option(
-        None, "weights file (.weights.h5); default: the best of those in weights/"
-    )
-    weights_dir: Path = option(Path("weights"), "folder searched where no --weights is given")
-    output: Path | None = option(
-        None,
-        "file to write (.onnx, .xml, .tflite), or folder (saved_model); default: in exports/, "
-        "named like the weights",
-    )
-    overwrite: bool = option(False, "replace an earlier export")
-
-
-@dataclass(frozen=True)
-class ExportMapsConfig(Checked):
-    """One submission to a benchmark, written and checked, or checked only."""
-
-    format: str = option("mit300", "the benchmark", choices=BENCHMARKS, group="benchmark")
-    data: Path | None = option(None, "folder of its pictures")
-    check: Path | None = option(
-        None, "check this archive or folder, made before or by others, and write nothing"
-    )
-    weights: Path | None = option(
-        None, "weights file (.weights.h5); default: the best of those in weights/", group="maps"
-    )
-    weights_dir: Path = option(Path("weights"), "folder searched where no --weights is given")
-    smooth: float = option(
-        0.0, "Gaussian blur of the maps", unit="pixels of the original picture", least=0
-    )
-    output: Path = option(
-        Path("submission"), "folder for the maps and their archive, named like the model",
-        group="output",
-    )  # fmt: skip
-    overwrite: bool = option(False, "predict again what is there, rather than go on from it")
-    batch_size: int = option(1, "pictures a step", unit="pictures", least=1, group="speed")
-    workers: int = option(2, "threads that read and write pictures", least=1)
-
-
-@dataclass(frozen=True)
-class CheckConfig(Checked):
-    """One look at what is on disk of a data set."""
-
-    dataset: str = option("osie", "data set", choices=DATASETS)
-    data: Path | None = option(None, "folder of the data set")
-    output: Path = option(Path("check"), "folder for check.json and check.png")
-    workers: int = option(os.cpu_count() or 2, "threads that read files: all cores", least=1)
-
-
-@dataclass(frozen=True)
-class ScoringConfig(TruthConfig):
-    """What maps are scored against, shared by `evaluate` and `compare`."""
-
-    dataset: str = option("osie", "data set", choices=DATASETS, group="data")
-    data: Path | None = option(None, "folder of the data set")
-    split: str = option("test", "part of the data set", choices=SPLITS)
-    profile: str = option(
-        "tuebingen",
-        "definitions of the metrics: of the MIT/Tuebingen benchmark, or of the older MIT MATLAB "
-        "code (docs/METRICS.md)",
-        choices=PROFILES,
-        group="scoring",
-    )
-    metrics: str = option("all", "metrics, as a list such as cc,nss,auc_judd")
-    human: bool = option(True, "score the human observers against each other, too")
-    seed: int = option(0, "seed of the resampling and of metrics that draw", least=0)
-    batch_size: int = option(10, "pictures a step of the network", unit="pictures", least=1)
-    workers: int = option(
-        os.cpu_count() or 2, "threads that read pictures and score maps: all cores", least=1
-    )
-    overwrite: bool = option(
-        False, "score again what the output folder already holds scores of", group="output"
-    )
-
-
-@dataclass(frozen=True)
-class EvaluateConfig(ScoringConfig):
-    """One scoring of a model, or of maps made by anything else, on a split of a data set."""
-
-    output: Path | None = option(
-        None, "folder for metrics.json and per_image.csv, and for going on with half-done work"
-    )
-    weights: Path | None = option(
-        None, "weights file (.weights.h5); default: the best of those in weights/", group="maps"
-    )
-    weights_dir: Path = option(Path("weights"), "folder searched where no --weights is given")
-    maps: Path | None = option(
-        None,
-        "score the saliency maps of this folder (PNG, JPEG, .npy; named like the pictures) instead "
-        "of a model's",
-    )
-    smooth: float = option(
-        0.0, "Gaussian blur of the maps", unit="pixels of the original picture", least=0
-    )
-    mirror: bool = option(
-        False, "predict each picture's mirror image, too, and average the two maps: twice the time"
-    )
-    adaptation: Path | None = option(
-        None,
-        "give the maps the bias of a data set: a file that `adapt` wrote for these weights, or its "
-        "name, such as eyecrowd",
-    )
-    tune: bool = option(
-        False,
-        "fit contrast, blur and centre bias to the maps of the validation pictures, and score the "
-        "maps so adapted in a row of their own",
-    )
-    val_maps: Path | None = option(
-        None, "for --tune with --maps: the folder with the maps of the validation pictures"
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.mirror and self.maps:
-            raise UserError(
-                f"--mirror is for a network's maps; --maps {self.maps} holds maps that are made."
-            )
-        if self.adaptation and self.maps:
-            raise UserError("--adaptation belongs to weights: it does not go with --maps.")
-
-
-@dataclass(frozen=True)
-class AdaptConfig(ScoringConfig):
-    """One fit of a data set's bias to a network's maps, scored by how many pictures it took."""
-
-    metrics: str = option("cc,nss,auc_judd,kld,ig", "metrics, as a list such as cc,nss,auc_judd")
-    human: bool = option(False, "score the human observers against each other, too")
-    n: tuple[int, ...] = option(
-        (50,),
-        "pictures of the train split to fit on; several numbers compare them, and with all",
-        unit="pictures",
-        least=2,
-        group="fit",
-    )
-    draws: int = option(1, "how often so many pictures are drawn and fitted on", least=1)
-    weights: Path | None = option(
-        None, "weights file (.weights.h5); default: the best of those in weights/", group="maps"
-    )
-    weights_dir: Path = option(Path("weights"), "folder searched where no --weights is given")
-    reference: Path | None = option(
-        None, "weights trained on this data set: how much of the gap to them is closed"
-    )
-    name: str | None = option(
-        None, "what --adaptation calls it afterwards; default: the data set", group="output"
-    )
-    output: Path = option(
-        Path("adapt"), "folder for adapt.csv, adapt.json, adapt.png and for going on"
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.split != "test":
-            raise UserError(
-                f"--split {self.split}: adapt fits on train and is scored on test alone."
-            )
-        if self.name is not None and not is_name(self.name):
-            raise UserError(
-                f"--name {self.name}: letters, digits, '-', '_', '+' and '.' are expected, and no "
-                ".json at the end, since it becomes part of a file's name."
-            )
-
-
-def is_name(text: str) -> bool:
-    """Return whether a text can name an adaptation: it becomes part of a file's name.
-
-    >>> is_name("eyecrowd"), is_name("runs/mine"), is_name("mine.json")
-    (True, False, False)
-    """
-    return bool(re.fullmatch(r"[\w+-][\w.+-]{0,60}", text)) and not text.endswith(".json")
-
-
-@dataclass(frozen=True)
-class CompareConfig(ScoringConfig):
-    """One comparison of trained runs on the same pictures."""
-
-    output: Path = option(
-        Path("comparison"), "folder for comparison.json, index.html and the scores"
-    )
-    gallery: int = option(24, "pictures shown on the page", unit="pictures", least=0)
-
-
-@dataclass(frozen=True)
-class PrepareConfig(TruthConfig):
-    """One preparation of a data set for a network."""
-
-    dataset: str = option("osie", "data set", choices=DATASETS, group="data")
-    data: tuple[Path, ...] = option(
-        (), "folder of the data set, or the archives it came in (.zip, .tar, .tar.gz)"
-    )
-    model: str = option(
-        "mlnet", "system that will train on it", choices=tuple(MODELS), group="network"
-    )
-    rows: int | None = option(
-        None, "height of the network's input; default: the system's recipe", unit="pixels", least=8
-    )
-    cols: int | None = option(
-        None, "width of the network's input; default: the system's recipe", unit="pixels", least=8
-    )
-    output: Path | None = option(None, "folder for the store (needed)", group="output")
-    overwrite: bool = option(False, "replace a store that was prepared with other settings")
-    workers: int = option(os.cpu_count() or 2, "threads that read pictures: all cores", least=1)
-
-    @property
-    def network(self) -> Config:
-        """The settings of the system at this size, the recipe's where none is given."""
-        sizes = {"rows": self.rows, "cols": self.cols}
-        return resolve({"model": self.model} | {k: v for k, v in sizes.items() if v is not None})
-
-
-def preparation(flags: dict[str, Any]) -> PrepareConfig:
-    """Return the settings of a preparation: the split of the system's recipe, then the flags."""
-    recipe = RECIPES.get(flags.get("model", PrepareConfig.model), {})
-    return PrepareConfig(**{k: v for k, v in recipe.items() if k in TRUTH_FIELDS} | flags)
-
-
-@dataclass(frozen=True)
-class ConvertConfig(Checked):
-    """One conversion of a weights file."""
-
-    overwrite: bool = option(False, "replace the converted file")
-    weights_dir: Path = option(
-        Path("weights"), "folder where ImageNet's VGG16 is looked for, to compare kernels with"
-    )
-
-
-@dataclass(frozen=True)
-class SubsetConfig(PlanConfig):
-    """One drawing of a working copy from a data set."""
-
-    dataset: str = option("osie", "data set", choices=DATASETS, group="data")
-    data: tuple[Path, ...] = option(
-        (), "folder of the data set, or the archives it came in (.zip, .tar, .tar.gz)"
-    )
-    n: int = option(1000, "pictures of the working copy", unit="pictures", least=1)
-    seed: int = option(0, "seed of the draw", least=0)
-    output: Path | None = option(None, "folder for the working copy (needed)", group="output")
-
-
-def data_of(trained: Config, flags: dict[str, Any]) -> dict[str, Any]:
-    """Return the data set, the split and the truth that a network was trained with.
-
-    Nothing where the flags name a data set that it was not trained on: where one data set lies, and
-    how it was divided, says nothing of another.
-
-    Args:
-        trained: the settings of the training.
-        flags: of the scoring; the first of the training's data sets is meant where they name none.
-    """
-    name = flags.get("dataset", trained.dataset[0])
-    if name not in trained.dataset:
-        return {}
-    truth = {field: getattr(trained, field) for field in TRUTH_FIELDS}
-    return {**truth, "dataset": name, "data": dict(trained.sets)[name]}
-
-
-@dataclass(frozen=True)
-class ProbeConfig(ScoringConfig):
-    """One probing of frozen networks: what a linear layer reads of attention from each stage."""
-
-    metrics: str = option("cc,auc_judd", "metrics, as a list such as cc,nss,auc_judd")
-    output: Path = option(Path("probe"), "folder for probe.json, index.html and the scores")
-    gallery: int = option(6, "pictures shown on the page", unit="pictures", least=0)
-    backbone: str = option(
-        "vgg16",
-        "networks to probe, as a list such as vgg16,resnet50: of " + ", ".join(BACKBONES),
-        group="network",
-    )
-    backbone_weights: str | None = option(
-        None,
-        "ImageNet weights of the network: a file, or 'none' for random weights alone; otherwise "
-        "weights/, Keras' cache or its download are used",
-    )
-    weights_dir: Path = option(Path("weights"), "folder searched for ImageNet weights")
-    control: bool = option(True, "probe each network with random weights, too")
-    rows: int = option(240, "height of the network's input", unit="pixels", least=32)
-    cols: int = option(320, "width of the network's input", unit="pixels", least=32)
-    width: float = option(
-        1.0, "share of the network's channels; below 1 is a toy for tests", least=0.001
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in self.backbones:
-            if name not in BACKBONES:
-                raise UserError(
-                    f"--backbone {self.backbone}: unknown '{name}'. {did_you_mean(name, BACKBONES)}"
-                )
-            step = math.lcm(SIZE_STEP["linear-probe"], BACKBONES[name])
-            check_sizes(self.rows, self.cols, step, f"the probe of {name}")
-        if len(set(self.backbones)) < len(self.backbones):
-            raise UserError(f"--backbone {self.backbone} names a network twice.")
-        if len(self.backbones) > 1 and self.backbone_weights not in (None, "none"):
-            raise UserError(
-                f"--backbone_weights {self.backbone_weights} is one network's file: probe one "
-                "network at a time with it, or put the files into weights/."
-            )
-
-    @property
-    def backbones(self) -> tuple[str, ...]:
-        """The networks to probe."""
-        return tuple(self.backbone.replace(" ", "").split(","))
-
-
 def parse_loss(text: str) -> list[tuple[float, str]]:
     """Return the (weight, name) terms of a loss such as `kld+0.5*nss`.
 
@@ -1067,6 +718,11 @@ def parse_bytes(text: str, flag: str) -> int:
     return round(float(match[1]) * BYTES[match[2] or "B"])
 
 
+def recipe_of(model: str) -> dict[str, Any]:
+    """Return the published recipe of a system; nothing for an unknown one, which is told later."""
+    return SYSTEMS[model].recipe if model in SYSTEMS else {}
+
+
 def resolve(flags: dict[str, Any], file: Path | None = None) -> Config:
     """Return a run's settings: the recipe of its system, then the file, then the flags.
 
@@ -1083,7 +739,7 @@ def resolve(flags: dict[str, Any], file: Path | None = None) -> Config:
             f"--model {model}: {file} holds the settings of {from_file['model']}, which are no "
             "recipe for another system. Leave one of them away."
         )
-    return Config(**{**RECIPES.get(model, {}), **from_file, **flags})
+    return Config(**{**recipe_of(model), **from_file, **flags})
 
 
 def read_settings(file: Path) -> dict[str, Any]:

@@ -8,26 +8,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from commands.training.hosts import choose_engine
-from config import (
-    STRATEGIES,
-    TRUTH_FIELDS,
+from commands.settings import (
     AdaptConfig,
     CheckConfig,
     CompareConfig,
-    Config,
     ConvertConfig,
     DemoConfig,
     EvaluateConfig,
     ExportConfig,
     ExportMapsConfig,
-    PredictConfig,
     PrepareConfig,
     ProbeConfig,
     SubsetConfig,
     preparation,
-    resolve,
 )
+from commands.training.hosts import choose_engine
+from config import STRATEGIES, TRUTH_FIELDS, Config, PredictConfig, resolve
 from salience.system.errors import Interrupted, StorageError, UserError
 from salience.system.files import refused
 from salience.system.flags import Parser, add_flags

@@ -8,7 +8,10 @@ from salience.system import quiet
 
 quiet.import_keras()  # first: a notebook that imports this module is spared what TensorFlow logs
 
+import importlib
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,13 +19,16 @@ from keras import layers, ops
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from config import HERE, Config
+import config as settings
+from config import SYSTEMS, Config
 from eltwise_product import EltWiseProduct
-from salience.networks import backbone, registry, weight_files
+from salience.networks import backbone, weight_files
 from salience.networks.losses import split_truth
-from salience.pictures.letterbox import postprocess, preprocess, read_input
+from salience.pictures.letterbox import OutputGrid, postprocess, preprocess, read_input
 from salience.pictures.picture_files import as_bgr
 from salience.pictures.sample import Sample
+from salience.system.errors import UserError
+from salience.system.files import HERE
 
 EPSILON = 1e-7  # guards the division by a map's maximum
 
@@ -133,8 +139,8 @@ def load_model(weights: str | Path | None = None) -> keras.Model:
         UserError: the file is missing, damaged, or of another model; or there is none.
     """
     path = best_weights() if weights is None else Path(weights)
-    config = weight_files.trained_config(path)
-    model = registry.get(config.model).build(config)
+    config = trained_config(path)
+    model = system_module(config.model).build(config)
     weight_files.load(model, path)
     return model
 
@@ -172,4 +178,65 @@ def predict(
     else:
         x, box = preprocess(as_bgr(image, rgb), input_shape)
     prediction = np.asarray(model.predict_on_batch(x[None]))[0]
-    return postprocess(prediction, box, registry.grid_of(model))
+    return postprocess(prediction, box, grid_of(model))
+
+
+def config_of(card: dict[str, Any], path: Path) -> Config:
+    """Return the settings that a card's weights were trained with."""
+    if not isinstance(card.get("config"), dict):
+        raise UserError(f"{path}: its card says nothing of the model's settings.")
+    return Config(**settings.from_json(card["config"], where=f"the card of {path}"))
+
+
+def trained_config(path: Path) -> Config:
+    """Return the settings that the weights of a file were trained with.
+
+    Raises:
+        UserError: the file is not usable, or its card does not tell.
+    """
+    return config_of(weight_files.read_card(path), path)
+
+
+def lineage(trained: Config) -> tuple[list[Config], Path | None]:
+    """Return the settings of a training and of those that its first weights came from.
+
+    Args:
+        trained: the settings of the last training.
+
+    Returns:
+        The settings, the last training's first; and the file of first weights that is not there to
+        be asked any more, or None.
+    """
+    found = [trained]
+    while (path := found[-1].init_weights) is not None:
+        try:
+            found.append(trained_config(path))
+        except UserError:
+            return found, path
+    return found, None
+
+
+def system_module(name: str) -> ModuleType:
+    """Return the module of a system, this one or one of `salience.networks`.
+
+    It holds `build(settings)`, `to_unit_range` and `load_pretrained(model, settings)`; `loss` where
+    its published loss is not a sum of those in `losses`; `CROP` and `BLUR`, by system, where a map
+    is not a plain grid over its input (see `letterbox.OutputGrid`); and `TRAINING_METRICS` where
+    training is to watch more than the loss.
+
+    Args:
+        name: of `config.SYSTEMS`.
+    """
+    return importlib.import_module(SYSTEMS[name].module)
+
+
+def grid_of(model: keras.Model) -> OutputGrid:
+    """Return where a network's map lies on its input.
+
+    Args:
+        model: from a system's `build`, whose name it carries.
+    """
+    module = system_module(model.name)
+    crop = getattr(module, "CROP", {}).get(model.name, 0)
+    stride = (model.input_shape[1] - 2 * crop) // model.output_shape[1]
+    return OutputGrid(stride, crop, getattr(module, "BLUR", {}).get(model.name, 0.0))

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from salience.pictures.fixations import count_map, within
 from salience.pictures.letterbox import Letterbox, OutputGrid, postprocess, preprocess, read_input
-from salience.pictures.picture_files import Array, sample_density, stamp
+from salience.pictures.reading import sample_density, stamp
 from salience.pictures.sample import Sample, Stored
+from salience.system.arrays import Array
 from salience.system.cache import ArrayCache, default_cache
 from salience.system.code_digest import code_digest
 from salience.system.errors import UserError

@@ -19,8 +19,8 @@ import_keras()
 import keras
 from keras import layers
 
-from config import MODELS, resolve
-from salience.networks import registry
+from config import SYSTEMS, resolve
+from model import system_module
 
 
 def flop(layer: keras.layers.Layer) -> int:
@@ -54,9 +54,9 @@ def training_flop(model: keras.Model) -> int:
 def main() -> None:
     """Print a row for each system."""
     print("| system | input | output | weights | GFLOP |\n| --- | --- | --- | ---: | ---: |")
-    for name in MODELS:
+    for name in SYSTEMS:
         config = resolve({"model": name})
-        model = registry.get(name).build(config)
+        model = system_module(name).build(config)
         sides = ["x".join(map(str, s[1:3])) for s in (model.input_shape, model.output_shape)]
         total = sum(map(flop, model.layers)) / 1e9
         print(f"| `{name}` | {' | '.join(sides)} | {model.count_params():,} | {total:.1f} |")

@@ -51,8 +51,7 @@ def plain_loop(weights: Path):
     import_keras()
     import cv2
 
-    from model import load_model
-    from salience.networks import registry
+    from model import grid_of, load_model
     from salience.pictures.letterbox import postprocess, preprocess
 
     model = load_model(weights)
@@ -62,7 +61,7 @@ def plain_loop(weights: Path):
             picture = np.asarray(cv2.imread(str(path)), np.uint8)
             x, box = preprocess(picture, model.input_shape[1:3])
             prediction = model.predict(x[None], verbose=0)[0]
-            saliency_map = postprocess(prediction, box, registry.grid_of(model))
+            saliency_map = postprocess(prediction, box, grid_of(model))
             cv2.imwrite(str(output / f"{path.stem}.png"), np.round(saliency_map * 255))
 
     return work
@@ -110,10 +109,11 @@ def make_weights(path: Path, rows: int, cols: int) -> float:
     import_keras()
     import config as settings
     from benchmarks.cost import flop
-    from salience.networks import registry, weight_files
+    from model import system_module
+    from salience.networks import weight_files
 
     config = settings.Config(rows=rows, cols=cols, backbone_weights="none")
-    model = registry.get(config.model).build(config)
+    model = system_module(config.model).build(config)
     weight_files.save(model, path, {"system": "mlnet", "config": settings.to_json(config)})
     return sum(map(flop, model.layers)) / 1e9
 

@@ -29,8 +29,8 @@ import numpy as np
 
 from commands.training import backends, feature_cache, objective, train
 from config import Config
+from model import grid_of, system_module
 from salience.data.feature_store import occupants, pack, unpack
-from salience.networks import registry
 
 
 def timed(work) -> tuple[float, float]:
@@ -45,9 +45,9 @@ class Way:
 
     def __init__(self, config: Config, pictures: int) -> None:
         backends.make_deterministic(config.seed)
-        model = registry.get(config.model).build(config)
+        model = system_module(config.model).build(config)
         train.load_start(model, config, say=print)
-        grid = registry.grid_of(model)
+        grid = grid_of(model)
         self.batches = train.batches(config, "train", grid)
         self.batches.samples = self.batches.samples[:pictures]
         self.batches.sizes = self.batches.counts = [len(self.batches.samples)]

@@ -25,9 +25,10 @@ import cv2
 import numpy as np
 
 from commands.curation.prepare import prepare
-from config import PrepareConfig
+from commands.settings import PrepareConfig
 from salience.data import loading
-from salience.pictures.picture_files import read_image, sample_image
+from salience.pictures.picture_files import read_image
+from salience.pictures.reading import sample_image
 from salience.pictures.sample import Sample
 from salience.system.cache import ArrayCache
 from utilities import OutputGrid, SaliencyBatches, network_input, preprocess

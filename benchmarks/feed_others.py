@@ -134,10 +134,10 @@ def device_rate(batch: int, steps: int) -> float:
     """Return the images/s of ML-Net's training step with a frozen backbone."""
     from commands.training.objective import set_up
     from config import resolve
-    from salience.networks import registry
+    from model import system_module
 
     config = resolve({"model": "mlnet", "freeze_backbone": True, "backbone_weights": "none"})
-    model = registry.get(config.model).build(config)
+    model = system_module(config.model).build(config)
     set_up(model, config, steps)
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (batch, *SIZE, 3), dtype=np.uint8)

@@ -52,10 +52,10 @@ def measure(kind: str, rows: int, cols: int, batch: int, steps: int) -> dict[str
     from commands.training.epochs import peak_memory_mb
     from commands.training.objective import set_up
     from config import Config
-    from salience.networks import registry
+    from model import system_module
 
     config = Config(rows=rows, cols=cols, freeze_backbone=kind != "finetuned", batch_size=batch)
-    model = registry.get(config.model).build(config)
+    model = system_module(config.model).build(config)
     set_up(model, config, steps_per_epoch=1)
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (batch, rows, cols, 3), np.uint8)

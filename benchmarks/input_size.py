@@ -22,11 +22,11 @@ from salience.system import quiet
 
 quiet.import_keras()
 
-from model import predict
+from model import predict, system_module, trained_config
 from salience.data import loading
 from salience.measures import metrics
-from salience.networks import registry, weight_files
-from salience.pictures.picture_files import sample_density, sample_image
+from salience.networks import weight_files
+from salience.pictures.reading import sample_density, sample_image
 
 # the learned prior is of one shape for both
 SIZES = ((288, 384), (240, 320))  # rows, columns
@@ -37,11 +37,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of OSIE")
     words = parser.parse_args()
-    trained = weight_files.trained_config(weight_files.SHIPPED)
+    trained = trained_config(weight_files.SHIPPED)
     models = {}
     for rows, cols in SIZES:
         name, sized = f"{rows}x{cols}", replace(trained, rows=rows, cols=cols)
-        models[name] = registry.get(trained.model).build(sized)
+        models[name] = system_module(trained.model).build(sized)
         weight_files.load(models[name], weight_files.SHIPPED)
         predict(models[name], np.zeros((rows, cols, 3), np.uint8))  # compiles
     scores: dict[str, list[tuple[float, ...]]] = {name: [] for name in models}

@@ -5,7 +5,8 @@ import pytest
 from flag_parser import parse
 
 import config
-from config import RECIPES, Config, resolve
+from commands import settings
+from config import Config, resolve
 from salience.system.errors import UserError
 
 
@@ -26,7 +27,8 @@ def test_ml_nets_recipe_is_the_published_one():
         "dropout": 0.5,
     }.items():
         assert getattr(resolved, name) == value
-    assert set(RECIPES) == set(config.MODELS)
+    for system in config.SYSTEMS.values():
+        assert system.recipe.keys() <= {field.name for field in dataclasses.fields(Config)}
 
 
 def test_saved_settings_are_read_back_and_flags_win(tmp_path):
@@ -108,10 +110,10 @@ def test_files_from_before_there_were_several_sets_are_read(tmp_path):
 
 def test_a_preparation_divides_as_the_systems_recipe_does():
     """What was prepared with other shares would be refused by the training that it is for."""
-    for model in config.MODELS:
-        trained, made = resolve({"model": model}), config.preparation({"model": model})
+    for model in config.SYSTEMS:
+        trained, made = resolve({"model": model}), settings.preparation({"model": model})
         assert (made.plan, made.sigma_pixels) == (trained.plan, trained.sigma_pixels)
-    assert config.preparation({"model": "salnet-deep", "test_share": 0.3}).test_share == 0.3
+    assert settings.preparation({"model": "salnet-deep", "test_share": 0.3}).test_share == 0.3
 
 
 def test_a_run_is_named_by_what_it_transfers():

@@ -10,7 +10,8 @@ from PIL import Image
 import model
 from commands.training import objective, train
 from config import Config
-from salience.networks import backbone, registry, weight_files
+from model import grid_of, trained_config
+from salience.networks import backbone, weight_files
 from salience.system.errors import UserError
 
 THIN = {"width": 0.05, "rows": 48, "cols": 64, "backbone_weights": "none"}
@@ -90,7 +91,7 @@ def test_a_gradient_reaches_every_trainable_weight(loss, tiny, rng):
         pytest.skip("gradients are taken with TensorFlow here")
     config = tiny(loss=loss, freeze_backbone=False, rows=160, cols=160)
     network = model.build(config)
-    x, y = train.batches(config, "train", registry.grid_of(network))[0]
+    x, y = train.batches(config, "train", grid_of(network))[0]
     for weight, gradient in zip(
         network.trainable_weights,
         gradients(network, x, y, objective.loss_function(config)),
@@ -139,7 +140,7 @@ def test_few_steps_lower_the_loss(tiny):
         keras.utils.set_random_seed(0)
         network = model.build(config)
         objective.set_up(network, config, steps_per_epoch=12)
-        x, y = train.batches(config, "train", registry.grid_of(network))[0]
+        x, y = train.batches(config, "train", grid_of(network))[0]
         losses = [network.train_on_batch(x, y, return_dict=True)["loss"] for _ in range(12)]
         assert losses[-1] < losses[0], (loss, losses)
 
@@ -206,7 +207,7 @@ def test_weights_of_another_model_are_refused_with_the_shapes(trained, tmp_path)
 
 def test_weights_open_with_keras_own_loader(trained):
     """The file is Keras' own format: a notebook needs nothing of ours to read it."""
-    network = model.build(weight_files.trained_config(trained))
+    network = model.build(trained_config(trained))
     network.load_weights(trained)
     np.testing.assert_array_equal(
         network.get_weights()[0], model.load_model(trained).get_weights()[0]

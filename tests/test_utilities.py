@@ -12,7 +12,8 @@ from PIL import Image
 import utilities
 from salience.pictures import letterbox
 from salience.pictures import picture_files as pictures_module
-from salience.pictures.picture_files import read_image, sample_image
+from salience.pictures.picture_files import read_image
+from salience.pictures.reading import sample_image
 from salience.pictures.sample import Sample
 from salience.system.cache import ArrayCache
 from salience.system.errors import UserError

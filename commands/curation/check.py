@@ -16,9 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.evaluation.rows import aligned
 from commands.pages import figures
-from config import CheckConfig
+from commands.settings import CheckConfig
 from salience.data import loading
 from salience.data.parts import Part, equal_files, unpaired
 from salience.data.points import Looks, Read
@@ -29,7 +28,7 @@ from salience.pictures.sample import Stored
 from salience.system.errors import UserError
 from salience.system.files import make_folder, write_json
 from salience.system.notes import Notes
-from salience.system.terminal import progress, tell
+from salience.system.terminal import aligned, progress, tell
 
 Shape = tuple[int, int]
 THUMBNAIL = (120, 160)  # rows and columns at which maps are averaged

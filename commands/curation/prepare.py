@@ -20,13 +20,15 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from config import BUILT_IN, SPLITS, PrepareConfig
+from commands.settings import PrepareConfig
+from config import BUILT_IN
+from model import grid_of, system_module
 from salience.data import loading, store
+from salience.data.plan import SPLITS
 from salience.data.store import JOURNAL, KINDS, MANIFEST, PREPARING
-from salience.networks import registry
-from salience.pictures.picture_files import UNREADABLE, read_array, write_array
 from salience.pictures.sample import Sample, Stored
 from salience.system import archives
+from salience.system.arrays import UNREADABLE, read_array, write_array
 from salience.system.errors import StorageError, UserError
 from salience.system.files import PARTIAL, atomic, make_folder, telling, write_json, write_text
 from salience.system.terminal import progress, tell
@@ -61,8 +63,8 @@ def prepare(settings: PrepareConfig, say: Callable[[str], None] = tell) -> None:
     assert root is not None  # a data set with files was loaded from it
     network = settings.network
     # thin, as only the shape of its map is asked for
-    model = registry.get(network.model).build(replace(network, width=0.01))
-    grid = registry.grid_of(model)
+    model = system_module(network.model).build(replace(network, width=0.01))
+    grid = grid_of(model)
     header = {
         "version": store.VERSION,
         "model": network.model,

@@ -12,12 +12,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from config import SPLITS, SubsetConfig
+from commands.settings import SubsetConfig
 from salience.data import loading
+from salience.data.plan import SPLITS
 from salience.data.sets.folder import CARD
-from salience.pictures.picture_files import write_arrays, write_image
+from salience.pictures.picture_files import write_image
 from salience.pictures.sample import Sample
 from salience.system import archives
+from salience.system.arrays import write_arrays
 from salience.system.errors import UserError
 from salience.system.files import make_folder, move, scratch, telling, write_bytes, write_json
 from salience.system.terminal import progress, tell

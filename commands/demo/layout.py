@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from commands.demo import view as panels
 from commands.demo.offered import Networks, Result, forget, looked_at
 from commands.demo.view import View
-from config import DemoConfig
+from commands.settings import DemoConfig
 from salience.pictures.picture_files import to_8_bit
 from salience.system.errors import UserError
 

@@ -11,12 +11,14 @@ from typing import Any
 from commands.demo import view as panels
 from commands.prediction import engines
 from commands.prediction.engines import Engine
-from config import DemoConfig
+from commands.settings import DemoConfig
 from salience.networks import weight_files
 from salience.pictures.headers import room
 from salience.pictures.letterbox import postprocess, read_input
-from salience.pictures.picture_files import sample_image, to_8_bit, write_array, write_image
+from salience.pictures.picture_files import to_8_bit, write_image
+from salience.pictures.reading import sample_image
 from salience.pictures.sample import Sample
+from salience.system.arrays import write_array
 from salience.system.errors import UserError
 from salience.system.files import telling
 

@@ -20,7 +20,7 @@ from typing import Any
 from commands.demo.layout import build
 from commands.demo.offered import Networks
 from commands.prediction import engines
-from config import DemoConfig
+from commands.settings import DemoConfig
 from salience.system.errors import UserError
 from salience.system.files import telling
 from salience.system.terminal import tell

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from salience.measures.metrics import METRICS
 from salience.networks.weight_files import SUFFIX, is_toy
 from salience.pictures import marks
-from salience.pictures.picture_files import Array, overlay
+from salience.pictures.picture_files import overlay
+from salience.system.arrays import Array
 
 MOST_PEAKS = 20
 LONGEST = 1280  # pixels of the longer side of what is shown; a screen has no more room for it

@@ -15,22 +15,19 @@ import numpy as np
 
 from commands.evaluation.map_sources import ModelMaps, pictures_seen
 from commands.evaluation.rows import (
-    DIGITS,
-    LOG,
     Evaluation,
-    ScoreLog,
     adapted_row,
-    aligned,
-    described,
     load_split,
     metric_names,
     model_row,
     note_training_pictures,
     score_rows,
-    write_per_image,
 )
+from commands.evaluation.score_log import LOG, ScoreLog
+from commands.evaluation.tables import DIGITS, described, write_per_image
 from commands.pages import figures
-from config import AdaptConfig, data_of
+from commands.settings import AdaptConfig, data_of
+from model import trained_config
 from salience.data import loading
 from salience.measures.adaptation import LEAST, Fit, fitted, path_of, save, told
 from salience.measures.significance import mean_interval
@@ -41,7 +38,7 @@ from salience.system.errors import UserError
 from salience.system.files import as_csv, make_folder, write_json, write_text
 from salience.system.flags import to_json, typed_flags
 from salience.system.notes import Notes
-from salience.system.terminal import progress, tell
+from salience.system.terminal import aligned, progress, tell
 
 BEFORE, ALL, REFERENCE = "before", "all", "reference"
 
@@ -73,7 +70,7 @@ def settings_of(flags: dict[str, Any]) -> AdaptConfig:
     settings = AdaptConfig(**flags)
     metric_names(settings.metrics)  # a mistyped name is told before files are looked for
     weights = weight_files.choose(settings.weights, settings.weights_dir, lambda line: None)
-    trained = weight_files.trained_config(weights)
+    trained = trained_config(weights)
     return AdaptConfig(**{**data_of(trained, flags), **flags})
 
 

@@ -17,28 +17,24 @@ from numpy.typing import NDArray
 
 from commands.evaluation.map_sources import ModelMaps
 from commands.evaluation.rows import (
-    DIGITS,
-    LOG,
     Evaluation,
-    ScoreLog,
     all_reference_rows,
-    described,
     gather,
     load_split,
     model_row,
     note_reading,
     note_training_pictures,
     score_rows,
-    table,
-    write_per_image,
 )
+from commands.evaluation.score_log import LOG, ScoreLog
+from commands.evaluation.tables import DIGITS, described, table, write_per_image
 from commands.pages.report import map_png, thumbnail_jpeg, write_page
+from commands.settings import CompareConfig, data_of
 from commands.training.runs import Arm, Run, arms_of, differing_settings
-from config import CompareConfig, data_of
 from salience.measures.metrics import METRICS
 from salience.measures.references import Split, model_name
 from salience.measures.significance import Difference, compare_metrics
-from salience.pictures.picture_files import sample_density, sample_image
+from salience.pictures.reading import sample_density, sample_image
 from salience.system.errors import UserError
 from salience.system.files import make_folder, write_json
 from salience.system.flags import to_json, typed_flags

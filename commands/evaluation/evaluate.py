@@ -5,23 +5,20 @@ from typing import Any
 
 from commands.evaluation.map_sources import FolderMaps, ModelMaps, Source, pictures_seen
 from commands.evaluation.rows import (
-    LOG,
     Evaluation,
     Row,
-    ScoreLog,
     adapted_row,
     all_reference_rows,
-    category_table,
     load_split,
     metric_names,
     model_row,
     note_reading,
     note_training_pictures,
     score_rows,
-    table,
-    write,
 )
-from config import EvaluateConfig, data_of
+from commands.evaluation.score_log import LOG, ScoreLog
+from commands.evaluation.tables import category_table, table, write
+from commands.settings import EvaluateConfig, data_of
 from salience.measures.adaptation import LEAST, asked_for, fitted, told
 from salience.measures.references import Split
 from salience.system.errors import UserError
@@ -40,10 +37,12 @@ def settings_of(flags: dict[str, Any]) -> EvaluateConfig:
     metric_names(settings.metrics)  # a mistyped name is told before files are looked for
     if settings.maps:
         return settings
-    from salience.networks import weight_files  # here: scoring maps of a folder needs no network
+    # here: scoring maps of a folder needs no network
+    from model import trained_config
+    from salience.networks import weight_files
 
     weights = weight_files.choose(settings.weights, settings.weights_dir, lambda line: None)
-    trained = weight_files.trained_config(weights)
+    trained = trained_config(weights)
     return EvaluateConfig(**{**data_of(trained, flags), **flags})
 
 

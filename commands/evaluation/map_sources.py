@@ -20,7 +20,8 @@ from salience.measures.metrics import as_distribution, from_8bit
 from salience.measures.references import model_name
 from salience.pictures.fixations import blurred
 from salience.pictures.letterbox import Letterbox, of_both_ways, postprocess
-from salience.pictures.picture_files import read_stored_map, sample_density, sample_shape
+from salience.pictures.picture_files import read_stored_map
+from salience.pictures.reading import sample_density, sample_shape
 from salience.pictures.sample import IMAGE_SUFFIXES, Sample
 from salience.system.cache import ArrayCache
 from salience.system.code_digest import code_digest
@@ -87,9 +88,9 @@ class ModelMaps:
     @property
     def config(self) -> Config:
         """The settings that it was trained with."""
-        from salience.networks import weight_files
+        from model import trained_config
 
-        return weight_files.trained_config(self.weights)
+        return trained_config(self.weights)
 
     def fingerprint(self) -> str:
         """Return the weights' digest, the blur, whether mirror images count, and the adaptation."""
@@ -100,9 +101,9 @@ class ModelMaps:
         self, samples: list[Sample], shapes: list[tuple[int, int]]
     ) -> Iterator[NDArray | None]:
         """Yield the map of each picture, maximum 1."""
-        from salience.networks import registry
+        from model import grid_of
 
-        grid = registry.grid_of(self.model)
+        grid = grid_of(self.model)
         with ThreadPoolExecutor(self.workers) as pool:
             for start in range(0, len(samples), self.batch_size):
                 batch = samples[start : start + self.batch_size]

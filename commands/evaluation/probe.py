@@ -22,35 +22,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commands.evaluation.rows import (
-    LOG,
     Evaluation,
-    ScoreLog,
-    aligned,
     all_reference_rows,
-    described,
     load_split,
     model_row,
     note_reading,
     score_rows,
-    write_per_image,
 )
+from commands.evaluation.score_log import LOG, ScoreLog
+from commands.evaluation.tables import described, write_per_image
 from commands.pages import figures
 from commands.pages.report import write_probe_page
+from commands.settings import ProbeConfig
 from commands.training import backends
-from config import ProbeConfig
 from salience.data import loading
 from salience.measures.references import Split
 from salience.measures.ridge import PENALTIES, Fit, Moments, solve
 from salience.networks import backbone
 from salience.networks.backbone import BACKBONES
 from salience.networks.linear_probe import GRID, features
-from salience.pictures.picture_files import overlay, sample_density, sample_image
+from salience.pictures.picture_files import overlay
+from salience.pictures.reading import sample_density, sample_image
 from salience.pictures.sample import Sample
 from salience.system.code_digest import code_digest
 from salience.system.files import as_csv, make_folder, write_json, write_text
 from salience.system.flags import to_json, typed_flags
 from salience.system.notes import Notes
-from salience.system.terminal import progress, tell
+from salience.system.terminal import aligned, progress, tell
 from utilities import Letterbox, OutputGrid, SaliencyBatches, network_input, postprocess
 
 ALL, GLOBAL = "all stages", "global"

@@ -6,8 +6,6 @@ Each picture's truth is made once, and every row that lacks a score of the pictu
 
 import dataclasses
 import hashlib
-import json
-import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -19,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commands.evaluation.map_sources import Source
-from config import Config, ScoringConfig
+from commands.evaluation.score_log import ScoreLog
+from commands.settings import ScoringConfig
+from config import Config
 from salience.data import loading
 from salience.measures.adaptation import IDENTITY, Adaptation
-from salience.measures.metrics import METRICS, PROFILES, Metric, mean_scores
+from salience.measures.metrics import METRICS, PROFILES, Metric
 from salience.measures.references import HALVED, HALVES, ONE, UNIFORM, Scores, Split, Truth
 from salience.measures.references import references as reference_rows
 from salience.measures.significance import Interval, mean_interval
@@ -30,13 +30,8 @@ from salience.pictures.fixations import are_within
 from salience.pictures.sample import Sample, Stored
 from salience.system.code_digest import code_digest
 from salience.system.errors import UserError, did_you_mean
-from salience.system.files import as_csv, telling, without_nan, write_json, write_text
-from salience.system.flags import to_json
 from salience.system.notes import Notes
 from salience.system.terminal import progress
-
-LOG = "scores.jsonl"
-DIGITS = {"mse": 4}  # decimals that tell scores apart; three for all others
 
 
 @dataclass(frozen=True)
@@ -92,65 +87,6 @@ class Evaluation:
         return next(row for row in self.rows if row.name == name)
 
 
-class ScoreLog:
-    """Scores on disk, a line each as they come, so that half-done work is taken up again.
-
-    Args:
-        path: of the file; None keeps them in memory alone.
-        overwrite: start anew.
-    """
-
-    def __init__(self, path: Path | None, overwrite: bool = False) -> None:
-        self.path = path
-        self.scores: dict[tuple[str, str], Scores] = {}
-        # by key and picture: what was noted when it was scored
-        self.findings: dict[str, dict[str, list[str]]] = {}
-        if path and path.exists() and not overwrite:
-            with telling(f"Cannot read {path}", "choose another --output"):
-                text = path.read_text(encoding="utf-8", errors="replace")
-            for line in text.split("\n"):
-                # what is no line of ours, as where an interruption tore it, is scored again
-                with suppress(ValueError, TypeError, AttributeError, RecursionError):
-                    self._take(*json.loads(line))
-        if path:  # whole lines alone
-            write_text(path, "".join(self._line(*about) for about in self.scores))
-
-    def _take(self, key: str, picture: str, values: dict, findings: list[str]) -> None:
-        """Take up the scores of a line."""
-        if not isinstance(key, str) or not isinstance(picture, str):
-            raise TypeError
-        scores = {name: math.nan if value is None else value for name, value in values.items()}
-        if not all(isinstance(value, int | float) for value in scores.values()):
-            raise TypeError
-        self.findings.setdefault(key, {})[picture] = [str(finding) for finding in findings]
-        self.scores[key, picture] = scores
-
-    def _line(self, key: str, picture: str) -> str:
-        """Return the line of a score; in ASCII, as a name may hold anything."""
-        findings = self.findings.get(key, {}).get(picture, [])
-        return json.dumps([key, picture, without_nan(self.scores[key, picture]), findings]) + "\n"
-
-    def has(self, key: str, picture: str) -> bool:
-        """Return whether a picture's scores of a row are known."""
-        return (key, picture) in self.scores
-
-    def add(self, found: dict[tuple[str, str], Scores], notes: Notes) -> None:
-        """Keep scores by (key, picture), with what was noted about the pictures."""
-        self.scores |= found
-        for key, picture in found:
-            self.findings.setdefault(key, {})[picture] = notes.about(picture)
-        if self.path and found:
-            lines = "".join(self._line(*about) for about in found)
-            with telling(f"Cannot write {self.path}"), self.path.open("a") as file:
-                file.write(lines)
-
-    def recall(self, key: str, pictures: list[str], notes: Notes) -> None:
-        """Note again what was noted when the pictures of a row were scored."""
-        for picture in pictures:
-            for finding in self.findings.get(key, {}).get(picture, []):
-                notes.add(finding, picture)
-
-
 def load_split(settings: ScoringConfig, split: str, notes: Notes) -> Split:
     """Return the pictures of a split, with notes on their fixations.
 
@@ -195,9 +131,7 @@ def note_training_pictures(
         split: the scored pictures.
         notes: gets the finding.
     """
-    from salience.networks.weight_files import (
-        lineage,  # here: scoring maps of a folder needs no network
-    )
+    from model import lineage
 
     trainings, unknown = lineage(trained)
     if unknown:
@@ -445,117 +379,3 @@ def attained(means: dict[str, dict[str, Interval]], name: str, metric: str) -> f
     # only a metric that puts humans above a map that knows nothing has such a scale
     better = gap > 0 if METRICS[metric].higher_is_better else gap < 0
     return (means[name][key].mean - nothing) / gap if better else float("nan")
-
-
-def table(evaluation: Evaluation, caption: str) -> str:
-    """Return the means with their intervals as text: a line a metric, a column a row scored."""
-    lines, variants = [["", *(row.name for row in evaluation.rows)]], [""]
-    for key, metric in evaluation.metrics.items():
-        name = metric.name + ("" if metric.higher_is_better else " (low is good)")
-        lines.append([name, *(cell(row, key) for row in evaluation.rows)])
-        variants.append(metric.variant)  # a score without it is not comparable
-    columns = aligned(lines).splitlines()
-    text = [f"{line}  {variant}".rstrip() for line, variant in zip(columns, variants, strict=True)]
-    count = len(evaluation.pictures)
-    ceiling = any(row.name == ONE for row in evaluation.rows)
-    of = "; %: from the uniform map (0 %) to what observers foretell of others (100 %)"
-    of = of if ceiling else ""
-    return "\n".join([f"{caption}: {count} pictures, means [bootstrap 95 %]{of}", *text])
-
-
-def category_means(evaluation: Evaluation, row: Scored) -> dict[str, Scores]:
-    """Return the means of a row over the pictures of each category."""
-    groups: dict[str, list[Scores]] = {}
-    for category, scores in zip(evaluation.categories, row.scores, strict=False):
-        groups.setdefault(category, []).append(scores)
-    return {name: mean_scores(groups[name], tuple(evaluation.metrics)) for name in sorted(groups)}
-
-
-def category_table(evaluation: Evaluation) -> list[str]:
-    """Return for each model's row its means by category as text; none without categories."""
-    tables = []
-    for row in evaluation.rows:
-        if row.kind != "model" or not evaluation.categories:
-            continue
-        lines = [[f"{row.name}, by category", *(m.name for m in evaluation.metrics.values()), ""]]
-        for category, means in category_means(evaluation, row).items():
-            digits = (f"{means[key]:.{DIGITS.get(key, 3)}f}" for key in evaluation.metrics)
-            lines.append([category, *digits, str(evaluation.categories.count(category))])
-        lines[0][-1] = "pictures"
-        tables.append(aligned(lines))
-    return tables
-
-
-def aligned(lines: list[list[str]]) -> str:
-    """Return cells as columns: the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]).rstrip()
-        for first, *rest in lines
-    )
-
-
-def cell(row: Scored, metric: str) -> str:
-    """Return a mean with its interval, and for a model its share of what is attainable."""
-    found = row.means[metric]
-    if np.isnan(found.mean):
-        return "-"
-    d = DIGITS.get(metric, 3)
-    interval = "" if np.isnan(found.low) else f" [{found.low:.{d}f}, {found.high:.{d}f}]"
-    share = row.share[metric]
-    if row.kind != "model" or np.isnan(share):
-        return f"{found.mean:.{d}f}{interval}"
-    # how far below a map that knows nothing is no share of anything
-    return f"{found.mean:.{d}f}{interval} " + ("< 0%" if share < 0 else f"{share:4.0%}")
-
-
-def write(folder: Path, evaluation: Evaluation, settings: ScoringConfig) -> None:
-    """Write the means as metrics.json and the pictures' rows as per_image.csv."""
-    write_json(
-        folder / "metrics.json",
-        {
-            "settings": to_json(settings),
-            "pictures": len(evaluation.pictures),
-            "left_out": evaluation.left_out,
-            "metrics": described(evaluation.metrics),
-            "rows": {
-                row.name: {
-                    "kind": row.kind,
-                    "means": {name: dataclasses.asdict(m) for name, m in row.means.items()},
-                    "share_of_attainable": row.share,
-                    **by_category(evaluation, row),
-                }
-                for row in evaluation.rows
-            },
-            "notes": {**evaluation.notes.found, "remarks": evaluation.notes.remarks},
-        },
-    )
-    write_per_image(folder / "per_image.csv", evaluation)
-
-
-def by_category(evaluation: Evaluation, row: Scored) -> dict[str, Any]:
-    """Return a model's means by category, for the files; nothing without categories."""
-    if row.kind != "model" or not evaluation.categories:
-        return {}
-    return {"means_by_category": category_means(evaluation, row)}
-
-
-def write_per_image(path: Path, evaluation: Evaluation) -> None:
-    """Write a line for each picture and row, with the picture's category where it has one."""
-    kinds = [{"category": category} for category in evaluation.categories]
-    lines = [
-        {"picture": name, **kind, "scored": row.name, **scores}
-        for row in evaluation.rows
-        for name, kind, scores in zip(
-            evaluation.pictures, kinds or [{}] * len(evaluation.pictures), row.scores, strict=True
-        )
-    ]
-    write_text(path, as_csv(lines))
-
-
-def described(chosen: dict[str, Metric]) -> dict[str, dict[str, Any]]:
-    """Return what each metric is, for the files."""
-    return {
-        key: {"name": m.name, "higher_is_better": m.higher_is_better, "variant": m.variant}
-        for key, m in chosen.items()
-    }

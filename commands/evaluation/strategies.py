@@ -15,15 +15,16 @@ from typing import Any
 import config as config_files
 from commands.evaluation.compare import compare
 from commands.training.hosts import choose_engine
+from commands.training.run_folder import DONE
 from commands.training.runs import changed_settings
-from config import DONE, STRATEGIES, Config
+from config import STRATEGIES, Config
 from salience.system.errors import Interrupted, StorageError, UserError
-from salience.system.files import make_folder
+from salience.system.files import HERE, make_folder
 from salience.system.quiet import environment, import_keras
 from salience.system.signals import SIGNALS
 from salience.system.terminal import tell
 
-MAIN = Path(__file__).resolve().parents[2] / "main.py"
+MAIN = HERE / "main.py"
 
 
 def run_strategies(

@@ -29,7 +29,8 @@ import cv2
 import numpy as np
 
 from commands.prediction.inputs import Job
-from config import ExportMapsConfig, PredictConfig
+from commands.settings import ExportMapsConfig
+from config import PredictConfig
 from salience.data.loading import submission_pictures
 from salience.pictures.headers import header_shape
 from salience.pictures.sample import Sample

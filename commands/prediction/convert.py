@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from config import ConvertConfig
+from commands.settings import ConvertConfig
 from model import load_model
 from salience.data.store import sha256
 from salience.networks import backbone, foreign_weights, weight_files

@@ -24,15 +24,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from config import HERE, PredictConfig
+from config import PredictConfig
 from salience.measures.adaptation import IDENTITY, Adaptation, asked_for
 from salience.pictures.letterbox import OutputGrid, of_both_ways
-from salience.pictures.picture_files import Array
 from salience.system import quiet
+from salience.system.arrays import Array
 from salience.system.cache import default_cache
 from salience.system.code_digest import code_digest
 from salience.system.errors import UserError
-from salience.system.files import file_digest, read_json
+from salience.system.files import HERE, file_digest, read_json
 
 Maps = Callable[[NDArray[np.uint8]], Array]
 # Batches that are predicted at the same time, each on its share of the cores. Two halves wait less
@@ -231,8 +231,7 @@ def keras_engine(weights: Path) -> Engine:
         UserError: the weights are not usable.
     """
     quiet.import_keras()
-    from model import load_model
-    from salience.networks import registry
+    from model import grid_of, load_model
 
     model, turn = load_model(weights), Lock()
 
@@ -240,7 +239,7 @@ def keras_engine(weights: Path) -> Engine:
         with turn:
             return np.asarray(model.predict_on_batch(batch))
 
-    return Engine("keras", model.input_shape[1:3], registry.grid_of(model), maps)
+    return Engine("keras", model.input_shape[1:3], grid_of(model), maps)
 
 
 def exported_engine(name: str, weights: Path, say: Callable[[str], None]) -> Engine:

@@ -20,11 +20,11 @@ import numpy as np
 
 from commands.prediction import engines
 from commands.prediction.engines import Maps, card_path
-from commands.training.run_folder import versions
-from config import ExportConfig
-from model import load_model
+from commands.settings import ExportConfig
+from model import grid_of, load_model
 from salience.data.sets.synthetic import draw
-from salience.networks import registry, weight_files
+from salience.networks import weight_files
+from salience.networks.weight_files import versions
 from salience.pictures.letterbox import preprocess
 from salience.system import quiet
 from salience.system.errors import UserError
@@ -159,7 +159,7 @@ def place(settings: ExportConfig, weights: Path) -> Path:
 def made_card(model: keras.Model, weights: Path, name: str) -> dict[str, Any]:
     """Return what an export is and how it is used, for people and for `engines`."""
     trained = weight_files.read_card(weights)
-    grid = registry.grid_of(model)
+    grid = grid_of(model)
     rows, cols = model.input_shape[1:3]
     map_rows, map_cols = model.output_shape[1:3]
     return {

@@ -25,12 +25,12 @@ from salience.pictures.picture_files import (
     in_colours,
     overlay,
     read_stored_map,
-    sample_image,
     to_8_bit,
-    write_array,
     write_image,
 )
+from salience.pictures.reading import sample_image
 from salience.pictures.sample import Sample
+from salience.system.arrays import write_array
 from salience.system.errors import UserError
 from salience.system.files import make_folder, write_json
 

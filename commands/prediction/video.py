@@ -34,9 +34,10 @@ from commands.prediction.outputs import Outputs
 from config import PredictConfig
 from salience.pictures.headers import room
 from salience.pictures.letterbox import Letterbox, postprocess
-from salience.pictures.picture_files import Array, overlay, to_8_bit
+from salience.pictures.picture_files import overlay, to_8_bit
 from salience.pictures.sample import VIDEO_SUFFIXES
 from salience.pictures.video_files import Clip, Movie, add_sound, is_video, open_clip, steady
+from salience.system.arrays import Array
 from salience.system.errors import NotBegun, UserError, printable
 from salience.system.files import make_folder, move, scratch
 from salience.system.signals import heeded

@@ -16,9 +16,8 @@ from commands.pages import figures
 from commands.training.checkpoint import Arrays, Standing, State, unsound
 from commands.training.devices import Devices
 from commands.training.nonfinite import Guard
-from commands.training.objective import training_metrics
+from commands.training.objective import linear_by_epoch, training_metrics
 from commands.training.run_folder import RunFolder
-from commands.training.schedules import linear_by_epoch
 from commands.training.validation import Validator, scores_line
 from config import Config
 from salience.system.errors import Interrupted, StorageError, UserError

@@ -19,9 +19,9 @@ from keras import ops
 from numpy.typing import NDArray
 
 from commands.training.devices import Devices
-from commands.training.run_folder import versions
 from config import Config
 from salience.data.feature_store import FeatureStore, Seen
+from salience.networks.weight_files import versions
 from salience.pictures.sample import Sample
 from salience.system.cache import default_cache
 from salience.system.code_digest import code_digest, is_ours

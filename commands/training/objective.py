@@ -1,13 +1,19 @@
-"""What training makes small, and by which steps: a run's loss, optimiser and schedules."""
+"""What training makes small, and by which steps: a run's loss, optimiser and schedules.
+
+Scheduled step sizes and momenta are computed from the number of steps that the optimiser has
+counted, which is part of its state. So nothing is fixed when a step is compiled, and a run that is
+taken up again goes on right, on every backend.
+"""
 
 from collections.abc import Callable
 
 import keras
+from keras import ops
 
 from commands.training import backends
-from commands.training.schedules import LinearByEpoch, ScheduledSGD
-from config import Config
-from salience.networks import losses, registry
+from config import Config, parse_loss
+from model import system_module
+from salience.networks import losses
 
 
 def set_up(model: keras.Model, config: Config, steps_per_epoch: int) -> None:
@@ -27,14 +33,14 @@ def set_up(model: keras.Model, config: Config, steps_per_epoch: int) -> None:
 
 def loss_function(config: Config) -> Callable:
     """Return the configured loss, with the system's own among the names."""
-    system = registry.get(config.model)
+    system = system_module(config.model)
     own = {config.model: system.loss} if hasattr(system, "loss") else {}
-    return losses.combine(config.loss, own, system.to_unit_range)
+    return losses.combine(parse_loss(config.loss), own, system.to_unit_range)
 
 
 def training_metrics(config: Config) -> tuple[Callable, ...]:
     """Return what training is to watch, besides the loss, for the configured system."""
-    return getattr(registry.get(config.model), "TRAINING_METRICS", ())
+    return getattr(system_module(config.model), "TRAINING_METRICS", ())
 
 
 def optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Optimizer:
@@ -62,3 +68,73 @@ def unscaled_optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers
     if config.optimizer == "adamw":
         return keras.optimizers.AdamW(rate, weight_decay=config.weight_decay)
     return keras.optimizers.Adam(rate)
+
+
+def linear_by_epoch(start: float, end: float, epochs: int, epoch: int) -> float:
+    """Return a value that goes from the first epoch's to the last's in equal steps.
+
+    Args:
+        start: the value of epoch 0.
+        end: the value of epoch `epochs - 1`, and of any after it.
+        epochs: how many there are; where it is one, it has the start.
+        epoch: which of them, from 0.
+
+    >>> [linear_by_epoch(1.0, 0.0, 3, epoch) for epoch in range(4)]
+    [1.0, 0.5, 0.0, 0.0]
+    """
+    return start + (end - start) * min(epoch / max(epochs - 1, 1), 1.0)
+
+
+@keras.saving.register_keras_serializable(package="saliency")
+class LinearByEpoch(keras.optimizers.schedules.LearningRateSchedule):
+    """`linear_by_epoch` as a function of the steps taken.
+
+    Args:
+        start, end, epochs: see `linear_by_epoch`.
+        steps_per_epoch: optimiser steps in each epoch.
+    """
+
+    def __init__(self, start: float, end: float, epochs: int, steps_per_epoch: int) -> None:
+        self.start, self.end = start, end
+        self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
+
+    def __call__(self, step):
+        # in whole numbers: a quotient of floats may fall just short of its epoch
+        epoch = ops.floor_divide(ops.cast(step, "int32"), self.steps_per_epoch)
+        share = ops.cast(epoch, "float32") / max(self.epochs - 1, 1)
+        return self.start + (self.end - self.start) * ops.minimum(share, 1.0)
+
+    def get_config(self):
+        return {
+            "start": self.start,
+            "end": self.end,
+            "epochs": self.epochs,
+            "steps_per_epoch": self.steps_per_epoch,
+        }
+
+
+@keras.saving.register_keras_serializable(package="saliency")
+class ScheduledSGD(keras.optimizers.SGD):
+    """Keras' SGD with a momentum that is a schedule, as its learning rate may be.
+
+    Keras reads `momentum` as a Python number when a step is compiled: a value set later, by a
+    callback say, never reaches the step.
+
+    Args:
+        learning_rate: a number or a schedule.
+        momentum: a schedule with `start` and `end`.
+        nesterov: whether the step is taken from where the momentum leads.
+    """
+
+    def __init__(self, learning_rate, momentum: LinearByEpoch, nesterov: bool = False, **kwargs):
+        # Keras keeps velocities unless this is 0
+        super().__init__(learning_rate, momentum=1.0, nesterov=nesterov, **kwargs)
+        self.momentum_schedule = momentum
+
+    def update_step(self, gradient, variable, learning_rate):
+        rate = ops.cast(learning_rate, variable.dtype)
+        momentum = ops.cast(self.momentum_schedule(self.iterations), variable.dtype)
+        step = ops.cast(gradient, variable.dtype) * rate
+        velocity = self.momentums[self._get_variable_index(variable)]
+        self.assign(velocity, velocity * momentum - step)
+        self.assign_add(variable, velocity * momentum - step if self.nesterov else velocity)

@@ -5,7 +5,6 @@ Where a run stands in the middle of its work is `checkpoint.py`'s.
 """
 
 import os
-import platform
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,20 +14,21 @@ from typing import Any
 
 import filelock
 import keras
-import numpy as np
 
 import config as settings
-from commands.training import checkpoint
+from commands.training import checkpoint, run_folder
 from commands.training.checkpoint import Checkpoints, Standing
 from commands.training.runs import changed_settings, history_of
 from config import Config
 from salience.networks import weight_files
+from salience.networks.weight_files import versions
 from salience.system.errors import UserError
 from salience.system.files import as_csv, make_folder, read_json, sweep, write_json, write_text
 from salience.system.flags import to_json
 from salience.system.terminal import tell
 
-VERSION = "0.1.0"
+DONE = "done.json"  # in a run folder: the run has come to its end
+
 RUN = "run.json"  # what a run is, besides its settings: of what pictures, since when, by whom
 WAYS = "Choose another folder with --output, or replace that run with --overwrite."
 # what a run took, which no two are alike in: kept apart from the history, which a repetition equals
@@ -67,7 +67,7 @@ def earlier(config: Config) -> Earlier:
         return Earlier()
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} holds an earlier run without its config.json. {WAYS}")
-    done = (folder / settings.DONE).exists()
+    done = (folder / run_folder.DONE).exists()
     changed = changed_settings(config, moved=not done)
     if changed:
         raise UserError(f"{folder} holds an earlier run of other settings: {changed}. {WAYS}")
@@ -204,7 +204,7 @@ class RunFolder:
     def _clear(self) -> None:
         """Remove an earlier run: files of two runs side by side would be read as those of one."""
         for name in ("history.csv", "speed.csv", "*.weights.h5", "best.json", "last.json", "*.png",
-                     "nonfinite.json", settings.DONE, RUN, "tensorboard/events.*"):  # fmt: skip
+                     "nonfinite.json", run_folder.DONE, RUN, "tensorboard/events.*"):  # fmt: skip
             for old in self.folder.glob(name):
                 old.unlink()
         self.checkpoints.clear()
@@ -282,7 +282,7 @@ class RunFolder:
     def finish(self) -> None:
         """Mark the run as come to its end, by its last epoch or by patience."""
         best = without_clock(self.best_epoch)
-        write_json(self.path(settings.DONE), {"epochs": len(self.history), **best})
+        write_json(self.path(run_folder.DONE), {"epochs": len(self.history), **best})
         self.checkpoints.clear()  # of ML-Net they take 250 MB, and nothing is to be taken up
 
     def close(self) -> None:
@@ -337,21 +337,3 @@ class WitnessedRun(RunFolder):
 def _now() -> str:
     """Return the date and time, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    return {
-        "program": VERSION,
-        "python": platform.python_version(),
-        "keras": keras.__version__,
-        "backend": f"{keras.backend.backend()} {_backend_version()}",
-        "numpy": np.__version__,
-    }
-
-
-def _backend_version() -> str:
-    """Return the version of TensorFlow, JAX or PyTorch, whichever Keras runs on."""
-    import importlib.metadata
-
-    return importlib.metadata.version(keras.backend.backend())

@@ -20,8 +20,9 @@ from commands.training.run_folder import Earlier, RunFolder, WitnessedRun, earli
 from commands.training.runs import history_of
 from commands.training.validation import scores_line
 from config import Config
+from model import grid_of, system_module
 from salience.data import loading
-from salience.networks import registry, weight_files
+from salience.networks import weight_files
 from salience.system.errors import Interrupted, UserError
 from salience.system.signals import Stop, heeded
 from salience.system.terminal import tell
@@ -61,8 +62,8 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
         return WitnessedRun(config, history_of(config.run_folder))
     backends.make_deterministic(config.seed, config.xla)
     with backends.precision(config.precision):
-        model = registry.get(config.model).build(config)
-    grid = registry.grid_of(model)
+        model = system_module(config.model).build(config)
+    grid = grid_of(model)
     training, validation = (batches(config, split, grid) for split in ("train", "val"))
     check_loss_has_its_truth(config, training)
     with devices.chief_first():
@@ -265,7 +266,7 @@ def check_same_start(devices: Devices, same: dict[str, str]) -> None:
 def load_start(model: keras.Model, config: Config, say: Callable[[str], None]) -> Path | None:
     """Load the weights that training begins with; return their file, or None for a random start."""
     if config.init_weights is None:
-        return registry.get(config.model).load_pretrained(model, config)
+        return system_module(config.model).load_pretrained(model, config)
     card = weight_files.read_card(config.init_weights)
     weight_files.load(model, config.init_weights)
     say(weight_files.described(config.init_weights, card))

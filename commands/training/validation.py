@@ -10,7 +10,7 @@ from commands.training.devices import Devices
 from commands.training.objective import loss_function, training_metrics
 from config import Config
 from salience.measures.metrics import METRICS, mean_scores, score
-from salience.pictures.picture_files import sample_density, sample_image
+from salience.pictures.reading import sample_density, sample_image
 from salience.system.errors import Interrupted, UserError
 from salience.system.signals import Stop
 from salience.system.terminal import progress

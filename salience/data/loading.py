@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from config import BY_SHARES, SPLITS, Plan
 from salience.data import store
+from salience.data.parts import offer
+from salience.data.plan import BY_SHARES, SPLITS, Plan
 from salience.pictures.fixations import are_within
 from salience.pictures.headers import header_shape
 from salience.pictures.sample import Sample
@@ -208,46 +209,3 @@ def bounded(sample: Sample, out_of_bounds: str) -> Sample:
         shape=shape,
         outside=int(np.count_nonzero(~inside)),
     )
-
-
-def offer(source: str) -> str:
-    """Return what a user without the data can do."""
-    return f"{source} To try without data: --dataset synthetic."
-
-
-def divided(names: Sequence[str], split: str, plan: Plan, categories: Sequence[str] = ()) -> list:
-    """Return the names of a split, drawn once by the plan's seed, sorted.
-
-    Args:
-        names: of all pictures, in any order.
-        split: train, val or test.
-        plan: the shares, or the folds.
-        categories: of each picture; each category is then divided by itself.
-
-    >>> [len(divided([str(i) for i in range(10)], s, Plan())) for s in ("train", "val", "test")]
-    [7, 1, 2]
-    """
-    groups: dict[str, list[str]] = {}
-    for name, category in zip(names, categories or [""] * len(names), strict=True):
-        groups.setdefault(category, []).append(name)
-    return sorted(
-        name
-        for category in sorted(groups)
-        for name in _drawn(sorted(groups[category]), split, plan)
-    )
-
-
-def _drawn(names: list[str], split: str, plan: Plan) -> list[str]:
-    """Return the names of a split of one category."""
-    order = np.random.default_rng(plan.seed).permutation(len(names))
-    if plan.folds:
-        parts = np.array_split(order, plan.folds)
-        test = parts[plan.fold]
-        rest = np.concatenate([p for i, p in enumerate(parts) if i != plan.fold])
-        first_val = round(len(rest) * (1 - plan.val))
-        train, val = rest[:first_val], rest[first_val:]
-    else:
-        first_val = round(len(names) * round(1 - plan.val - plan.test, 9))
-        first_test = round(len(names) * round(1 - plan.test, 9))
-        train, val, test = np.split(order, [first_val, first_test])
-    return [names[i] for i in {"train": train, "val": val, "test": test}[split]]

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from salience.data.mat import checked
-from salience.pictures.picture_files import divided, joined, read_stored_map
+from salience.pictures.picture_files import read_stored_map
+from salience.system.arrays import divided, joined
 from salience.system.cache import default_cache
 from salience.system.code_digest import code_digest
 from salience.system.errors import UserError

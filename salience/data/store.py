@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from config import Plan
-from salience.pictures.picture_files import (
+from salience.data.plan import Plan
+from salience.pictures.picture_files import read_map
+from salience.pictures.sample import Sample, Stored
+from salience.system.arrays import (
     UNREADABLE,
     divided,
     joined,
     read_array,
     read_arrays,
-    read_map,
     write_arrays,
 )
-from salience.pictures.sample import Sample, Stored
 from salience.system.errors import UserError
 from salience.system.files import file_digest, read_json
 
@@ -432,7 +432,7 @@ class Kept:
         """Return the picture scaled back to its own size: to look at, where its file is absent."""
         import cv2  # here, as below: most of what reads a store does not look at pictures
 
-        from utilities import Letterbox
+        from salience.pictures.letterbox import Letterbox
 
         rows, cols = self.entry["shape"]
         box = Letterbox.fit((rows, cols), self.input_shape)

@@ -20,11 +20,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from config import is_name
 from salience.measures.metrics import EPSILON, as_distribution
 from salience.pictures.fixations import blurred, count_map, rescaled, within
 from salience.system.errors import UserError
-from salience.system.files import file_digest, read_json, write_json
+from salience.system.files import file_digest, is_name, read_json, write_json
 
 if TYPE_CHECKING:
     from salience.measures.significance import Interval

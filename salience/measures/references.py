@@ -30,7 +30,7 @@ from salience.pictures.fixations import (
     pixels,
     within,
 )
-from salience.pictures.picture_files import sample_density, sample_shape, stamp
+from salience.pictures.reading import sample_density, sample_shape, stamp
 from salience.pictures.sample import Sample
 
 CENTRE_BIAS, UNIFORM = "centre bias", "uniform"

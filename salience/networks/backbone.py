@@ -9,8 +9,6 @@ import contextlib
 import io
 import socket
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +18,13 @@ from keras import layers, ops
 from numpy.typing import NDArray
 
 from salience.networks import foreign_weights
+from salience.networks.backbone_table import BACKBONES, VGG_BLOCKS, VGG_CHANNELS, Backbone
 from salience.pictures.letterbox import linear_sampling, pixel_centres
 from salience.system.errors import UserError
 
 # ImageNet means of the caffe networks, in BGR order; nothing is divided (VGG and ResNet-50)
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 TIMEOUT_SECONDS = 20
-# convolutions in each block (Simonyan and Zisserman 2015, table 1, columns D and E), and their
-# channels
-VGG_BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
-VGG_CHANNELS = (64, 128, 256, 512, 512)
-STORE = "https://storage.googleapis.com/tensorflow/keras-applications"
 
 
 def caffe(inputs):
@@ -52,82 +46,7 @@ def symmetric_rgb(inputs):
     return scaled(rgb(inputs))
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """What is particular to a network.
-
-    Attributes:
-        title: its name among people.
-        folder, file_name, md5: of its ImageNet weights, as `keras.applications` has them.
-        stages: by layer, the stride of the cells that the stage ends in, pixels of the input.
-        centre: where in its stride a cell's receptive field is centred: 0 at the first pixel, 0.5
-            in the middle, 1 at the last. It follows from the padding before strided layers, and for
-            1 holds where rows and columns divide by 32.
-        prepare: from BGR pictures to what the weights expect.
-        application: its name in `keras.applications`; "" where it is built here.
-    """
-
-    title: str
-    folder: str
-    file_name: str
-    md5: str | None
-    stages: dict[str, int]
-    centre: float
-    prepare: Callable = caffe
-    application: str = ""
-
-    @property
-    def address(self) -> str:
-        """Where the weights can be downloaded."""
-        return f"{STORE}/{self.folder}/{self.file_name}"
-
-
-def _vgg(title: str, md5: str) -> Backbone:
-    """Return the row of a VGG: its pools, and the last convolution before the last pool."""
-    name = title.lower()
-    stages = {f"block{block}_pool": 2**block for block in range(1, 5)}
-    stages |= {f"block5_conv{VGG_BLOCKS[name][-1]}": 16, "block5_pool": 32}
-    file_name = f"{name}_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    return Backbone(title, name, file_name, md5, stages, 0.5)
-
-
-BACKBONES = {
-    "vgg16": _vgg("VGG16", "6d6bbae143d832006294945121d1f1fc"),
-    "vgg19": _vgg("VGG19", "253f8cb515780f3b799900260a226db6"),
-    "resnet50": Backbone(
-        "ResNet-50",
-        "resnet",
-        "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        "4d473c1dd8becc155b73f8504c6f6626",
-        {"conv2_block3_out": 4, "conv3_block4_out": 8,
-         "conv4_block6_out": 16, "conv5_block3_out": 32},
-        0.0,  # 1x1 convolutions of stride 2 take the first of two cells
-        application="ResNet50",
-    ),
-    # of these two the stages are the widest layers before each stride, not the narrow sums
-    "mobilenet_v2": Backbone(
-        "MobileNetV2",
-        "mobilenet_v2",
-        "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
-        None,
-        {"block_1_expand_relu": 2, "block_3_expand_relu": 4, "block_6_expand_relu": 8,
-         "block_13_expand_relu": 16, "out_relu": 32},
-        1.0,  # 3x3 convolutions of stride 2 are padded at the end alone
-        symmetric_rgb,
-        "MobileNetV2",
-    ),
-    "efficientnet_v2_b0": Backbone(
-        "EfficientNetV2-B0",
-        "efficientnet_v2",
-        "efficientnetv2-b0_notop.h5",
-        "893217f2bb855e2983157299931e43ff",
-        {"block1a_project_activation": 2, "block2b_add": 4, "block4a_expand_activation": 8,
-         "block6a_expand_activation": 16, "top_activation": 32},
-        1.0,
-        rgb,
-        "EfficientNetV2B0",
-    ),
-}  # fmt: skip
+PREPARE = {"caffe": caffe, "rgb": rgb, "symmetric_rgb": symmetric_rgb}
 
 
 def stages(
@@ -153,7 +72,7 @@ def stages(
     if not about.application:
         return vgg(name, inputs, width, trainable, seed)
     build = getattr(keras.applications, about.application)
-    trunk = build(include_top=False, weights=None, input_tensor=about.prepare(inputs))
+    trunk = build(include_top=False, weights=None, input_tensor=PREPARE[about.prepare](inputs))
     if width != 1:
         trunk = keras.models.clone_model(
             trunk, input_tensors=[inputs], clone_function=lambda layer: _thinner(layer, width)
@@ -221,7 +140,7 @@ def vgg(
         Keras tensors by layer name.
     """
     about, counts = BACKBONES[name], VGG_BLOCKS[name]
-    x, ends = about.prepare(inputs), {}
+    x, ends = PREPARE[about.prepare](inputs), {}
     seeds = iter(_seeds(seed, sum(counts)))
     for block, (count, channels) in enumerate(zip(counts, VGG_CHANNELS, strict=True), 1):
         for conv in range(1, count + 1):

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salience.system.errors import UserError
+from salience.system.files import HERE
 
 # what h5py raises on a damaged file
 DAMAGED = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, OverflowError,
@@ -27,9 +28,10 @@ MOST_ATTRIBUTE = 2**24  # bytes
 PACKED = 1100  # bytes that one of a file may stand for: more than zlib can
 ALLOWANCE, UNPACKED = 2**27, 10  # bytes of memory: for the library, and for a byte of the file
 # the rehearsal's process, wherever it is started
-ROOT = str(Path(__file__).resolve().parents[2])
-CODE = f"import sys; sys.path.insert(0, {ROOT!r}); from salience.networks.hdf5 import main; main()"
-CHILD = (sys.executable, "-c", CODE)
+CODE = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from salience.networks.hdf5 import main; main()"
+)
+CHILD = (sys.executable, "-c", CODE, str(HERE))
 SECONDS, BYTES_A_SECOND = 30, 10**7  # that a rehearsal may take: a busy machine, a slow disk
 
 

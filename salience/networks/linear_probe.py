@@ -11,8 +11,8 @@ from pathlib import Path
 import keras
 from keras import layers, ops
 
-from config import Config
 from salience.networks import backbone
+from salience.networks.settings import NetworkSettings
 
 # Pixels of the input that a cell covers. A human density map is blurred by more than that, so
 # that a finer grid would add rows to the sums and nothing to know; a coarser one would lose some
@@ -41,23 +41,23 @@ def features(
     return keras.Model(inputs, backbone.on_grid(name, ends, inputs, GRID), name=f"{name}_stages")
 
 
-def build(config: Config) -> keras.Model:
+def build(settings: NetworkSettings) -> keras.Model:
     """Return the linear probe with random weights.
 
     Input [b, rows, cols, 3], BGR, 0 to 255; output [b, rows/16, cols/16, 1], of the truth's scale.
 
     Args:
-        config: reads rows, cols, backbone, width, freeze_backbone and seed.
+        settings: reads rows, cols, backbone, width, freeze_backbone and seed.
 
     >>> build(Config(model="linear-probe", rows=48, cols=64, width=0.1)).output_shape
     (None, 3, 4, 1)
     """
     trunk = features(
-        config.backbone,
-        config.input_shape,
-        config.width,
-        not config.freeze_backbone,
-        config.seed,
+        settings.backbone,
+        (settings.rows, settings.cols),
+        settings.width,
+        not settings.freeze_backbone,
+        settings.seed,
     )
     x = layers.Concatenate(name="features")(list(trunk.output.values()))
     # without a scale and a centre it only standardises: a step is then as long in each direction
@@ -65,11 +65,11 @@ def build(config: Config) -> keras.Model:
     x = layers.Conv2D(
         1,
         1,
-        kernel_initializer=keras.initializers.GlorotNormal(config.seed),
+        kernel_initializer=keras.initializers.GlorotNormal(settings.seed),
         dtype="float32",
         name="saliency",
     )(x)  # (b, h/16, w/16, 1)
-    return keras.Model(trunk.input, x, name=config.model)
+    return keras.Model(trunk.input, x, name=settings.model)
 
 
 def to_unit_range(y_pred):
@@ -77,12 +77,12 @@ def to_unit_range(y_pred):
     return ops.cast(y_pred, "float32")
 
 
-def load_pretrained(model: keras.Model, config: Config) -> Path | None:
+def load_pretrained(model: keras.Model, settings: NetworkSettings) -> Path | None:
     """Load the backbone's ImageNet weights; return their file, or None for a random start.
 
     Raises:
         UserError: the weights are not to be had, or not the backbone's.
     """
     return backbone.load_pretrained(
-        model, config.backbone, config.backbone_weights, config.weights_dir
+        model, settings.backbone, settings.backbone_weights, settings.weights_dir
     )

@@ -5,13 +5,11 @@ prediction [b, rows, cols, 1] and returns one value a picture [b]; lower is bett
 in float32 and are finite for all-zero maps.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
 from keras import ops
-
-from config import parse_loss
 
 EPSILON = 1e-7  # below a density of one in 4800 cells by three orders of magnitude
 SSIM_SIGMA = 1.5  # cells (Wang et al., IEEE TIP 2004)
@@ -115,24 +113,26 @@ NEED_UNIT_RANGE = {"mse", "bce"}
 
 
 def combine(
-    text: str, own: Mapping[str, Callable], to_unit_range: Callable = lambda y_pred: y_pred
+    terms: Sequence[tuple[float, str]],
+    own: Mapping[str, Callable],
+    to_unit_range: Callable = lambda y_pred: y_pred,
 ) -> Callable:
-    """Return the loss that a text such as `kld+0.5*nss` describes.
+    """Return the weighted sum of losses.
 
     Args:
-        text: weighted sum of names of SHARED and of `own`.
+        terms: (weight, name of SHARED or of `own`).
         own: losses that belong to one system.
         to_unit_range: brings that system's output into 0 to 1, for the losses that need it.
 
-    >>> combine("kld", {}) is not None
+    >>> combine([(1.0, "kld"), (0.5, "nss")], {}) is not None
     True
     """
     table = {**SHARED, **own}
-    terms = [(weight, name, table[name]) for weight, name in parse_loss(text)]
+    summed = [(weight, name, table[name]) for weight, name in terms]
 
     def loss(y_true, y_pred):
         total = 0.0
-        for weight, name, function in terms:
+        for weight, name, function in summed:
             scaled = to_unit_range(y_pred) if name in NEED_UNIT_RANGE else y_pred
             total = total + weight * function(y_true, scaled)
         return total

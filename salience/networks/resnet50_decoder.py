@@ -10,8 +10,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from config import Config
 from salience.networks import backbone, losses
+from salience.networks.settings import NetworkSettings
 
 ENCODER = "resnet50"
 BLOCKS = (1024, 512, 256, 128)  # channels, each at twice the resolution of the one before
@@ -21,17 +21,17 @@ LIGHT = 0.25  # share of the decoder's channels with --light
 TRAINING_METRICS = (losses.ssim,)
 
 
-def build(config: Config) -> keras.Model:
+def build(settings: NetworkSettings) -> keras.Model:
     """Return the network with random weights.
 
     Input [b, rows, cols, 3], BGR, 0 to 255; output [b, rows, cols, 1], 0 to 1. 61,315,649 weights,
     23,587,712 of them the encoder's; 29,487,665 with `light`.
 
     Args:
-        config: reads rows, cols, width, light, freeze_backbone and seed.
+        settings: reads rows, cols, width, light, freeze_backbone and seed.
     """
-    width = config.width * (LIGHT if config.light else 1.0)
-    seeds = iter(np.random.SeedSequence(config.seed).generate_state(2 * len(BLOCKS) + 3).tolist())
+    width = settings.width * (LIGHT if settings.light else 1.0)
+    seeds = iter(np.random.SeedSequence(settings.seed).generate_state(2 * len(BLOCKS) + 3).tolist())
 
     def convolution(x, channels: int, name: str, **options):
         return layers.Conv2D(
@@ -43,9 +43,11 @@ def build(config: Config) -> keras.Model:
             **options,
         )(x)
 
-    inputs = keras.Input((config.rows, config.cols, 3), name="image")
+    inputs = keras.Input((settings.rows, settings.cols, 3), name="image")
     # frozen, its batch normalisation keeps its ImageNet means, in training too
-    ends = backbone.stages(ENCODER, inputs, config.width, not config.freeze_backbone, config.seed)
+    ends = backbone.stages(
+        ENCODER, inputs, settings.width, not settings.freeze_backbone, settings.seed
+    )
     x = ends["conv5_block3_out"]  # (b, h/32, w/32, 2048)
     for block, channels in enumerate(BLOCKS, 1):
         x = layers.UpSampling2D(2, name=f"up{block}")(x)
@@ -75,10 +77,10 @@ def to_unit_range(y_pred):
     return y_pred
 
 
-def load_pretrained(model: keras.Model, config: Config) -> Path | None:
+def load_pretrained(model: keras.Model, settings: NetworkSettings) -> Path | None:
     """Load the encoder's ImageNet weights; return their file, or None for a random start.
 
     Raises:
         UserError: the weights are not to be had, or not ResNet-50's.
     """
-    return backbone.load_pretrained(model, ENCODER, config.backbone_weights, config.weights_dir)
+    return backbone.load_pretrained(model, ENCODER, settings.backbone_weights, settings.weights_dir)

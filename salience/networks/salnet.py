@@ -14,9 +14,9 @@ import numpy as np
 from keras import layers, ops
 from numpy.typing import NDArray
 
-from config import Config
 from salience.networks import hdf5
-from salience.pictures.picture_files import UNREADABLE, read_arrays
+from salience.networks.settings import NetworkSettings
+from salience.system.arrays import UNREADABLE, read_arrays
 from salience.system.errors import UserError
 
 # the hidden convolutions of the deep network: channels and kernel size
@@ -73,14 +73,14 @@ class MaxoutPairs(layers.Layer):
         return (*input_shape[:-1], input_shape[-1] // 2)
 
 
-def build(config: Config) -> keras.Model:
+def build(settings: NetworkSettings) -> keras.Model:
     """Return one of the three networks with random weights.
 
     Input [b, rows, cols, 3], BGR, 0 to 255. Output, linear: of the deep ones
     [b, rows - 4, cols - 4, 1]; of the shallow one [b, rows/2, cols/2, 1].
 
     Args:
-        config: reads model, rows, cols, width, freeze_backbone, weight_decay, optimizer and seed.
+        settings: reads model, rows, cols, width, freeze_backbone, weight_decay, optimizer and seed.
 
     Raises:
         UserError: the input is too small.
@@ -88,15 +88,15 @@ def build(config: Config) -> keras.Model:
     >>> build(Config(model="salnet-deep", rows=48, cols=64, width=0.02)).output_shape
     (None, 44, 60, 1)
     """
-    return _build_shallow(config) if config.model == SHALLOW else _build_deep(config)
+    return _build_shallow(settings) if settings.model == SHALLOW else _build_deep(settings)
 
 
-def _build_deep(config: Config) -> keras.Model:
+def _build_deep(settings: NetworkSettings) -> keras.Model:
     """Return `salnet-deep` (25,806,209 weights at any input size) or `salnet-half`."""
-    width = config.width * WIDTH[config.model]
-    seeds = _seeds(config.seed)
-    decay = _decay(config)
-    inputs = keras.Input((config.rows, config.cols, 3), name="image")
+    width = settings.width * WIDTH[settings.model]
+    seeds = _seeds(settings.seed)
+    decay = _decay(settings)
+    inputs = keras.Input((settings.rows, settings.cols, 3), name="image")
     x = layers.Rescaling(1 / 127.5, -1.0, dtype="float32", name="normalised")(
         inputs
     )  # (v / 255 - 0.5) / 0.5
@@ -110,7 +110,7 @@ def _build_deep(config: Config) -> keras.Model:
             activation="relu",
             kernel_initializer=keras.initializers.HeNormal(next(seeds)),
             kernel_regularizer=decay(),
-            trainable=not (config.freeze_backbone and name in VGG_M),
+            trainable=not (settings.freeze_backbone and name in VGG_M),
             name=name,
         )(x)
         if number == 1:
@@ -138,27 +138,27 @@ def _build_deep(config: Config) -> keras.Model:
         name="deconv1",
     )(x)  # (b, rows, cols, 1)
     x = layers.Cropping2D(2, dtype="float32", name="saliency")(x)
-    return keras.Model(inputs, x, name=config.model)
+    return keras.Model(inputs, x, name=settings.model)
 
 
-def _build_shallow(config: Config) -> keras.Model:
+def _build_shallow(settings: NetworkSettings) -> keras.Model:
     """Return `salnet-shallow`, whose dense layers take their sizes from the map's.
 
     Its linear output z, which is fitted to 2 y - 1 of a truth y, leaves the network as (z + 1) / 2:
     a map from 0 to 1 as any other.
     """
-    for flag, length in (("rows", config.rows), ("cols", config.cols)):
+    for flag, length in (("rows", settings.rows), ("cols", settings.cols)):
         if length < SHALLOW_LEAST:
             raise UserError(f"--{flag} {length}: {SHALLOW} needs {SHALLOW_LEAST} at the least.")
-    seeds = _seeds(config.seed)
-    decay = _decay(config)
-    rows, cols = config.rows // 2, config.cols // 2
-    inputs = keras.Input((config.rows, config.cols, 3), name="image")
+    seeds = _seeds(settings.seed)
+    decay = _decay(settings)
+    rows, cols = settings.rows // 2, settings.cols // 2
+    inputs = keras.Input((settings.rows, settings.cols, 3), name="image")
     x = layers.Rescaling(1 / 255, dtype="float32", name="normalised")(inputs)
     x = ops.flip(x, axis=-1)  # BGR to RGB
     for number, (channels, size) in enumerate(SHALLOW_CONVOLUTIONS, 1):
         x = layers.Conv2D(
-            max(1, round(channels * config.width)),
+            max(1, round(channels * settings.width)),
             size,
             activation="relu",
             kernel_initializer=keras.initializers.HeNormal(next(seeds)),
@@ -168,7 +168,7 @@ def _build_shallow(config: Config) -> keras.Model:
         x = layers.MaxPooling2D(2, name=f"pool{number}")(x)
     x = layers.Flatten(name="flatten")(x)  # (b, 6400) of 96 x 96
     x = layers.Dense(
-        2 * max(1, round(rows * cols * config.width)),
+        2 * max(1, round(rows * cols * settings.width)),
         kernel_initializer=keras.initializers.HeNormal(next(seeds)),
         kernel_regularizer=decay(),
         name="dense4",
@@ -183,7 +183,7 @@ def _build_shallow(config: Config) -> keras.Model:
     )(x)
     x = layers.Reshape((rows, cols, 1), dtype="float32", name="map")(x)
     x = layers.Rescaling(0.5, 0.5, dtype="float32", name="saliency")(x)
-    return keras.Model(inputs, x, name=config.model)
+    return keras.Model(inputs, x, name=settings.model)
 
 
 def _seeds(seed: int):
@@ -191,15 +191,15 @@ def _seeds(seed: int):
     return iter(np.random.SeedSequence(seed).generate_state(len(HIDDEN) + 2).tolist())
 
 
-def _decay(config: Config):
+def _decay(settings: NetworkSettings):
     """Return what makes a kernel's regulariser: weight decay as Caffe has it.
 
     There `weight_decay * w` is added to the gradient, which is that of half its square. AdamW
     brings a decay of its own.
     """
-    if config.optimizer == "adamw" or not config.weight_decay:
+    if settings.optimizer == "adamw" or not settings.weight_decay:
         return lambda: None
-    return lambda: keras.regularizers.L2(config.weight_decay / 2)
+    return lambda: keras.regularizers.L2(settings.weight_decay / 2)
 
 
 def to_unit_range(y_pred):
@@ -207,15 +207,15 @@ def to_unit_range(y_pred):
     return y_pred
 
 
-def load_pretrained(model: keras.Model, config: Config) -> Path | None:
+def load_pretrained(model: keras.Model, settings: NetworkSettings) -> Path | None:
     """Load VGG-M's first three convolutions; return their file, or None for a random start.
 
     Raises:
         UserError: the file is missing or not VGG-M's.
     """
-    if config.starts_at_random:
+    if settings.starts_at_random:
         return None
-    path = Path(str(config.backbone_weights))
+    path = Path(str(settings.backbone_weights))
     if not path.is_file():
         raise UserError(f"--backbone_weights {path}: no such file.")
     load_vgg_m(model, path)

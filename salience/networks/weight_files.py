@@ -8,25 +8,34 @@ from __future__ import annotations
 
 import io
 import json
+import platform
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
+import keras
+import numpy as np
 
-import config as settings
-from config import Config
 from salience.networks import foreign_weights, hdf5
+from salience.system import files
 from salience.system.errors import UserError
-from salience.system.files import atomic, without_nan, write_bytes, write_json
+from salience.system.files import (
+    atomic,
+    without_nan,
+    write_bytes,
+    write_json,
+)
+
+VERSION = "0.1.0"
 
 if TYPE_CHECKING:
     import keras
 
 SUFFIX = ".weights.h5"
 # trained by us (docs/RESULTS.md), for who has trained nothing yet
-SHIPPED = settings.HERE / "weights" / f"mlnet-osie{SUFFIX}"
+SHIPPED = files.HERE / "weights" / f"mlnet-osie{SUFFIX}"
 
 
 def card_path(path: Path) -> Path:
@@ -115,41 +124,6 @@ def read_card(path: Path) -> dict[str, Any]:
     if ours:
         raise UserError(f"{path} carries no card, so it was not written by this program's train.")
     return foreign_weights.card(path)
-
-
-def config_of(card: dict[str, Any], path: Path) -> Config:
-    """Return the settings that a card's weights were trained with."""
-    if not isinstance(card.get("config"), dict):
-        raise UserError(f"{path}: its card says nothing of the model's settings.")
-    return Config(**settings.from_json(card["config"], where=f"the card of {path}"))
-
-
-def trained_config(path: Path) -> Config:
-    """Return the settings that the weights of a file were trained with.
-
-    Raises:
-        UserError: the file is not usable, or its card does not tell.
-    """
-    return config_of(read_card(path), path)
-
-
-def lineage(trained: Config) -> tuple[list[Config], Path | None]:
-    """Return the settings of a training and of those that its first weights came from.
-
-    Args:
-        trained: the settings of the last training.
-
-    Returns:
-        The settings, the last training's first; and the file of first weights that is not there to
-        be asked any more, or None.
-    """
-    found = [trained]
-    while (path := found[-1].init_weights) is not None:
-        try:
-            found.append(trained_config(path))
-        except UserError:
-            return found, path
-    return found, None
 
 
 def load(model: keras.Model, path: Path) -> None:
@@ -295,3 +269,21 @@ def validation_cc(card: dict[str, Any]) -> float:
     metrics = card.get("metrics")
     value = metrics.get("val_cc") if isinstance(metrics, dict) else None
     return float(value) if isinstance(value, int | float) and value == value else -1.0
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    return {
+        "program": VERSION,
+        "python": platform.python_version(),
+        "keras": keras.__version__,
+        "backend": f"{keras.backend.backend()} {_backend_version()}",
+        "numpy": np.__version__,
+    }
+
+
+def _backend_version() -> str:
+    """Return the version of TensorFlow, JAX or PyTorch, whichever Keras runs on."""
+    import importlib.metadata
+
+    return importlib.metadata.version(keras.backend.backend())

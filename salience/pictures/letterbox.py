@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from salience.pictures.headers import room
-from salience.pictures.picture_files import Array, known_shape, reduced_image
+from salience.pictures.reading import known_shape, reduced_image
 from salience.pictures.sample import Sample
+from salience.system.arrays import Array
 
 # a JPEG decoded smaller must still be so many times larger than what it is averaged to, or a whole
 # multiple of it: then the two differ by about half a grey level on average (docs/ARCHITECTURE.md)

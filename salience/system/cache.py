@@ -8,7 +8,7 @@ from pathlib import Path
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from salience.pictures.picture_files import (
+from salience.system.arrays import (
     UNREADABLE,
     Array,
     read_array,

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]  # of the project: what lies outside is no code of ours
+from salience.system.files import HERE
+
+ROOT = HERE  # what lies outside is no code of ours
 
 
 def code_digest(maker: Callable | str, root: Path = ROOT) -> str:

@@ -18,6 +18,8 @@ from typing import Any
 
 from salience.system.errors import StorageError, UserError
 
+HERE = Path(__file__).resolve().parents[2]  # the folder that the program lies in
+
 # what the storage refuses, and what its owner can do; the rest of the errors come from a sick disk
 REMEDIES = {
     errno.ENOSPC: "Free space or files there (df -h, df -i)",
@@ -300,3 +302,12 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def is_name(text: str) -> bool:
+    """Return whether a text can name an adaptation: it becomes part of a file's name.
+
+    >>> is_name("eyecrowd"), is_name("runs/mine"), is_name("mine.json")
+    (True, False, False)
+    """
+    return bool(re.fullmatch(r"[\w+-][\w.+-]{0,60}", text)) and not text.endswith(".json")

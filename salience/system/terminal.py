@@ -31,3 +31,12 @@ def progress(total: int, label: str, unit: str = "images", shown: bool = True) -
         bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} "
         "{rate_fmt} ETA {remaining}{postfix}",
     )
+
+
+def aligned(lines: list[list[str]]) -> str:
+    """Return cells as columns: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]).rstrip()
+        for first, *rest in lines
+    )

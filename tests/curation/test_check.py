@@ -14,7 +14,7 @@ from scipy.io import savemat
 from commands.curation import check
 from commands.evaluation.evaluate import evaluate
 from commands.pages.figures import BARS, edges
-from config import CheckConfig, EvaluateConfig
+from commands.settings import CheckConfig, EvaluateConfig
 from salience.data.sets import cat2000, mit1003, salicon
 from salience.system.errors import UserError
 

@@ -11,11 +11,13 @@ import pytest
 
 from commands.curation.prepare import prepare
 from commands.curation.subset import drawn, shared, subset
-from config import PrepareConfig, SubsetConfig
+from commands.settings import PrepareConfig, SubsetConfig
 from salience.data import loading
+from salience.data.sets import folder as folder_set
+from salience.data.sets import osie
 from salience.measures.metrics import METRICS
 from salience.measures.references import Split
-from salience.pictures.picture_files import sample_density, sample_image
+from salience.pictures.reading import sample_density, sample_image
 from salience.pictures.sample import Sample
 from salience.system.errors import UserError
 
@@ -139,7 +141,7 @@ def test_names_that_the_layout_does_not_have_stay_apart(tmp_path, copied, monkey
         cv2.imwrite(str(path), picture())
         fixations = np.full((1, 2), i, np.float32)
         samples.append(Sample(name, path, fixations=fixations, category=name[0]))
-    monkeypatch.setattr(loading.osie, "load", lambda root, split, plan: samples)
+    monkeypatch.setattr(osie, "load", lambda root, split, plan: samples)
     (tmp_path / "osie").mkdir()
     copy = copied(dataset="osie", data=tmp_path / "osie", n=12)
     found = loading.load("folder", copy, "train")
@@ -222,7 +224,7 @@ def test_pictures_with_and_without_maps_do_not_mix(tmp_path, own, copied, monkey
         Sample(f"p{i:02d}.jpg", own / f"images/p{i:02d}.jpg", own_map, np.ones((1, 2), np.float32))
         for i, own_map in ((2, own / "maps/p02.png"), (3, None))
     ]
-    monkeypatch.setattr(loading.folder, "load", lambda root, split, plan: mixed)
+    monkeypatch.setattr(folder_set, "load", lambda root, split, plan: mixed)
     with pytest.raises(UserError, match=r"1 of 2 train pictures have maps.*first without: p03"):
         copied(dataset="folder", data=own, n=6)
 

@@ -10,11 +10,12 @@ from PIL import Image
 from scipy.io import savemat
 from scipy.sparse import csc_matrix
 
-from config import SPLITS, Plan
 from salience.data import loading
-from salience.data.loading import divided
+from salience.data.parts import divided
+from salience.data.plan import SPLITS, Plan
 from salience.data.sets import folder, osie, synthetic
-from salience.pictures.picture_files import header_shape, sample_image
+from salience.pictures.headers import header_shape
+from salience.pictures.reading import sample_image
 from salience.pictures.sample import Sample
 from salience.system.errors import UserError
 

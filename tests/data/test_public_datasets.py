@@ -12,12 +12,13 @@ from PIL import Image
 from scipy.io import savemat
 from scipy.sparse import csc_matrix
 
-from config import SPLITS, Plan
 from salience.data import loading
 from salience.data import points as _points
+from salience.data.plan import SPLITS, Plan
 from salience.data.sets import cat2000, mit300, npy, salicon, toronto
 from salience.pictures.fixations import density_map
-from salience.pictures.picture_files import read_map, sample_density, sample_image
+from salience.pictures.picture_files import read_map
+from salience.pictures.reading import sample_density, sample_image
 from salience.system.errors import UserError
 
 FORMS = ("mat2015", "mat2017", "png", "json")
@@ -550,7 +551,7 @@ def test_npy_pictures_without_pixels_are_named(tmp_path, shape):
 
 
 def test_a_changed_array_changes_what_is_cached_of_it(tmp_path):
-    from salience.pictures.picture_files import stamp
+    from salience.pictures.reading import stamp
 
     layouts.npy(tmp_path)
     first, second = (loading.load("npy", tmp_path, "test")[i] for i in (0, 1))
@@ -562,8 +563,8 @@ def test_a_changed_array_changes_what_is_cached_of_it(tmp_path):
 
 def test_arrays_train_and_score_and_what_was_detected_is_said(tmp_path, tiny):
     from commands.evaluation.evaluate import evaluate
+    from commands.settings import EvaluateConfig
     from commands.training.train import train
-    from config import EvaluateConfig
 
     layouts.npy(tmp_path / "npy", "unit")
     said = []

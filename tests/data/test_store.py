@@ -20,11 +20,12 @@ from commands.curation import prepare as preparing
 from commands.curation.prepare import prepare
 from commands.evaluation.evaluate import evaluate
 from commands.evaluation.map_sources import ModelMaps
+from commands.settings import EvaluateConfig, PrepareConfig
 from commands.training.train import train
-from config import EvaluateConfig, Plan, PrepareConfig
 from salience.data import loading, store
+from salience.data.plan import Plan
 from salience.measures.references import Split
-from salience.pictures.picture_files import sample_density, sample_image
+from salience.pictures.reading import sample_density, sample_image
 from salience.system.errors import UserError
 from utilities import OutputGrid, SaliencyBatches
 
@@ -109,7 +110,7 @@ def test_batches_are_equal_to_the_bit_in_every_epoch(own, prepared, kind, worker
 
 def test_another_grid_and_gaussian_are_kept_as_asked_for(own, prepared, monkeypatch):
     grid = OutputGrid(stride=4, crop=2, blur=1.0)
-    monkeypatch.setattr(preparing.architectures, "grid_of", lambda model: grid)
+    monkeypatch.setattr(preparing, "grid_of", lambda model: grid)
     root = own()
     folder = prepared(root, sigma_pixels=5.0)
     settings = {"grid": grid, "sigma_pixels": 5.0}

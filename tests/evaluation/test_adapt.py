@@ -14,7 +14,8 @@ from commands.evaluation import adapt, evaluate
 from commands.evaluation.map_sources import ModelMaps
 from commands.evaluation.rows import load_split
 from commands.prediction.predict import predict
-from config import AdaptConfig, EvaluateConfig, PredictConfig
+from commands.settings import AdaptConfig, EvaluateConfig
+from config import PredictConfig
 from main import parser
 from salience.data import loading
 from salience.measures import adaptation
@@ -28,7 +29,8 @@ from salience.measures.adaptation import (
     most_likely,
 )
 from salience.measures.metrics import as_distribution
-from salience.pictures.picture_files import sample_image, write_image
+from salience.pictures.picture_files import write_image
+from salience.pictures.reading import sample_image
 from salience.pictures.sample import Sample
 from salience.system.cache import ArrayCache
 from salience.system.errors import UserError

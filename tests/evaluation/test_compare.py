@@ -12,7 +12,7 @@ from conftest import TINY
 import config as config_files
 from commands.evaluation import compare, strategies
 from commands.evaluation.map_sources import ModelMaps
-from commands.training import runs
+from commands.training import run_folder, runs
 from config import Config
 from salience.system.errors import UserError
 
@@ -268,7 +268,7 @@ def test_arms_are_trained_with_every_seed_and_not_again(tiny, tmp_path, trained_
     ]  # fmt: skip
 
     trained_here.clear()
-    (tmp_path / "study/scratch-seed0" / config_files.DONE).unlink()  # a run that was broken off
+    (tmp_path / "study/scratch-seed0" / run_folder.DONE).unlink()  # a run that was broken off
     strategies.run_strategies(config, ["frozen", "scratch"], [0, 1], **QUIET)
     assert trained_here == ["scratch-seed0"]
 

@@ -13,16 +13,18 @@ from conftest import PROJECT
 from commands.evaluation import evaluate
 from commands.evaluation import rows as scoring
 from commands.evaluation.map_sources import FolderMaps, ModelMaps
+from commands.evaluation.score_log import LOG
+from commands.settings import PROFILES as PROFILE_CHOICES
+from commands.settings import EvaluateConfig
 from commands.training.train import train
-from config import PROFILES as PROFILE_CHOICES
-from config import EvaluateConfig, PredictConfig
+from config import PredictConfig
+from model import trained_config
 from salience.data import loading
 from salience.measures.adaptation import Adaptation, Fit
 from salience.measures.metrics import PROFILES
 from salience.measures.references import CENTRE_BIAS, HALVES, ONE, UNIFORM, Split
 from salience.measures.significance import Interval
-from salience.networks import weight_files
-from salience.pictures.picture_files import sample_density, sample_image
+from salience.pictures.reading import sample_density, sample_image
 from salience.system.errors import UserError
 from salience.system.notes import Notes
 
@@ -206,7 +208,7 @@ def test_mirror_is_for_networks(maps):
 
 def test_a_half_done_evaluation_is_taken_up_again(run, maps, tmp_path, monkeypatch):
     whole, _ = run(maps=maps, output=tmp_path / "out")
-    log = tmp_path / "out" / scoring.LOG
+    log = tmp_path / "out" / LOG
     lines = log.read_text().splitlines()
     assert len(lines) == 4 * 3
     kept = [line for line in lines if samples()[3].name not in line]
@@ -240,7 +242,7 @@ def test_what_was_scored_stays_when_scoring_breaks(run, maps, tmp_path, monkeypa
     monkeypatch.setattr(FolderMaps, "_read", failing)
     with pytest.raises(KeyboardInterrupt):
         run(maps=maps, output=tmp_path / "out", workers=1)
-    assert (tmp_path / "out" / scoring.LOG).read_text().count("\n") >= 1
+    assert (tmp_path / "out" / LOG).read_text().count("\n") >= 1
 
 
 def test_fixations_outside_and_missing_are_noted(run, tmp_path, picture, rng):
@@ -417,7 +419,7 @@ def test_pictures_that_the_first_weights_were_trained_on_are_counted(tiny, tmp_p
 
 
 def test_a_data_set_without_training_pictures_is_scored(run, trained, tmp_path, picture):
-    own = replace(weight_files.trained_config(trained), dataset="folder")
+    own = replace(trained_config(trained), dataset="folder")
     for kind in ("images", "maps"):
         (tmp_path / "set/test" / kind).mkdir(parents=True)
         cv2.imwrite(str(tmp_path / f"set/test/{kind}/a.png"), picture())

@@ -13,7 +13,7 @@ from markup import elements, hostile
 from commands.evaluation import probe
 from commands.evaluation.probe import ALL, GLOBAL, Network, ReadOut
 from commands.pages import report
-from config import ProbeConfig
+from commands.settings import ProbeConfig
 from salience.data import loading
 from salience.measures.ridge import PENALTIES
 from salience.system.errors import UserError

@@ -15,7 +15,7 @@ from PIL import Image
 import main
 from commands.evaluation.submission import FORMATS, export_maps, validate
 from commands.prediction import predict as predict_module
-from config import BENCHMARKS, ExportMapsConfig
+from commands.settings import BENCHMARKS, ExportMapsConfig
 from model import load_model
 from model import predict as predict_one
 from salience.networks import weight_files

@@ -6,10 +6,11 @@ import keras
 import numpy as np
 
 import model
-from commands.training.schedules import LinearByEpoch, ScheduledSGD
-from config import MODELS, resolve
+from commands.training.objective import LinearByEpoch, ScheduledSGD
+from config import SYSTEMS, resolve
 from eltwise_product import EltWiseProduct
-from salience.networks import backbone, losses, registry
+from model import system_module
+from salience.networks import backbone, losses
 from salience.networks.salnet import LocalResponseNormalization
 
 # by system: a size and a width at which it is a matter of seconds
@@ -28,7 +29,7 @@ RATE = LinearByEpoch(0.1, 0.02, epochs=2, steps_per_epoch=3)
 
 def outputs() -> dict[str, np.ndarray]:
     """Return each network's prediction, and what our own layers, losses and optimiser give."""
-    results = {f"{name} prediction": prediction(name) for name in MODELS}
+    results = {f"{name} prediction": prediction(name) for name in SYSTEMS}
     rng = np.random.default_rng(0)
 
     layer = EltWiseProduct()
@@ -59,7 +60,7 @@ def prediction(name: str) -> np.ndarray:
     """Return what a network with drawn weights predicts, with a maximum of 1."""
     rng = np.random.default_rng(0)
     config = resolve({"model": name, **TINY[name]})
-    network = registry.get(name).build(config)
+    network = system_module(name).build(config)
     network.set_weights([drawn(w.path, tuple(w.shape), rng) for w in network.weights])
     if name == "mlnet":  # a draw with signs may give an all-zero map
         network.get_layer("head_conv2").set_weights([np.ones((1, 1, 6, 1)) / 6, np.zeros(1)])

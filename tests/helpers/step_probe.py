@@ -7,7 +7,7 @@ import numpy as np
 
 from commands.training import backends, objective
 from config import Config
-from salience.networks import registry
+from model import system_module
 
 COUNT = 11  # pictures: batches of 8 and 3
 
@@ -48,7 +48,7 @@ def set_up(settings):
     """Return a network, compiled, and its batches."""
     backends.seed_all(settings.seed)
     with backends.precision(settings.precision):
-        model = registry.get(settings.model).build(settings)
+        model = system_module(settings.model).build(settings)
     data = Pairs(settings)
     objective.set_up(model, settings, len(data))
     return model, data

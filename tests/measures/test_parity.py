@@ -1,4 +1,4 @@
-"""Our metrics against pysaliency's and scikit-learn's, as benchmarks/parity.py stored them."""
+"""Our metrics against pysaliency's and scikit-learn's, as benchmarks/measures/ stored them."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import SHARED, needs
 
-from benchmarks.parity import (
+from benchmarks.measures.parity import (
     COMPARED,
     EXPLAINED,
     GOLDEN,

@@ -232,7 +232,7 @@ def test_frozen_features_are_those_of_inference(name, rng):
 def test_each_network_prepares_pictures_as_its_authors_did(name, picture):
     image = picture(16, 24)[None]
     inputs = keras.Input((16, 24, 3))
-    prepared = keras.Model(inputs, BACKBONES[name].prepare(inputs))(image)
+    prepared = keras.Model(inputs, backbone.PREPARE[BACKBONES[name].prepare](inputs))(image)
     module = name.removesuffix("_b0")
     rgb = image[..., ::-1].astype("float32")
     expected = getattr(keras.applications, module).preprocess_input(rgb)

@@ -7,7 +7,8 @@ from conftest import VGG16, needs
 from weights_of_2016 import BLOCKS, drawn, theano_weights, write_2016
 
 from commands.prediction.convert import convert
-from config import Config, ConvertConfig
+from commands.settings import ConvertConfig
+from config import Config
 from model import build, load_model
 from salience.networks import backbone, foreign_weights, weight_files
 from salience.system.errors import UserError

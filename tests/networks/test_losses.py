@@ -76,7 +76,7 @@ def test_no_loss_or_gradient_is_nan_for_zero_maps(name, zero, maps):
     y, p = maps
     y = np.zeros_like(y) if zero in ("map", "both") else y
     p = tf.Variable(np.zeros_like(p) if zero in ("prediction", "both") else p)
-    loss = losses.combine(name, {"mlnet": model.loss}, model.to_unit_range)
+    loss = losses.combine([(1.0, name)], {"mlnet": model.loss}, model.to_unit_range)
     with tf.GradientTape() as tape:
         value = loss(y, p)
     assert np.isfinite(value).all()
@@ -85,14 +85,14 @@ def test_no_loss_or_gradient_is_nan_for_zero_maps(name, zero, maps):
 
 def test_weighted_sum_adds_its_terms(maps):
     y, p = maps
-    total = losses.combine("kld+0.5*nss", {})(y, p)
+    total = losses.combine(parse_loss("kld+0.5*nss"), {})(y, p)
     expected = ops.add(losses.kld(y, p), 0.5 * losses.nss(y, p))
     np.testing.assert_allclose(total, expected, rtol=1e-6)
 
 
 def test_only_losses_of_unit_range_see_the_scaled_map(maps):
     y, p = maps
-    loss = losses.combine("mse+kld", {}, model.to_unit_range)
+    loss = losses.combine(parse_loss("mse+kld"), {}, model.to_unit_range)
     expected = losses.mse(y, model.to_unit_range(p)) + losses.kld(y, p)
     np.testing.assert_allclose(loss(y, p), expected, rtol=1e-6)
 

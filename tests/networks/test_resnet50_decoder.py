@@ -4,7 +4,8 @@ import pytest
 
 from commands.training import backends, train
 from config import resolve
-from salience.networks import registry, resnet50_decoder
+from model import grid_of
+from salience.networks import resnet50_decoder
 from salience.system.errors import UserError
 
 SMALL = {"model": "resnet50-decoder", "rows": 64, "cols": 64, "backbone_weights": "none"}
@@ -69,7 +70,7 @@ def test_recipe_is_the_published_one():
         config.backbone,
     )  # fmt: skip
     assert config.name == "resnet50-decoder-frozen"
-    grid = registry.grid_of(built(width=0.02))
+    grid = grid_of(built(width=0.02))
     assert (grid.stride, grid.crop, grid.blur) == (1, 0, 0.0)
 
 

@@ -6,7 +6,8 @@ import pytest
 from commands.evaluation.strategies import run_strategies
 from commands.training import objective, train
 from config import resolve
-from salience.networks import losses, registry, salnet
+from model import grid_of
+from salience.networks import losses, salnet
 from salience.system.errors import UserError
 
 DEEP = {"rows": 16, "cols": 16, "width": 0.05}
@@ -88,13 +89,13 @@ def test_shallow_has_the_papers_layers():
 def test_deep_leaves_out_two_pixels_at_each_side_at_any_size(model, size):
     network = built(model, width=0.02, rows=size[0], cols=size[1])
     assert network.output_shape == (None, size[0] - 4, size[1] - 4, 1)
-    grid = registry.grid_of(network)
+    grid = grid_of(network)
     assert (grid.stride, grid.crop, grid.blur) == (1, 2, 0.0)
     assert grid.shape(size) == network.output_shape[1:3]
 
 
 def test_shallow_is_a_plain_grid_that_is_blurred():
-    grid = registry.grid_of(built("salnet-shallow", width=0.02))
+    grid = grid_of(built("salnet-shallow", width=0.02))
     assert (grid.stride, grid.crop, grid.blur) == (2, 0, 3.0)
 
 

@@ -1,4 +1,4 @@
-"""What every system must do, whichever it is: one contract over all of `config.MODELS`."""
+"""What every system must do, whichever it is: one contract over all of `config.SYSTEMS`."""
 
 import os
 import subprocess
@@ -13,8 +13,9 @@ from conftest import PROJECT
 
 import model
 from commands.training import objective, train
-from config import MODELS, RECIPES, SIZE_STEP, resolve
-from salience.networks import registry, weight_files
+from config import SYSTEMS, resolve
+from model import grid_of, system_module
+from salience.networks import weight_files
 from utilities import preprocess
 
 SEEDS = 5
@@ -27,7 +28,7 @@ HEAVY = {"resnet50-decoder"}
 @pytest.fixture(
     params=[
         pytest.param(name, marks=[pytest.mark.slow] if name in HEAVY else [])
-        for name in sorted(MODELS)
+        for name in sorted(SYSTEMS)
     ],
     scope="module",
 )
@@ -57,17 +58,19 @@ def settings(name, tmp_path):
 
 def built(config):
     keras.utils.set_random_seed(config.seed)
-    return registry.get(config.model).build(config)
+    return system_module(config.model).build(config)
 
 
 def first_batch(config, network):
-    return train.batches(config, "train", registry.grid_of(network))[0]
+    return train.batches(config, "train", grid_of(network))[0]
 
 
 def test_recipe_is_a_valid_one(name):
     config = resolve({"model": name})
-    assert config.rows % SIZE_STEP[name] == config.cols % SIZE_STEP[name] == 0
-    assert {"loss", "optimizer", "learning_rate", "batch_size", "epochs"} <= RECIPES[name].keys()
+    assert config.rows % SYSTEMS[name].size_step == config.cols % SYSTEMS[name].size_step == 0
+    assert {"loss", "optimizer", "learning_rate", "batch_size", "epochs"} <= SYSTEMS[
+        name
+    ].recipe.keys()
     assert config.name.startswith(name)
 
 
@@ -76,7 +79,7 @@ def test_output_is_the_grid_that_it_says(settings):
     network = built(config)
     assert network.name == config.model
     assert network.input_shape == (None, config.rows, config.cols, 3)
-    shape = registry.grid_of(network).shape(config.input_shape)
+    shape = grid_of(network).shape(config.input_shape)
     assert network.output_shape == (None, *shape, 1)
     x, y = first_batch(config, network)
     assert y.shape == (4, *shape, 2)
@@ -161,6 +164,6 @@ def test_backends_agree(backend, outputs_on):
     if find_spec(backend) is None and "REQUIRE_BACKENDS" not in os.environ:
         pytest.skip(f"optional: {backend} is not installed (requirements/backends.txt)")
     expected, found = outputs_on("tensorflow"), outputs_on(backend)
-    assert {f"{name} prediction" for name in MODELS} < found.keys() == expected.keys()
+    assert {f"{name} prediction" for name in SYSTEMS} < found.keys() == expected.keys()
     for key, value in expected.items():
         np.testing.assert_allclose(found[key], value, rtol=1e-4, atol=1e-4, err_msg=key)

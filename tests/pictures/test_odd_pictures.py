@@ -18,19 +18,14 @@ from commands.evaluation import evaluate
 from commands.prediction import predict as predict_module
 from commands.prediction.inputs import Collection
 from commands.prediction.predict import predict
-from config import EvaluateConfig, PredictConfig
+from commands.settings import EvaluateConfig
+from config import PredictConfig
 from salience.pictures import headers
 from salience.pictures import picture_files as pictures_module
 from salience.pictures.headers import header_shape, room
 from salience.pictures.letterbox import Letterbox, preprocess, read_input
-from salience.pictures.picture_files import (
-    overlay,
-    read_image,
-    read_map,
-    sample_density,
-    to_8_bit,
-    whole_picture,
-)
+from salience.pictures.picture_files import overlay, read_image, read_map, to_8_bit, whole_picture
+from salience.pictures.reading import sample_density
 from salience.pictures.sample import Sample
 from salience.system.errors import UserError
 from utilities import SaliencyBatches

@@ -3,14 +3,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from salience.pictures.picture_files import (
-    as_bgr,
-    overlay,
-    read_image,
-    read_map,
-    sample_density,
-    to_8_bit,
-)
+from salience.pictures.picture_files import as_bgr, overlay, read_image, read_map, to_8_bit
+from salience.pictures.reading import sample_density
 from salience.pictures.sample import Sample
 from salience.system.errors import UserError
 

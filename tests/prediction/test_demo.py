@@ -26,7 +26,7 @@ from commands.demo import offered as networks
 from commands.demo import server, view
 from commands.demo.offered import Networks, looked_at
 from commands.prediction.engines import Engine
-from config import DemoConfig
+from commands.settings import DemoConfig
 from salience.pictures import marks
 from salience.pictures.letterbox import OutputGrid
 from salience.system.errors import UserError

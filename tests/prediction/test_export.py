@@ -16,8 +16,10 @@ import config as settings
 from commands.prediction import export as export_module
 from commands.prediction.engines import card_path
 from commands.prediction.export import export
-from config import FORMATS, MODELS, ExportConfig, resolve
-from salience.networks import registry, weight_files
+from commands.settings import FORMATS, ExportConfig
+from config import SYSTEMS, resolve
+from model import system_module
+from salience.networks import weight_files
 from salience.system.errors import StorageError, UserError
 from salience.system.files import file_digest
 
@@ -38,7 +40,7 @@ def weights_of(tmp_path_factory):
             return path
         rng = np.random.default_rng(0)
         config = resolve({"model": system, **TINY[system]})
-        model = registry.get(system).build(config)
+        model = system_module(system).build(config)
         model.set_weights([drawn(w.path, tuple(w.shape), rng) for w in model.weights])
         if system == "mlnet":  # a draw with signs may give an all-zero map
             model.get_layer("head_conv2").set_weights([np.ones((1, 1, 6, 1)), np.zeros(1)])
@@ -61,7 +63,7 @@ def options(weights, name, folder, **changes):
 
 def combinations():
     """Yield each system in each format: the quick ones, the others marked as slow."""
-    for system in MODELS:
+    for system in SYSTEMS:
         for name in FORMATS:
             quick = system == "mlnet" or (name == "openvino" and system != "resnet50-decoder")
             marks = [WITH_ONNX] if name == "onnx" else []

@@ -17,14 +17,8 @@ from salience.pictures.marks import (
     peaks,
     thresholded,
 )
-from salience.pictures.picture_files import (
-    in_colours,
-    overlay,
-    read_image,
-    to_8_bit,
-    write_array,
-    write_image,
-)
+from salience.pictures.picture_files import in_colours, overlay, read_image, to_8_bit, write_image
+from salience.system.arrays import write_array
 
 ALL = ["--overlay", "--float", "--contours", "--side_by_side", "--peaks", "4"]
 ALL += ["--crop", "1:1", "--mask", "0.1"]

@@ -19,8 +19,8 @@ from config import PredictConfig
 from salience.measures import adaptation
 from salience.measures.adaptation import Adaptation
 from salience.pictures.letterbox import OutputGrid
-from salience.pictures.picture_files import read_arrays
 from salience.pictures.video_files import open_clip
+from salience.system.arrays import read_arrays
 from salience.system.errors import NotBegun, StorageError, UserError
 
 

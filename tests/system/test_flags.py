@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 from flag_parser import parse
 
-from config import Config, EvaluateConfig, PredictConfig
+from commands.settings import EvaluateConfig
+from config import Config, PredictConfig
 from salience.system.flags import Parser, add_flags
 
 

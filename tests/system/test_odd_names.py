@@ -14,7 +14,8 @@ from conftest import PROJECT, TINY
 
 from commands.prediction.inputs import ENDINGS
 from commands.prediction.predict import predict
-from config import CheckConfig, EvaluateConfig, PredictConfig, PrepareConfig, SubsetConfig
+from commands.settings import CheckConfig, EvaluateConfig, PrepareConfig, SubsetConfig
+from config import PredictConfig
 from salience.data import loading
 from salience.system.errors import UNPRINTABLE, UserError, printable
 from salience.system.terminal import tell

@@ -94,11 +94,11 @@ def test_one_that_does_not_read_back_takes_nothing_away(tmp_path, monkeypatch):
 def test_a_checkpoint_of_another_network_is_refused_and_nothing_is_set(tiny):
     from commands.training.checkpoint import State
     from commands.training.objective import set_up
-    from salience.networks import registry
+    from model import system_module
 
     states = []
     for width in (0.05, 0.1):
-        network = registry.get("mlnet").build(tiny(width=width))
+        network = system_module("mlnet").build(tiny(width=width))
         set_up(network, tiny(), 1)
         states.append(State(network, network))
     before = states[0].capture()

@@ -11,13 +11,13 @@ from conftest import PROJECT
 import utilities
 from commands.curation.prepare import prepare
 from commands.evaluation.strategies import is_done
+from commands.settings import PrepareConfig
 from commands.training import backends, feature_cache, objective, train
 from commands.training.devices import Devices
 from commands.training.feature_cache import cut, decide, fingerprint, frontier
-from config import Config, PrepareConfig, resolve
-from model import load_model
+from config import Config, resolve
+from model import grid_of, load_model, system_module
 from salience.data.feature_store import occupants
-from salience.networks import registry
 from salience.system.errors import UserError
 from utilities import OutputGrid
 
@@ -91,8 +91,8 @@ def entries(root):
 
 def attached(config, lines=None):
     """Return a network's head or itself, and its batches, as `train` has them."""
-    model = registry.get(config.model).build(config)
-    grid = registry.grid_of(model)
+    model = system_module(config.model).build(config)
+    grid = grid_of(model)
     training, validation = (train.batches(config, split, grid) for split in ("train", "val"))
     say = QUIET["say"] if lines is None else lines.append
     fitted, line = feature_cache.attach(model, training, validation, config, say)
@@ -131,7 +131,7 @@ def test_train_writes_the_same_history_and_the_whole_network(cached):
 @pytest.mark.parametrize("name", SIZES)
 def test_every_system_is_cut_where_it_begins_to_learn(name, rng):
     given = {"model": name, "freeze_backbone": True, "backbone_weights": "none", **SIZES[name]}
-    model = registry.get(name).build(resolve(given))
+    model = system_module(name).build(resolve(given))
     x = rng.integers(0, 256, (3, *model.input_shape[1:]), dtype=np.uint8)
     parts = cut(model, "float32")
     assert parts
@@ -147,7 +147,7 @@ def test_every_system_is_cut_where_it_begins_to_learn(name, rng):
 @pytest.mark.parametrize("name", ["mlnet", "linear-probe", "salnet-deep", "salnet-shallow"])
 def test_where_every_layer_learns_nothing_is_kept(name):
     given = {"model": name, "freeze_backbone": False, "backbone_weights": "none"}
-    assert cut(registry.get(name).build(resolve({**given, **SIZES.get(name, {})}))) is None
+    assert cut(system_module(name).build(resolve({**given, **SIZES.get(name, {})}))) is None
 
 
 def test_finetuning_goes_on_without_a_word_unless_asked(cached, own_cache):
@@ -161,7 +161,7 @@ def test_finetuning_goes_on_without_a_word_unless_asked(cached, own_cache):
 
 
 def test_of_blocks_that_are_fixed_the_ends_are_kept():
-    network = registry.get("mlnet").build(
+    network = system_module("mlnet").build(
         Config(rows=48, cols=64, width=0.1, freeze_backbone=False, fixed_blocks=3)
     )
     assert [tap.shape[1:] for tap in frontier(network)] == [(6, 8, 26)]  # the third pool
@@ -371,14 +371,14 @@ def test_two_runs_at_once_share_what_they_compute(own, own_cache, tmp_path):
 
 def test_name_of_a_network_follows_its_weights_and_not_the_runs_seed(cached):
     def name(config, change=None):
-        model = registry.get(config.model).build(config)
+        model = system_module(config.model).build(config)
         for w, value in zip(model.weights, same, strict=True):
             w.assign(value)
         if change:
             change(model)
         return fingerprint(cut(model, config.feature_precision).trunk)
 
-    same = registry.get("mlnet").build(cached()).get_weights()
+    same = system_module("mlnet").build(cached()).get_weights()
     first = name(cached())
     assert first == name(cached(seed=5, dropout=0.3, optimizer="sgd"))
 

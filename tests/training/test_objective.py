@@ -4,7 +4,7 @@ from backend_probe import MOMENTUM, RATE, slope_data, trained_by_schedule
 
 import config
 from commands.training import objective, train
-from commands.training.schedules import LinearByEpoch, linear_by_epoch
+from commands.training.objective import LinearByEpoch, linear_by_epoch
 from model import build
 from salience.system.errors import UserError
 

@@ -13,9 +13,9 @@ from conftest import PROJECT
 
 from benchmarks.cost import flop
 from commands.training import backends, epochs, train
-from config import MODELS, resolve
-from model import load_model
-from salience.networks import registry, weight_files
+from config import SYSTEMS, resolve
+from model import load_model, system_module
+from salience.networks import weight_files
 from salience.system.errors import UserError
 
 QUIET = {"say": lambda line: None}
@@ -65,7 +65,7 @@ def asked_for(graph):
 
 
 def built(config):
-    return registry.get(config.model).build(config)
+    return system_module(config.model).build(config)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of the other backends below")
@@ -111,15 +111,15 @@ def test_step_does_so_on_the_other_backends(backend, tmp_path):
     [
         # building all of ResNet-50 twice takes as long as all the others
         pytest.param(name, marks=[pytest.mark.slow] if name == "resnet50-decoder" else [])
-        for name in sorted(MODELS)
+        for name in sorted(SYSTEMS)
     ],
 )
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_map_is_float32_and_near_that_of_float32(name, policy):
     config = resolve({"model": name, **TINY[name], "backbone_weights": "none"})
-    plain = registry.get(name).build(config)
+    plain = system_module(name).build(config)
     with backends.precision(policy):
-        mixed = registry.get(name).build(config)
+        mixed = system_module(name).build(config)
     assert keras.config.dtype_policy().name == "float32"  # what is built next is as before
     mixed.set_weights(plain.get_weights())
     assert any(layer.compute_dtype == policy.removeprefix("mixed_") for layer in mixed.layers)
@@ -206,7 +206,7 @@ class Counted:
 
 def test_batch_normalisation_in_parts_is_told():
     config = resolve({"model": "linear-probe", **TINY["linear-probe"], "micro_batch": 4})
-    model = registry.get("linear-probe").build(config)
+    model = system_module("linear-probe").build(config)
     assert any(
         "batch normalisation sees so many pictures" in r for r in backends.remarks(model, config)
     )

@@ -11,7 +11,7 @@ import pytest
 from conftest import VGG16, needs
 
 import config as settings
-from commands.training import backends, objective, train, validation
+from commands.training import backends, objective, run_folder, train, validation
 from commands.training.run_folder import RunFolder
 from commands.training.runs import Run
 from model import build, load_model
@@ -89,7 +89,7 @@ def test_run_writes_all_that_it_promises(tiny):
     assert list(taken[0]) == ["epoch", "seconds", "images_per_second", "peak_memory_mb"]
     assert np.isfinite([float(value) for row in rows for value in row.values()]).all()
     assert settings.resolve({}, folder / "config.json") == config
-    assert json.loads((folder / settings.DONE).read_text())["epochs"] == 2
+    assert json.loads((folder / run_folder.DONE).read_text())["epochs"] == 2
     for name in ("curves.png", "examples.png"):
         assert cv2.imread(str(folder / name)).std() > 5
     assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
@@ -118,7 +118,7 @@ def test_events_hold_the_history(tiny):
 def test_validation_scores_equal_the_evaluation_of_the_same_weights(tiny, trained):
     """The line after an epoch and `evaluate` are computed by different code: they must agree."""
     from commands.evaluation.evaluate import evaluate
-    from config import EvaluateConfig
+    from commands.settings import EvaluateConfig
 
     card = weight_files.read_card(trained)
     results = evaluate(EvaluateConfig(weights=trained, dataset="synthetic", split="val"), **QUIET)
@@ -263,7 +263,7 @@ def write_set(root: Path, picture, broken=None, fixations=False):
 
 def test_own_folder_of_maps_trains_and_evaluates(tiny, tmp_path, picture):
     from commands.evaluation.evaluate import evaluate
-    from config import EvaluateConfig
+    from commands.settings import EvaluateConfig
 
     root = write_set(tmp_path / "own", picture)
     run = train.train(tiny(dataset="folder", data=root), **QUIET)

@@ -15,7 +15,8 @@ from model import load_model, predict
 from salience.data import loading
 from salience.measures.metrics import cc
 from salience.networks import weight_files
-from salience.pictures.picture_files import read_image, sample_density
+from salience.pictures.picture_files import read_image
+from salience.pictures.reading import sample_density
 
 
 def script(name):

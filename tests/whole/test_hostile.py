@@ -19,15 +19,14 @@ from conftest import PROJECT
 from scipy.io import loadmat, savemat
 
 import config
-from commands.evaluation.rows import ScoreLog
+from commands.evaluation.score_log import ScoreLog
 from commands.training import hosts
 from salience.data import mat as _mat
 from salience.data import points as _points
 from salience.data import store
 from salience.data.sets import cat2000, folder, salicon
 from salience.networks import foreign_weights, hdf5, weight_files
-from salience.pictures import picture_files
-from salience.system import archives, files
+from salience.system import archives, arrays, files
 from salience.system.errors import LONGEST, UserError
 
 SOURCES = [
@@ -226,17 +225,17 @@ def test_what_numpy_writes_is_read(tmp_path, order, kind):
     np.save(tmp_path / "a.npy", array)
     np.savez_compressed(tmp_path / "a.npz", x=array, y=array[:0])
     for mapped in (False, True):
-        found = picture_files.read_array(tmp_path / "a.npy", mapped)
+        found = arrays.read_array(tmp_path / "a.npy", mapped)
         np.testing.assert_array_equal(found, array)
         assert found.dtype == array.dtype and found.flags.f_contiguous == array.flags.f_contiguous
-    np.testing.assert_array_equal(picture_files.read_arrays(tmp_path / "a.npz")["x"], array)
-    assert picture_files.read_arrays(tmp_path / "a.npz")["y"].shape == (0, 3)
+    np.testing.assert_array_equal(arrays.read_arrays(tmp_path / "a.npz")["x"], array)
+    assert arrays.read_arrays(tmp_path / "a.npz")["y"].shape == (0, 3)
 
 
 def test_a_npz_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path, monkeypatch):
     path = tmp_path / "a.npz"
     np.savez_compressed(path, fixations=np.zeros((10**5, 2)))
-    monkeypatch.setattr(picture_files, "MOST_BYTES", 10**5)
+    monkeypatch.setattr(arrays, "MOST_BYTES", 10**5)
     with pytest.raises(UserError, match="take more than 100000 bytes"):
         folder.parse(path, tmp_path / "a.png")
 

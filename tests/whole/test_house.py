@@ -1,12 +1,49 @@
 """The house itself: imports point one way, and public things say what they are."""
 
+import ast
 import re
+import subprocess
 
+import pytest
 from conftest import PROJECT
+
+from main import OURS
 
 SOURCES = sorted(
     [*PROJECT.glob("*.py"), *PROJECT.glob("salience/**/*.py"), *PROJECT.glob("commands/**/*.py")]
 )
+
+
+# the floors, the lowest first; a room of the library imports itself and the rooms before it
+ROOMS = [f"salience.{room}" for room in ("system", "pictures", "data", "measures", "networks")]
+CARD = ["eltwise_product", "utilities", "config", "model"]
+FLOORS = [*ROOMS, *CARD, "commands", "main"]
+
+
+def floor_of(module: str) -> int:
+    return max(i for i, floor in enumerate(FLOORS) if f"{module}.".startswith(f"{floor}."))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PROJECT)))
+def test_imports_point_down(path):
+    """The library knows nothing above it, the commands all below, and nobody imports main."""
+    own = ".".join(path.relative_to(PROJECT).with_suffix("").parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        named += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        for name in (name for name in named if name.split(".")[0] in OURS):
+            assert floor_of(name) <= floor_of(own.removesuffix(".__init__")), name
+            assert name != "main"
+
+
+def test_the_house_is_small_enough_to_be_seen():
+    """`ls` shows at most 24 entries at the root, and no folder has more than 12 files of code."""
+    done = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True)
+    entries = {line.split("/")[0] for line in done.stdout.splitlines()}
+    assert len([name for name in entries if name[0] != "."]) <= 24, sorted(entries)
+    rooms = {path.parent for path in (*SOURCES, *PROJECT.glob("benchmarks/**/*.py"))} - {PROJECT}
+    for folder in rooms:
+        assert len([p for p in folder.glob("*.py") if p.name != "__init__.py"]) <= 12, folder
 
 
 def test_networks_are_written_for_every_backend():

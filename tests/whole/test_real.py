@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from conftest import SHARED, VGG16, needs
 
-from config import Config, EvaluateConfig, PredictConfig
+from commands.settings import EvaluateConfig
+from config import Config, PredictConfig
 from salience.measures.references import CENTRE_BIAS, HALVES
 
 pytestmark = [pytest.mark.slow, needs(SHARED / "osie"), needs(VGG16)]

@@ -12,17 +12,17 @@ those the one that it is stored in.
 
 from pathlib import Path
 
-from config import BY_SHARES, Plan
-from salience.data.loading import offer
 from salience.data.parts import (
     Part,
     by_stem,
     find_root,
     folders_of,
     load_parts,
+    offer,
     samples,
     stored_shape,
 )
+from salience.data.plan import BY_SHARES, Plan
 from salience.data.points import Looks, Read, points_of_mask, read_files, read_mat
 from salience.pictures.headers import header_shape
 from salience.pictures.sample import IMAGE_SUFFIXES, Sample

@@ -7,8 +7,8 @@ at 1024 x 768 and may be kept smaller, with their coordinates; the Gaussian foll
 import dataclasses
 from pathlib import Path
 
-from config import BY_SHARES, Plan
 from salience.data.parts import Part
+from salience.data.plan import BY_SHARES, Plan
 from salience.data.sets import osie
 from salience.pictures.headers import header_shape
 from salience.pictures.sample import Sample

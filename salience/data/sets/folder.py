@@ -18,13 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from config import BY_SHARES, SPLITS, Plan
-from salience.data.loading import offer
-from salience.data.parts import Part, by_stem, find_root, load_parts
+from salience.data.parts import Part, by_stem, find_root, load_parts, offer
+from salience.data.plan import BY_SHARES, SPLITS, Plan
 from salience.data.points import Looks, Read, points_of_mask, read_files, read_mat
 from salience.pictures.headers import header_shape
-from salience.pictures.picture_files import UNREADABLE, read_array, read_arrays
 from salience.pictures.sample import IMAGE_SUFFIXES, Sample
+from salience.system.arrays import UNREADABLE, read_array, read_arrays
 from salience.system.errors import UserError
 from salience.system.files import read_json
 

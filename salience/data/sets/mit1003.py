@@ -11,9 +11,8 @@ There is no split of the authors': divide by shares or by `--folds`.
 import re
 from pathlib import Path
 
-from config import BY_SHARES, Plan
-from salience.data.loading import offer
-from salience.data.parts import Part, by_stem, files_of, find_root, load_parts
+from salience.data.parts import Part, by_stem, files_of, find_root, load_parts, offer
+from salience.data.plan import BY_SHARES, Plan
 from salience.data.points import Read, looks_of_picture, read_files
 from salience.pictures.sample import IMAGE_SUFFIXES, Sample
 from salience.system.errors import UserError

@@ -6,9 +6,8 @@ pictures of the benchmark.
 
 from pathlib import Path
 
-from config import BY_SHARES, Plan
-from salience.data.loading import offer
-from salience.data.parts import Part, by_stem, find_root, load_parts, samples
+from salience.data.parts import Part, by_stem, find_root, load_parts, offer, samples
+from salience.data.plan import BY_SHARES, Plan
 from salience.pictures.sample import IMAGE_SUFFIXES, Sample
 from salience.system.errors import UserError
 

@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from config import BY_SHARES, SPLITS, Plan
-from salience.data.loading import offer
-from salience.data.parts import Part, by_stem, files_of, find_root, load_parts
-from salience.pictures.picture_files import UNREADABLE, read_array
+from salience.data.parts import Part, by_stem, files_of, find_root, load_parts, offer
+from salience.data.plan import BY_SHARES, SPLITS, Plan
 from salience.pictures.sample import Sample, Stored
+from salience.system.arrays import UNREADABLE, read_array
 from salience.system.errors import UserError
 
 NEEDS_FILES = True

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from config import BY_SHARES, SPLITS, Plan
-from salience.data.loading import offer
-from salience.data.parts import Part, by_stem, find_root, load_parts, samples
+from salience.data.parts import Part, by_stem, find_root, load_parts, offer, samples
+from salience.data.plan import BY_SHARES, SPLITS, Plan
 from salience.data.points import Looks, as_points, gathered_looks, read_mat, read_table
 from salience.pictures.sample import Sample
 from salience.system.errors import UserError

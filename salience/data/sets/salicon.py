@@ -21,9 +21,17 @@ from typing import Any
 
 import numpy as np
 
-from config import BY_SHARES, Plan
-from salience.data.loading import offer
-from salience.data.parts import Part, by_stem, find_root, folders_of, load_parts, samples, split_of
+from salience.data.parts import (
+    Part,
+    by_stem,
+    find_root,
+    folders_of,
+    load_parts,
+    offer,
+    samples,
+    split_of,
+)
+from salience.data.plan import BY_SHARES, Plan
 from salience.data.points import (
     Looks,
     Read,

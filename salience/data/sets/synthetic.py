@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from config import BY_SHARES, Plan
+from salience.data.plan import BY_SHARES, Plan
 from salience.pictures.sample import Sample
 
 NEEDS_FILES = False

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from config import BY_SHARES, Plan
-from salience.data.loading import offer
-from salience.data.parts import Part, by_stem, equal_files, find_root, folders_of, load_parts
+from salience.data.parts import Part, by_stem, equal_files, find_root, folders_of, load_parts, offer
+from salience.data.plan import BY_SHARES, Plan
 from salience.data.points import Looks, points_of_mask, read_mat, read_table
 from salience.pictures.sample import IMAGE_SUFFIXES, Sample
 from salience.system.errors import UserError

@@ -45,16 +45,16 @@ from scipy.io import savemat
 from scipy.sparse import csc_matrix
 
 import config
-from commands.evaluation.rows import ScoreLog
+from commands.evaluation.score_log import ScoreLog
 from commands.training import hosts
-from salience.data import feature_store, store
+from salience.data import feature_store, plan, store
 from salience.data import points as _points
 from salience.data.sets import cat2000, folder, npy, osie, salicon, toronto
 from salience.measures import adaptation
 from salience.measures.adaptation import Adaptation
 from salience.networks import foreign_weights, hdf5, weight_files
 from salience.pictures import headers, picture_files
-from salience.system import archives, files
+from salience.system import archives, arrays, files
 from salience.system.cache import ArrayCache
 from salience.system.errors import UserError
 
@@ -114,7 +114,7 @@ def make_picture(data: bytes, pick: random.Random, seeds: tuple[bytes, ...]) -> 
 
 def read_picture(data: bytes, room: Path) -> None:
     path = in_file(room / "picture", data)
-    picture_files.header_shape(path)
+    headers.header_shape(path)
     for read in (
         picture_files.read_image,
         picture_files.read_stored_map,
@@ -224,8 +224,8 @@ def in_cache(data: bytes, room: Path, suffix: str) -> Path:
 @cache
 def npz_seeds() -> tuple[bytes, ...]:
     points, who = layouts.points_of(0), np.arange(5, dtype=np.int32)
-    kept = picture_files.joined("fixations", [points, None], points[:0])
-    kept |= picture_files.joined("subjects", [who, None], who[:0])
+    kept = arrays.joined("fixations", [points, None], points[:0])
+    kept |= arrays.joined("subjects", [who, None], who[:0])
     looks = {"a": _points.Looks(points, who, (48, 64)), "b": _points.Looks(points)}
     return (
         saved(np.savez, fixations=points, subjects=who),
@@ -286,7 +286,7 @@ def read_json(data: bytes, room: Path) -> None:
     for read in (
         lambda: salicon.parse_json(path),
         lambda: folder.read_card(path),
-        lambda: [osie._names(path, {"a.jpg", "b.jpg"}, split) for split in config.SPLITS],
+        lambda: [osie._names(path, {"a.jpg", "b.jpg"}, split) for split in plan.SPLITS],
         lambda: hosts.from_tf_config(data.decode(errors="replace")),
     ):
         with contextlib.suppress(UserError):
@@ -297,7 +297,7 @@ def read_json(data: bytes, room: Path) -> None:
 
 @cache
 def config_seeds() -> tuple[bytes, ...]:
-    full = [config.to_json(config.resolve({"model": model})) for model in config.RECIPES]
+    full = [config.to_json(config.resolve({"model": model})) for model in config.SYSTEMS]
     return tuple(
         json.dumps(fields).encode() for fields in ({"rows": 240, "dataset": "osie"}, *full)
     )
@@ -311,7 +311,7 @@ def read_config(data: bytes, room: Path) -> None:
 def manifest_seeds() -> tuple[bytes, ...]:
     settings = {"dataset": "folder", "out_of_bounds": "drop", "rows": 8, "cols": 16, "stride": 8,
                 "crop": 0, "sigma_pixels": None,
-                **store.plan_settings(config.BY_SHARES)}  # fmt: skip
+                **store.plan_settings(plan.BY_SHARES)}  # fmt: skip
     image = {"path": "a.jpg", "size": 1, "mtime_ns": 1, "sha256": "0" * 64}
     entry = {"name": "a.jpg", "image": image, "map": None, "shape": [8, 16], "sigma_pixels": 2.0,
              "category": "", "outside": 0, "truth_crc32": 0,
@@ -327,18 +327,18 @@ def read_manifest(data: bytes, room: Path) -> None:
     in_file(room / store.MANIFEST, data)
     os.chdir(room)  # a manifest may name any folder as its source
     points = [layouts.points_of(0), None]
-    kept = picture_files.joined("fixations", points, points[0][:0])
-    kept |= picture_files.joined("subjects", [None, None], np.zeros(0, np.int32))
+    kept = arrays.joined("fixations", points, points[0][:0])
+    kept |= arrays.joined("subjects", [None, None], np.zeros(0, np.int32))
     if not (room / "train.points.npz").exists():
         in_file(room / "train.points.npz", saved(np.savez, **kept))
         np.save(room / "train.pictures.npy", np.zeros((2, 8, 16, 3), np.uint8))
     for split in ("val", "train"):
         with contextlib.suppress(UserError):
-            found = store.load(room, "folder", split, config.BY_SHARES, "drop", lambda root: [])
+            found = store.load(room, "folder", split, plan.BY_SHARES, "drop", lambda root: [])
             for sample in found:
                 with contextlib.suppress(UserError):
                     sample.prepared.picture()
-    store.load(room, "folder", "train", config.BY_SHARES, "drop", lambda root: [])
+    store.load(room, "folder", "train", plan.BY_SHARES, "drop", lambda root: [])
 
 
 # HDF5
@@ -411,7 +411,7 @@ def read_hdf5(data: bytes, room: Path) -> None:
 
 
 def _read_hdf5(path: Path) -> None:
-    for read in (weight_files.trained_config, foreign_weights.card):
+    for read in (weight_files.read_card, foreign_weights.card):
         with contextlib.suppress(UserError):
             read(path)
     with contextlib.suppress(*hdf5.DAMAGED):  # `load` says of what these are errors

@@ -5,7 +5,7 @@ pysaliency 0.2.22 needs an environment of its own, which may be thrown away afte
     python3 -m venv /tmp/parity
     /tmp/parity/bin/pip install "setuptools<80" wheel cython "numpy<2.4" scikit-learn
     /tmp/parity/bin/pip install --no-build-isolation pysaliency==0.2.22
-    /tmp/parity/bin/python benchmarks/parity.py --data PATH/TO/osie
+    /tmp/parity/bin/python benchmarks/measures/parity.py --data PATH/TO/osie
 
 prints a table and writes parity_seeded.json and, with --data, parity_osie.json into
 tests/measures/golden: their numbers only, because the maps are made anew from seeds and fixations.
@@ -26,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 if not __package__:  # run as a file, this folder's metrics.py would hide the program's
     sys.path[0] = str(ROOT)
 
@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from salience.measures.metrics import PROFILES, Profile, as_distribution, score, unit_range
 from salience.pictures.fixations import centre_bias, density_map, other_fixations, pixels
 
-GOLDEN = ROOT / "tests" / "golden"
+GOLDEN = ROOT / "tests/measures/golden"
 TOLERANCE = 1e-6
 OSIE_PICTURES = 6
 OSIE_SIGMA = 24.0
@@ -350,7 +350,7 @@ def write_golden(
 ) -> None:
     """Write the libraries' numbers; infinities, which JSON lacks, as null."""
     stored = {
-        "made_by": "benchmarks/parity.py",
+        "made_by": "benchmarks/measures/parity.py",
         "versions": versions(),
         "pictures": [scene.name for scene in scenes],
         "scores": {

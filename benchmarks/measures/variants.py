@@ -1,6 +1,6 @@
 """What the choice of a definition does to a score: the two profiles, and maps kept in 8 bits.
 
-    python benchmarks/variants.py --data PATH/TO/osie
+    python benchmarks/measures/variants.py --data PATH/TO/osie
 
 The maps are the blurred fixations of seven observers with a tenth of the centre bias, the truth is
 what the other eight looked at, on the first pictures of OSIE's test split.
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 if not __package__:  # run as a file, this folder's metrics.py would hide the program's
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import numpy as np
 from numpy.typing import NDArray

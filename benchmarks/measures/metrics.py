@@ -1,8 +1,8 @@
 """CPU time of our metrics beside pysaliency's, on one picture, in one run.
 
-In the throw-away environment that benchmarks/parity.py describes:
+In the throw-away environment that benchmarks/measures/parity.py describes:
 
-    /tmp/parity/bin/python benchmarks/metrics.py
+    /tmp/parity/bin/python benchmarks/measures/metrics.py
 
 prints two tables in Markdown. The first: milliseconds of CPU time, of all threads, a metric, for a
 picture of 600 x 800 pixels with 140 fixations; the two libraries take turns, and the least of the
@@ -23,14 +23,14 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 if not __package__:  # run as a file, this folder's metrics.py would hide the program's
     sys.path[0] = str(ROOT)
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.parity import import_pysaliency
+from benchmarks.measures.parity import import_pysaliency
 from salience.measures.metrics import (
     METRICS,
     auc_borji,

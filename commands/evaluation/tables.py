@@ -1,0 +1,122 @@
+"""An evaluation as tables: for the terminal, and as metrics.json and per_image.csv."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from commands.evaluation.rows import Evaluation, Scored
+from commands.settings import ScoringConfig
+from salience.measures.metrics import Metric, mean_scores
+from salience.measures.references import ONE, Scores
+from salience.system.files import as_csv, write_json, write_text
+from salience.system.flags import to_json
+from salience.system.terminal import aligned
+
+DIGITS = {"mse": 4}  # decimals that tell scores apart; three for all others
+
+
+def table(evaluation: Evaluation, caption: str) -> str:
+    """Return the means with their intervals as text: a line a metric, a column a row scored."""
+    lines, variants = [["", *(row.name for row in evaluation.rows)]], [""]
+    for key, metric in evaluation.metrics.items():
+        name = metric.name + ("" if metric.higher_is_better else " (low is good)")
+        lines.append([name, *(cell(row, key) for row in evaluation.rows)])
+        variants.append(metric.variant)  # a score without it is not comparable
+    columns = aligned(lines).splitlines()
+    text = [f"{line}  {variant}".rstrip() for line, variant in zip(columns, variants, strict=True)]
+    count = len(evaluation.pictures)
+    ceiling = any(row.name == ONE for row in evaluation.rows)
+    of = "; %: from the uniform map (0 %) to what observers foretell of others (100 %)"
+    of = of if ceiling else ""
+    return "\n".join([f"{caption}: {count} pictures, means [bootstrap 95 %]{of}", *text])
+
+
+def category_means(evaluation: Evaluation, row: Scored) -> dict[str, Scores]:
+    """Return the means of a row over the pictures of each category."""
+    groups: dict[str, list[Scores]] = {}
+    for category, scores in zip(evaluation.categories, row.scores, strict=False):
+        groups.setdefault(category, []).append(scores)
+    return {name: mean_scores(groups[name], tuple(evaluation.metrics)) for name in sorted(groups)}
+
+
+def category_table(evaluation: Evaluation) -> list[str]:
+    """Return for each model's row its means by category as text; none without categories."""
+    tables = []
+    for row in evaluation.rows:
+        if row.kind != "model" or not evaluation.categories:
+            continue
+        lines = [[f"{row.name}, by category", *(m.name for m in evaluation.metrics.values()), ""]]
+        for category, means in category_means(evaluation, row).items():
+            digits = (f"{means[key]:.{DIGITS.get(key, 3)}f}" for key in evaluation.metrics)
+            lines.append([category, *digits, str(evaluation.categories.count(category))])
+        lines[0][-1] = "pictures"
+        tables.append(aligned(lines))
+    return tables
+
+
+def cell(row: Scored, metric: str) -> str:
+    """Return a mean with its interval, and for a model its share of what is attainable."""
+    found = row.means[metric]
+    if np.isnan(found.mean):
+        return "-"
+    d = DIGITS.get(metric, 3)
+    interval = "" if np.isnan(found.low) else f" [{found.low:.{d}f}, {found.high:.{d}f}]"
+    share = row.share[metric]
+    if row.kind != "model" or np.isnan(share):
+        return f"{found.mean:.{d}f}{interval}"
+    # how far below a map that knows nothing is no share of anything
+    return f"{found.mean:.{d}f}{interval} " + ("< 0%" if share < 0 else f"{share:4.0%}")
+
+
+def write(folder: Path, evaluation: Evaluation, settings: ScoringConfig) -> None:
+    """Write the means as metrics.json and the pictures' rows as per_image.csv."""
+    write_json(
+        folder / "metrics.json",
+        {
+            "settings": to_json(settings),
+            "pictures": len(evaluation.pictures),
+            "left_out": evaluation.left_out,
+            "metrics": described(evaluation.metrics),
+            "rows": {
+                row.name: {
+                    "kind": row.kind,
+                    "means": {name: dataclasses.asdict(m) for name, m in row.means.items()},
+                    "share_of_attainable": row.share,
+                    **by_category(evaluation, row),
+                }
+                for row in evaluation.rows
+            },
+            "notes": {**evaluation.notes.found, "remarks": evaluation.notes.remarks},
+        },
+    )
+    write_per_image(folder / "per_image.csv", evaluation)
+
+
+def by_category(evaluation: Evaluation, row: Scored) -> dict[str, Any]:
+    """Return a model's means by category, for the files; nothing without categories."""
+    if row.kind != "model" or not evaluation.categories:
+        return {}
+    return {"means_by_category": category_means(evaluation, row)}
+
+
+def write_per_image(path: Path, evaluation: Evaluation) -> None:
+    """Write a line for each picture and row, with the picture's category where it has one."""
+    kinds = [{"category": category} for category in evaluation.categories]
+    lines = [
+        {"picture": name, **kind, "scored": row.name, **scores}
+        for row in evaluation.rows
+        for name, kind, scores in zip(
+            evaluation.pictures, kinds or [{}] * len(evaluation.pictures), row.scores, strict=True
+        )
+    ]
+    write_text(path, as_csv(lines))
+
+
+def described(chosen: dict[str, Metric]) -> dict[str, dict[str, Any]]:
+    """Return what each metric is, for the files."""
+    return {
+        key: {"name": m.name, "higher_is_better": m.higher_is_better, "variant": m.variant}
+        for key, m in chosen.items()
+    }

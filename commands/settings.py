@@ -1,0 +1,363 @@
+"""What the commands other than `train` and `test` can be told; those two stand in `config`."""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from config import (
+    COLORMAPS,
+    DATASETS,
+    ENGINES,
+    SYSTEMS,
+    TRUTH_FIELDS,
+    Config,
+    PlanConfig,
+    TruthConfig,
+    check_sizes,
+    parse_bytes,
+    recipe_of,
+    resolve,
+)
+from salience.data.plan import SPLITS
+from salience.networks.backbone_table import BACKBONES
+from salience.system.errors import UserError, did_you_mean
+from salience.system.files import is_name
+from salience.system.flags import Checked, option
+
+PROFILES = ("tuebingen", "mit")
+BENCHMARKS = ("mit300", "cat2000", "salicon")
+FORMATS = ("onnx", "openvino", "litert", "saved_model")
+
+
+@dataclass(frozen=True)
+class DemoConfig(Checked):
+    """One local page on which trained networks are tried out."""
+
+    weights: Path | None = option(
+        None,
+        "weights file (.weights.h5) that the page begins with; default: the best of those in "
+        "weights/",
+        group="networks",
+    )
+    weights_dir: Path = option(Path("weights"), "folder of the weights that the page offers")
+    engine: str = option(
+        "auto",
+        "what runs the network; auto is the fastest that is installed, and keras where there is a "
+        "GPU or KERAS_BACKEND names jax or torch",
+        choices=ENGINES,
+    )
+    port: int = option(
+        7860, "port of the page on this machine (127.0.0.1); 0: any that is free", least=0,
+        most=65535, group="page",
+    )  # fmt: skip
+    browser: bool = option(False, "open the page in a browser")
+    colormap: str = option("jet", "colours of the overlay", choices=COLORMAPS)
+    upload_limit: str = option("100MB", "the largest file that the page takes")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_bytes(self.upload_limit, "--upload_limit")
+
+    @property
+    def upload_bytes(self) -> int:
+        """The largest file that the page takes, bytes."""
+        return parse_bytes(self.upload_limit, "--upload_limit")
+
+
+@dataclass(frozen=True)
+class ExportConfig(Checked):
+    """One trained network in a format that runs without this program."""
+
+    format: str = option("onnx", "what is written", choices=FORMATS)
+    weights: Path | None = option(
+        None, "weights file (.weights.h5); default: the best of those in weights/"
+    )
+    weights_dir: Path = option(Path("weights"), "folder searched where no --weights is given")
+    output: Path | None = option(
+        None,
+        "file to write (.onnx, .xml, .tflite), or folder (saved_model); default: in exports/, "
+        "named like the weights",
+    )
+    overwrite: bool = option(False, "replace an earlier export")
+
+
+@dataclass(frozen=True)
+class ExportMapsConfig(Checked):
+    """One submission to a benchmark, written and checked, or checked only."""
+
+    format: str = option("mit300", "the benchmark", choices=BENCHMARKS, group="benchmark")
+    data: Path | None = option(None, "folder of its pictures")
+    check: Path | None = option(
+        None, "check this archive or folder, made before or by others, and write nothing"
+    )
+    weights: Path | None = option(
+        None, "weights file (.weights.h5); default: the best of those in weights/", group="maps"
+    )
+    weights_dir: Path = option(Path("weights"), "folder searched where no --weights is given")
+    smooth: float = option(
+        0.0, "Gaussian blur of the maps", unit="pixels of the original picture", least=0
+    )
+    output: Path = option(
+        Path("submission"), "folder for the maps and their archive, named like the model",
+        group="output",
+    )  # fmt: skip
+    overwrite: bool = option(False, "predict again what is there, rather than go on from it")
+    batch_size: int = option(1, "pictures a step", unit="pictures", least=1, group="speed")
+    workers: int = option(2, "threads that read and write pictures", least=1)
+
+
+@dataclass(frozen=True)
+class CheckConfig(Checked):
+    """One look at what is on disk of a data set."""
+
+    dataset: str = option("osie", "data set", choices=DATASETS)
+    data: Path | None = option(None, "folder of the data set")
+    output: Path = option(Path("check"), "folder for check.json and check.png")
+    workers: int = option(os.cpu_count() or 2, "threads that read files: all cores", least=1)
+
+
+@dataclass(frozen=True)
+class ScoringConfig(TruthConfig):
+    """What maps are scored against, shared by `evaluate` and `compare`."""
+
+    dataset: str = option("osie", "data set", choices=DATASETS, group="data")
+    data: Path | None = option(None, "folder of the data set")
+    split: str = option("test", "part of the data set", choices=SPLITS)
+    profile: str = option(
+        "tuebingen",
+        "definitions of the metrics: of the MIT/Tuebingen benchmark, or of the older MIT MATLAB "
+        "code (docs/METRICS.md)",
+        choices=PROFILES,
+        group="scoring",
+    )
+    metrics: str = option("all", "metrics, as a list such as cc,nss,auc_judd")
+    human: bool = option(True, "score the human observers against each other, too")
+    seed: int = option(0, "seed of the resampling and of metrics that draw", least=0)
+    batch_size: int = option(10, "pictures a step of the network", unit="pictures", least=1)
+    workers: int = option(
+        os.cpu_count() or 2, "threads that read pictures and score maps: all cores", least=1
+    )
+    overwrite: bool = option(
+        False, "score again what the output folder already holds scores of", group="output"
+    )
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(ScoringConfig):
+    """One scoring of a model, or of maps made by anything else, on a split of a data set."""
+
+    output: Path | None = option(
+        None, "folder for metrics.json and per_image.csv, and for going on with half-done work"
+    )
+    weights: Path | None = option(
+        None, "weights file (.weights.h5); default: the best of those in weights/", group="maps"
+    )
+    weights_dir: Path = option(Path("weights"), "folder searched where no --weights is given")
+    maps: Path | None = option(
+        None,
+        "score the saliency maps of this folder (PNG, JPEG, .npy; named like the pictures) instead "
+        "of a model's",
+    )
+    smooth: float = option(
+        0.0, "Gaussian blur of the maps", unit="pixels of the original picture", least=0
+    )
+    mirror: bool = option(
+        False, "predict each picture's mirror image, too, and average the two maps: twice the time"
+    )
+    adaptation: Path | None = option(
+        None,
+        "give the maps the bias of a data set: a file that `adapt` wrote for these weights, or its "
+        "name, such as eyecrowd",
+    )
+    tune: bool = option(
+        False,
+        "fit contrast, blur and centre bias to the maps of the validation pictures, and score the "
+        "maps so adapted in a row of their own",
+    )
+    val_maps: Path | None = option(
+        None, "for --tune with --maps: the folder with the maps of the validation pictures"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mirror and self.maps:
+            raise UserError(
+                f"--mirror is for a network's maps; --maps {self.maps} holds maps that are made."
+            )
+        if self.adaptation and self.maps:
+            raise UserError("--adaptation belongs to weights: it does not go with --maps.")
+
+
+@dataclass(frozen=True)
+class AdaptConfig(ScoringConfig):
+    """One fit of a data set's bias to a network's maps, scored by how many pictures it took."""
+
+    metrics: str = option("cc,nss,auc_judd,kld,ig", "metrics, as a list such as cc,nss,auc_judd")
+    human: bool = option(False, "score the human observers against each other, too")
+    n: tuple[int, ...] = option(
+        (50,),
+        "pictures of the train split to fit on; several numbers compare them, and with all",
+        unit="pictures",
+        least=2,
+        group="fit",
+    )
+    draws: int = option(1, "how often so many pictures are drawn and fitted on", least=1)
+    weights: Path | None = option(
+        None, "weights file (.weights.h5); default: the best of those in weights/", group="maps"
+    )
+    weights_dir: Path = option(Path("weights"), "folder searched where no --weights is given")
+    reference: Path | None = option(
+        None, "weights trained on this data set: how much of the gap to them is closed"
+    )
+    name: str | None = option(
+        None, "what --adaptation calls it afterwards; default: the data set", group="output"
+    )
+    output: Path = option(
+        Path("adapt"), "folder for adapt.csv, adapt.json, adapt.png and for going on"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split != "test":
+            raise UserError(
+                f"--split {self.split}: adapt fits on train and is scored on test alone."
+            )
+        if self.name is not None and not is_name(self.name):
+            raise UserError(
+                f"--name {self.name}: letters, digits, '-', '_', '+' and '.' are expected, and no "
+                ".json at the end, since it becomes part of a file's name."
+            )
+
+
+@dataclass(frozen=True)
+class CompareConfig(ScoringConfig):
+    """One comparison of trained runs on the same pictures."""
+
+    output: Path = option(
+        Path("comparison"), "folder for comparison.json, index.html and the scores"
+    )
+    gallery: int = option(24, "pictures shown on the page", unit="pictures", least=0)
+
+
+@dataclass(frozen=True)
+class PrepareConfig(TruthConfig):
+    """One preparation of a data set for a network."""
+
+    dataset: str = option("osie", "data set", choices=DATASETS, group="data")
+    data: tuple[Path, ...] = option(
+        (), "folder of the data set, or the archives it came in (.zip, .tar, .tar.gz)"
+    )
+    model: str = option(
+        "mlnet", "system that will train on it", choices=tuple(SYSTEMS), group="network"
+    )
+    rows: int | None = option(
+        None, "height of the network's input; default: the system's recipe", unit="pixels", least=8
+    )
+    cols: int | None = option(
+        None, "width of the network's input; default: the system's recipe", unit="pixels", least=8
+    )
+    output: Path | None = option(None, "folder for the store (needed)", group="output")
+    overwrite: bool = option(False, "replace a store that was prepared with other settings")
+    workers: int = option(os.cpu_count() or 2, "threads that read pictures: all cores", least=1)
+
+    @property
+    def network(self) -> Config:
+        """The settings of the system at this size, the recipe's where none is given."""
+        sizes = {"rows": self.rows, "cols": self.cols}
+        return resolve({"model": self.model} | {k: v for k, v in sizes.items() if v is not None})
+
+
+def preparation(flags: dict[str, Any]) -> PrepareConfig:
+    """Return the settings of a preparation: the split of the system's recipe, then the flags."""
+    recipe = recipe_of(flags.get("model", PrepareConfig.model))
+    return PrepareConfig(**{k: v for k, v in recipe.items() if k in TRUTH_FIELDS} | flags)
+
+
+@dataclass(frozen=True)
+class ConvertConfig(Checked):
+    """One conversion of a weights file."""
+
+    overwrite: bool = option(False, "replace the converted file")
+    weights_dir: Path = option(
+        Path("weights"), "folder where ImageNet's VGG16 is looked for, to compare kernels with"
+    )
+
+
+@dataclass(frozen=True)
+class SubsetConfig(PlanConfig):
+    """One drawing of a working copy from a data set."""
+
+    dataset: str = option("osie", "data set", choices=DATASETS, group="data")
+    data: tuple[Path, ...] = option(
+        (), "folder of the data set, or the archives it came in (.zip, .tar, .tar.gz)"
+    )
+    n: int = option(1000, "pictures of the working copy", unit="pictures", least=1)
+    seed: int = option(0, "seed of the draw", least=0)
+    output: Path | None = option(None, "folder for the working copy (needed)", group="output")
+
+
+def data_of(trained: Config, flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the data set, the split and the truth that a network was trained with.
+
+    Nothing where the flags name a data set that it was not trained on: where one data set lies, and
+    how it was divided, says nothing of another.
+
+    Args:
+        trained: the settings of the training.
+        flags: of the scoring; the first of the training's data sets is meant where they name none.
+    """
+    name = flags.get("dataset", trained.dataset[0])
+    if name not in trained.dataset:
+        return {}
+    truth = {field: getattr(trained, field) for field in TRUTH_FIELDS}
+    return {**truth, "dataset": name, "data": dict(trained.sets)[name]}
+
+
+@dataclass(frozen=True)
+class ProbeConfig(ScoringConfig):
+    """One probing of frozen networks: what a linear layer reads of attention from each stage."""
+
+    metrics: str = option("cc,auc_judd", "metrics, as a list such as cc,nss,auc_judd")
+    output: Path = option(Path("probe"), "folder for probe.json, index.html and the scores")
+    gallery: int = option(6, "pictures shown on the page", unit="pictures", least=0)
+    backbone: str = option(
+        "vgg16",
+        "networks to probe, as a list such as vgg16,resnet50: of " + ", ".join(BACKBONES),
+        group="network",
+    )
+    backbone_weights: str | None = option(
+        None,
+        "ImageNet weights of the network: a file, or 'none' for random weights alone; otherwise "
+        "weights/, Keras' cache or its download are used",
+    )
+    weights_dir: Path = option(Path("weights"), "folder searched for ImageNet weights")
+    control: bool = option(True, "probe each network with random weights, too")
+    rows: int = option(240, "height of the network's input", unit="pixels", least=32)
+    cols: int = option(320, "width of the network's input", unit="pixels", least=32)
+    width: float = option(
+        1.0, "share of the network's channels; below 1 is a toy for tests", least=0.001
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.backbones:
+            if name not in BACKBONES:
+                raise UserError(
+                    f"--backbone {self.backbone}: unknown '{name}'. {did_you_mean(name, BACKBONES)}"
+                )
+            step = math.lcm(SYSTEMS["linear-probe"].size_step, BACKBONES[name].size_step)
+            check_sizes(self.rows, self.cols, step, f"the probe of {name}")
+        if len(set(self.backbones)) < len(self.backbones):
+            raise UserError(f"--backbone {self.backbone} names a network twice.")
+        if len(self.backbones) > 1 and self.backbone_weights not in (None, "none"):
+            raise UserError(
+                f"--backbone_weights {self.backbone_weights} is one network's file: probe one "
+                "network at a time with it, or put the files into weights/."
+            )
+
+    @property
+    def backbones(self) -> tuple[str, ...]:
+        """The networks to probe."""
+        return tuple(self.backbone.replace(" ", "").split(","))

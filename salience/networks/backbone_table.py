@@ -1,0 +1,92 @@
+"""The networks that saliency heads are built on, one row each; read without Keras, for `--help`."""
+
+from dataclasses import dataclass
+
+# convolutions in each block (Simonyan and Zisserman 2015, table 1, columns D and E), and their
+# channels
+VGG_BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+VGG_CHANNELS = (64, 128, 256, 512, 512)
+STORE = "https://storage.googleapis.com/tensorflow/keras-applications"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What is particular to a network.
+
+    Attributes:
+        title: its name among people.
+        folder, file_name, md5: of its ImageNet weights, as `keras.applications` has them.
+        stages: by layer, the stride of the cells that the stage ends in, pixels of the input.
+        centre: where in its stride a cell's receptive field is centred: 0 at the first pixel, 0.5
+            in the middle, 1 at the last. It follows from the padding before strided layers, and for
+            1 holds where rows and columns divide by 32.
+        size_step: pixels that the input's rows and columns must divide by. Those of 32 are padded
+            at one side alone, which odd sizes would shift.
+        prepare: of `backbone.PREPARE`: from BGR pictures to what the weights expect.
+        application: its name in `keras.applications`; "" where it is built here.
+    """
+
+    title: str
+    folder: str
+    file_name: str
+    md5: str | None
+    stages: dict[str, int]
+    centre: float
+    size_step: int = 8
+    prepare: str = "caffe"
+    application: str = ""
+
+    @property
+    def address(self) -> str:
+        """Where the weights can be downloaded."""
+        return f"{STORE}/{self.folder}/{self.file_name}"
+
+
+def _vgg(title: str, md5: str) -> Backbone:
+    """Return the row of a VGG: its pools, and the last convolution before the last pool."""
+    name = title.lower()
+    stages = {f"block{block}_pool": 2**block for block in range(1, 5)}
+    stages |= {f"block5_conv{VGG_BLOCKS[name][-1]}": 16, "block5_pool": 32}
+    file_name = f"{name}_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    return Backbone(title, name, file_name, md5, stages, 0.5)
+
+
+BACKBONES = {
+    "vgg16": _vgg("VGG16", "6d6bbae143d832006294945121d1f1fc"),
+    "vgg19": _vgg("VGG19", "253f8cb515780f3b799900260a226db6"),
+    "resnet50": Backbone(
+        "ResNet-50",
+        "resnet",
+        "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "4d473c1dd8becc155b73f8504c6f6626",
+        {"conv2_block3_out": 4, "conv3_block4_out": 8,
+         "conv4_block6_out": 16, "conv5_block3_out": 32},
+        0.0,  # 1x1 convolutions of stride 2 take the first of two cells
+        application="ResNet50",
+    ),
+    # of these two the stages are the widest layers before each stride, not the narrow sums
+    "mobilenet_v2": Backbone(
+        "MobileNetV2",
+        "mobilenet_v2",
+        "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
+        None,
+        {"block_1_expand_relu": 2, "block_3_expand_relu": 4, "block_6_expand_relu": 8,
+         "block_13_expand_relu": 16, "out_relu": 32},
+        1.0,  # 3x3 convolutions of stride 2 are padded at the end alone
+        32,
+        "symmetric_rgb",
+        "MobileNetV2",
+    ),
+    "efficientnet_v2_b0": Backbone(
+        "EfficientNetV2-B0",
+        "efficientnet_v2",
+        "efficientnetv2-b0_notop.h5",
+        "893217f2bb855e2983157299931e43ff",
+        {"block1a_project_activation": 2, "block2b_add": 4, "block4a_expand_activation": 8,
+         "block6a_expand_activation": 16, "top_activation": 32},
+        1.0,
+        32,
+        "rgb",
+        "EfficientNetV2B0",
+    ),
+}  # fmt: skip
