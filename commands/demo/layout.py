@@ -3,6 +3,7 @@
 What is drawn of a picture stands in `panels`; what answers the browser, in `demo`.
 """
 
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -70,10 +71,17 @@ def build(networks: Networks, folder: Path, settings: DemoConfig) -> Any:
 
     # the system's own letters: by default a page of Gradio brings some along, or asks for them
     own = [themes.Font(name) for name in ("system-ui", "sans-serif")]
+    blocks = laid_out(gr, networks, folder, settings)
+    check_inputs(gr, blocks, folder)
+    # Gradio asks whether a path is one that may be opened only where it thinks that it was launched
+    blocks.has_launched = True
+    blocks.api_open = False  # what predicts is called through the queue, one at a time
     return gr.mount_gradio_app(
         FastAPI(openapi_url=None),
-        laid_out(gr, networks, folder, settings),
+        blocks,
         "/",
+        allowed_paths=[],  # none but those in the folder
+        blocked_paths=[],
         theme=themes.Default(primary_hue="orange", font=own, font_mono=own),
         css=CSS,
         js=SCRIPT,
@@ -146,6 +154,71 @@ def laid_out(gr: Any, networks: Networks, folder: Path, settings: DemoConfig) ->
             **quiet,
         )
     return blocks
+
+
+def check_inputs(gr: Any, blocks: Any, folder: Path) -> None:
+    """Have the page refuse values that its own controls do not send, before Gradio looks at them.
+
+    Gradio copies into its folder whatever file a value names, of whichever control; it prints a
+    traceback for each value that its components cannot take.
+
+    Args:
+        gr: Gradio.
+        blocks: the page's components, laid out.
+        folder: Gradio's own; what lies in it by now are the examples.
+    """
+    examples = {str(path) for path in folder.rglob("*") if path.is_file()}
+    theirs = blocks.preprocess_data
+
+    def offered(path: Any) -> bool:
+        return isinstance(path, str) and (path in examples or path in blocks.upload_file_set)
+
+    async def preprocess_data(block_fn: Any, inputs: list[Any], *rest: Any, **more: Any) -> Any:
+        components = block_fn.inputs
+        if len(inputs) == len(components) and all(
+            fits(gr, component, value, offered)
+            for component, value in zip(components, inputs, strict=True)
+        ):
+            try:
+                return await theirs(block_fn, inputs, *rest, **more)
+            except Exception:  # of what the client sent, and only of that
+                pass
+        raise gr.Error("This is not what the page's controls send.", print_exception=False)
+
+    blocks.preprocess_data = preprocess_data
+
+
+def fits(gr: Any, component: Any, value: Any, offered: Callable[[Any], bool]) -> bool:
+    """Return whether a component can have a value.
+
+    Args:
+        gr: Gradio.
+        component: of the page.
+        value: made from JSON by whoever asks.
+        offered: whether a path is that of an upload or of an example.
+    """
+    if isinstance(component, gr.State):
+        return True  # what the client says of it is not read
+    if isinstance(component, gr.Image):
+        return value is None or (
+            isinstance(value, dict)
+            and value.get("meta") == {"_type": "gradio.FileData"}
+            and offered(value.get("path"))
+        )
+    if isinstance(component, gr.Slider):
+        # also says no to what is not a number (NaN), infinite or huge
+        return type(value) in (int, float) and component.minimum <= value <= component.maximum
+    if isinstance(component, gr.Dataset):
+        return type(value) is int and 0 <= value < len(component.samples)
+    if isinstance(component, gr.Dropdown | gr.CheckboxGroup):
+        several = isinstance(component, gr.CheckboxGroup)
+        if isinstance(value, list) != several:
+            return False
+        choices = {choice for _, choice in component.choices}
+        return all(
+            isinstance(one, str) and one in choices for one in (value if several else [value])
+        )
+    return False
 
 
 def picture(gr: Any) -> Any:
