@@ -57,13 +57,14 @@ SCRIPT = """() => {
 }"""
 
 
-def build(networks: Networks, folder: Path, settings: DemoConfig) -> Any:
+def build(networks: Networks, folder: Path, settings: DemoConfig, root: str) -> Any:
     """Return the page, as what answers a browser (ASGI).
 
     Args:
         networks: that it offers.
         folder: for the files of maps; Gradio's own folder, so that it makes no copies.
         settings: how maps are drawn, and how large a file may be.
+        root: what stands before every path of the page; empty for nothing.
     """
     import gradio as gr  # pyright: ignore[reportMissingImports]
     from fastapi import FastAPI  # pyright: ignore[reportMissingImports]
@@ -80,6 +81,7 @@ def build(networks: Networks, folder: Path, settings: DemoConfig) -> Any:
         FastAPI(openapi_url=None),
         blocks,
         "/",
+        root_path=root,
         allowed_paths=[],  # none but those in the folder
         blocked_paths=[],
         theme=themes.Default(primary_hue="orange", font=own, font_mono=own),
