@@ -255,7 +255,7 @@ def test_what_is_written_meanwhile_lies_in_the_page_s_folder_and_goes_with_it(
     monkeypatch, tmp_path
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with demo.temporary_folder() as folder:
+    with server.temporary_folder() as folder:
         assert folder.parent == tmp_path
         assert Path(tempfile.mkdtemp()).parent == folder
     assert tempfile.gettempdir() == str(tmp_path)
