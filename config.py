@@ -11,7 +11,7 @@ import re
 import types
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from salience.data.plan import Plan
 from salience.networks.backbone_table import BACKBONES
@@ -171,6 +171,58 @@ ENGINES = ("auto", "openvino", "onnx", "keras")
 VIDEO_MAPS = ("png", "npz", "video", "none")
 
 
+# fields that several commands have, each declared here alone
+SHARED: dict[str, dict[str, Any]] = {
+    "dataset": {"default": "osie", "help": "data set", "choices": DATASETS},
+    "data": {"default": None, "help": "folder of the data set"},
+    "sources": {
+        "default": (),
+        "help": "folder of the data set, or the archives it came in (.zip, .tar, .tar.gz)",
+    },
+    "weights": {
+        "default": None,
+        "help": "weights file (.weights.h5); default: the best of those in weights/",
+    },
+    "weights_dir": {
+        "default": Path("weights"),
+        "help": "folder searched where no --weights is given",
+    },
+    "engine": {
+        "default": "auto",
+        "help": "what runs the network; auto is the fastest that is installed, and keras where "
+        "there is a GPU or KERAS_BACKEND names jax or torch",
+        "choices": ENGINES,
+    },
+    "smooth": {
+        "default": 0.0,
+        "help": "Gaussian blur of the maps",
+        "unit": "pixels of the original picture",
+        "least": 0,
+    },
+    "mirror": {
+        "default": False,
+        "help": "predict each picture's mirror image, too, and average the two maps: twice the "
+        "time",
+    },
+    "adaptation": {
+        "default": None,
+        "help": "give the maps the bias of a data set: a file that `adapt` wrote for these "
+        "weights, or its name, such as eyecrowd",
+    },
+    "colormap": {"default": "jet", "help": "colours of the overlay", "choices": COLORMAPS},
+}
+
+
+def shared(name: str, **changes: Any) -> Any:
+    """Return the declaration of a field that several commands have.
+
+    Args:
+        name: of SHARED.
+        changes: what this command says otherwise, such as the group in its help.
+    """
+    return option(**{**SHARED[name], **changes})
+
+
 @dataclass(frozen=True)
 class PlanConfig(Checked):
     """How the pictures of a data set that brings no split are divided."""
@@ -290,11 +342,14 @@ class Config(TruthConfig):
         "which bring it along (mlnet on VGG)",
     )
     dropout: float = option(0.5, "share of the features dropped before the head", least=0)
-    dataset: tuple[str, ...] = option(
-        ("osie",), "data set, or several to train on together", choices=DATASETS, group="data"
+    dataset: tuple[str, ...] = shared(
+        "dataset",
+        default=("osie",),
+        help="data set, or several to train on together",
+        group="data",
     )
-    data: tuple[Path, ...] = option(
-        (), "folder of each data set that needs one, in the order of --dataset"
+    data: tuple[Path, ...] = shared(
+        "data", default=(), help="folder of each data set that needs one, in the order of --dataset"
     )
     mix: tuple[float, ...] = option(
         (),
@@ -418,7 +473,7 @@ class Config(TruthConfig):
         unit="minutes",
         least=0,
     )
-    weights_dir: Path = option(Path("weights"), "folder that the best weights are copied to")
+    weights_dir: Path = shared("weights_dir", help="folder that the best weights are copied to")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -566,13 +621,69 @@ class Config(TruthConfig):
 
 
 @dataclass(frozen=True)
-class PredictConfig(Checked):
-    """One pass of `test` over pictures."""
+class TrainConfig(Config):
+    """Train a network, frozen or fine-tuned.
 
-    weights: Path | None = option(
-        None, "weights file (.weights.h5); default: the best of those in weights/", group="input"
+    Train a network on a data set; the best weights also go to weights/.
+    """
+
+    config: Path | None = option(
+        None,
+        "settings that an earlier run wrote (config.json); flags win over them",
+        metavar="FILE",
+        group="several runs, or one again",
     )
-    weights_dir: Path = option(Path("weights"), "folder searched where no --weights is given")
+    strategies: tuple[str, ...] = option(
+        (),
+        "train these arms one after the other and compare them on the test split",
+        choices=tuple(STRATEGIES),
+        metavar="STRATEGY",
+    )
+    seeds: tuple[int, ...] = option(
+        (), "with --strategies: train every arm with each of these seeds (default: --seed)"
+    )
+
+    @classmethod
+    def from_flags(cls, flags: dict[str, Any]) -> Self:
+        """Return the settings: the recipe of the system, then `--config`, then the flags."""
+        run = {name: value for name, value in flags.items() if name not in cls.of_command()}
+        own = {name: value for name, value in flags.items() if name not in run}
+        if own.get("seeds") and not own.get("strategies"):
+            raise UserError("--seeds goes with --strategies; for one run there is --seed.")
+        if own.get("strategies") and "freeze_backbone" in run:
+            raise UserError(
+                "--strategies sets --freeze_backbone of each arm: leave one of them away."
+            )
+        return cls(**vars(resolve(run, own.get("config"))), **own)
+
+    @classmethod
+    def of_command(cls) -> set[str]:
+        """Return the names of the fields that a run does not have."""
+        return {f.name for f in dataclasses.fields(cls)} - {
+            f.name for f in dataclasses.fields(Config)
+        }
+
+    @property
+    def run(self) -> Config:
+        """The settings of the run, or those that all arms share."""
+        return Config(
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(Config)}
+        )
+
+
+@dataclass(frozen=True)
+class PredictConfig(Checked):
+    """Write saliency maps of pictures and videos.
+
+    Write one 8-bit PNG saliency map a picture, at the picture's own size; of a video that is
+    named, an overlay and the maps of its frames.
+    """
+
+    images: tuple[str, ...] = option(
+        (), "a folder, a picture, a video, or a glob such as 'a/*.jpg'", words="*"
+    )
+    weights: Path | None = shared("weights", group="input")
+    weights_dir: Path = shared("weights_dir")
     recursive: bool = option(False, "search the folder's sub-folders too")
     listed: Path | None = option(
         None,
@@ -589,18 +700,10 @@ class PredictConfig(Checked):
     overwrite: bool = option(False, "predict again where the output exists")
     overlay: bool = option(False, "write the map as a heat-map over the picture, too")
     float_maps: bool = option(False, "write the map as 32-bit .npy, too", flag="float")
-    colormap: str = option("jet", "colours of the overlay", choices=COLORMAPS)
-    smooth: float = option(
-        0.0, "Gaussian blur of the map", unit="pixels of the original picture", least=0
-    )
-    mirror: bool = option(
-        False, "predict each picture's mirror image, too, and average the two maps: twice the time"
-    )
-    adaptation: Path | None = option(
-        None,
-        "give the maps the bias of a data set: a file that `adapt` wrote for these weights, or its "
-        "name, such as eyecrowd",
-    )
+    colormap: str = shared("colormap")
+    smooth: float = shared("smooth")
+    mirror: bool = shared("mirror")
+    adaptation: Path | None = shared("adaptation")
     match: Path | None = option(
         None,
         "give each map the histogram of this one, a grey picture or a .npy, after the blur",
@@ -655,13 +758,7 @@ class PredictConfig(Checked):
         choices=VIDEO_MAPS,
         flag="maps",
     )
-    engine: str = option(
-        "auto",
-        "what runs the network; auto is the fastest that is installed, and keras where there is a "
-        "GPU or KERAS_BACKEND names jax or torch",
-        choices=ENGINES,
-        group="speed",
-    )
+    engine: str = shared("engine", group="speed")
     batch_size: int = option(1, "pictures a step", unit="pictures", least=1)
     workers: int = option(2, "threads that read and write pictures", least=1)
 

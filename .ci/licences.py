@@ -81,7 +81,7 @@ def locked(lock: Path) -> list[Pin]:
 
 def all_locked() -> list[Pin]:
     """Return the packages of all locks that some machine takes, by name and version."""
-    pins = [pin for path in PROJECT.glob("*.lock") for pin in locked(path)]
+    pins = [pin for path in PROJECT.glob("requirements/*.lock") for pin in locked(path)]
     taken = [pin for pin in pins if any(map(pin.is_for, PYTHONS))]  # none is a browser
     found = {(pin.name, pin.version): pin for pin in taken}
     return [found[key] for key in sorted(found)]

@@ -22,11 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import config as config_files
 from commands.evaluation.strategies import check, is_done, runs_of
-from config import Config, resolve
-from main import NO_FIELDS, parser
+from config import Config, TrainConfig
 from salience.data import loading
 from salience.system.errors import UserError
 from salience.system.files import make_folder
+from salience.system.flags import Parser, add_flags
 
 # what its tasks set, one GPU each
 NOT_OF_A_STUDY = (
@@ -40,16 +40,18 @@ def studies(words: list[str]) -> list[list[Config]]:
     Raises:
         UserError: the words are no study, or a run could not start.
     """
-    arguments = parser().parse_args(words)
-    if arguments.command != "train" or not arguments.strategies:
+    parser = Parser(prog="main.py train")
+    add_flags(parser, TrainConfig)
+    flags = vars(parser.parse_args(words[1:])) if words[:1] == ["train"] else {}
+    if not flags.get("strategies"):
         raise UserError("A study is submitted by the words: train --strategies STRATEGY ...")
-    flags = {name: value for name, value in vars(arguments).items() if name not in NO_FIELDS}
     for name in NOT_OF_A_STUDY:
         if name in flags:
             raise UserError(f"--{name} is not for a study, whose tasks set it: leave it away.")
-    config = resolve(flags, arguments.config)
-    seeds = arguments.seeds or [config.seed]
-    check(config, arguments.strategies, seeds)
+    settings = TrainConfig.from_flags(flags)
+    config, strategies = settings.run, list(settings.strategies)
+    seeds = list(settings.seeds) or [config.seed]
+    check(config, strategies, seeds)
     root = config.output or Path("runs") / f"{config.system}-strategies"
     found = []
     for name, data in config.sets:
@@ -62,7 +64,7 @@ def studies(words: list[str]) -> list[list[Config]]:
             weights_dir=root / name / "weights",
         )
         loading.load(name, data, "train", of_one.plan, of_one.out_of_bounds)
-        found.append(runs_of(of_one, arguments.strategies, seeds))
+        found.append(runs_of(of_one, strategies, seeds))
     return found
 
 

@@ -115,15 +115,19 @@ def predict_many(scratch: Path, count: int, batch_size: int) -> None:
             )
 
     predict.NEWS_SECONDS = 0.0  # a line a batch
-    settings = PredictConfig(
-        weights=weights, output=scratch / "maps", recursive=True, batch_size=batch_size
+    asked = PredictConfig(
+        images=(str(scratch / "collection"),),
+        weights=weights,
+        output=scratch / "maps",
+        recursive=True,
+        batch_size=batch_size,
     )
     started = time.perf_counter()
     with contextlib.redirect_stderr(io.StringIO()):  # where there is a bar, there are no lines
-        failed = predict.predict([str(scratch / "collection")], settings, heard)
+        failed = predict.predict(asked, heard)
     first = time.perf_counter() - started
     started = time.perf_counter()
-    predict.predict([str(scratch / "collection")], settings, lambda line: None)
+    predict.predict(asked, lambda line: None)
     again = time.perf_counter() - started
     print(
         f"\n{count:,} pictures in {first:.0f} s, {failed} failed; a second run, which finds all "

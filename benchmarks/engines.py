@@ -72,7 +72,7 @@ def by_engine(name: str, weights: Path):
     from commands.prediction import engines
     from commands.prediction.inputs import Collection
     from commands.prediction.outputs import Outputs
-    from commands.prediction.predict import Todo, run
+    from commands.prediction.predict import Todo, predict_and_write
     from config import PredictConfig
 
     engine = engines.get(name, weights, silent)
@@ -80,7 +80,7 @@ def by_engine(name: str, weights: Path):
     def work(pictures: list[Path], output: Path) -> None:
         settings = PredictConfig(output=output)
         with Collection([str(path) for path in pictures], settings, silent) as jobs:
-            assert run(engine, Todo(jobs, True, silent), Outputs(settings)) == 0
+            assert predict_and_write(engine, Todo(jobs, True, silent), Outputs(settings)) == 0
 
     return work
 

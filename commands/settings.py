@@ -1,15 +1,13 @@
 """What the commands other than `train` and `test` can be told; those two stand in `config`."""
 
+import dataclasses
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from config import (
-    COLORMAPS,
-    DATASETS,
-    ENGINES,
     SYSTEMS,
     TRUTH_FIELDS,
     Config,
@@ -19,6 +17,7 @@ from config import (
     parse_bytes,
     recipe_of,
     resolve,
+    shared,
 )
 from salience.data.plan import SPLITS
 from salience.networks.backbone_table import BACKBONES
@@ -33,27 +32,26 @@ FORMATS = ("onnx", "openvino", "litert", "saved_model")
 
 @dataclass(frozen=True)
 class DemoConfig(Checked):
-    """One local page on which trained networks are tried out."""
+    """Look at maps of your own pictures on a local web page.
 
-    weights: Path | None = option(
-        None,
-        "weights file (.weights.h5) that the page begins with; default: the best of those in "
+    Serve a web page to this machine alone: drop, paste or snap a picture and see where people
+    would look. Ctrl-C ends it.
+    """
+
+    weights: Path | None = shared(
+        "weights",
+        help="weights file (.weights.h5) that the page begins with; default: the best of those in "
         "weights/",
         group="networks",
     )
-    weights_dir: Path = option(Path("weights"), "folder of the weights that the page offers")
-    engine: str = option(
-        "auto",
-        "what runs the network; auto is the fastest that is installed, and keras where there is a "
-        "GPU or KERAS_BACKEND names jax or torch",
-        choices=ENGINES,
-    )
+    weights_dir: Path = shared("weights_dir", help="folder of the weights that the page offers")
+    engine: str = shared("engine")
     port: int = option(
         7860, "port of the page on this machine (127.0.0.1); 0: any that is free", least=0,
         most=65535, group="page",
     )  # fmt: skip
     browser: bool = option(False, "open the page in a browser")
-    colormap: str = option("jet", "colours of the overlay", choices=COLORMAPS)
+    colormap: str = shared("colormap")
     upload_limit: str = option("100MB", "the largest file that the page takes")
 
     def __post_init__(self) -> None:
@@ -68,13 +66,15 @@ class DemoConfig(Checked):
 
 @dataclass(frozen=True)
 class ExportConfig(Checked):
-    """One trained network in a format that runs without this program."""
+    """Write a trained network as ONNX, OpenVINO, LiteRT or SavedModel.
+
+    Convert a trained network to a format that runs without this program, check it against
+    Keras, and say beside it, as JSON, how pictures go in and maps come out.
+    """
 
     format: str = option("onnx", "what is written", choices=FORMATS)
-    weights: Path | None = option(
-        None, "weights file (.weights.h5); default: the best of those in weights/"
-    )
-    weights_dir: Path = option(Path("weights"), "folder searched where no --weights is given")
+    weights: Path | None = shared("weights")
+    weights_dir: Path = shared("weights_dir")
     output: Path | None = option(
         None,
         "file to write (.onnx, .xml, .tflite), or folder (saved_model); default: in exports/, "
@@ -85,20 +85,20 @@ class ExportConfig(Checked):
 
 @dataclass(frozen=True)
 class ExportMapsConfig(Checked):
-    """One submission to a benchmark, written and checked, or checked only."""
+    """Write the maps of a benchmark's test pictures as it asks for them.
+
+    Predict the pictures of a benchmark that keeps their truth, and write the one archive that
+    it asks for. The archive is read again and checked.
+    """
 
     format: str = option("mit300", "the benchmark", choices=BENCHMARKS, group="benchmark")
-    data: Path | None = option(None, "folder of its pictures")
+    data: Path | None = shared("data", help="folder of its pictures")
     check: Path | None = option(
         None, "check this archive or folder, made before or by others, and write nothing"
     )
-    weights: Path | None = option(
-        None, "weights file (.weights.h5); default: the best of those in weights/", group="maps"
-    )
-    weights_dir: Path = option(Path("weights"), "folder searched where no --weights is given")
-    smooth: float = option(
-        0.0, "Gaussian blur of the maps", unit="pixels of the original picture", least=0
-    )
+    weights: Path | None = shared("weights", group="maps")
+    weights_dir: Path = shared("weights_dir")
+    smooth: float = shared("smooth")
     output: Path = option(
         Path("submission"), "folder for the maps and their archive, named like the model",
         group="output",
@@ -110,10 +110,15 @@ class ExportMapsConfig(Checked):
 
 @dataclass(frozen=True)
 class CheckConfig(Checked):
-    """One look at what is on disk of a data set."""
+    """Say what is there, what is missing and what is wrong.
 
-    dataset: str = option("osie", "data set", choices=DATASETS)
-    data: Path | None = option(None, "folder of the data set")
+    Read all files of a data set and say what is there, what is missing and what does not fit
+    together. The exit code is 0 where all is well, 1 where something is missing or wrong, and 2
+    for bad input.
+    """
+
+    dataset: str = shared("dataset")
+    data: Path | None = shared("data")
     output: Path = option(Path("check"), "folder for check.json and check.png")
     workers: int = option(os.cpu_count() or 2, "threads that read files: all cores", least=1)
 
@@ -122,8 +127,8 @@ class CheckConfig(Checked):
 class ScoringConfig(TruthConfig):
     """What maps are scored against, shared by `evaluate` and `compare`."""
 
-    dataset: str = option("osie", "data set", choices=DATASETS, group="data")
-    data: Path | None = option(None, "folder of the data set")
+    dataset: str = shared("dataset", group="data")
+    data: Path | None = shared("data")
     split: str = option("test", "part of the data set", choices=SPLITS)
     profile: str = option(
         "tuebingen",
@@ -143,34 +148,64 @@ class ScoringConfig(TruthConfig):
         False, "score again what the output folder already holds scores of", group="output"
     )
 
+    # what the help calls the default of the data set, its split and its truth
+    inherited: ClassVar[str] = ""
+
+    @classmethod
+    def default_text(cls, field: str) -> str:
+        """Return what the help calls the default of a field where that is not its value."""
+        return cls.inherited if field in ("dataset", "data", *TRUTH_FIELDS) else ""
+
+    @classmethod
+    def from_flags(cls, flags: dict[str, Any]) -> Self:
+        """Return the settings: the data set and the split of the training, unless flags say."""
+        from commands.evaluation.rows import metric_names  # here: it imports SciPy
+
+        given = cls(**flags)
+        metric_names(given.metrics)  # a mistyped name is told before files are looked for
+        trained = given.training()
+        return cls(**{**data_of(trained, flags), **flags}) if trained else given
+
+    def training(self) -> Config | None:
+        """Return the settings of the training whose data are meant; None where there is none."""
+        return None
+
+
+def training_of(weights: Path | None, folder: Path) -> Config:
+    """Return the settings of the training of weights, or of the best of a folder.
+
+    Raises:
+        UserError: the weights are not usable.
+    """
+    from model import trained_config  # here: most commands that are told nothing need no network
+    from salience.networks import weight_files
+
+    return trained_config(weight_files.choose(weights, folder, lambda line: None))
+
 
 @dataclass(frozen=True)
 class EvaluateConfig(ScoringConfig):
-    """One scoring of a model, or of maps made by anything else, on a split of a data set."""
+    """Score a model, or maps made elsewhere, on a split of a data set.
+
+    Score a model, or a folder of saliency maps, beside the centre bias, a uniform map and the
+    human observers.
+    """
+
+    inherited: ClassVar[str] = "that of the model's training"
 
     output: Path | None = option(
         None, "folder for metrics.json and per_image.csv, and for going on with half-done work"
     )
-    weights: Path | None = option(
-        None, "weights file (.weights.h5); default: the best of those in weights/", group="maps"
-    )
-    weights_dir: Path = option(Path("weights"), "folder searched where no --weights is given")
+    weights: Path | None = shared("weights", group="maps")
+    weights_dir: Path = shared("weights_dir")
     maps: Path | None = option(
         None,
         "score the saliency maps of this folder (PNG, JPEG, .npy; named like the pictures) instead "
         "of a model's",
     )
-    smooth: float = option(
-        0.0, "Gaussian blur of the maps", unit="pixels of the original picture", least=0
-    )
-    mirror: bool = option(
-        False, "predict each picture's mirror image, too, and average the two maps: twice the time"
-    )
-    adaptation: Path | None = option(
-        None,
-        "give the maps the bias of a data set: a file that `adapt` wrote for these weights, or its "
-        "name, such as eyecrowd",
-    )
+    smooth: float = shared("smooth")
+    mirror: bool = shared("mirror")
+    adaptation: Path | None = shared("adaptation")
     tune: bool = option(
         False,
         "fit contrast, blur and centre bias to the maps of the validation pictures, and score the "
@@ -189,10 +224,21 @@ class EvaluateConfig(ScoringConfig):
         if self.adaptation and self.maps:
             raise UserError("--adaptation belongs to weights: it does not go with --maps.")
 
+    def training(self) -> Config | None:
+        """Return the settings of the model's training; None for maps made elsewhere."""
+        return None if self.maps else training_of(self.weights, self.weights_dir)
+
 
 @dataclass(frozen=True)
 class AdaptConfig(ScoringConfig):
-    """One fit of a data set's bias to a network's maps, scored by how many pictures it took."""
+    """Fit a data set's bias to a network's maps on a few pictures.
+
+    Fit contrast, blur and centre bias of a data set to a network's maps on a few of its
+    pictures; the network stays as it is. The file lies beside the weights, and --adaptation of
+    test and evaluate uses it.
+    """
+
+    inherited: ClassVar[str] = "that of the model's training"
 
     metrics: str = option("cc,nss,auc_judd,kld,ig", "metrics, as a list such as cc,nss,auc_judd")
     human: bool = option(False, "score the human observers against each other, too")
@@ -204,10 +250,8 @@ class AdaptConfig(ScoringConfig):
         group="fit",
     )
     draws: int = option(1, "how often so many pictures are drawn and fitted on", least=1)
-    weights: Path | None = option(
-        None, "weights file (.weights.h5); default: the best of those in weights/", group="maps"
-    )
-    weights_dir: Path = option(Path("weights"), "folder searched where no --weights is given")
+    weights: Path | None = shared("weights", group="maps")
+    weights_dir: Path = shared("weights_dir")
     reference: Path | None = option(
         None, "weights trained on this data set: how much of the gap to them is closed"
     )
@@ -230,25 +274,47 @@ class AdaptConfig(ScoringConfig):
                 ".json at the end, since it becomes part of a file's name."
             )
 
+    def training(self) -> Config | None:
+        """Return the settings of the model's training."""
+        return training_of(self.weights, self.weights_dir)
+
 
 @dataclass(frozen=True)
 class CompareConfig(ScoringConfig):
-    """One comparison of trained runs on the same pictures."""
+    """Compare trained runs on the same pictures.
 
+    Score runs on the same pictures, test what differs, and write a page to look at. The data
+    set is the first run's unless named.
+    """
+
+    inherited: ClassVar[str] = "that of the first run"
+
+    runs: tuple[Path, ...] = option((), "run folders that train wrote", words="+")
     output: Path = option(
         Path("comparison"), "folder for comparison.json, index.html and the scores"
     )
     gallery: int = option(24, "pictures shown on the page", unit="pictures", least=0)
 
+    def training(self) -> Config | None:
+        """Return the settings of the first run."""
+        from commands.training.runs import Run
+
+        if not self.runs:
+            raise UserError("Name the run folders to compare, such as runs/frozen runs/finetuned.")
+        return Run(self.runs[0]).config
+
 
 @dataclass(frozen=True)
 class PrepareConfig(TruthConfig):
-    """One preparation of a data set for a network."""
+    """Resize the pictures and make their density maps once.
 
-    dataset: str = option("osie", "data set", choices=DATASETS, group="data")
-    data: tuple[Path, ...] = option(
-        (), "folder of the data set, or the archives it came in (.zip, .tar, .tar.gz)"
-    )
+    Pack resized pictures and density maps into a store, which --data takes in place of the data
+    set's folder. What was interrupted goes on where it stopped; over a finished store, all
+    checksums are verified, and what is damaged is made again.
+    """
+
+    dataset: str = shared("dataset", group="data")
+    data: tuple[Path, ...] = shared("sources")
     model: str = option(
         "mlnet", "system that will train on it", choices=tuple(SYSTEMS), group="network"
     )
@@ -262,6 +328,12 @@ class PrepareConfig(TruthConfig):
     overwrite: bool = option(False, "replace a store that was prepared with other settings")
     workers: int = option(os.cpu_count() or 2, "threads that read pictures: all cores", least=1)
 
+    @classmethod
+    def from_flags(cls, flags: dict[str, Any]) -> Self:
+        """Return the settings: the split of the system's recipe, then the flags."""
+        recipe = recipe_of(flags.get("model", cls.model))
+        return cls(**{k: v for k, v in recipe.items() if k in TRUTH_FIELDS} | flags)
+
     @property
     def network(self) -> Config:
         """The settings of the system at this size, the recipe's where none is given."""
@@ -269,30 +341,34 @@ class PrepareConfig(TruthConfig):
         return resolve({"model": self.model} | {k: v for k, v in sizes.items() if v is not None})
 
 
-def preparation(flags: dict[str, Any]) -> PrepareConfig:
-    """Return the settings of a preparation: the split of the system's recipe, then the flags."""
-    recipe = recipe_of(flags.get("model", PrepareConfig.model))
-    return PrepareConfig(**{k: v for k, v in recipe.items() if k in TRUTH_FIELDS} | flags)
-
-
 @dataclass(frozen=True)
 class ConvertConfig(Checked):
-    """One conversion of a weights file."""
+    """Make weights of Keras 1 or 2 this program's, the ML-Net of 2016 among them.
 
+    Read an ML-Net that Keras 1 or 2 wrote (mlnet_salicon_weights.pkl of 2016, say) and write it
+    as a .weights.h5; or the VGG16 in groups layer_N (vgg16_weights.h5) as an .h5 for
+    --backbone_weights.
+    """
+
+    old: Path = option(dataclasses.MISSING, "the file to convert", words="1", metavar="OLD")
+    new: Path = option(dataclasses.MISSING, "the file to write", words="1", metavar="NEW")
     overwrite: bool = option(False, "replace the converted file")
-    weights_dir: Path = option(
-        Path("weights"), "folder where ImageNet's VGG16 is looked for, to compare kernels with"
+    weights_dir: Path = shared(
+        "weights_dir",
+        help="folder where ImageNet's VGG16 is looked for, to compare kernels with",
     )
 
 
 @dataclass(frozen=True)
 class SubsetConfig(PlanConfig):
-    """One drawing of a working copy from a data set."""
+    """Draw a small working copy.
 
-    dataset: str = option("osie", "data set", choices=DATASETS, group="data")
-    data: tuple[Path, ...] = option(
-        (), "folder of the data set, or the archives it came in (.zip, .tar, .tar.gz)"
-    )
+    Copy some pictures of each split, with all that is known of them, to a folder that --dataset
+    folder reads.
+    """
+
+    dataset: str = shared("dataset", group="data")
+    data: tuple[Path, ...] = shared("sources")
     n: int = option(1000, "pictures of the working copy", unit="pictures", least=1)
     seed: int = option(0, "seed of the draw", least=0)
     output: Path | None = option(None, "folder for the working copy (needed)", group="output")
@@ -317,7 +393,11 @@ def data_of(trained: Config, flags: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ProbeConfig(ScoringConfig):
-    """One probing of frozen networks: what a linear layer reads of attention from each stage."""
+    """Ask how well each stage of a frozen network aligns with human attention.
+
+    Solve linear read-outs of every stage of a frozen network exactly, in one pass over the
+    training pictures, and score them beside the references.
+    """
 
     metrics: str = option("cc,auc_judd", "metrics, as a list such as cc,nss,auc_judd")
     output: Path = option(Path("probe"), "folder for probe.json, index.html and the scores")
@@ -332,7 +412,7 @@ class ProbeConfig(ScoringConfig):
         "ImageNet weights of the network: a file, or 'none' for random weights alone; otherwise "
         "weights/, Keras' cache or its download are used",
     )
-    weights_dir: Path = option(Path("weights"), "folder searched for ImageNet weights")
+    weights_dir: Path = shared("weights_dir", help="folder searched for ImageNet weights")
     control: bool = option(True, "probe each network with random weights, too")
     rows: int = option(240, "height of the network's input", unit="pixels", least=32)
     cols: int = option(320, "width of the network's input", unit="pixels", least=32)

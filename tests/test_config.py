@@ -5,7 +5,7 @@ import pytest
 from flag_parser import parse
 
 import config
-from commands import settings
+from commands.settings import PrepareConfig
 from config import Config, resolve
 from salience.system.errors import UserError
 
@@ -111,9 +111,9 @@ def test_files_from_before_there_were_several_sets_are_read(tmp_path):
 def test_a_preparation_divides_as_the_systems_recipe_does():
     """What was prepared with other shares would be refused by the training that it is for."""
     for model in config.SYSTEMS:
-        trained, made = resolve({"model": model}), settings.preparation({"model": model})
+        trained, made = resolve({"model": model}), PrepareConfig.from_flags({"model": model})
         assert (made.plan, made.sigma_pixels) == (trained.plan, trained.sigma_pixels)
-    assert settings.preparation({"model": "salnet-deep", "test_share": 0.3}).test_share == 0.3
+    assert PrepareConfig.from_flags({"model": "salnet-deep", "test_share": 0.3}).test_share == 0.3
 
 
 def test_a_run_is_named_by_what_it_transfers():

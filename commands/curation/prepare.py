@@ -38,6 +38,12 @@ AHEAD = 8  # pictures a thread that wait to be written
 Place = tuple[str, int]  # a split, and a picture's position in it
 
 
+def run(settings: PrepareConfig) -> bool:
+    """Carry out `data prepare`."""
+    prepare(settings)
+    return True
+
+
 def prepare(settings: PrepareConfig, say: Callable[[str], None] = tell) -> None:
     """Prepare a data set for a network, or go on with it.
 

@@ -25,6 +25,12 @@ from salience.system.files import make_folder, move, scratch, telling, write_byt
 from salience.system.terminal import progress, tell
 
 
+def run(settings: SubsetConfig) -> bool:
+    """Carry out `data subset`."""
+    subset(settings)
+    return True
+
+
 def subset(settings: SubsetConfig, say: Callable[[str], None] = tell) -> None:
     """Copy some pictures of a data set with their truth.
 

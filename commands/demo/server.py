@@ -63,6 +63,12 @@ NO_TOKEN = (403, "Open the address that the terminal printed: it has the token o
 NOTHING_HERE = (404, "There is nothing here.")
 
 
+def run(settings: DemoConfig) -> bool:
+    """Carry out `demo`, until a signal ends it."""
+    demo(settings)
+    return True
+
+
 def demo(settings: DemoConfig, say: Callable[[str], None] = tell) -> None:
     """Serve the page until a signal ends it.
 

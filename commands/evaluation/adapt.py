@@ -18,7 +18,6 @@ from commands.evaluation.rows import (
     Evaluation,
     adapted_row,
     load_split,
-    metric_names,
     model_row,
     note_training_pictures,
     score_rows,
@@ -26,8 +25,7 @@ from commands.evaluation.rows import (
 from commands.evaluation.score_log import LOG, ScoreLog
 from commands.evaluation.tables import DIGITS, described, write_per_image
 from commands.pages import figures
-from commands.settings import AdaptConfig, data_of
-from model import trained_config
+from commands.settings import AdaptConfig
 from salience.data import loading
 from salience.measures.adaptation import LEAST, Fit, fitted, path_of, save, told
 from salience.measures.significance import mean_interval
@@ -61,17 +59,9 @@ class Group:
         return tuple(f"{self.name}, draw {i}" for i in range(len(self.fits))) or (self.name,)
 
 
-def settings_of(flags: dict[str, Any]) -> AdaptConfig:
-    """Return the settings: the data set and the split of the model's training, unless flags say.
-
-    Raises:
-        UserError: the weights are not usable, or a value is out of range.
-    """
-    settings = AdaptConfig(**flags)
-    metric_names(settings.metrics)  # a mistyped name is told before files are looked for
-    weights = weight_files.choose(settings.weights, settings.weights_dir, lambda line: None)
-    trained = trained_config(weights)
-    return AdaptConfig(**{**data_of(trained, flags), **flags})
+def run(settings: AdaptConfig) -> bool:
+    """Carry out `adapt`; return whether every picture had a map."""
+    return not adapt(settings)["left_out"]
 
 
 def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str, Any]:

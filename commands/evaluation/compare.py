@@ -29,7 +29,7 @@ from commands.evaluation.rows import (
 from commands.evaluation.score_log import LOG, ScoreLog
 from commands.evaluation.tables import DIGITS, described, table, write_per_image
 from commands.pages.report import map_png, thumbnail_jpeg, write_page
-from commands.settings import CompareConfig, data_of
+from commands.settings import CompareConfig
 from commands.training.runs import Arm, Run, arms_of, differing_settings
 from salience.measures.metrics import METRICS
 from salience.measures.references import Split, model_name
@@ -47,19 +47,16 @@ EXTREMES = 5  # pictures named as the best, the worst and the most changed
 SIGNIFICANT = 0.05
 
 
-def settings_of(runs: list[Run], flags: dict[str, Any]) -> CompareConfig:
-    """Return the settings: the first run's (first) data set, unless flags say otherwise."""
-    return CompareConfig(**{**data_of(runs[0].config, flags), **flags})
+def run(settings: CompareConfig) -> bool:
+    """Carry out `compare`; return whether every picture had a map of every run."""
+    return not compare(settings)["left_out"]
 
 
-def compare(
-    folders: list[Path], flags: dict[str, Any], say: Callable[[str], None] = tell
-) -> dict[str, Any]:
+def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[str, Any]:
     """Score runs on the same pictures, print and write what differs.
 
     Args:
-        folders: of the runs.
-        flags: fields of CompareConfig; the data set is that of the first run unless named.
+        settings: the runs, the data and where to write.
         say: gets each line of news.
 
     Returns:
@@ -68,10 +65,8 @@ def compare(
     Raises:
         UserError: a run, or the data, is not usable, or the output cannot be written.
     """
-    if not folders:
-        raise UserError("Name the run folders to compare, such as runs/frozen runs/finetuned.")
-    runs = [Run(folder) for folder in folders]
-    settings, arms, notes = settings_of(runs, flags), arms_of(runs), Notes()
+    runs = [Run(folder) for folder in settings.runs]
+    arms, notes = arms_of(runs), Notes()
     make_folder(settings.output)
     split = load_split(settings, settings.split, notes)
     sources = {
@@ -91,7 +86,7 @@ def compare(
         note_training_pictures(trained, settings, split, notes)
     add_notes(notes, runs, arms, scored, settings)
     comparison = described_comparison(evaluation, arms, sources, settings)
-    comparison["command"] = command_of(folders, settings)
+    comparison["command"] = shlex.join(["python", "main.py", "compare", *typed_flags(settings)])
     say(table(evaluation, f"{settings.dataset}, {settings.split} split"))
     for line in (*difference_lines(comparison), *(f"note: {n}" for n in notes.lines())):
         say(line)
@@ -221,11 +216,6 @@ def described_comparison(
         "notes": evaluation.notes.lines(),
     }
     return {**comparison, "sentence": sentence(comparison, main_metric(evaluation))}
-
-
-def command_of(folders: list[Path], settings: CompareConfig) -> str:
-    """Return the command that makes this comparison again, with all that is not the default."""
-    return shlex.join(["python", "main.py", "compare", *map(str, folders), *typed_flags(settings)])
 
 
 def paired(evaluation: Evaluation, before: str, after: str, seed: int) -> dict[str, Difference]:

@@ -1,7 +1,6 @@
 """What `evaluate` does: score a model or a folder of maps on a split, beside the references."""
 
 from collections.abc import Callable
-from typing import Any
 
 from commands.evaluation.map_sources import FolderMaps, ModelMaps, Source, pictures_seen
 from commands.evaluation.rows import (
@@ -10,7 +9,6 @@ from commands.evaluation.rows import (
     adapted_row,
     all_reference_rows,
     load_split,
-    metric_names,
     model_row,
     note_reading,
     note_training_pictures,
@@ -18,7 +16,7 @@ from commands.evaluation.rows import (
 )
 from commands.evaluation.score_log import LOG, ScoreLog
 from commands.evaluation.tables import category_table, table, write
-from commands.settings import EvaluateConfig, data_of
+from commands.settings import EvaluateConfig
 from salience.measures.adaptation import LEAST, asked_for, fitted, told
 from salience.measures.references import Split
 from salience.system.errors import UserError
@@ -27,23 +25,9 @@ from salience.system.notes import Notes
 from salience.system.terminal import tell
 
 
-def settings_of(flags: dict[str, Any]) -> EvaluateConfig:
-    """Return the settings: the data set and the split of the model's training, unless flags say.
-
-    Raises:
-        UserError: the weights are not usable, or a value is out of range.
-    """
-    settings = EvaluateConfig(**flags)
-    metric_names(settings.metrics)  # a mistyped name is told before files are looked for
-    if settings.maps:
-        return settings
-    # here: scoring maps of a folder needs no network
-    from model import trained_config
-    from salience.networks import weight_files
-
-    weights = weight_files.choose(settings.weights, settings.weights_dir, lambda line: None)
-    trained = trained_config(weights)
-    return EvaluateConfig(**{**data_of(trained, flags), **flags})
+def run(settings: EvaluateConfig) -> bool:
+    """Carry out `evaluate`; return whether every picture had a map."""
+    return not evaluate(settings).left_out
 
 
 def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = tell) -> Evaluation:

@@ -188,6 +188,11 @@ def inside(box: Letterbox) -> NDArray[np.bool_]:
     return np.outer(*spans)
 
 
+def run(settings: ProbeConfig) -> bool:
+    """Carry out `probe`; return whether every picture could be read."""
+    return not probe(settings)["left_out"]
+
+
 def probe(settings: ProbeConfig, say: Callable[[str], None] = tell) -> dict[str, Any]:
     """Probe the stages of frozen networks; print and write how well they align with people.
 

@@ -1,7 +1,7 @@
-"""What `train --strategies` does: one arm after the other, each with the same seeds, then compare.
+"""What `train` does: one run, or with `--strategies` every arm with the same seeds, compared.
 
-Each run is a process of its own, so that none inherits another's memory, random state or compiled
-graph, and its peak memory is its own. A run that is done is not run again.
+Each run of these is a process of its own, so that none inherits another's memory, random state or
+compiled graph, and its peak memory is its own. A run that is done is not run again.
 """
 
 import dataclasses
@@ -14,10 +14,10 @@ from typing import Any
 
 import config as config_files
 from commands.evaluation.compare import compare
+from commands.settings import CompareConfig
 from commands.training.hosts import choose_engine
-from commands.training.run_folder import DONE
-from commands.training.runs import changed_settings
-from config import STRATEGIES, Config
+from commands.training.runs import DONE, changed_settings
+from config import STRATEGIES, Config, TrainConfig
 from salience.system.errors import Interrupted, StorageError, UserError
 from salience.system.files import HERE, make_folder
 from salience.system.quiet import environment, import_keras
@@ -25,6 +25,22 @@ from salience.system.signals import SIGNALS
 from salience.system.terminal import tell
 
 MAIN = HERE / "main.py"
+
+
+def run(settings: TrainConfig) -> bool:
+    """Carry out `train`, of one run or of `--strategies`; return whether all could be compared."""
+    config = settings.run
+    if settings.strategies:
+        seeds = list(settings.seeds) or [config.seed]
+        return not run_strategies(config, list(settings.strategies), seeds)["left_out"]
+    choose_engine(config.devices, config.cluster)
+    import_keras()
+    from commands.training.train import (
+        train,  # here: the arms of a study are processes of their own
+    )
+
+    train(config)
+    return True
 
 
 def run_strategies(
@@ -59,11 +75,9 @@ def run_strategies(
         train_apart(run)
     say("")
     import_keras()  # not before: while the runs train, their memory is theirs
-    return compare(
-        [run.run_folder for run in runs],
-        {"output": root / "comparison", "workers": config.workers},
-        say,
-    )
+    folders = tuple(run.run_folder for run in runs)
+    asked = {"runs": folders, "output": root / "comparison", "workers": config.workers}
+    return compare(CompareConfig.from_flags(asked), say)
 
 
 def runs_of(config: Config, strategies: list[str], seeds: list[int]) -> list[Config]:

@@ -66,6 +66,11 @@ FORMATS = {
 }
 
 
+def run(settings: ExportMapsConfig) -> bool:
+    """Carry out `export-maps`; return whether nothing is wrong with the submission."""
+    return not export_maps(settings)
+
+
 def export_maps(settings: ExportMapsConfig, say: Callable[[str], None] = tell) -> list[str]:
     """Write a submission, or check one that is there; return what is wrong with it.
 

@@ -20,8 +20,18 @@ from salience.system.terminal import tell
 LIKE = 0.5  # correlation of kernels above which one comes from the other; by chance it is near 0
 
 
+def run(settings: ConvertConfig) -> bool:
+    """Carry out `convert`."""
+    convert(settings.old, settings.new, settings.overwrite, settings.weights_dir)
+    return True
+
+
 def convert(
-    old: Path, new: Path, settings: ConvertConfig, say: Callable[[str], None] = tell
+    old: Path,
+    new: Path,
+    overwrite: bool = False,
+    weights_dir: Path = Path("weights"),
+    say: Callable[[str], None] = tell,
 ) -> None:
     """Write the network of a file of Keras 1 or 2 as today's weights file.
 
@@ -31,7 +41,8 @@ def convert(
     Args:
         old: the file to convert.
         new: the file to write.
-        settings: whether to replace, and where ImageNet's VGG16 may lie.
+        overwrite: whether to replace `new`.
+        weights_dir: where ImageNet's VGG16 may lie, to compare kernels with.
         say: gets each line of news.
 
     Raises:
@@ -39,7 +50,7 @@ def convert(
     """
     if not old.is_file():
         raise UserError(f"{old}: no such file.")
-    if new.exists() and not settings.overwrite:
+    if new.exists() and not overwrite:
         raise UserError(f"{new} exists. Choose another name, or replace it with --overwrite.")
     found = foreign_weights.read(old)
     suffix = ".h5" if found.bare else weight_files.SUFFIX
@@ -56,7 +67,7 @@ def convert(
         weight_files.save(model, new, weight_files.read_card(old) | _origin(old))
         rows, cols = model.input_shape[1:3]
         say(f"{new}: ML-Net at {rows}x{cols}, for test, evaluate and train --init_weights")
-    say(_kernels_line(found, settings.weights_dir))
+    say(_kernels_line(found, weights_dir))
 
 
 def _origin(old: Path) -> dict:

@@ -77,6 +77,12 @@ class Format:
     open: Callable[[Path], Maps]
 
 
+def run(settings: ExportConfig) -> bool:
+    """Carry out `export`."""
+    export(settings)
+    return True
+
+
 def export(settings: ExportConfig, say: Callable[[str], None] = tell) -> Path:
     """Write a trained network in another format; return where.
 

@@ -29,12 +29,18 @@ from salience.system.terminal import NEWS_SECONDS, progress, tell
 from salience.system.threads import groups, in_order
 
 
-def predict(images: list[str], settings: PredictConfig, say: Callable[[str], None] = tell) -> int:
+def run(settings: PredictConfig) -> bool:
+    """Carry out `test`; return whether every picture got its map."""
+    if not settings.images and not settings.listed:
+        raise UserError("No pictures: name a folder, a picture or a glob, or a file with --list.")
+    return not predict(settings)
+
+
+def predict(settings: PredictConfig, say: Callable[[str], None] = tell) -> int:
     """Write the saliency maps of pictures and videos; return how many gave none.
 
     Args:
-        images: folders, files or globs; videos among the files that are named, too.
-        settings: what to write and where.
+        settings: of what (videos among the files that are named, too), what to write and where.
         say: gets each line of news.
 
     Raises:
@@ -42,7 +48,7 @@ def predict(images: list[str], settings: PredictConfig, say: Callable[[str], Non
             written.
     """
     choose = cache(lambda: weight_files.choose(settings.weights, settings.weights_dir, say))
-    clips, images = video.apart(images, settings.recursive)
+    clips, images = video.apart(list(settings.images), settings.recursive)
     failed = 0
     if images or settings.listed or not clips:
         with Collection(images, settings, say) as jobs:
@@ -76,7 +82,9 @@ def write_maps(
     if todo.first:
         engine = engines.chosen(settings.engine)  # what is absent leaves no empty folder behind
         make_folder(settings.output)
-        failed = run(engines.as_asked(engine, weights(), settings, say), todo, outputs)
+        failed = predict_and_write(
+            engines.as_asked(engine, weights(), settings, say), todo, outputs
+        )
     say(
         f"{todo.begun - failed} maps written to {settings.output}/"
         + (f" at {todo.rate:.1f} images/s" if todo.begun > failed else "")
@@ -138,7 +146,7 @@ class Todo:
             self.say(f"{self.ended} of {bar.total} pictures, {rate:.1f} images/s")
 
 
-def run(engine: Engine, jobs: Todo, outputs: Outputs) -> int:
+def predict_and_write(engine: Engine, jobs: Todo, outputs: Outputs) -> int:
     """Predict and write; return how many pictures could not be read, or their maps not written.
 
     Each thread sees a batch through, from its files to its maps, so that reading, the network and

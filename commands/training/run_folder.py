@@ -16,9 +16,9 @@ import filelock
 import keras
 
 import config as settings
-from commands.training import checkpoint, run_folder
+from commands.training import checkpoint
 from commands.training.checkpoint import Checkpoints, Standing
-from commands.training.runs import changed_settings, history_of
+from commands.training.runs import DONE, changed_settings, history_of
 from config import Config
 from salience.networks import weight_files
 from salience.networks.weight_files import versions
@@ -26,8 +26,6 @@ from salience.system.errors import UserError
 from salience.system.files import as_csv, make_folder, read_json, sweep, write_json, write_text
 from salience.system.flags import to_json
 from salience.system.terminal import tell
-
-DONE = "done.json"  # in a run folder: the run has come to its end
 
 RUN = "run.json"  # what a run is, besides its settings: of what pictures, since when, by whom
 WAYS = "Choose another folder with --output, or replace that run with --overwrite."
@@ -67,7 +65,7 @@ def earlier(config: Config) -> Earlier:
         return Earlier()
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} holds an earlier run without its config.json. {WAYS}")
-    done = (folder / run_folder.DONE).exists()
+    done = (folder / DONE).exists()
     changed = changed_settings(config, moved=not done)
     if changed:
         raise UserError(f"{folder} holds an earlier run of other settings: {changed}. {WAYS}")
@@ -204,7 +202,7 @@ class RunFolder:
     def _clear(self) -> None:
         """Remove an earlier run: files of two runs side by side would be read as those of one."""
         for name in ("history.csv", "speed.csv", "*.weights.h5", "best.json", "last.json", "*.png",
-                     "nonfinite.json", run_folder.DONE, RUN, "tensorboard/events.*"):  # fmt: skip
+                     "nonfinite.json", DONE, RUN, "tensorboard/events.*"):  # fmt: skip
             for old in self.folder.glob(name):
                 old.unlink()
         self.checkpoints.clear()
@@ -282,7 +280,7 @@ class RunFolder:
     def finish(self) -> None:
         """Mark the run as come to its end, by its last epoch or by patience."""
         best = without_clock(self.best_epoch)
-        write_json(self.path(run_folder.DONE), {"epochs": len(self.history), **best})
+        write_json(self.path(DONE), {"epochs": len(self.history), **best})
         self.checkpoints.clear()  # of ML-Net they take 250 MB, and nothing is to be taken up
 
     def close(self) -> None:

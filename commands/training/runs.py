@@ -15,6 +15,7 @@ from salience.system.flags import to_json
 
 # settings that change nothing in a run's results, or only their rounding (a run that is taken up
 # keeps to what it decided on the feature cache)
+DONE = "done.json"  # in a run folder: the run has come to its end
 WITHOUT_EFFECT = (
     *("overwrite", "resume", "checkpoint_minutes", "output", "weights_dir", "workers"),
     *("feature_cache", "cache_limit", "steps_per_execution"),

@@ -49,7 +49,12 @@ def build(settings: NetworkSettings) -> keras.Model:
     Args:
         settings: reads rows, cols, backbone, width, freeze_backbone and seed.
 
-    >>> build(Config(model="linear-probe", rows=48, cols=64, width=0.1)).output_shape
+    >>> from types import SimpleNamespace
+    >>> settings = SimpleNamespace(
+    ...     model="linear-probe", backbone="resnet50", rows=48, cols=64, width=0.1,
+    ...     freeze_backbone=True, seed=0
+    ... )
+    >>> build(settings).output_shape
     (None, 3, 4, 1)
     """
     trunk = features(

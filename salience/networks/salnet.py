@@ -85,7 +85,12 @@ def build(settings: NetworkSettings) -> keras.Model:
     Raises:
         UserError: the input is too small.
 
-    >>> build(Config(model="salnet-deep", rows=48, cols=64, width=0.02)).output_shape
+    >>> from types import SimpleNamespace
+    >>> settings = SimpleNamespace(
+    ...     model="salnet-deep", rows=48, cols=64, width=0.02, freeze_backbone=False,
+    ...     weight_decay=0.0, optimizer="sgd", seed=0
+    ... )
+    >>> build(settings).output_shape
     (None, 44, 60, 1)
     """
     return _build_shallow(settings) if settings.model == SHALLOW else _build_deep(settings)

@@ -6,36 +6,29 @@ here unpickles, and no code is read from a file. Cards are read without Keras.
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
 import platform
+import tomllib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
-import keras
 import numpy as np
 
 from salience.networks import foreign_weights, hdf5
-from salience.system import files
 from salience.system.errors import UserError
-from salience.system.files import (
-    atomic,
-    without_nan,
-    write_bytes,
-    write_json,
-)
-
-VERSION = "0.1.0"
+from salience.system.files import HERE, atomic, without_nan, write_bytes, write_json
 
 if TYPE_CHECKING:
     import keras
 
 SUFFIX = ".weights.h5"
 # trained by us (docs/RESULTS.md), for who has trained nothing yet
-SHIPPED = files.HERE / "weights" / f"mlnet-osie{SUFFIX}"
+SHIPPED = HERE / "weights" / f"mlnet-osie{SUFFIX}"
 
 
 def card_path(path: Path) -> Path:
@@ -273,17 +266,21 @@ def validation_cc(card: dict[str, Any]) -> float:
 
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
+    import keras
+
+    backend = keras.backend.backend()
     return {
-        "program": VERSION,
+        "program": program_version(),
         "python": platform.python_version(),
         "keras": keras.__version__,
-        "backend": f"{keras.backend.backend()} {_backend_version()}",
+        "backend": f"{backend} {importlib.metadata.version(backend)}",
         "numpy": np.__version__,
     }
 
 
-def _backend_version() -> str:
-    """Return the version of TensorFlow, JAX or PyTorch, whichever Keras runs on."""
-    import importlib.metadata
-
-    return importlib.metadata.version(keras.backend.backend())
+def program_version() -> str:
+    """Return the version of this program, which pyproject.toml alone states."""
+    stated = HERE / "pyproject.toml"
+    if stated.exists():  # it runs from its folder, whatever is installed besides
+        return tomllib.loads(stated.read_text(encoding="utf-8"))["project"]["version"]
+    return importlib.metadata.version("salience")

@@ -12,7 +12,7 @@ import sys
 import types
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from salience.system.errors import UserError, did_you_mean, printable
 
@@ -29,11 +29,22 @@ def option(
     most: float | None = None,
     flag: str = "",
     group: str = "",
+    words: str = "",
+    metavar: str = "",
 ) -> Any:
     """Declare a field: its default, the help of its flag, its unit, what it may be.
 
-    The flag is named like the field unless `flag` says otherwise. `group` heads this field and
-    those after it in the command's help.
+    Args:
+        default: value where the flag is not given; `dataclasses.MISSING` for a field that must be.
+        help: what the field means.
+        unit: of its value.
+        choices: what it may be.
+        least: its smallest value.
+        most: its largest value.
+        flag: name of the flag where that is not the field's.
+        group: heading of this field and of those after it in the command's help.
+        words: not empty for words without a flag: "1", or how many as argparse has it, "*" or "+".
+        metavar: what the help calls the value; default: its type.
     """
     meta = {
         "help": help,
@@ -43,12 +54,31 @@ def option(
         "most": most,
         "flag": flag,
         "group": group,
+        "words": words,
+        "metavar": metavar,
     }
     return dataclasses.field(default=default, metadata=meta)
 
 
 class Checked:
-    """The checks that every settings dataclass makes of its own fields."""
+    """What every settings dataclass does: check its own fields, and be made from flags."""
+
+    @classmethod
+    def from_flags(cls, flags: dict[str, Any]) -> Self:
+        """Return the settings that a command line asks for.
+
+        Args:
+            flags: the fields that were given, and no others.
+
+        Raises:
+            UserError: a value is out of range, or files that decide others are not usable.
+        """
+        return cls(**flags)
+
+    @classmethod
+    def default_text(cls, field: str) -> str:
+        """Return what the help calls the default of a field where that is not its value."""
+        return ""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
@@ -109,14 +139,18 @@ def typed(value: Any, kind: type, about: str) -> Any:
 
 
 def to_json(settings: Any) -> dict[str, Any]:
-    """Return the fields of a settings dataclass as JSON values."""
+    """Return the fields of a settings dataclass as JSON values; words without a flag are none."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, tuple):
             return [plain(one) for one in value]
         return str(value) if isinstance(value, Path) else value
 
-    return {name: plain(value) for name, value in dataclasses.asdict(settings).items()}
+    return {
+        field.name: plain(getattr(settings, field.name))
+        for field in dataclasses.fields(settings)
+        if not field.metadata.get("words")
+    }
 
 
 def parse_bool(text: str) -> bool:
@@ -135,9 +169,7 @@ def is_bool(text: str) -> bool:
     return text.lower() in TRUTHS
 
 
-def add_flags(
-    parser: argparse.ArgumentParser, settings: type, defaults: dict[str, str] | None = None
-) -> None:
+def add_flags(parser: argparse.ArgumentParser, settings: type[Checked]) -> None:
     """Add a flag for every field of a settings dataclass.
 
     Flags that are not given stay out of the parsed namespace, so that a recipe's or a file's value
@@ -146,17 +178,17 @@ def add_flags(
     Args:
         parser: gets the flags.
         settings: the dataclass.
-        defaults: by field, what the help calls the default where a command has one of its own.
     """
-    values, target = settings(), parser
-    for field in dataclasses.fields(settings):
+    target = parser
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
         kind = value_type(field.type)
         unit = field.metadata["unit"]
-        default = (defaults or {}).get(field.name, getattr(values, field.name))
+        default = settings.default_text(field.name) or field.default
         if isinstance(default, tuple):
             default = " ".join(map(str, default)) or None
         shown = "" if default is None else f" (default: {default})"
-        extra: dict[str, Any] = {"type": kind, "metavar": kind.__name__.upper()}
+        metavar = field.metadata["metavar"] or kind.__name__.upper()
+        extra: dict[str, Any] = {"type": kind, "metavar": metavar}
         if kind is bool:
             extra = {"type": parse_bool, "metavar": "True|False"}
         elif field.metadata["choices"]:
@@ -166,6 +198,13 @@ def add_flags(
             extra |= {"type": kind, "nargs": "+"}
         if field.metadata["group"]:
             target = parser.add_argument_group(field.metadata["group"])
+        if words := field.metadata["words"]:
+            many = {} if words == "1" else {"nargs": words, "default": argparse.SUPPRESS}
+            metavar = field.metadata["metavar"] or field.name
+            target.add_argument(
+                field.name, type=kind, metavar=metavar, help=field.metadata["help"], **many
+            )
+            continue
         target.add_argument(
             f"--{field.metadata['flag'] or field.name}",
             dest=field.name,
@@ -178,17 +217,21 @@ def add_flags(
 
 
 def typed_flags(settings: Any) -> list[str]:
-    """Return the flags that make a command's settings again, with all that is not the default.
+    """Return the words that make a command's settings again, with all that is not the default.
 
     >>> Part = dataclasses.make_dataclass("Part", [("split", str, "test"), ("fold", int, 0)])
     >>> typed_flags(Part(split="val"))
     ['--split', 'val']
     """
-    words, plain = [], to_json(type(settings)())
-    for name, value in to_json(settings).items():
-        if name not in ("workers", "overwrite") and value != plain[name]:
-            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return words
+    words, flags = [], []
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        texts = [str(one) for one in (value if isinstance(value, tuple) else [value])]
+        if field.metadata.get("words"):
+            words += texts
+        elif field.name not in ("workers", "overwrite") and value != field.default:
+            flags += [f"--{field.name}", *texts]
+    return words + flags
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,5 +1,6 @@
 """What is said on the way: lines, and the progress bar of long work, none where nobody watches."""
 
+import os
 import sys
 
 from tqdm import tqdm
@@ -40,3 +41,22 @@ def aligned(lines: list[list[str]]) -> str:
         "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]).rstrip()
         for first, *rest in lines
     )
+
+
+def open_closed_streams() -> None:
+    """Open what the caller has closed of the standard streams (`>&-`), to nowhere.
+
+    Else the next file that is opened takes its number, and gets what libraries print.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, os.O_RDWR)
+            if handle != number:
+                os.dup2(handle, number)
+                os.close(handle)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+
+
+def drop_output() -> None:
+    """Send to nowhere what is still to be printed, which Python would try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -523,7 +523,8 @@ def test_work_that_is_killed_goes_on(own, prepared, tmp_path):
     root = own()
     whole = contents(prepared(root, name="whole"))
     code = (
-        "import os, sys, signal, main, prepare\n"
+        "import os, sys, signal, main\n"
+        "from commands.curation import prepare\n"
         "lines, real = [], prepare.journal_line\n"
         "def line(*about):\n"
         "    if len(lines) == 8: os.kill(os.getpid(), signal.SIGKILL)\n"

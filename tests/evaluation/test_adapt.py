@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import shutil
+from dataclasses import replace
 
 import cv2
 import keras
@@ -278,7 +279,7 @@ def test_test_writes_what_the_pure_function_makes(trained, weights, tmp_path, en
         settings = PredictConfig(
             weights=weights, output=tmp_path / str(name), float_maps=True, engine=engine, **asked
         )
-        assert predict([str(tmp_path / "in")], settings, say=lines.append) == 0
+        assert predict(replace(settings, images=(str(tmp_path / "in"),)), say=lines.append) == 0
     assert any(line.endswith("own.there.adapt.json") for line in lines)
     plain = sorted((tmp_path / "None").glob("*.npy"))
     assert len(plain) == 4
@@ -319,7 +320,7 @@ def test_weights_without_the_adaptation_asked_for_end_before_anything_is_predict
         weights=weights, output=tmp_path / "out", adaptation="there", engine="keras"
     )
     with pytest.raises(UserError, match=r"No adaptation at .*own\.there\.adapt\.json"):
-        predict([str(pictures)], settings, say=lambda line: None)
+        predict(replace(settings, images=(str(pictures),)), say=lambda line: None)
 
 
 # the command
@@ -344,7 +345,7 @@ def test_the_command_fits_scores_writes_and_sees_each_picture_once(
     monkeypatch.setattr(adaptation, "SIDE", 24)
     calls, lines = counted(monkeypatch), []
     flags = {"weights": weights, "n": (4, 8), "draws": 2, "output": tmp_path / "out", "seed": 3}
-    settings = adapt.settings_of({**flags, "metrics": "cc,nss", "reference": trained})
+    settings = AdaptConfig.from_flags({**flags, "metrics": "cc,nss", "reference": trained})
     assert settings.dataset == "synthetic"  # what the weights were trained on
     found = adapt.adapt(settings, say=lines.append)
     assert sum(calls) == 12 + 4 + 4  # training, test, and the latter by the reference
@@ -446,7 +447,7 @@ def test_more_pictures_than_there_are_is_an_error(weights, tmp_path):
 )
 def test_a_mistake_is_told_before_anything_is_read(wrong, told):
     with pytest.raises(UserError, match=told):
-        adapt.settings_of(wrong)
+        AdaptConfig.from_flags(wrong)
 
 
 def test_several_numbers_are_given_as_words():

@@ -12,12 +12,17 @@ from conftest import TINY
 import config as config_files
 from commands.evaluation import compare, strategies
 from commands.evaluation.map_sources import ModelMaps
-from commands.training import run_folder, runs
+from commands.settings import CompareConfig
+from commands.training import runs
 from config import Config
 from salience.system.errors import UserError
 
 FEW = {"metrics": "cc,nss,kld", "gallery": 3}
 QUIET = {"say": lambda line: None}
+
+
+def of(runs, flags):
+    return CompareConfig.from_flags({"runs": tuple(runs), **flags})
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +50,7 @@ def twin(folder, to, **changes):
 
 def test_a_comparison_answers_and_writes_all_that_it_promises(two_runs, tmp_path):
     lines = []
-    done = compare.compare(two_runs, {**FEW, "output": tmp_path}, lines.append)
+    done = compare.compare(of(two_runs, {**FEW, "output": tmp_path}), lines.append)
     written = json.loads((tmp_path / "comparison.json").read_text())
     assert [e["name"] for e in written["scored"] if e["kind"] == "model"] == [
         "scratch-frozen", "scratch",
@@ -79,20 +84,20 @@ def test_a_comparison_answers_and_writes_all_that_it_promises(two_runs, tmp_path
 
 
 def test_a_second_comparison_scores_nothing_again(two_runs, tmp_path, monkeypatch):
-    compare.compare(two_runs, {**FEW, "output": tmp_path}, **QUIET)
+    compare.compare(of(two_runs, {**FEW, "output": tmp_path}), **QUIET)
     asked = []
     real = ModelMaps.maps
     monkeypatch.setattr(
         ModelMaps, "maps", lambda self, s, shapes: asked.append(len(s)) or real(self, s, shapes)
     )
-    compare.compare(two_runs, {**FEW, "gallery": 2, "output": tmp_path}, **QUIET)
+    compare.compare(of(two_runs, {**FEW, "gallery": 2, "output": tmp_path}), **QUIET)
     assert sorted(asked) == [0, 0, 2, 2]  # the pictures of the page alone
 
 
 def test_a_run_against_its_copy_is_no_difference(two_runs, tmp_path):
     copy = twin(two_runs[0], tmp_path / "copy", learning_rate=0.5)
     lines = []
-    done = compare.compare([two_runs[0], copy], {**FEW, "output": tmp_path / "o"}, lines.append)
+    done = compare.compare(of([two_runs[0], copy], {**FEW, "output": tmp_path / "o"}), lines.append)
     for row in done["differences"]:
         assert (row["difference"], row["low"], row["high"]) == (0, 0, 0)
         assert row["p"] == row["p_corrected"] == 1
@@ -107,9 +112,11 @@ def test_runs_that_differ_in_their_seed_are_one_arm(two_runs, tmp_path):
     other = twin(two_runs[0], tmp_path / "other", seed=1)
     shutil.copy(two_runs[1] / "best.weights.h5", other / "best.weights.h5")  # other scores
     lines = []
-    done = compare.compare([two_runs[0], other], {**FEW, "output": tmp_path / "o"}, lines.append)
+    done = compare.compare(
+        of([two_runs[0], other], {**FEW, "output": tmp_path / "o"}), lines.append
+    )
     single = [
-        compare.compare([folder], {**FEW, "output": tmp_path / "s"}, **QUIET)["scored"][0]
+        compare.compare(of([folder], {**FEW, "output": tmp_path / "s"}), **QUIET)["scored"][0]
         for folder in (two_runs[0], other)
     ]
     assert [e["name"] for e in done["scored"] if e["kind"] == "model"] == ["scratch-frozen"]
@@ -144,20 +151,20 @@ def test_what_the_first_weights_of_each_run_had_learned_from_is_asked(two_runs, 
     other = twin(two_runs[0], tmp_path / "other", **start)
     for order in ([other, two_runs[0]], [two_runs[0], other]):
         lines = []
-        compare.compare(order, {**FEW, "output": tmp_path / "o"}, lines.append)
+        compare.compare(of(order, {**FEW, "output": tmp_path / "o"}), lines.append)
         assert "lost.weights.h5, which is not there" in "\n".join(lines)
 
 
 def test_an_arm_named_like_a_reference_keeps_its_own_scores(two_runs, tmp_path):
     copy = twin(two_runs[0], tmp_path / "uniform", learning_rate=0.5)
-    done = compare.compare([two_runs[0], copy], {**FEW, "output": tmp_path / "o"}, **QUIET)
+    done = compare.compare(of([two_runs[0], copy], {**FEW, "output": tmp_path / "o"}), **QUIET)
     means = {e["name"]: e["means"]["nss"]["mean"] for e in done["scored"]}
     assert means["uniform (maps)"] == means["frozen"] != means["uniform"] == 0
 
 
 def test_the_command_shown_makes_the_comparison_again(two_runs, tmp_path):
     flags = {**FEW, "human": False, "output": tmp_path, "profile": "mit"}
-    command = compare.compare(two_runs, flags, **QUIET)["command"]
+    command = compare.compare(of(two_runs, flags), **QUIET)["command"]
     for words in ("--metrics cc,nss,kld", "--human False", "--profile mit", "--dataset synthetic"):
         assert words in command
 
@@ -169,7 +176,7 @@ def test_maps_without_fixations_are_compared_by_map_metrics(two_runs, tmp_path, 
             cv2.imwrite(str(tmp_path / f"set/test/{kind}/{i}.png"), picture())
     lines = []
     flags = {**FEW, "dataset": "folder", "data": tmp_path / "set", "output": tmp_path / "o"}
-    done = compare.compare(two_runs, flags, lines.append)
+    done = compare.compare(of(two_runs, flags), lines.append)
     assert "scores CC" in done["sentence"]
     assert "nan" not in "\n".join(lines)
 
@@ -177,7 +184,7 @@ def test_maps_without_fixations_are_compared_by_map_metrics(two_runs, tmp_path, 
 def test_each_arm_is_shown_by_its_own_maps(two_runs, tmp_path, monkeypatch):
     pages = []
     monkeypatch.setattr(compare, "write_page", lambda path, page: pages.append(page))
-    compare.compare(two_runs, {**FEW, "output": tmp_path}, **QUIET)
+    compare.compare(of(two_runs, {**FEW, "output": tmp_path}), **QUIET)
     for shown in pages[0]["gallery"]:
         assert len(set(shown["maps"].values())) == 2
     histories = [e["history"] for e in pages[0]["scored"] if e["history"]]
@@ -189,12 +196,12 @@ def test_a_folder_that_is_no_run_is_named(two_runs, tmp_path, missing):
     copy = twin(two_runs[0], tmp_path / "copy")
     (copy / missing).unlink()
     with pytest.raises(UserError, match=f"copy is no run .* {missing} is missing"):
-        compare.compare([copy], {}, **QUIET)
+        compare.compare(of([copy], {}), **QUIET)
 
 
 def test_a_run_named_twice_is_refused(two_runs):
     with pytest.raises(UserError, match="named twice"):
-        compare.compare([two_runs[0], two_runs[0]], {}, **QUIET)
+        compare.compare(of([two_runs[0], two_runs[0]], {}), **QUIET)
 
 
 def answer(a, b, **difference):
@@ -226,7 +233,7 @@ def test_the_sentence_is_about_the_better_arm_whichever_comes_first():
 
 
 def test_the_gallery_shows_what_changed_most_and_keeps_the_order(two_runs, tmp_path):
-    done = compare.compare(two_runs, {**FEW, "gallery": 0, "output": tmp_path}, **QUIET)
+    done = compare.compare(of(two_runs, {**FEW, "gallery": 0, "output": tmp_path}), **QUIET)
     effect = done["effects"][0]
     most = effect["most_gained"][0]["picture"]
 
@@ -254,7 +261,7 @@ def trained_here(two_runs, monkeypatch):
 def test_arms_are_trained_with_every_seed_and_not_again(tiny, tmp_path, trained_here, monkeypatch):
     compared = []
     monkeypatch.setattr(
-        strategies, "compare", lambda folders, flags, say: compared.append(folders) or {}
+        strategies, "compare", lambda settings, say: compared.append(settings.runs) or {}
     )
     config = tiny(output=tmp_path / "study")
     strategies.run_strategies(config, ["frozen", "scratch"], [0, 1], **QUIET)
@@ -268,7 +275,7 @@ def test_arms_are_trained_with_every_seed_and_not_again(tiny, tmp_path, trained_
     ]  # fmt: skip
 
     trained_here.clear()
-    (tmp_path / "study/scratch-seed0" / run_folder.DONE).unlink()  # a run that was broken off
+    (tmp_path / "study/scratch-seed0" / runs.DONE).unlink()  # a run that was broken off
     strategies.run_strategies(config, ["frozen", "scratch"], [0, 1], **QUIET)
     assert trained_here == ["scratch-seed0"]
 

@@ -119,7 +119,7 @@ def test_maps_that_test_wrote_score_as_their_weights_do(run, trained, tmp_path, 
     settings = PredictConfig(
         weights=trained, output=tmp_path / "out", float_maps=True, mirror=mirror
     )
-    predict([str(tmp_path / "in")], settings, say=lambda line: None)
+    predict(replace(settings, images=(str(tmp_path / "in"),)), say=lambda line: None)
     from_weights, _ = run(weights=trained, mirror=mirror)
     from_maps, lines = run(maps=tmp_path / "out")
     model = from_weights.rows[0].means
@@ -398,10 +398,10 @@ def test_a_model_is_scored_on_the_split_it_was_trained_for(tiny, tmp_path):
     """Another plan would score pictures that it was trained on."""
     config = tiny(val_share=0.2, test_share=0.15, split_seed=3, out_of_bounds="clip")
     weights = train(config, say=lambda line: None).published
-    found = evaluate.settings_of({"weights": weights})
+    found = EvaluateConfig.from_flags({"weights": weights})
     assert (found.dataset, found.plan, found.out_of_bounds) == ("synthetic", config.plan, "clip")
-    assert evaluate.settings_of({"weights": weights, "split_seed": 5}).plan.seed == 5
-    other = evaluate.settings_of({"weights": weights, "dataset": "folder", "data": tmp_path})
+    assert EvaluateConfig.from_flags({"weights": weights, "split_seed": 5}).plan.seed == 5
+    other = EvaluateConfig.from_flags({"weights": weights, "dataset": "folder", "data": tmp_path})
     assert (other.plan, other.data) == (EvaluateConfig().plan, tmp_path)
 
 

@@ -45,7 +45,7 @@ def benchmarks(tmp_path, picture, monkeypatch):
             SOURCE="Get it.",
             submission_pictures=lambda root, found=samples: found,
         )
-        monkeypatch.setitem(sys.modules, f"datasets.{benchmark}", module)
+        monkeypatch.setitem(sys.modules, f"salience.data.sets.{benchmark}", module)
 
 
 @pytest.fixture
@@ -181,7 +181,9 @@ def test_an_interrupted_overwrite_does_not_leave_old_maps_for_new(
 ):
     run("mit300")
     with monkeypatch.context() as patch:
-        patch.setattr(predict_module, "run", lambda *arguments: (_ for _ in ()).throw(KeyError))
+        patch.setattr(
+            predict_module, "predict_and_write", lambda *arguments: (_ for _ in ()).throw(KeyError)
+        )
         with pytest.raises(KeyError):
             run("mit300", smooth=3.0, overwrite=True)
     assert list((tmp_path / "out").rglob("*.jpg")) == []
@@ -238,7 +240,7 @@ def test_a_picture_with_a_wrong_exif_turn_gets_a_map_of_its_stored_size(
     path.parent.mkdir()
     Image.fromarray(picture(30, 40)).save(path, exif=exif)
     samples = [Sample("Pattern/132.jpg", path, shape=(30, 40))]
-    module = sys.modules["datasets.cat2000"]
+    module = sys.modules["salience.data.sets.cat2000"]
     monkeypatch.setattr(module, "submission_pictures", lambda root: samples)
     problems, _ = run("cat2000")
     assert problems == []

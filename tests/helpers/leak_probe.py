@@ -7,6 +7,7 @@ after each time.
 import gc
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.leaks import look, make_data, make_pictures
@@ -35,7 +36,7 @@ def main():
     looks = []
     for _ in range(times):
         train(config, say=silent)
-        assert predict([str(folder / "pictures")], settings, say=silent) == 0
+        assert predict(replace(settings, images=(str(folder / "pictures"),)), say=silent) == 0
         gc.collect()
         looks.append(look("self"))
     print(json.dumps(looks))

@@ -7,7 +7,6 @@ from conftest import VGG16, needs
 from weights_of_2016 import BLOCKS, drawn, theano_weights, write_2016
 
 from commands.prediction.convert import convert
-from commands.settings import ConvertConfig
 from config import Config
 from model import build, load_model
 from salience.networks import backbone, foreign_weights, weight_files
@@ -89,7 +88,7 @@ def test_a_file_of_2016_gives_the_maps_of_2016(tmp_path, rng, under, shape):
     same_maps(path, layers, prior.reshape(shape[-2:]), rng)
     new = tmp_path / "new" / "mlnet-2016.weights.h5"
     lines = []
-    convert(path, new, ConvertConfig(weights_dir=tmp_path), lines.append)
+    convert(path, new, weights_dir=tmp_path, say=lines.append)
     assert "ML-Net at 160x" in lines[0] and "turned by 180" in lines[1]
     same_maps(new, layers, prior.reshape(shape[-2:]), rng)
     card = weight_files.read_card(new)
@@ -191,7 +190,7 @@ def test_vgg16_of_2015_is_a_start_for_training(tmp_path, rng):
     layers = theano_weights(rng, 1.0, (1, 1))[0][:13]
     write_vgg(tmp_path / "vgg16_weights.h5", layers)
     new = tmp_path / "vgg16.h5"
-    convert(tmp_path / "vgg16_weights.h5", new, ConvertConfig(), lambda line: None)
+    convert(tmp_path / "vgg16_weights.h5", new, say=lambda line: None)
     model = build(Config(rows=16, cols=16))
     for path in (tmp_path / "vgg16_weights.h5", new):
         backbone.load_weights(model, "vgg16", path)
@@ -210,8 +209,7 @@ def test_imagenets_vgg16_tells_which_way_the_kernels_were(tmp_path, turn, warned
     layers = theano_weights(np.random.default_rng(0), 1.0, (1, 1))[0][:13]
     write_vgg(tmp_path / "old.h5", [(theano, layers[0][1]), *layers[1:]])
     lines = []
-    settings = ConvertConfig(weights_dir=VGG16.parent)
-    convert(tmp_path / "old.h5", tmp_path / "new.h5", settings, lines.append)
+    convert(tmp_path / "old.h5", tmp_path / "new.h5", False, VGG16.parent, lines.append)
     assert ("warning" in lines[-1]) is warned
     assert ("correlation with ImageNet's VGG16 is 1.00" in lines[-1]) is not warned
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -147,7 +148,7 @@ def test_every_odd_picture_gets_a_map_of_its_size(odd, trained, tmp_path, capsys
     settings = PredictConfig(
         weights=trained, output=tmp_path / "out", overlay=True, float_maps=True
     )
-    assert predict([str(odd)], settings, lambda line: None) == 0
+    assert predict(replace(settings, images=(str(odd),)), lambda line: None) == 0
     assert capsys.readouterr().err == ""
     with Collection([str(odd)], settings) as jobs:
         outputs = {job.source.name: job.outputs for job in jobs}
@@ -292,7 +293,7 @@ def test_a_phones_pictures_are_named_in_a_folder_and_the_rest_is_done(
 ):
     (pictures / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     settings = PredictConfig(weights=trained, output=tmp_path / "out")
-    assert predict([str(pictures)], settings, lambda line: None) == 1
+    assert predict(replace(settings, images=(str(pictures),)), lambda line: None) == 1
     assert "IMG_1.HEIC is a HEIC picture" in capsys.readouterr().err
     assert (tmp_path / "out/a.png").exists()
 
@@ -477,7 +478,7 @@ def test_large_pictures_are_read_and_drawn_within_the_room(trained, tmp_path, pi
         monkeypatch.setattr(owner, name, held(headers._one_large, getattr(owner, name)))
     drawn = {"overlay": True, "contours": True, "peaks": 3, "crop": "1:1", "side_by_side": True}
     settings = PredictConfig(weights=trained, output=tmp_path / "out", batch_size=2, **drawn)
-    assert predict([str(folder)], settings, lambda line: None) == 0
+    assert predict(replace(settings, images=(str(folder),)), lambda line: None) == 0
 
 
 def held(lock, function):

@@ -47,7 +47,7 @@ def test_maps_are_keras_own_to_a_grey_level(trained, pictures, tmp_path, name):
             weights=trained, engine=engine, output=tmp_path / engine, recursive=True
         )
         lines = []
-        assert predict([str(pictures)], settings, lines.append) == 0
+        assert predict(replace(settings, images=(str(pictures),)), lines.append) == 0
         assert not [line for line in lines if "so Keras does" in line]
     for map_name in ("a.png", "b.png", "sub/c.png"):
         wanted, found = (
@@ -141,7 +141,7 @@ def test_why_an_export_failed_is_passed_on(tmp_path):
 
 def test_an_engine_that_is_not_installed_is_named(trained, monkeypatch):
     monkeypatch.setattr(engines, "find_spec", lambda package: None)
-    with pytest.raises(UserError, match=r"onnxruntime is not installed.*requirements-engines"):
+    with pytest.raises(UserError, match=r"onnxruntime is not installed.*requirements/engines"):
         engines.get("onnx", trained, lambda line: None)
     assert engines.fastest() == "keras"
 

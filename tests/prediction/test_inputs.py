@@ -264,39 +264,39 @@ def written(folder="predictions"):
 
 def test_a_later_run_does_what_is_missing_and_names_what_is_not_there(eight, capsys):
     said = []
-    failed = [predict([], PredictConfig(**eight, shard="1/2"), said.append)]
+    failed = [predict(PredictConfig(**eight, shard="1/2"), said.append)]
     first = written()
     assert 0 < len(first) < 8
     assert said[-1].startswith(f"{len(first)} maps written to predictions/ at ")
     assert "images/s" in said[-1]
-    failed.append(predict([], PredictConfig(**eight, shard="2/2"), said.append))
+    failed.append(predict(PredictConfig(**eight, shard="2/2"), said.append))
     assert len(written()) == 8
     assert sorted(failed) == [0, 1]
     assert capsys.readouterr().err.count("skipped: Cannot read in/9.jpg: No such file") == 1
     Path("predictions/in/3.png").unlink()
     before = written()
-    assert predict([], PredictConfig(**eight), said.append) == 1
+    assert predict(PredictConfig(**eight), said.append) == 1
     assert before.items() <= written().items()
     assert len(written()) == 8
     assert "1 maps written" in said[-1]
     assert "7 kept" in said[-1]
-    assert predict([], PredictConfig(**eight), said.append) == 1
+    assert predict(PredictConfig(**eight), said.append) == 1
     assert said[-1].startswith("0 maps written to predictions/, 8 kept")
 
 
 def test_only_what_is_missing_is_read(eight, monkeypatch):
-    predict([], PredictConfig(**eight), lambda line: None)
+    predict(PredictConfig(**eight), lambda line: None)
     read, seen = predict_module._read, []
     monkeypatch.setattr(
         predict_module, "_read", lambda job, shape: seen.append(job.source) or read(job, shape)
     )
     Path("predictions/in/3.png").unlink()
-    predict([], PredictConfig(**eight), lambda line: None)
+    predict(PredictConfig(**eight), lambda line: None)
     assert seen == [Path("in/3.jpg"), Path("in/9.jpg")]
 
 
 def test_two_workers_at_one_part_do_no_harm(eight):
-    predict([], PredictConfig(**eight, output=Path("alone")), lambda line: None)
+    predict(PredictConfig(**eight, output=Path("alone")), lambda line: None)
     both = [
         threading.Thread(
             target=predict, args=([], PredictConfig(**eight, overwrite=True), lambda line: None)
@@ -316,7 +316,7 @@ def test_two_workers_at_one_part_do_no_harm(eight):
 def test_a_log_is_told_now_and_then_how_far_it_is(eight, monkeypatch):
     monkeypatch.setattr(predict_module, "NEWS_SECONDS", 0.0)
     said = []
-    predict([], PredictConfig(**eight, batch_size=3), said.append)
+    predict(PredictConfig(**eight, batch_size=3), said.append)
     news = [line for line in said if " of 9 pictures, " in line]
     assert [line.split()[0] for line in news] == ["3", "6", "9"]
     assert all(line.endswith("images/s") for line in news)

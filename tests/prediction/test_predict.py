@@ -1,4 +1,5 @@
 import errno
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -22,7 +23,7 @@ def run(trained, tmp_path):
     def go(*images, **changes):
         lines = []
         settings = PredictConfig(**{"weights": trained, "output": tmp_path / "out", **changes})
-        return predict([str(i) for i in images], settings, lines.append), lines
+        return predict(replace(settings, images=tuple(map(str, images))), lines.append), lines
 
     return go
 
@@ -312,7 +313,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(trained, tmp_path, pic
     monkeypatch.setattr(predict_module, "_read", counting_read)
     monkeypatch.setattr(predict_module, "_write", counting_write)
     settings = PredictConfig(weights=trained, output=tmp_path / "out", batch_size=2)
-    predict([str(tmp_path / "many")], settings, lambda line: None)
+    predict(replace(settings, images=(str(tmp_path / "many"),)), lambda line: None)
     assert len(files(tmp_path / "out")) == 40
     assert held == 0
     assert peak <= 20

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -39,7 +40,7 @@ def run(tmp_path, trained):
         settings = PredictConfig(
             **{"weights": trained, "output": tmp_path / "out", "engine": "keras", **changes}
         )
-        return predict([str(name) for name in names], settings, lines.append), lines
+        return predict(replace(settings, images=tuple(map(str, names))), lines.append), lines
 
     return go
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -80,7 +81,7 @@ def test_a_line_said_is_harmless_and_keeps_its_ends(capsys):
 def test_maps_of_strange_names_lie_in_the_output_and_nowhere_else(strange, trained, tmp_path):
     before = files(tmp_path)
     settings = PredictConfig(weights=trained, output=tmp_path / "out")
-    assert predict([str(strange)], settings) == 0
+    assert predict(replace(settings, images=(str(strange),))) == 0
     assert files(tmp_path) - before == {f"out/{stem}.png" for stem in STEMS}
 
 
@@ -90,7 +91,7 @@ def test_every_kind_of_output_of_strange_names_lies_in_the_output(strange, train
     all_kinds = {"overlay": True, "float_maps": True, "contours": True, "side_by_side": True}
     all_kinds |= {"peaks": 2, "crop": "1:1", "mask": 0.1}
     settings = PredictConfig(weights=trained, output=tmp_path / "out", **all_kinds)
-    assert predict([str(strange)], settings) == 0
+    assert predict(replace(settings, images=(str(strange),))) == 0
     expected = {f"out/{stem}{end}" for stem in STEMS[:-1] for end in ENDINGS.values()}
     assert files(tmp_path) - before == expected
 
@@ -108,7 +109,7 @@ def test_a_list_leads_nowhere_else_either(strange, trained, tmp_path, monkeypatc
     listed = tmp_path / "list.txt"
     listed.write_bytes(b"\n".join(map(os.fsencode, lines)))
     settings = PredictConfig(weights=trained, output=tmp_path / "out/deep/er", listed=listed)
-    assert predict([], settings) == 0
+    assert predict(settings) == 0
     new = files(tmp_path) - before - {"list.txt"}
     assert len(new) == len(STEMS) - 1
     assert all(name.startswith("out/deep/er/") for name in new)
@@ -123,7 +124,7 @@ def test_what_is_said_of_strange_names_is_one_line_each(tmp_path, trained, capsy
         (folder / f"{stem}.png").write_text("no picture")
     (folder / "\x1b[2Jsub\n").mkdir()
     settings = PredictConfig(weights=trained, output=tmp_path / "\x1b[2Jout\n", recursive=True)
-    assert predict([str(folder)], settings) == len(STEMS)
+    assert predict(replace(settings, images=(str(folder),))) == len(STEMS)
     said = capsys.readouterr()
     skipped = said.err.splitlines()
     assert len(skipped) == len(STEMS)

@@ -97,7 +97,7 @@ def test_only_jax_trains_on_several_devices(monkeypatch):
     with pytest.raises(UserError, match=r"on JAX, not on KERAS_BACKEND=tensorflow|pip install"):
         hosts.choose_engine(devices=2, cluster=False)
     monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install -r requirements-backends\.txt"):
+    with pytest.raises(UserError, match=r"pip install -r requirements/backends\.txt"):
         hosts.choose_engine(devices=2, cluster=False)
 
 
@@ -115,13 +115,14 @@ def test_a_batch_that_does_not_divide_by_the_devices_is_refused():
 
 
 PARTS = """
-import jax, numpy as np, step
+import jax, numpy as np
+from commands.training import backends
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 mesh = Mesh(np.array(jax.devices()), ("batch",))
 batch = jax.device_put(np.arange(16.0), NamedSharding(mesh, PartitionSpec("batch")))
 @jax.jit
 def work(batch):
-    first, others, number = step._parts(batch, 4, len(batch))
+    first, others, number = backends._parts(batch, 4, len(batch))
     add = lambda total, part: (total + (part**2).sum(), None)
     return jax.lax.scan(add, (first**2).sum(), others)[0]
 print(len(jax.devices()), float(work(batch)), "all-gather" in work.lower(batch).compile().as_text())

@@ -11,9 +11,9 @@ import pytest
 from conftest import VGG16, needs
 
 import config as settings
-from commands.training import backends, objective, run_folder, train, validation
+from commands.training import backends, objective, train, validation
 from commands.training.run_folder import RunFolder
-from commands.training.runs import Run
+from commands.training.runs import DONE, Run
 from model import build, load_model
 from salience.networks import weight_files
 from salience.system.errors import UserError
@@ -89,7 +89,7 @@ def test_run_writes_all_that_it_promises(tiny):
     assert list(taken[0]) == ["epoch", "seconds", "images_per_second", "peak_memory_mb"]
     assert np.isfinite([float(value) for row in rows for value in row.values()]).all()
     assert settings.resolve({}, folder / "config.json") == config
-    assert json.loads((folder / run_folder.DONE).read_text())["epochs"] == 2
+    assert json.loads((folder / DONE).read_text())["epochs"] == 2
     for name in ("curves.png", "examples.png"):
         assert cv2.imread(str(folder / name)).std() > 5
     assert list((folder / "tensorboard").glob("events.out.tfevents.*"))

@@ -10,7 +10,7 @@ import pytest
 from conftest import PROJECT, SHARED, needs
 
 import main
-from config import resolve
+from config import TrainConfig
 from model import load_model, predict
 from salience.data import loading
 from salience.measures.metrics import cc
@@ -41,7 +41,8 @@ def test_stages_of_the_weights_in_the_box_are_trainings_that_fit_together():
     configs = []
     for words in stages.values():
         flags = vars(main.parser().parse_args(["train", *words]))
-        configs.append(resolve({k: v for k, v in flags.items() if k not in main.NO_FIELDS}))
+        assert flags.pop("command") == "train"
+        configs.append(TrainConfig.from_flags(flags).run)
     head, *others = configs
     assert head.freeze_backbone and not any(config.freeze_backbone for config in others)
     for config in others:

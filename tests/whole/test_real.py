@@ -1,6 +1,7 @@
 """Real pictures, real observers, ImageNet weights: minutes, so marked slow."""
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -57,7 +58,7 @@ def test_a_frozen_backbone_learns_attention_from_a_hundred_pictures(small_osie, 
 
     picture = small_osie / "data/stimuli/1002.jpg"
     settings = PredictConfig(weights=weights, output=tmp_path / "maps", overlay=True)
-    assert predict([str(picture)], settings, **QUIET) == 0
+    assert predict(replace(settings, images=(str(picture),)), **QUIET) == 0
     assert cv2.imread(str(tmp_path / "maps/1002.png"), cv2.IMREAD_UNCHANGED).shape == (600, 800)
 
 
