@@ -28,13 +28,13 @@ from commands.settings import (
     SubsetConfig,
 )
 from config import PredictConfig, TrainConfig
+from salience.system.code_digest import OURS
 from salience.system.errors import Interrupted, StorageError, UserError
 from salience.system.files import refused
 from salience.system.flags import Checked, Parser, add_flags
 from salience.system.quiet import import_keras
 from salience.system.terminal import drop_output, open_closed_streams
 
-OURS = ("main", "commands", "salience", "config", "model", "utilities", "eltwise_product")
 EXIT_PARTIAL, EXIT_USER_ERROR = 1, 2
 # installed, it is started by its own name
 PROGRAM = "salience" if Path(sys.argv[0]).stem == "salience" else "main.py"

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from salience.system.files import HERE
 
-ROOT = HERE  # what lies outside is no code of ours
+ROOT = HERE
+# the project's modules and packages: where it is installed, those of others lie beside them
+OURS = ("main", "commands", "salience", "config", "model", "utilities", "eltwise_product")
 
 
 def code_digest(maker: Callable | str, root: Path = ROOT) -> str:
@@ -37,8 +39,8 @@ def code_digest(maker: Callable | str, root: Path = ROOT) -> str:
 
 
 def is_ours(thing: Callable) -> bool:
-    """Return whether a function or class stands in a file of the project."""
-    return Path(inspect.getfile(thing)).resolve().is_relative_to(ROOT)
+    """Return whether a function or class is the project's."""
+    return thing.__module__.partition(".")[0] in OURS
 
 
 @lru_cache
@@ -109,6 +111,7 @@ def _file_of(name: str, root: Path) -> Path | None:
 
 
 def _place(name: str, root: Path) -> Path | None:
-    """Return where a module of this dotted name would lie; None where the text is no such name."""
+    """Return where a module of this dotted name would lie; None where the project has no such."""
     parts = name.split(".")
-    return root.joinpath(*parts) if all(part.isidentifier() for part in parts) else None
+    ours = parts[0] in OURS and all(part.isidentifier() for part in parts)
+    return root.joinpath(*parts) if ours else None

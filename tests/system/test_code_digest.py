@@ -81,13 +81,22 @@ def test_a_module_that_is_not_reached_leaves_the_key(copy, maker):
         ("print('c.pyx', 'a. b', '..', '.')", set()),
     ],
 )
-def test_imports_of_every_kind_are_followed(tmp_path, text, found):
+def test_imports_of_every_kind_are_followed(tmp_path, monkeypatch, text, found):
+    monkeypatch.setattr(code_digest, "OURS", ("room", "c"))
     (tmp_path / "room").mkdir()
     for name in ("room/__init__.py", "room/a.py", "room/b.py", "c.py", "not_named.py"):
         (tmp_path / name).touch()
     start = tmp_path / "start.py"
     start.write_text(text)
     assert reached(start, tmp_path) == {start, *(tmp_path / name for name in found)}
+
+
+def test_packages_of_others_are_not_followed_where_they_lie_beside_ours(tmp_path):
+    """As in the folder that packages are installed into."""
+    (tmp_path / "numpy.py").touch()
+    (tmp_path / "config.py").write_text("import numpy")
+    assert reached(tmp_path / "config.py", tmp_path) == {tmp_path / "config.py"}
+    assert code_digest.is_ours(code_digest.reached) and not code_digest.is_ours(Path)
 
 
 def test_a_module_that_is_not_there_is_an_error():

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from conftest import PROJECT
 
-from main import OURS
+from salience.system.code_digest import OURS
 
 SOURCES = sorted(
     [*PROJECT.glob("*.py"), *PROJECT.glob("salience/**/*.py"), *PROJECT.glob("commands/**/*.py")]
