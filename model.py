@@ -164,8 +164,8 @@ def predict(
     Args:
         model: from `load_model`.
         image: a file; an array of bytes [rows, columns, 3] in OpenCV's order, blue, green, red; or
-            what else `pictures.as_bgr` takes: grey or transparent pictures, floats of 0 to 1, a
-            picture of Pillow's.
+            what else `picture_files.as_bgr` takes: grey or transparent pictures, floats of 0 to 1,
+            a picture of Pillow's.
         rgb: say True for an array whose order is red, green, blue, as matplotlib, scikit-image and
             NumPy copies of Pillow's pictures have it. Files and Pillow's pictures tell themselves.
 

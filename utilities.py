@@ -1,7 +1,7 @@
 """What is fed to networks: inputs, truth, and the generators of batches.
 
 How a picture is placed in an input and its map taken out again is in `letterbox.py`, whose names
-are also to be had here; files are read and written in `pictures.py`. No network is known here.
+are also to be had here; files are read in `salience.pictures`. No network is known here.
 """
 
 import hashlib
@@ -89,7 +89,7 @@ class Features(Protocol):
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchShare:
     """What one of several processes reads of each batch.
 
     Attributes:
@@ -105,7 +105,7 @@ class Part:
     def of(self, batch: NDArray) -> NDArray:
         """Return this process' stretch of a batch, or all of one that the devices do not divide.
 
-        >>> Part(1, 2, 2).of(np.arange(4)).tolist(), Part(1, 2, 2).of(np.arange(3)).tolist()
+        >>> Part(1, 2, 2).of(np.arange(4)).tolist(), BatchShare(1, 2, 2).of(np.arange(3)).tolist()
         ([2, 3], [0, 1, 2])
         """
         if len(batch) % self.devices:
@@ -177,7 +177,7 @@ class SaliencyBatches(keras.utils.PyDataset):
         ] or self.sizes
         self.seed = seed
         self.epoch = 0
-        self.part = Part()
+        self.part = BatchShare()
         self.cache = cache or default_cache()
         self.features: Features | None = None
         self.failure: UserError | None = None

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from commands.pages import figures
 from commands.settings import CheckConfig
 from salience.data import loading
-from salience.data.parts import Part, equal_files, unpaired
+from salience.data.parts import FileGroup, equal_files, unpaired
 from salience.data.points import Looks, Read
 from salience.pictures.fixations import are_within, density_map, gathered
 from salience.pictures.headers import header_shape
@@ -82,7 +82,7 @@ def check(settings: CheckConfig, say: Callable[[str], None] = tell) -> bool:
         rows.append(row_of(part, examined))
         pictures += examined
     note_absent(settings, {part.title for part in parts}, findings)
-    say(f"{name} at {root}\n{table(rows)}")
+    say(f"{name} at {root}\n{file_table(rows)}")
     for label, notes in (("problem", findings.problems), ("note", findings.remarks)):
         for line in notes.lines():
             say(f"{label}: {line}")
@@ -122,7 +122,7 @@ def note_absent(settings: CheckConfig, there: set[str], findings: Findings) -> N
             findings.problems.explain(line)
 
 
-def examine_part(part: Part, findings: Findings, workers: int) -> list[Examined]:
+def examine_part(part: FileGroup, findings: Findings, workers: int) -> list[Examined]:
     """Return what each picture of a part is like; note what does not fit together."""
     problems, remarks = findings.problems, findings.remarks
     try:
@@ -160,7 +160,7 @@ def examine_part(part: Part, findings: Findings, workers: int) -> list[Examined]
         return list(pool.map(one, keys))
 
 
-def examine(part: Part, key: str, looks: Looks | None, findings: Findings) -> Examined:
+def examine(part: FileGroup, key: str, looks: Looks | None, findings: Findings) -> Examined:
     """Return what one picture is like; note what is wrong with it, its map or its fixations."""
     problems, remarks = findings.problems, findings.remarks
     name, shapes = part.name(key), shapes_of(part, key, findings)
@@ -190,7 +190,7 @@ def examine(part: Part, key: str, looks: Looks | None, findings: Findings) -> Ex
     return Examined(shape, inside, outside, observers, thumbnail)
 
 
-def shapes_of(part: Part, key: str, findings: Findings) -> list[Shape]:
+def shapes_of(part: FileGroup, key: str, findings: Findings) -> list[Shape]:
     """Return the shapes that a picture can be read in: as EXIF data turn it, and as it is stored.
 
     Empty where it cannot be read, which is noted.
@@ -209,7 +209,7 @@ def shapes_of(part: Part, key: str, findings: Findings) -> list[Shape]:
     return [header_shape(image) or stored, stored]
 
 
-def map_of(part: Part, key: str, findings: Findings) -> NDArray | None:
+def map_of(part: FileGroup, key: str, findings: Findings) -> NDArray | None:
     """Return the density map of a picture; note one that cannot be read or says nothing."""
     source = part.maps.get(key)
     if source is None:
@@ -234,7 +234,7 @@ def settled(looks: Looks | None, shape: Shape | None) -> tuple[NDArray | None, i
     return looks.fixations[inside], int(np.count_nonzero(~inside))
 
 
-def row_of(part: Part, examined: list[Examined]) -> dict[str, Any]:
+def row_of(part: FileGroup, examined: list[Examined]) -> dict[str, Any]:
     """Return the counts of a part."""
     counts = [len(one.fixations) for one in examined if one.fixations is not None]
     observers = [one.observers for one in examined if one.observers]
@@ -254,12 +254,12 @@ def row_of(part: Part, examined: list[Examined]) -> dict[str, Any]:
     }
 
 
-def published(part: Part) -> str:
+def published(part: FileGroup) -> str:
     """Return how many pictures are published."""
     return " or ".join(f"{count:,}" for count in part.published)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def file_table(rows: list[dict[str, Any]]) -> str:
     """Return a line for each part."""
     lines = [["", "pictures", "published", "maps", "with fixations", "fixations",
               "median", "observers", "size"]]  # fmt: skip

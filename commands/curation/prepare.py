@@ -151,9 +151,10 @@ def earlier_work(
     asked = {"data": header["source"], **header["settings"]}
     if own != asked and not overwrite:
         names = [name for name in asked if own.get(name) != asked[name]]
+        before = store.preparation_text({name: own.get(name) for name in names})
+        now = store.preparation_text({name: asked[name] for name in names})
         raise UserError(
-            f"{folder} was prepared with {store.described({n: own.get(n) for n in names})}, now "
-            f"{store.described({n: asked[n] for n in names})} is asked for. Choose another "
+            f"{folder} was prepared with {before}, now {now} is asked for. Choose another "
             "--output, or replace it with --overwrite True."
         )
     if own == asked and earlier["inventory"] == header["inventory"]:

@@ -1,6 +1,6 @@
 """The page of `demo`, in Gradio: what stands where on it, and what its controls do.
 
-What is drawn of a picture stands in `panels`; what answers the browser, in `demo`.
+What is drawn of a picture stands in `view`; what answers the browser, in `server`.
 """
 
 from collections.abc import Callable

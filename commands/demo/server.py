@@ -2,7 +2,7 @@
 
 It listens on this machine alone, asks no other host for anything, and leaves no file behind. It
 answers who opened the address that it prints, and of Gradio's many routes those of its own page.
-Gradio, whose page it is, is imported here and in `page`, and needed by nothing else.
+Gradio, whose page it is, is imported here and in `layout`, and needed by nothing else.
 """
 
 import logging
@@ -94,7 +94,7 @@ def demo(settings: DemoConfig, say: Callable[[str], None] = tell) -> None:
             if not ended.is_set():
                 root = f"/{secrets.token_urlsafe()}"
                 app = build(networks, own, settings, root)
-                guard = Guard(app, door.getsockname()[1], own, root)
+                guard = RequestGuard(app, door.getsockname()[1], own, root)
                 serve(guard, door, settings, ended, say)
 
 
@@ -171,7 +171,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def serve(
-    guard: "Guard",
+    guard: "RequestGuard",
     door: socket.socket,
     settings: DemoConfig,
     ended: Event,
@@ -213,7 +213,7 @@ def serve(
     Server(how).run(sockets=[door])
 
 
-class Guard:
+class RequestGuard:
     """Answers this machine's own page alone, and forbids it to ask other hosts for anything.
 
     Other users of this machine can send requests here, and so can pages of other hosts, or of

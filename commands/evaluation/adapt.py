@@ -23,11 +23,11 @@ from commands.evaluation.rows import (
     score_rows,
 )
 from commands.evaluation.score_log import LOG, ScoreLog
-from commands.evaluation.tables import DIGITS, described, write_per_image
+from commands.evaluation.tables import DIGITS, metric_definitions, write_per_image
 from commands.pages import figures
 from commands.settings import AdaptConfig
 from salience.data import loading
-from salience.measures.adaptation import LEAST, Fit, fitted, path_of, save, told
+from salience.measures.adaptation import LEAST, AdaptationFit, fitted, path_of, save, told
 from salience.measures.significance import mean_interval
 from salience.networks import weight_files
 from salience.pictures.sample import Sample
@@ -42,7 +42,7 @@ BEFORE, ALL, REFERENCE = "before", "all", "reference"
 
 
 @dataclass(frozen=True)
-class Group:
+class AdaptedGroup:
     """What is scored as one: the maps as they are, or those adapted to so many pictures.
 
     Attributes:
@@ -51,7 +51,7 @@ class Group:
     """
 
     name: str
-    fits: tuple[Fit, ...] = ()
+    fits: tuple[AdaptationFit, ...] = ()
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -94,18 +94,18 @@ def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str,
 
     source = maps_of(weights, BEFORE)
     note_training_pictures(source.config, settings, split, notes)
-    groups = [Group(BEFORE), *fitted_groups(settings, source, training, say)]
+    groups = [AdaptedGroup(BEFORE), *fitted_groups(settings, source, training, say)]
     rows = [model_row(source, split)]
     for group in groups:
         for name, fit in zip(group.rows, group.fits, strict=False):
             rows.append(adapted_row(name, source, split, fit.adaptation))
     if settings.reference:
-        groups.append(Group(REFERENCE))
+        groups.append(AdaptedGroup(REFERENCE))
         rows.append(model_row(maps_of(settings.reference, REFERENCE), split))
     log = ScoreLog(settings.output / LOG, settings.overwrite)
     evaluation = score_rows(split, rows, log, notes, settings)
     lines = summary(evaluation, groups, settings.seed)
-    say(table(evaluation, groups, lines, f"{settings.dataset}, {settings.split} split"))
+    say(adaptation_table(evaluation, groups, lines, f"{settings.dataset}, {settings.split} split"))
     for line in notes.lines():
         say(f"note: {line}")
     return written(settings, weights, evaluation, groups, lines, say)
@@ -113,7 +113,7 @@ def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str,
 
 def fitted_groups(
     settings: AdaptConfig, source: ModelMaps, training: list[Sample], say: Callable[[str], None]
-) -> list[Group]:
+) -> list[AdaptedGroup]:
     """Return the fits for each number of pictures, and for all where several are compared.
 
     The pictures of a draw are the first of one random order, so that more of them hold the fewer.
@@ -146,12 +146,12 @@ def fitted_groups(
                     )
                 fits.append(fitted(usable, settings.seed))
                 bar.update()
-            groups.append(Group(name, tuple(fits)))
+            groups.append(AdaptedGroup(name, tuple(fits)))
             say(f"{name} pictures{', first draw' * (len(drawn) > 1)}: {told(fits[0])}")
     return groups
 
 
-def summary(evaluation: Evaluation, groups: list[Group], seed: int) -> list[dict[str, Any]]:
+def summary(evaluation: Evaluation, groups: list[AdaptedGroup], seed: int) -> list[dict[str, Any]]:
     """Return a line a group and metric: the mean, what was won, and how much of each gap.
 
     A picture counts with the mean over the draws, so that intervals are over pictures.
@@ -201,8 +201,8 @@ def closed(before: float, own: float, target: float) -> float:
     return (own - before) / gap + 0.0 if gap else float("nan")  # + 0.0: there is no "-0 %"
 
 
-def table(
-    evaluation: Evaluation, groups: list[Group], lines: list[dict[str, Any]], caption: str
+def adaptation_table(
+    evaluation: Evaluation, groups: list[AdaptedGroup], lines: list[dict[str, Any]], caption: str
 ) -> str:
     """Return the scores as text: a line a metric, a column a group."""
     by_place = {(line["metric"], line["fitted_on"]): line for line in lines}
@@ -229,7 +229,7 @@ def written(
     settings: AdaptConfig,
     weights: Path,
     evaluation: Evaluation,
-    groups: list[Group],
+    groups: list[AdaptedGroup],
     lines: list[dict[str, Any]],
     say: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -261,7 +261,7 @@ def written(
         "weights": str(weights),
         "pictures": len(evaluation.pictures),
         "left_out": evaluation.left_out,
-        "metrics": described(evaluation.metrics),
+        "metrics": metric_definitions(evaluation.metrics),
         "summary": lines,
         "fits": [
             {"fitted_on": group.name, "draw": i, **dataclasses.asdict(fit)}

@@ -27,12 +27,12 @@ from commands.evaluation.rows import (
     score_rows,
 )
 from commands.evaluation.score_log import LOG, ScoreLog
-from commands.evaluation.tables import DIGITS, described, table, write_per_image
+from commands.evaluation.tables import DIGITS, metric_definitions, score_table, write_per_image
 from commands.pages.report import map_png, thumbnail_jpeg, write_page
 from commands.settings import CompareConfig
 from commands.training.runs import Arm, Run, arms_of, differing_settings
 from salience.measures.metrics import METRICS
-from salience.measures.references import Split, model_name
+from salience.measures.references import TruthSplit, model_name
 from salience.measures.significance import Difference, compare_metrics
 from salience.pictures.reading import sample_density, sample_image
 from salience.system.errors import UserError
@@ -87,7 +87,7 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
     add_notes(notes, runs, arms, scored, settings)
     comparison = described_comparison(evaluation, arms, sources, settings)
     comparison["command"] = shlex.join(["python", "main.py", "compare", *typed_flags(settings)])
-    say(table(evaluation, f"{settings.dataset}, {settings.split} split"))
+    say(score_table(evaluation, f"{settings.dataset}, {settings.split} split"))
     for line in (*difference_lines(comparison), *(f"note: {n}" for n in notes.lines())):
         say(line)
     say(comparison["sentence"])
@@ -101,7 +101,7 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
     return comparison
 
 
-def by_arm(scored: Evaluation, arms: list[Arm], split: Split, seed: int) -> Evaluation:
+def by_arm(scored: Evaluation, arms: list[Arm], split: TruthSplit, seed: int) -> Evaluation:
     """Return the evaluation with one row an arm: each picture's mean over the arm's runs."""
     kinds = {arm.name: "model" for arm in arms}
     scores = {
@@ -209,7 +209,9 @@ def described_comparison(
         "left_out": evaluation.left_out,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "scoring": to_json(settings),
-        "metrics": [{"key": key, **about} for key, about in described(evaluation.metrics).items()],
+        "metrics": [
+            {"key": key, **about} for key, about in metric_definitions(evaluation.metrics).items()
+        ],
         "scored": scored,
         "differences": differences,
         "effects": effects,
@@ -362,7 +364,7 @@ def gallery_pictures(comparison: dict[str, Any], evaluation: Evaluation, count: 
 
 
 def gallery(
-    pictures: list[str], split: Split, arms: list[Arm], sources: dict[Path, ModelMaps]
+    pictures: list[str], split: TruthSplit, arms: list[Arm], sources: dict[Path, ModelMaps]
 ) -> Iterator[dict[str, Any]]:
     """Yield each shown picture with its fixations, its truth, and each arm's first run's map."""
     indices = [i for i, sample in enumerate(split.samples) if sample.name in set(pictures)]

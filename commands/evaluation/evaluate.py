@@ -15,10 +15,10 @@ from commands.evaluation.rows import (
     score_rows,
 )
 from commands.evaluation.score_log import LOG, ScoreLog
-from commands.evaluation.tables import category_table, table, write
+from commands.evaluation.tables import category_table, score_table, write
 from commands.settings import EvaluateConfig
 from salience.measures.adaptation import LEAST, asked_for, fitted, told
-from salience.measures.references import Split
+from salience.measures.references import TruthSplit
 from salience.system.errors import UserError
 from salience.system.files import make_folder
 from salience.system.notes import Notes
@@ -58,7 +58,7 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = tell) -> Eva
     log = ScoreLog(settings.output and settings.output / LOG, settings.overwrite)
     evaluation = score_rows(split, rows, log, notes, settings)
     note_reading(evaluation)
-    say(table(evaluation, f"{settings.dataset}, {settings.split} split"))
+    say(score_table(evaluation, f"{settings.dataset}, {settings.split} split"))
     for lines in category_table(evaluation):
         say(lines)
     for line in notes.lines():
@@ -70,7 +70,7 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = tell) -> Eva
 
 
 def source_of(
-    settings: EvaluateConfig, split: Split, notes: Notes, say: Callable[[str], None]
+    settings: EvaluateConfig, split: TruthSplit, notes: Notes, say: Callable[[str], None]
 ) -> Source:
     """Return where the maps come from: the folder asked for, else a model."""
     if settings.maps:
@@ -94,7 +94,7 @@ def source_of(
 def tuned_row(
     settings: EvaluateConfig,
     source: Source,
-    split: Split,
+    split: TruthSplit,
     notes: Notes,
     say: Callable[[str], None],
 ) -> Row:

@@ -15,7 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config import Config
-from salience.measures.adaptation import IDENTITY, Adaptation, Seen, seen
+from salience.measures.adaptation import (
+    IDENTITY,
+    Adaptation,
+    LowResolutionMaps,
+    low_resolution_maps,
+)
 from salience.measures.metrics import as_distribution, from_8bit
 from salience.measures.references import model_name
 from salience.pictures.fixations import blurred
@@ -255,7 +260,7 @@ class FolderMaps:
 
 def pictures_seen(
     source: Source, samples: list[Sample], sigma_pixels: float | None
-) -> list[Seen | None]:
+) -> list[LowResolutionMaps | None]:
     """Return what an adaptation is fitted on: each picture's map and where people looked, small.
 
     None for a picture without a usable map, or that nobody looked at. Where the data set has no
@@ -267,7 +272,7 @@ def pictures_seen(
         sigma_pixels: Gaussian for the density maps; None for the data set's own.
     """
     shapes = [sample_shape(sample) for sample in samples]
-    found: list[Seen | None] = []
+    found: list[LowResolutionMaps | None] = []
     bar = progress(len(samples), "maps to fit on")
     with bar:
         for sample, shape, saliency_map in zip(
@@ -279,5 +284,7 @@ def pictures_seen(
                 continue
             known = sample.fixations is not None
             density = None if known else sample_density(sample, shape, sigma_pixels)
-            found.append(seen(as_distribution(saliency_map), sample.fixations, density))
+            found.append(
+                low_resolution_maps(as_distribution(saliency_map), sample.fixations, density)
+            )
     return found

@@ -30,14 +30,14 @@ from commands.evaluation.rows import (
     score_rows,
 )
 from commands.evaluation.score_log import LOG, ScoreLog
-from commands.evaluation.tables import described, write_per_image
+from commands.evaluation.tables import metric_definitions, write_per_image
 from commands.pages import figures
 from commands.pages.report import write_probe_page
 from commands.settings import ProbeConfig
 from commands.training import backends
 from salience.data import loading
-from salience.measures.references import Split
-from salience.measures.ridge import PENALTIES, Fit, Moments, solve
+from salience.measures.references import TruthSplit
+from salience.measures.ridge import PENALTIES, Moments, RidgeFit, solve
 from salience.networks import backbone
 from salience.networks.backbone import BACKBONES
 from salience.networks.linear_probe import GRID, features
@@ -133,7 +133,7 @@ class ReadOut:
 
     network: Network
     stage: str
-    fit: Fit
+    fit: RidgeFit
 
     @property
     def name(self) -> str:
@@ -240,7 +240,7 @@ def probe(settings: ProbeConfig, say: Callable[[str], None] = tell) -> dict[str,
         # of all cores together: on a busy machine the clock tells little
         "processor": round(time.process_time(), 1),
     }
-    say(table(found))
+    say(stage_table(found))
     for line in notes.lines():
         say(f"note: {line}")
     say(found["sentence"])
@@ -442,7 +442,9 @@ def results(
         "settings": to_json(settings),
         "grid": GRID,
         "penalties": list(PENALTIES),
-        "metrics": [{"key": key, **about} for key, about in described(evaluation.metrics).items()],
+        "metrics": [
+            {"key": key, **about} for key, about in metric_definitions(evaluation.metrics).items()
+        ],
         "read_outs": stages,
         "references": references,
         "check": check,
@@ -475,7 +477,7 @@ def with_interval(mean: dict[str, Any]) -> str:
     return f"{mean['mean']:.3f}" + (interval if mean["low"] == mean["low"] else "")
 
 
-def table(found: dict[str, Any]) -> str:
+def stage_table(found: dict[str, Any]) -> str:
     """Return the means with their intervals as text: a line a read-out, a column a metric."""
     lines = [["", "features", "penalty", *(metric["name"] for metric in found["metrics"])]]
     for row in [*found["read_outs"], *found["references"]]:
@@ -505,7 +507,7 @@ def csv_rows(found: dict[str, Any]) -> list[dict[str, Any]]:
     return lines
 
 
-def gallery(split: Split, readouts: list[ReadOut], count: int) -> Iterator[dict[str, Any]]:
+def gallery(split: TruthSplit, readouts: list[ReadOut], count: int) -> Iterator[dict[str, Any]]:
     """Yield pictures evenly spread over the split: where people looked, and each read-out's map.
 
     Of several networks, those that know something are shown.

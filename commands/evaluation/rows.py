@@ -23,7 +23,7 @@ from config import Config
 from salience.data import loading
 from salience.measures.adaptation import IDENTITY, Adaptation
 from salience.measures.metrics import METRICS, PROFILES, Metric
-from salience.measures.references import HALVED, HALVES, ONE, UNIFORM, Scores, Split, Truth
+from salience.measures.references import HALVED, HALVES, ONE, UNIFORM, Scores, Truth, TruthSplit
 from salience.measures.references import references as reference_rows
 from salience.measures.significance import Interval, mean_interval
 from salience.pictures.fixations import are_within
@@ -87,7 +87,7 @@ class Evaluation:
         return next(row for row in self.rows if row.name == name)
 
 
-def load_split(settings: ScoringConfig, split: str, notes: Notes) -> Split:
+def load_split(settings: ScoringConfig, split: str, notes: Notes) -> TruthSplit:
     """Return the pictures of a split, with notes on their fixations.
 
     Raises:
@@ -99,7 +99,7 @@ def load_split(settings: ScoringConfig, split: str, notes: Notes) -> Split:
     )
     for remark in loading.remarks(settings.dataset, settings.data):
         notes.explain(remark)
-    found = Split(
+    found = TruthSplit(
         samples,
         names,
         settings.sigma_pixels,
@@ -121,7 +121,7 @@ def load_split(settings: ScoringConfig, split: str, notes: Notes) -> Split:
 
 
 def note_training_pictures(
-    trained: Config, settings: ScoringConfig, split: Split, notes: Notes
+    trained: Config, settings: ScoringConfig, split: TruthSplit, notes: Notes
 ) -> None:
     """Note how many of the scored pictures a model was trained on.
 
@@ -182,7 +182,7 @@ def metric_names(text: str) -> tuple[str, ...]:
     return tuple(name for name in METRICS if name in asked)
 
 
-def model_row(source: Source, split: Split) -> Row:
+def model_row(source: Source, split: TruthSplit) -> Row:
     """Return the row that scores a source's maps as they are."""
     return Row(
         source.name,
@@ -193,7 +193,7 @@ def model_row(source: Source, split: Split) -> Row:
     )
 
 
-def adapted_row(name: str, source: Source, split: Split, adaptation: Adaptation) -> Row:
+def adapted_row(name: str, source: Source, split: TruthSplit, adaptation: Adaptation) -> Row:
     """Return the row that scores a source's maps as an adaptation makes them."""
     if adaptation == IDENTITY:
         return dataclasses.replace(model_row(source, split), name=name)
@@ -208,7 +208,7 @@ def adapted_row(name: str, source: Source, split: Split, adaptation: Adaptation)
     )
 
 
-def all_reference_rows(split: Split) -> list[Row]:
+def all_reference_rows(split: TruthSplit) -> list[Row]:
     """Return the reference rows of a split."""
     return [
         Row(name, "reference", key_of(split, name), lambda truth, _, score=score: score(truth))
@@ -216,14 +216,14 @@ def all_reference_rows(split: Split) -> list[Row]:
     ]
 
 
-def key_of(split: Split, about: str) -> str:
+def key_of(split: TruthSplit, about: str) -> str:
     """Return the key of a row on a split: the pictures, the map, and the code that scores it."""
     parts = f"{split.fingerprint} {about} {code_digest(score_rows)}"
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
 def score_rows(
-    split: Split, rows: list[Row], log: ScoreLog, notes: Notes, settings: ScoringConfig
+    split: TruthSplit, rows: list[Row], log: ScoreLog, notes: Notes, settings: ScoringConfig
 ) -> Evaluation:
     """Score every row on every picture that the log lacks, and gather the means.
 
@@ -275,7 +275,7 @@ def score_rows(
 
 
 def maps_of(
-    rows: list[Row], split: Split, todo: list[int], log: ScoreLog
+    rows: list[Row], split: TruthSplit, todo: list[int], log: ScoreLog
 ) -> Iterator[dict[int, NDArray | None]]:
     """Yield for each picture its map of every source that some row still needs."""
     sources = {id(row.source): row.source for row in rows if row.source}
@@ -302,7 +302,7 @@ def gather(
     pictures: list[str],
     kinds: dict[str, str],
     scores: dict[str, list[Scores]],
-    split: Split,
+    split: TruthSplit,
     notes: Notes,
     left_out: list[str],
     seed: int,

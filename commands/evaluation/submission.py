@@ -45,7 +45,7 @@ SHOWN = 20  # problems that are printed; all are counted
 
 
 @dataclass(frozen=True)
-class Format:
+class BenchmarkFormat:
     """What a benchmark asks for.
 
     Attributes:
@@ -60,9 +60,9 @@ class Format:
 
 
 FORMATS = {
-    "mit300": Format(300, (".jpg", ".png"), in_folder=True),
-    "cat2000": Format(2000, (".jpg", ".png"), in_folder=True),
-    "salicon": Format(5000, (".png",), in_folder=False),
+    "mit300": BenchmarkFormat(300, (".jpg", ".png"), in_folder=True),
+    "cat2000": BenchmarkFormat(2000, (".jpg", ".png"), in_folder=True),
+    "salicon": BenchmarkFormat(5000, (".png",), in_folder=False),
 }
 
 
@@ -221,7 +221,9 @@ def _entries(submission: Path) -> Iterator[Iterator[Member]]:
     )  # fmt: skip
 
 
-def _wanted(names: Iterable[str], samples: list[Sample], form: Format) -> dict[str, Sample]:
+def _wanted(
+    names: Iterable[str], samples: list[Sample], form: BenchmarkFormat
+) -> dict[str, Sample]:
     """Return the samples by the names that their maps should have in a submission of these names.
 
     One kind of file and, where the format has one, one folder around all are taken as they are.

@@ -17,7 +17,7 @@ from salience.system.terminal import aligned
 DIGITS = {"mse": 4}  # decimals that tell scores apart; three for all others
 
 
-def table(evaluation: Evaluation, caption: str) -> str:
+def score_table(evaluation: Evaluation, caption: str) -> str:
     """Return the means with their intervals as text: a line a metric, a column a row scored."""
     lines, variants = [["", *(row.name for row in evaluation.rows)]], [""]
     for key, metric in evaluation.metrics.items():
@@ -78,7 +78,7 @@ def write(folder: Path, evaluation: Evaluation, settings: ScoringConfig) -> None
             "settings": to_json(settings),
             "pictures": len(evaluation.pictures),
             "left_out": evaluation.left_out,
-            "metrics": described(evaluation.metrics),
+            "metrics": metric_definitions(evaluation.metrics),
             "rows": {
                 row.name: {
                     "kind": row.kind,
@@ -114,7 +114,7 @@ def write_per_image(path: Path, evaluation: Evaluation) -> None:
     write_text(path, as_csv(lines))
 
 
-def described(chosen: dict[str, Metric]) -> dict[str, dict[str, Any]]:
+def metric_definitions(chosen: dict[str, Metric]) -> dict[str, dict[str, Any]]:
     """Return what each metric is, for the files."""
     return {
         key: {"name": m.name, "higher_is_better": m.higher_is_better, "variant": m.variant}

@@ -60,7 +60,7 @@ OUTPUT = (
 
 
 @dataclass(frozen=True)
-class Format:
+class ExportFormat:
     """A format that a network is written in.
 
     Attributes:
@@ -117,7 +117,7 @@ def export(settings: ExportConfig, say: Callable[[str], None] = tell) -> Path:
     return output
 
 
-def require_makers(name: str, form: Format) -> None:
+def require_makers(name: str, form: ExportFormat) -> None:
     """Refuse what cannot be converted here, before anything is loaded.
 
     Raises:
@@ -196,7 +196,7 @@ def made_card(model: keras.Model, weights: Path, name: str) -> dict[str, Any]:
     }
 
 
-def convert(model: keras.Model, form: Format, card: dict[str, Any], path: Path) -> float:
+def convert(model: keras.Model, form: ExportFormat, card: dict[str, Any], path: Path) -> float:
     """Write a network in a format and run it; return how far its maps are from Keras'.
 
     Raises:
@@ -352,8 +352,10 @@ def open_saved_model(path: Path) -> Maps:
 
 
 FORMATS = {
-    "onnx": Format(("onnx", "tf2onnx", "onnxruntime"), ".onnx", write_onnx, engines.open_onnx),
-    "openvino": Format(("openvino",), ".xml", write_openvino, engines.open_openvino),
-    "litert": Format((), ".tflite", write_litert, open_litert),
-    "saved_model": Format((), "", write_saved_model, open_saved_model),
+    "onnx": ExportFormat(
+        ("onnx", "tf2onnx", "onnxruntime"), ".onnx", write_onnx, engines.open_onnx
+    ),
+    "openvino": ExportFormat(("openvino",), ".xml", write_openvino, engines.open_openvino),
+    "litert": ExportFormat((), ".tflite", write_litert, open_litert),
+    "saved_model": ExportFormat((), "", write_saved_model, open_saved_model),
 }

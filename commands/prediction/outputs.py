@@ -54,7 +54,7 @@ class Outputs:
 
     def write(self, job: Job, saliency_map: NDArray) -> None:
         """Write what is asked for of a picture, by its map (0 to 1; it is changed)."""
-        seen = Seen(job, self.finished(saliency_map), self)
+        seen = RenderedOutputs(job, self.finished(saliency_map), self)
         for kind, path in job.outputs.items():
             make_folder(path.parent, inside=self.settings.output)
             write = WRITERS.get(path.suffix, write_image)
@@ -69,7 +69,7 @@ class Outputs:
         return saliency_map
 
 
-class Seen:
+class RenderedOutputs:
     """A picture and its finished map, and what several outputs are made of."""
 
     def __init__(self, job: Job, saliency_map: NDArray, how: Outputs) -> None:
@@ -111,13 +111,13 @@ class Seen:
         ]
 
 
-MAKERS: dict[str, Callable[[Seen], Any]] = {
+MAKERS: dict[str, Callable[[RenderedOutputs], Any]] = {
     "map": lambda seen: to_8_bit(seen.map),
     "overlay": lambda seen: seen.overlay,
     "float": lambda seen: seen.map,
-    "contours": Seen.contours,
-    "peaks": Seen.points,
-    "crop": Seen.crop,
+    "contours": RenderedOutputs.contours,
+    "peaks": RenderedOutputs.points,
+    "crop": RenderedOutputs.crop,
     "mask": lambda seen: to_8_bit(thresholded(seen.map, seen.how.settings.mask)),
     "side_by_side": lambda seen: side_by_side(
         seen.picture, in_colours(seen.map, seen.how.settings.colormap), seen.overlay

@@ -23,7 +23,7 @@ from config import Config
 from salience.system.errors import UserError
 from salience.system.flags import to_json
 from salience.system.quiet import hushed
-from utilities import Part, SaliencyBatches
+from utilities import BatchShare, SaliencyBatches
 
 HEARTBEAT_SECONDS = 100  # a frozen process is noticed after these, a dead one at once (hosts.py)
 # what may differ between the processes of a run: where its files are, and what no result depends on
@@ -178,7 +178,7 @@ class Mesh(Devices):
         Raises:
             UserError: there is none.
         """
-        training.part = Part(self.number, self.processes, self.count)
+        training.part = BatchShare(self.number, self.processes, self.count)
         if not self.steps(training):
             raise UserError(
                 f"{training.count} training pictures are fewer than a batch of "
@@ -342,7 +342,7 @@ def together(config: Config, place: hosts.Place) -> Iterator[None]:
     import jax  # pyright: ignore[reportMissingImports]
 
     same = {k: v for k, v in to_json(config).items() if k not in OWN_SETTINGS}
-    group = hosts.Group(place, same, config.cluster_timeout)
+    group = hosts.ProcessGroup(place, same, config.cluster_timeout)
     # it would take SIGTERM away from us (signals.py) and only note it
     jax.config.update("jax_enable_preemption_service", False)
     try:

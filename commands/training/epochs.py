@@ -15,7 +15,7 @@ from tqdm import tqdm
 from commands.pages import figures
 from commands.training.checkpoint import Arrays, Standing, State, unsound
 from commands.training.devices import Devices
-from commands.training.nonfinite import Guard
+from commands.training.nonfinite import NonfiniteGuard
 from commands.training.objective import linear_by_epoch, training_metrics
 from commands.training.run_folder import RunFolder
 from commands.training.validation import Validator, scores_line
@@ -62,7 +62,7 @@ class Epochs(keras.callbacks.Callback):
         self.config, self.run, self.say, self.devices = config, run, say, devices
         self.state, self.stop, self.at, self.arrays = state, stop, standing, arrays
         self.training = training
-        self.guard = Guard(config, state, run.checkpoints, standing.incidents)
+        self.guard = NonfiniteGuard(config, state, run.checkpoints, standing.incidents)
         self.validator = Validator(config, validation, devices)
         self.events = None
         if devices.is_chief:

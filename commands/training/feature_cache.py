@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from commands.training.devices import Devices
 from config import Config
-from salience.data.feature_store import FeatureStore, Seen
+from salience.data.feature_store import FeatureStore, KnownPicture
 from salience.networks.weight_files import versions
 from salience.pictures.sample import Sample
 from salience.system.cache import default_cache
@@ -235,7 +235,7 @@ def fingerprint(trunk: keras.Model) -> str:
             if not name.endswith(SETTINGS_ALONE)
         }
         calls = [
-            [described(leaf, places) for leaf in keras.tree.flatten(argument)]
+            [call_argument(leaf, places) for leaf in keras.tree.flatten(argument)]
             for node in operation._inbound_nodes
             for argument in (node.arguments.args, node.arguments.kwargs)
         ]
@@ -247,7 +247,7 @@ def fingerprint(trunk: keras.Model) -> str:
     return digest.hexdigest()[:32]
 
 
-def described(argument: Any, places: dict[int, int]) -> Any:
+def call_argument(argument: Any, places: dict[int, int]) -> Any:
     """Return what an operation was called with: which tensor of the graph, or which value."""
     if isinstance(argument, keras.KerasTensor):
         operation, node, tensor = argument._keras_history
@@ -280,7 +280,7 @@ class Features:
         self.input_shape, self.batch_size = config.input_shape, config.batch_size
         self.shapes = [tuple(tensor.shape[1:]) for tensor in trunk.outputs]
         self.dtype = np.dtype(trunk.outputs[0].dtype)
-        self._seen: dict[int, Seen] = {}
+        self._seen: dict[int, KnownPicture] = {}
         self._told: set[str] = set()
         self._computing = Lock()
 
@@ -358,7 +358,7 @@ class Features:
         seen = self.recall(sample)
         return name_of(seen, flip) if seen else None
 
-    def recall(self, sample: Sample) -> Seen | None:
+    def recall(self, sample: Sample) -> KnownPicture | None:
         """Return what is known of a sample's picture, from this run or an earlier one."""
         if id(sample) not in self._seen:  # samples live as long as their batches
             identity = input_identity(sample, self.input_shape)
@@ -368,9 +368,11 @@ class Features:
             self._seen[id(sample)] = found
         return self._seen[id(sample)]
 
-    def remember(self, sample: Sample, picture: NDArray, image_shape: tuple[int, int]) -> Seen:
+    def remember(
+        self, sample: Sample, picture: NDArray, image_shape: tuple[int, int]
+    ) -> KnownPicture:
         """Note what a sample's picture is: for this run, and where it has a file for others."""
-        seen = Seen(hashlib.sha256(picture.tobytes()).hexdigest(), image_shape)
+        seen = KnownPicture(hashlib.sha256(picture.tobytes()).hexdigest(), image_shape)
         self._seen[id(sample)] = seen
         identity = input_identity(sample, self.input_shape)
         if identity:
@@ -378,7 +380,7 @@ class Features:
         return seen
 
 
-def name_of(seen: Seen, flip: bool) -> str:
+def name_of(seen: KnownPicture, flip: bool) -> str:
     """Return the name of the features of a picture, or of its mirror image."""
     return seen.content + ("-flipped" if flip else "")
 

@@ -235,7 +235,7 @@ class Wire:
         self.connection.close()
 
 
-class Group:
+class ProcessGroup:
     """The processes that train one network, connected to their chief until all are done.
 
     Where one fails or vanishes, the chief tells the others, and all end with its exit code, or 2:

@@ -15,7 +15,7 @@ MOST_REWINDS = 3  # of one epoch
 NAMED = 3  # pictures named in a line; the file names all
 
 
-class Guard:
+class NonfiniteGuard:
     """Keeps what `--on_nan` needs, and carries it out.
 
     Args:

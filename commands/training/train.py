@@ -11,9 +11,8 @@ import keras
 import numpy as np
 
 from commands.training import backends, checkpoint, feature_cache
-from commands.training import devices as cluster
 from commands.training.checkpoint import Arrays, Standing, State
-from commands.training.devices import Devices
+from commands.training.devices import Devices, started
 from commands.training.epochs import Epochs
 from commands.training.objective import set_up
 from commands.training.run_folder import Earlier, RunFolder, WitnessedRun, earlier
@@ -42,7 +41,7 @@ def train(config: Config, say: Callable[[str], None] = tell) -> RunFolder:
     """
     config.check_start()
     with heeded(say) as stop:
-        with cluster.started(config) as devices:
+        with started(config) as devices:
             chief = devices.is_chief
             run = train_on(devices, config, say if chief else lambda line: None, stop)
         if run.is_interrupted:
@@ -269,7 +268,7 @@ def load_start(model: keras.Model, config: Config, say: Callable[[str], None]) -
         return system_module(config.model).load_pretrained(model, config)
     card = weight_files.read_card(config.init_weights)
     weight_files.load(model, config.init_weights)
-    say(weight_files.described(config.init_weights, card))
+    say(weight_files.card_line(config.init_weights, card))
     return config.init_weights
 
 

@@ -156,7 +156,7 @@ def free_bytes(folder: Path) -> int:
 
 
 @dataclass(frozen=True)
-class Seen:
+class KnownPicture:
     """What is known of a picture that was read once: a digest of the network's input, its shape."""
 
     content: str
@@ -210,7 +210,7 @@ class FeatureStore:
         except (OSError, UserError) as error:
             self.full = f"cannot be written ({error})"
 
-    def remember(self, identity: str, seen: Seen) -> None:
+    def remember(self, identity: str, seen: KnownPicture) -> None:
         """Note what is known of a picture, so that another run need not read it."""
         with self._lock:
             self.seen[identity] = seen
@@ -221,7 +221,7 @@ class FeatureStore:
                 with (self.folder / PICTURES).open("ab", buffering=0) as file:
                     file.write(line.encode())
 
-    def _read_seen(self) -> dict[str, Seen]:
+    def _read_seen(self) -> dict[str, KnownPicture]:
         """Return what is known of pictures, by their identity; half-written lines are let be."""
         found = {}
         with suppress(OSError):
@@ -229,7 +229,7 @@ class FeatureStore:
                 words = line.split()
                 if len(words) == 4 and [len(w) for w in words[:2]] == [64, 64]:
                     with suppress(ValueError):
-                        found[words[0]] = Seen(words[1], (int(words[2]), int(words[3])))
+                        found[words[0]] = KnownPicture(words[1], (int(words[2]), int(words[3])))
         return found
 
     def touch(self) -> None:

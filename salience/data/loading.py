@@ -22,7 +22,7 @@ from salience.pictures.sample import Sample
 from salience.system.errors import UserError
 
 if TYPE_CHECKING:  # it knows this module's functions
-    from salience.data.parts import Part
+    from salience.data.parts import FileGroup
 
 
 def load(
@@ -136,7 +136,7 @@ def _remedy(name: str, root: Path | None, split: str) -> str:
     return "Take another --split."
 
 
-def parts(name: str, root: Path | None) -> "list[Part]":
+def parts(name: str, root: Path | None) -> "list[FileGroup]":
     """Return what is on disk of a data set; nothing for a built-in one.
 
     Raises:

@@ -1,7 +1,7 @@
 """What is on disk of a data set, before it is asked whether it fits together.
 
-Each loader describes its layout once, as a list of `Part`. `load` refuses parts that do not fit
-together, in one line; `data check` lists all that is wrong with them.
+Each loader describes its layout once, as a list of `FileGroup`. `load` refuses parts that do not
+fit together, in one line; `data check` lists all that is wrong with them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +22,7 @@ CLUTTER = ("__MACOSX", ".")  # what archives leave beside the data
 
 
 @dataclass(frozen=True)
-class Part:
+class FileGroup:
     """The files of one part of a data set, by the key that pairs them.
 
     A key names a picture within the data set, with forward slashes and without suffix.
@@ -70,7 +70,7 @@ class Part:
         return key.split("/")[0] if self.by_category else ""
 
 
-def unpaired(part: Part, looks: Iterable[str]) -> list[tuple[str, int, list[str]]]:
+def unpaired(part: FileGroup, looks: Iterable[str]) -> list[tuple[str, int, list[str]]]:
     """Return for each kind of truth how much of it there is, and the keys that have no partner."""
     return [
         (label, len(truth), sorted(part.images.keys() ^ truth.keys()))
@@ -79,7 +79,7 @@ def unpaired(part: Part, looks: Iterable[str]) -> list[tuple[str, int, list[str]
     ]
 
 
-def samples(part: Part) -> list[Sample]:
+def samples(part: FileGroup) -> list[Sample]:
     """Return the samples of a part.
 
     Raises:
@@ -99,7 +99,7 @@ def samples(part: Part) -> list[Sample]:
     return [sample(part, key, read.looks.get(key)) for key in sorted(part.images)]
 
 
-def sample(part: Part, key: str, looks: Looks | None) -> Sample:
+def sample(part: FileGroup, key: str, looks: Looks | None) -> Sample:
     """Return one sample of a part."""
     image = part.images[key]
     shape = looks.shape if looks else None
@@ -117,7 +117,7 @@ def sample(part: Part, key: str, looks: Looks | None) -> Sample:
     )
 
 
-def load_parts(parts: list[Part], root: Path, split: str, plan: Plan) -> list[Sample]:
+def load_parts(parts: list[FileGroup], root: Path, split: str, plan: Plan) -> list[Sample]:
     """Return the samples of a split: the part of that name, or a share of the one to be divided.
 
     Raises:

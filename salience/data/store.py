@@ -83,7 +83,7 @@ def load(
     if split not in found.splits:
         why = found.manifest["left_out"].get(split, "")
         raise UserError(f"{folder} was prepared without a '{split}' split. {why}".rstrip())
-    samples = Split(found, split).samples(with_sources=found.has_source)
+    samples = StoredSplit(found, split).samples(with_sources=found.has_source)
     if found.has_source and inventory(found.source, folder) != found.manifest["inventory"]:
         found.refuse_if_changed(split, samples, originals)
     return samples
@@ -171,9 +171,10 @@ class Store:
         own = self.settings
         changes = {name: value for name, value in asked.items() if own[name] != value}
         if changes:
+            before = preparation_text({name: own[name] for name in changes})
             raise UserError(
-                f"{self.folder} was prepared with {described({n: own[n] for n in changes})}, but "
-                f"{described(changes)} is asked for. Another store is made by: "
+                f"{self.folder} was prepared with {before}, but "
+                f"{preparation_text(changes)} is asked for. Another store is made by: "
                 f"{self.command(changes, 'OTHER')}"
             )
 
@@ -268,7 +269,7 @@ def _has_types(value: Any, kinds: dict[str, Any]) -> bool:
     )
 
 
-def described(settings: dict[str, Any]) -> str:
+def preparation_text(settings: dict[str, Any]) -> str:
     """Return settings as their flags, or in words.
 
     >>> described({"rows": 240, "stride": 8, "sigma_pixels": None})
@@ -326,7 +327,7 @@ class Packed:
         return array
 
 
-class Split:
+class StoredSplit:
     """A split of a store.
 
     Args:
@@ -387,7 +388,7 @@ class Split:
 class Kept:
     """What a store keeps of one picture."""
 
-    split: Split
+    split: StoredSplit
     index: int
 
     @property

@@ -186,7 +186,7 @@ def _gaussian(count: int, middle: float, width: float, power: float) -> NDArray[
     return np.exp(exponent - exponent.max())
 
 
-class Seen(NamedTuple):
+class LowResolutionMaps(NamedTuple):
     """A picture that parameters are fitted on, at low resolution.
 
     Attributes:
@@ -209,9 +209,9 @@ def low_shape(shape: tuple[int, int]) -> tuple[int, int]:
     return rows, columns
 
 
-def seen(
+def low_resolution_maps(
     saliency_map: NDArray, fixations: NDArray | None, density_map: NDArray | None = None
-) -> Seen | None:
+) -> LowResolutionMaps | None:
     """Return a picture as it is fitted on; None where nobody looked at it.
 
     Args:
@@ -232,14 +232,16 @@ def seen(
         )
     else:
         return None
-    return Seen(small, as_distribution(looks)) if looks.any() else None
+    return LowResolutionMaps(small, as_distribution(looks)) if looks.any() else None
 
 
-def information(adaptation: Adaptation, pictures: Sequence[Seen]) -> NDArray[np.float64]:
+def information(
+    adaptation: Adaptation, pictures: Sequence[LowResolutionMaps]
+) -> NDArray[np.float64]:
     """Return the mean log-likelihood of each picture's fixations, bits above the uniform density.
 
     >>> looks = np.array([[1.0, 0.0]])
-    >>> pictures = [Seen(np.ones((1, 2)), looks), Seen(looks, looks)]
+    >>> pictures = [LowResolutionMaps(np.ones((1, 2)), looks), LowResolutionMaps(looks, looks)]
     >>> np.abs(information(IDENTITY, pictures)).round(6).tolist()
     [0.0, 1.0]
     """
@@ -257,7 +259,7 @@ def _information(adaptation: Adaptation, maps: NDArray, looks: NDArray) -> NDArr
     return (looks * bits).sum(axis=(-2, -1))
 
 
-def _stacks(pictures: Sequence[Seen]) -> list[tuple[list[int], NDArray, NDArray]]:
+def _stacks(pictures: Sequence[LowResolutionMaps]) -> list[tuple[list[int], NDArray, NDArray]]:
     """Return the pictures of each shape: their indices, maps and looks, [pictures, rows, cols]."""
     shapes: dict[tuple[int, ...], list[int]] = {}
     for i, picture in enumerate(pictures):
@@ -272,7 +274,9 @@ def _stacks(pictures: Sequence[Seen]) -> list[tuple[list[int], NDArray, NDArray]
     ]
 
 
-def most_likely(pictures: Sequence[Seen], start: Adaptation | None = None) -> Adaptation:
+def most_likely(
+    pictures: Sequence[LowResolutionMaps], start: Adaptation | None = None
+) -> Adaptation:
     """Return the parameters under which the fixations of pictures are likeliest.
 
     A step away from the identity must be worth a little (`PENALTY`), so that what few pictures say
@@ -330,7 +334,7 @@ def _at(place: NDArray) -> Adaptation:
 
 
 @dataclass(frozen=True)
-class Fit:
+class AdaptationFit:
     """What came of a fit.
 
     Attributes:
@@ -344,7 +348,7 @@ class Fit:
     kept: bool
 
 
-def fitted(pictures: Sequence[Seen], seed: int = 0) -> Fit:
+def fitted(pictures: Sequence[LowResolutionMaps], seed: int = 0) -> AdaptationFit:
     """Return the likeliest parameters, if they do good on pictures that they were not fitted on.
 
     Each part of the pictures is tried with what was fitted on the others, so no picture is needed
@@ -365,10 +369,10 @@ def fitted(pictures: Sequence[Seen], seed: int = 0) -> Fit:
         gains[part] = information(most_likely(others, whole), tried) - information(IDENTITY, tried)
     gain = mean_interval(gains, seed)
     kept = gain.mean >= LEAST_GAIN
-    return Fit(whole if kept else IDENTITY, gain, kept)
+    return AdaptationFit(whole if kept else IDENTITY, gain, kept)
 
 
-def told(fit: Fit) -> str:
+def told(fit: AdaptationFit) -> str:
     """Return what came of a fit as text."""
     gain = fit.gain
     won = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] bits a fixation on unseen pictures"

@@ -1,8 +1,8 @@
 """What a score is read against: the truth of each picture, the centre bias, and human observers.
 
-`Split` knows the pictures of a split and what they owe to each other; `Truth` is what one picture's
-maps are scored against. The reference rows are made here: centre bias, uniform, and two forms of
-the human ceiling.
+`TruthSplit` knows the pictures of a split and what they owe to each other; `Truth` is what one
+picture's maps are scored against. The reference rows are made here: centre bias, uniform, and two
+forms of the human ceiling.
 """
 
 import hashlib
@@ -148,7 +148,7 @@ class Truth:
 
 
 @dataclass
-class Split:
+class TruthSplit:
     """The pictures of a split, and what they owe to each other.
 
     Args:
@@ -294,7 +294,7 @@ class Ceiling:
     weights: tuple[float, float, float]
 
     @classmethod
-    def fitted(cls, folds: Folding, split: Split) -> "Ceiling":
+    def fitted(cls, folds: Folding, split: TruthSplit) -> "Ceiling":
         """Return the ceiling with the shares that suit a split best."""
 
         def likelihoods(i: int) -> NDArray:
@@ -378,7 +378,7 @@ def _folds(
     return found if len(found) > 1 else []
 
 
-def references(split: Split) -> dict[str, Callable[[Truth], Scores]]:
+def references(split: TruthSplit) -> dict[str, Callable[[Truth], Scores]]:
     """Return the reference rows by name, each a function from a picture's truth to its scores.
 
     Args:

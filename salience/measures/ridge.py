@@ -72,7 +72,7 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class Fit:
+class RidgeFit:
     """A linear read-out, y = x @ kernel + intercept, and how its penalty was chosen.
 
     Attributes:
@@ -90,7 +90,9 @@ class Fit:
     explained: float
 
 
-def solve(train: Moments, validation: Moments, penalties: tuple[float, ...] = PENALTIES) -> Fit:
+def solve(
+    train: Moments, validation: Moments, penalties: tuple[float, ...] = PENALTIES
+) -> RidgeFit:
     """Return the ridge solution of the training sums whose penalty suits the validation sums best.
 
     Features are standardised by the training sums, so that a penalty means the same for all; a
@@ -127,4 +129,6 @@ def solve(train: Moments, validation: Moments, penalties: tuple[float, ...] = PE
     best = int(np.argmin(errors))
     kernel = scale[:, None] * (vectors @ solutions[best])
     explained = 1 - errors[best] / nothing if nothing > 0 else float("nan")
-    return Fit(kernel, y_mean - x_mean @ kernel, penalties[best], tuple(errors), float(explained))
+    return RidgeFit(
+        kernel, y_mean - x_mean @ kernel, penalties[best], tuple(errors), float(explained)
+    )

@@ -360,8 +360,9 @@ def weighted_layers(model: keras.Model, name: str) -> list[Any]:
 def load_weights(model: keras.Model, name: str, path: Path) -> None:
     """Copy ImageNet weights into the layers of a model that are a network's.
 
-    The file is HDF5 as `keras.applications` distributes it, or VGG16's of 2015 (see `foreign`). The
-    layers are taken in the file's order, as Keras does, since some files have names of their own.
+    The file is HDF5 as `keras.applications` distributes it, or VGG16's of 2015 (see
+    `foreign_weights`). The layers are taken in the file's order, as Keras does, since some files
+    have names of their own.
 
     Raises:
         UserError: the file is not HDF5, lacks a layer, or a shape differs.

@@ -101,7 +101,7 @@ def read_card(path: Path) -> dict[str, Any]:
 
     Raises:
         UserError: the file is missing, is not HDF5, or carries no card and is no ML-Net of other
-            hands (see `foreign`).
+            hands (see `foreign_weights`).
     """
     if not path.is_file():
         raise UserError(f"No weights file at {path}. `train` writes one, or name another.")
@@ -184,7 +184,7 @@ def choose(weights: Path | None, folder: Path, say: Callable[[str], None]) -> Pa
     best = best_of(cards, folder)
     if not weights and is_shipped(best):
         say(f"no weights in {folder}/ that you trained on fixations: those that come along serve")
-    say(described(best, cards[best]))
+    say(card_line(best, cards[best]))
     return best
 
 
@@ -233,7 +233,7 @@ def is_shipped(path: Path) -> bool:
     return path.resolve() == SHIPPED.resolve()
 
 
-def described(path: Path, card: dict[str, Any]) -> str:
+def card_line(path: Path, card: dict[str, Any]) -> str:
     """Return a line that says what the weights of a file are."""
     system, cc = card.get("system", card.get("model")), validation_cc(card)
     return (

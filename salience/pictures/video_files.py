@@ -1,8 +1,8 @@
 """Videos in and out: frames read one by one, frames written, the sound carried over.
 
-What `pictures.py` is to pictures. OpenCV's own libav reads and writes; it turns frames as the file
-says. Only files are opened, of formats that hold videos: never what a file names, as a playlist
-does, and no text, which libav would draw.
+What `picture_files` is to pictures. OpenCV's own libav reads and writes; it turns frames as the
+file says. Only files are opened, of formats that hold videos: never what a file names, as a
+playlist does, and no text, which libav would draw.
 """
 
 import os

@@ -16,7 +16,7 @@ from salience.data import loading
 from salience.data.sets import folder as folder_set
 from salience.data.sets import osie
 from salience.measures.metrics import METRICS
-from salience.measures.references import Split
+from salience.measures.references import TruthSplit
 from salience.pictures.reading import sample_density, sample_image
 from salience.pictures.sample import Sample
 from salience.system.errors import UserError
@@ -80,7 +80,7 @@ def test_every_picture_of_a_copy_scores_as_its_original(copied, picture):
     copies = loading.load("folder", copied(dataset="synthetic", n=15), "test")
     chosen = [originals[sample.name] for sample in copies]
     assert len(chosen) >= 3
-    splits = [Split(samples) for samples in (chosen, copies)]
+    splits = [TruthSplit(samples) for samples in (chosen, copies)]
     assert splits[0].names == tuple(METRICS)
     for index, sample in enumerate(chosen):
         np.testing.assert_array_equal(sample_image(sample), sample_image(copies[index]))

@@ -12,7 +12,7 @@ from salience.data.feature_store import (
     IN_USE_SECONDS,
     USED,
     FeatureStore,
-    Seen,
+    KnownPicture,
     occupants,
     pack,
     unpack,
@@ -137,7 +137,7 @@ def test_disk_is_never_filled_to_the_brim(rng, store, monkeypatch):
 def test_folder_that_cannot_be_written_only_costs_the_time(rng, tmp_path):
     (tmp_path / "file").touch()
     store = FeatureStore(tmp_path / "file", "k" * 32, limit=10**9)
-    store.remember("i" * 64, Seen("c" * 64, (3, 4)))
+    store.remember("i" * 64, KnownPicture("c" * 64, (3, 4)))
     assert not store.read("abcd", [features(rng)])
     assert store.room() > 0
     store.keep("abcd", [features(rng)])
@@ -145,14 +145,14 @@ def test_folder_that_cannot_be_written_only_costs_the_time(rng, tmp_path):
 
 
 def test_what_is_known_of_pictures_outlives_the_run_but_not_half_a_line(store):
-    store.remember("i" * 64, Seen("c" * 64, (600, 800)))
+    store.remember("i" * 64, KnownPicture("c" * 64, (600, 800)))
     with (store.folder / feature_store.PICTURES).open("ab") as file:
         file.write(b"j" * 64 + b" " + b"d" * 30 + b"\n" + b"\xff\xfe\n")
-    store.remember("k" * 64, Seen("e" * 64, (1, 2)))
+    store.remember("k" * 64, KnownPicture("e" * 64, (1, 2)))
     again = FeatureStore(store.root, store.folder.name, limit=0)
     assert again.seen == {
-        "i" * 64: Seen("c" * 64, (600, 800)),
-        "k" * 64: Seen("e" * 64, (1, 2)),
+        "i" * 64: KnownPicture("c" * 64, (600, 800)),
+        "k" * 64: KnownPicture("e" * 64, (1, 2)),
     }
 
 
@@ -160,7 +160,7 @@ HAMMER = """
 import sys
 from pathlib import Path
 import numpy as np
-from salience.data.feature_store import FeatureStore, Seen
+from salience.data.feature_store import FeatureStore, KnownPicture
 
 store, whole = FeatureStore(Path(sys.argv[1]), "k" * 32, 10**9), 0
 for turn in range(40):
@@ -171,7 +171,7 @@ for turn in range(40):
             assert (found[0] == wanted[0]).all()
             whole += 1
         store.keep(f"{number}-name", wanted)
-        store.remember(f"{turn:032}{number:032}", Seen("c" * 64, (turn, number)))
+        store.remember(f"{turn:032}{number:032}", KnownPicture("c" * 64, (turn, number)))
 print(whole)
 """
 

@@ -24,7 +24,7 @@ from commands.settings import EvaluateConfig, PrepareConfig
 from commands.training.train import train
 from salience.data import loading, store
 from salience.data.plan import Plan
-from salience.measures.references import Split
+from salience.measures.references import TruthSplit
 from salience.pictures.reading import sample_density, sample_image
 from salience.system.errors import UserError
 from utilities import OutputGrid, SaliencyBatches
@@ -219,7 +219,7 @@ def test_a_mount_point_without_its_disk_is_no_changed_source(own, prepared):
 def test_no_picture_is_decoded_to_learn_its_shape(own, prepared, monkeypatch):
     folder = prepared(own())
     monkeypatch.setattr("salience.pictures.picture_files.read_image", None)
-    assert [shape for _, shape in Split(load(folder), ("cc",)).pictures] == [
+    assert [shape for _, shape in TruthSplit(load(folder), ("cc",)).pictures] == [
         (60 + 5 * i, 90 - 3 * i) for i in range(7)
     ]
 

@@ -24,7 +24,7 @@ from salience.measures.adaptation import (
     BOUNDS,
     IDENTITY,
     Adaptation,
-    Seen,
+    LowResolutionMaps,
     fitted,
     information,
     most_likely,
@@ -67,7 +67,7 @@ def looked_at(maps, truth, rng, fixations=400):
     for saliency_map in maps:
         density = as_distribution(truth.density(saliency_map))
         counts = rng.multinomial(fixations, density.ravel()).reshape(density.shape)
-        pictures.append(Seen(saliency_map.astype(np.float32), counts / fixations))
+        pictures.append(LowResolutionMaps(saliency_map.astype(np.float32), counts / fixations))
     return pictures
 
 
@@ -159,7 +159,7 @@ def test_pictures_that_contradict_each_other_keep_the_identity(rng):
     for column in (4, 43):
         looks = np.zeros((36, 48))
         looks[18, column] = 1
-        pictures.append(Seen(np.ones((36, 48), np.float32), looks))
+        pictures.append(LowResolutionMaps(np.ones((36, 48), np.float32), looks))
     fit = fitted(pictures)
     assert fit.gain.mean < 0
     assert fit.adaptation == IDENTITY
@@ -176,14 +176,14 @@ def test_pictures_of_several_shapes_are_fitted_together(rng):
 def test_what_was_looked_at_is_counted_where_it_lies():
     saliency_map = np.ones((128, 256))
     points = np.array([[255.0, 0.0], [0.0, 127.0], [0.0, 126.0], [999.0, 5.0]])
-    found = adaptation.seen(saliency_map, points)
+    found = adaptation.low_resolution_maps(saliency_map, points)
     assert found.looks.shape == (32, 64)
     assert (found.looks[0, 63], found.looks[31, 0]) == pytest.approx((1 / 3, 2 / 3))
-    assert adaptation.seen(saliency_map, points[3:]) is None  # outside
-    assert adaptation.seen(saliency_map, None) is None
+    assert adaptation.low_resolution_maps(saliency_map, points[3:]) is None  # outside
+    assert adaptation.low_resolution_maps(saliency_map, None) is None
     density = np.zeros((128, 256))
     density[:4, :4] = 1
-    assert adaptation.seen(saliency_map, None, density).looks[0, 0] == 1
+    assert adaptation.low_resolution_maps(saliency_map, None, density).looks[0, 0] == 1
 
 
 # the file

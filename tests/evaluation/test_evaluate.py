@@ -20,9 +20,9 @@ from commands.training.train import train
 from config import PredictConfig
 from model import trained_config
 from salience.data import loading
-from salience.measures.adaptation import Adaptation, Fit
+from salience.measures.adaptation import Adaptation, AdaptationFit
 from salience.measures.metrics import PROFILES
-from salience.measures.references import CENTRE_BIAS, HALVES, ONE, UNIFORM, Split
+from salience.measures.references import CENTRE_BIAS, HALVES, ONE, UNIFORM, TruthSplit
 from salience.measures.significance import Interval
 from salience.pictures.reading import sample_density, sample_image
 from salience.system.errors import UserError
@@ -315,10 +315,10 @@ def test_tuning_sees_the_validation_pictures_alone(run, perfect):
 
 def test_a_tuned_row_scores_the_adapted_maps(run, perfect, monkeypatch):
     made = Adaptation(contrast=2.0, centre_share=0.5)
-    fit = Fit(made, Interval(1.0, 1.0, 1.0, 4), True)
+    fit = AdaptationFit(made, Interval(1.0, 1.0, 1.0, 4), True)
     monkeypatch.setattr(evaluate, "fitted", lambda *a: fit)
     done, _ = run(maps=perfect("test"), val_maps=perfect("val"), tune=True, metrics="cc,nss")
-    split = Split(samples(), ("cc", "nss"), human=False)
+    split = TruthSplit(samples(), ("cc", "nss"), human=False)
     for i, scores in enumerate(done.row("test-0, tuned").scores):
         expected = split.truth(i).score(made.apply(density(samples()[i]).astype(np.float64)))
         assert scores == pytest.approx(expected)

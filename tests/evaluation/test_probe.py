@@ -133,7 +133,7 @@ def test_a_read_outs_map_is_its_weighted_sum(rng):
     cells, (box,) = network.of_samples([sample])
     part = network.part("block4_pool")
     kernel, intercept = rng.normal(size=(part.stop - part.start, 1)), np.array([0.5])
-    fit = probe.Fit(kernel, intercept, 1.0, (), 0.0)
+    fit = probe.RidgeFit(kernel, intercept, 1.0, (), 0.0)
     readout = ReadOut(network, "block4_pool", fit)
     expected = np.einsum("rcd,d->rc", cells[0, ..., part], kernel[:, 0]) + 0.5
     np.testing.assert_allclose(readout.read(cells[0], box), expected, rtol=1e-5)

@@ -13,7 +13,7 @@ from salience.measures.references import (
     ONE,
     UNIFORM,
     Ceiling,
-    Split,
+    TruthSplit,
     folds_of_half,
     folds_of_one,
     references,
@@ -44,7 +44,7 @@ def looks(rng, centre, count=8, spread=4.0):
 def agreeing(rng):
     """Return a split in which six observers look at one place, which differs by picture."""
     places = rng.uniform((15, 15), (65, 45), (10, 2))
-    return Split(
+    return TruthSplit(
         [
             sample_of(
                 f"{i}.png",
@@ -59,7 +59,7 @@ def agreeing(rng):
 @pytest.fixture
 def guessing(rng):
     """Return a split in which observers look anywhere."""
-    return Split(
+    return TruthSplit(
         [
             sample_of(f"{i}.png", rng.uniform((0, 0), (79, 59), (48, 2)), np.repeat(range(6), 8))
             for i in range(10)
@@ -69,7 +69,7 @@ def guessing(rng):
 
 def test_the_centre_bias_of_a_picture_does_not_know_that_picture():
     corners = [[5, 5]], [[75, 5]], [[40, 55]]
-    split = Split([sample_of(str(i), points) for i, points in enumerate(corners)])
+    split = TruthSplit([sample_of(str(i), points) for i, points in enumerate(corners)])
     for i, points in enumerate(corners):
         (x, y), others = points[0], [p[0] for j, p in enumerate(corners) if j != i]
         without = split.centre.without(i)
@@ -81,12 +81,12 @@ def test_the_centre_bias_of_a_picture_does_not_know_that_picture():
 
 def test_pictures_of_other_shapes_count_where_they_lie_when_scaled():
     large = Sample("b", lambda: np.zeros((120, 160, 3), np.uint8), None, np.array([[120.0, 30.0]]))
-    split = Split([sample_of("a", [[10, 10]]), large])
+    split = TruthSplit([sample_of("a", [[10, 10]]), large])
     assert np.unravel_index(split.centre.without(0).argmax(), SHAPE) == (15, 60)
 
 
 def test_the_centre_bias_gains_nothing_over_itself_and_uniform_is_chance(agreeing):
-    rows = references(Split(agreeing.samples, human=False))
+    rows = references(TruthSplit(agreeing.samples, human=False))
     assert set(rows) == {CENTRE_BIAS, UNIFORM}
     for i in range(3):
         truth = agreeing.truth(i)
@@ -97,7 +97,7 @@ def test_the_centre_bias_gains_nothing_over_itself_and_uniform_is_chance(agreein
 
 def test_likelihood_gives_a_centre_bias_that_fits_badly_to_the_uniform(guessing):
     assert guessing.uniform_share > 0.5
-    one_place = Split([sample_of(str(i), [[40, 30]] * 9) for i in range(5)])
+    one_place = TruthSplit([sample_of(str(i), [[40, 30]] * 9) for i in range(5)])
     assert one_place.uniform_share < 0.01
 
 
@@ -114,7 +114,7 @@ def test_observers_who_agree_are_foretold_and_guessers_are_not(agreeing, guessin
 def test_no_observer_is_foretold_from_himself(agreeing):
     """Two observers at two places: each one's map lies where the other looked, and only there."""
     fixations = np.array([[10, 10]] * 5 + [[70, 50]] * 5, np.float32)
-    split = Split([sample_of("0.png", fixations, [0] * 5 + [1] * 5), *agreeing.samples])
+    split = TruthSplit([sample_of("0.png", fixations, [0] * 5 + [1] * 5), *agreeing.samples])
     for folds in (folds_of_one, folds_of_half):
         ceiling = Ceiling(folds, (1.0, 0.0, 0.0))
         made = list(ceiling._foretold(split.truth(0)))
@@ -135,7 +135,7 @@ def test_negatives_of_sauc_are_other_pictures_fixations(agreeing):
 
 def test_fixations_outside_the_picture_make_no_fold(agreeing):
     fixations = np.array([[10, 10], [12, 10], [500, 500]], np.float32)
-    split = Split([sample_of("0.png", fixations, [0, 1, 2]), *agreeing.samples])
+    split = TruthSplit([sample_of("0.png", fixations, [0, 1, 2]), *agreeing.samples])
     ceiling = Ceiling(folds_of_one, (1.0, 0.0, 0.0))
     assert [own.tolist() for _, _, own in ceiling._foretold(split.truth(0))] == [
         [[10, 10]], [[12, 10]],
@@ -144,7 +144,7 @@ def test_fixations_outside_the_picture_make_no_fold(agreeing):
 
 @pytest.mark.parametrize(("count", "asked"), [(3, 3), (10, 10), (450, 150)])
 def test_shares_are_fitted_on_pictures_spread_over_the_split(agreeing, count, asked):
-    split = Split(agreeing.samples)
+    split = TruthSplit(agreeing.samples)
     split.samples = [agreeing.samples[0]] * count
     chosen = split.over_fitted_pictures(lambda i: i)
     assert len(chosen) == asked
@@ -165,7 +165,7 @@ def test_a_picture_that_changed_has_another_fingerprint(tmp_path):
         cv2.imwrite(str(tmp_path / "a.png"), np.full((*SHAPE, 3), value, np.uint8))
         os.utime(tmp_path / "a.png", ns=(value, value))
         points = np.array([[3.0, 3.0]], np.float32)
-        return Split([Sample("a", tmp_path / "a.png", None, points)]).fingerprint
+        return TruthSplit([Sample("a", tmp_path / "a.png", None, points)]).fingerprint
 
     assert fingerprint(1) == fingerprint(1) != fingerprint(2)
 
@@ -174,7 +174,7 @@ def test_a_lonely_fixation_does_not_rule_the_ceiling(agreeing, rng):
     """Mixed with a little of the uniform, a place nobody foretold costs bits, not the mean."""
     fixations = np.concatenate([agreeing.pictures[0][0], [[1.0, 58.0]]]).astype(np.float32)
     subjects = np.append(agreeing.samples[0].subjects, 6)
-    split = Split([sample_of("0.png", fixations, subjects), *agreeing.samples[1:]])
+    split = TruthSplit([sample_of("0.png", fixations, subjects), *agreeing.samples[1:]])
     scores = Ceiling.fitted(folds_of_one, split).score(split.truth(0))
     assert scores["ig"] > 0.5
     assert scores["kld"] < 10  # unmixed, the lonely observer's alone is above 30 nats
@@ -195,7 +195,7 @@ def test_folds_part_the_observers_and_miss_none(rng):
 
 def test_a_picture_with_one_observer_has_no_ceiling(agreeing):
     lonely = sample_of("x.png", [[3, 3], [9, 9]], [0, 0])
-    split = Split([*agreeing.samples, lonely])
+    split = TruthSplit([*agreeing.samples, lonely])
     rows = references(split)
     assert set(rows) == {CENTRE_BIAS, UNIFORM, HALVES, ONE}
     assert np.isnan(list(rows[ONE](split.truth(10)).values())).all()
@@ -224,16 +224,16 @@ def test_no_other_mixture_makes_the_observations_likelier(rng):
 
 
 def test_the_fingerprint_follows_all_that_scores_depend_on(agreeing):
-    same = Split(agreeing.samples)
+    same = TruthSplit(agreeing.samples)
     assert same.fingerprint == agreeing.fingerprint
     moved = sample_of("0.png", agreeing.pictures[0][0] + 1, agreeing.samples[0].subjects)
     others = [
-        Split([moved, *agreeing.samples[1:]]),
-        Split(agreeing.samples[1:]),
-        Split(agreeing.samples, ("cc",)),
-        Split(agreeing.samples, sigma_pixels=4.0),
-        Split(agreeing.samples, profile="mit"),
-        Split(agreeing.samples, seed=1),
+        TruthSplit([moved, *agreeing.samples[1:]]),
+        TruthSplit(agreeing.samples[1:]),
+        TruthSplit(agreeing.samples, ("cc",)),
+        TruthSplit(agreeing.samples, sigma_pixels=4.0),
+        TruthSplit(agreeing.samples, profile="mit"),
+        TruthSplit(agreeing.samples, seed=1),
     ]
     prints = {split.fingerprint for split in (agreeing, *others)}
     assert len(prints) == 1 + len(others)

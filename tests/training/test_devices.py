@@ -15,10 +15,10 @@ import pytest
 from conftest import PROJECT
 
 from commands.training import hosts
-from commands.training.hosts import Group, Place, find_place
+from commands.training.hosts import Place, ProcessGroup, find_place
 from config import Config, resolve
 from salience.system.errors import StorageError, UserError
-from utilities import Part, SaliencyBatches
+from utilities import BatchShare, SaliencyBatches
 
 WORKERS = ["a:1000", "a:1000", "b:1000"]
 
@@ -150,7 +150,7 @@ def test_machines_are_those_of_who_asks_now(tmp_path):
 @pytest.mark.parametrize("size", [4, 12, 13])
 def test_processes_read_each_picture_of_a_batch_once(size):
     whole = np.arange(size)
-    parts = [Part(number, 2, 4).of(whole) for number in (0, 1)]
+    parts = [BatchShare(number, 2, 4).of(whole) for number in (0, 1)]
     if size % 4 == 0:
         np.testing.assert_array_equal(np.concatenate(parts), whole)
     else:  # all compute the whole
@@ -208,7 +208,7 @@ class Member(threading.Thread):
 
     def run(self):
         try:
-            self.group = Group(*self.args, leave=self.leave)
+            self.group = ProcessGroup(*self.args, leave=self.leave)
         except UserError as error:
             self.error = str(error)
 

@@ -13,7 +13,7 @@ those the one that it is stored in.
 from pathlib import Path
 
 from salience.data.parts import (
-    Part,
+    FileGroup,
     by_stem,
     find_root,
     folders_of,
@@ -55,7 +55,7 @@ def submission_pictures(root: Path) -> list[Sample]:
     return samples(found[0])
 
 
-def parts(root: Path) -> list[Part]:
+def parts(root: Path) -> list[FileGroup]:
     """Return what is there of the training set and of the test set.
 
     Raises:
@@ -71,7 +71,7 @@ def parts(root: Path) -> list[Part]:
     return found
 
 
-def _part(folder: Path) -> Part:
+def _part(folder: Path) -> FileGroup:
     """Return the training set, or the test set."""
     clashes: list[str] = []
     images = _by_category(folder / "Stimuli", IMAGE_SUFFIXES, clashes)
@@ -83,7 +83,7 @@ def _part(folder: Path) -> Part:
         return header_shape(maps[key]) if key in maps else stored_shape(images[key])
 
     truthless = folder.name in WITHOUT_TRUTH
-    return Part(
+    return FileGroup(
         folder.name,
         None if truthless else "",
         folder,

@@ -7,7 +7,7 @@ at 1024 x 768 and may be kept smaller, with their coordinates; the Gaussian foll
 import dataclasses
 from pathlib import Path
 
-from salience.data.parts import Part
+from salience.data.parts import FileGroup
 from salience.data.plan import BY_SHARES, Plan
 from salience.data.sets import osie
 from salience.pictures.headers import header_shape
@@ -31,7 +31,7 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
     return osie.load_part(parts(root)[0], root, split, plan)
 
 
-def parts(root: Path) -> list[Part]:
+def parts(root: Path) -> list[FileGroup]:
     """Return what is there.
 
     Raises:

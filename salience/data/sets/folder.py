@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from salience.data.parts import Part, by_stem, find_root, load_parts, offer
+from salience.data.parts import FileGroup, by_stem, find_root, load_parts, offer
 from salience.data.plan import BY_SHARES, SPLITS, Plan
 from salience.data.points import Looks, Read, points_of_mask, read_files, read_mat
 from salience.pictures.headers import header_shape
@@ -80,7 +80,7 @@ def _fields(values: Any, about: str) -> dict[str, Any]:
     return fields
 
 
-def parts(root: Path) -> list[Part]:
+def parts(root: Path) -> list[FileGroup]:
     """Return what is there of each split, or of all pictures.
 
     Raises:
@@ -108,7 +108,7 @@ def _folders(root: Path, split: str | None) -> dict[str, Path]:
     return {kind: root / kind / split for kind in kinds}
 
 
-def _part(root: Path, split: str, folders: dict[str, Path]) -> Part:
+def _part(root: Path, split: str, folders: dict[str, Path]) -> FileGroup:
     """Return what one set of folders holds."""
     clashes: list[str] = []
     images = by_stem(folders["images"], IMAGE_SUFFIXES, clashes)
@@ -126,7 +126,7 @@ def _part(root: Path, split: str, folders: dict[str, Path]) -> Part:
         found = read_files(files, parse)
         return Read({**found.looks, **alone}, found.failures)
 
-    return Part(
+    return FileGroup(
         split or "all",
         split,
         folders["images"].parent,

@@ -11,7 +11,7 @@ There is no split of the authors': divide by shares or by `--folds`.
 import re
 from pathlib import Path
 
-from salience.data.parts import Part, by_stem, files_of, find_root, load_parts, offer
+from salience.data.parts import FileGroup, by_stem, files_of, find_root, load_parts, offer
 from salience.data.plan import BY_SHARES, Plan
 from salience.data.points import Read, looks_of_picture, read_files
 from salience.pictures.sample import IMAGE_SUFFIXES, Sample
@@ -36,7 +36,7 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
     return load_parts(parts(root), root, split, plan)
 
 
-def parts(root: Path) -> list[Part]:
+def parts(root: Path) -> list[FileGroup]:
     """Return what is there.
 
     Raises:
@@ -57,7 +57,7 @@ def parts(root: Path) -> list[Part]:
             truth[match[2]].setdefault(match[1], path)
     points = {key: (path,) for key, path in truth["fixPts"].items()}
     return [
-        Part(
+        FileGroup(
             "all",
             "",
             base,

@@ -6,7 +6,7 @@ pictures of the benchmark.
 
 from pathlib import Path
 
-from salience.data.parts import Part, by_stem, find_root, load_parts, offer, samples
+from salience.data.parts import FileGroup, by_stem, find_root, load_parts, offer, samples
 from salience.data.plan import BY_SHARES, Plan
 from salience.pictures.sample import IMAGE_SUFFIXES, Sample
 from salience.system.errors import UserError
@@ -35,7 +35,7 @@ def submission_pictures(root: Path) -> list[Sample]:
     return samples(parts(root)[0])
 
 
-def parts(root: Path) -> list[Part]:
+def parts(root: Path) -> list[FileGroup]:
     """Return what is there.
 
     Raises:
@@ -48,7 +48,7 @@ def parts(root: Path) -> list[Part]:
     if not images:
         raise UserError(f"No pictures in {folder}. {offer(SOURCE)}")
     return [
-        Part(
+        FileGroup(
             "all",
             "test",
             folder,

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from salience.data.parts import Part, by_stem, files_of, find_root, load_parts, offer
+from salience.data.parts import FileGroup, by_stem, files_of, find_root, load_parts, offer
 from salience.data.plan import BY_SHARES, SPLITS, Plan
 from salience.pictures.sample import Sample, Stored
 from salience.system.arrays import UNREADABLE, read_array
@@ -49,7 +49,7 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
     return load_parts(parts(root), root, split, plan)
 
 
-def parts(root: Path) -> list[Part]:
+def parts(root: Path) -> list[FileGroup]:
     """Return what is there of each split, or of all pictures.
 
     Raises:
@@ -79,7 +79,7 @@ def _places(root: Path, name: str, split: str) -> tuple[tuple[Path, Path], tuple
     return files, (root / split / name, root / name / split)
 
 
-def _part(root: Path, split: str) -> Part | None:
+def _part(root: Path, split: str) -> FileGroup | None:
     """Return one split, or with an empty name all pictures; None where there is none."""
     clashes: list[str] = []
     images = _found(root, IMAGES, split, clashes)
@@ -87,7 +87,7 @@ def _part(root: Path, split: str) -> Part | None:
     if not images:
         return None
     form = form_of(images)
-    return Part(
+    return FileGroup(
         split or "all",
         split,
         root,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from salience.data.parts import Part, by_stem, find_root, load_parts, offer, samples
+from salience.data.parts import FileGroup, by_stem, find_root, load_parts, offer, samples
 from salience.data.plan import BY_SHARES, SPLITS, Plan
 from salience.data.points import Looks, as_points, gathered_looks, read_mat, read_table
 from salience.pictures.sample import Sample
@@ -37,7 +37,7 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
     return load_part(parts(root)[0], root, split, plan)
 
 
-def load_part(part: Part, root: Path, split: str, plan: Plan) -> list[Sample]:
+def load_part(part: FileGroup, root: Path, split: str, plan: Plan) -> list[Sample]:
     """Return the samples of a split of a set in this layout; raises what `load` does."""
     fixed = part.where / "split.json"
     if not fixed.exists():
@@ -46,7 +46,7 @@ def load_part(part: Part, root: Path, split: str, plan: Plan) -> list[Sample]:
     return [found[name] for name in _names(fixed, found, split)]
 
 
-def parts(root: Path) -> list[Part]:
+def parts(root: Path) -> list[FileGroup]:
     """Return what is there.
 
     Raises:
@@ -55,7 +55,7 @@ def parts(root: Path) -> list[Part]:
     return [part_at(root, "OSIE", SOURCE, PUBLISHED["all"])]
 
 
-def part_at(root: Path, title: str, source: str, published: tuple[int, ...]) -> Part:
+def part_at(root: Path, title: str, source: str, published: tuple[int, ...]) -> FileGroup:
     """Return what is there of a set in this layout; raises what `parts` does."""
     base = find_root(root, lambda folder: any(path.exists() for path in _places(folder))) or root
     stimuli, eye = _places(base)
@@ -65,7 +65,7 @@ def part_at(root: Path, title: str, source: str, published: tuple[int, ...]) -> 
                 f"{path} is missing, so {root} is not {title}'s folder. {offer(source)}"
             )
     clashes: list[str] = []
-    return Part(
+    return FileGroup(
         "all",
         "",
         base,

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from salience.data.parts import (
-    Part,
+    FileGroup,
     by_stem,
     find_root,
     folders_of,
@@ -73,7 +73,7 @@ def submission_pictures(root: Path) -> list[Sample]:
     return samples(found[0])
 
 
-def parts(root: Path) -> list[Part]:
+def parts(root: Path) -> list[FileGroup]:
     """Return what is there of each split.
 
     Raises:
@@ -100,7 +100,7 @@ def parts(root: Path) -> list[Part]:
 
 def _part(
     base: Path, split: str, images: dict[str, Path], maps: dict[str, Path], clashes: tuple[str, ...]
-) -> Part:
+) -> FileGroup:
     """Return one split, with its fixations in the form that tells most."""
     mats = _by_split(base / "fixations", {".mat"}, []).get(split, {})
     masks = _by_split(base / "fixations", IMAGE_SUFFIXES, []).get(split, {})
@@ -121,7 +121,7 @@ def _part(
     if len(tables) > 1 and there[0] == "JSON":
         first, *others = (path.relative_to(base).as_posix() for path in tables)
         remarks.append(f"{split}: {first} is read; {' and '.join(others)} is left aside")
-    return Part(
+    return FileGroup(
         split,
         split,
         base,

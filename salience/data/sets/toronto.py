@@ -14,7 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from salience.data.parts import Part, by_stem, equal_files, find_root, folders_of, load_parts, offer
+from salience.data.parts import (
+    FileGroup,
+    by_stem,
+    equal_files,
+    find_root,
+    folders_of,
+    load_parts,
+    offer,
+)
 from salience.data.plan import BY_SHARES, Plan
 from salience.data.points import Looks, points_of_mask, read_mat, read_table
 from salience.pictures.sample import IMAGE_SUFFIXES, Sample
@@ -38,7 +46,7 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
     return load_parts(parts(root), root, split, plan)
 
 
-def parts(root: Path) -> list[Part]:
+def parts(root: Path) -> list[FileGroup]:
     """Return what is there.
 
     Raises:
@@ -52,7 +60,7 @@ def parts(root: Path) -> list[Part]:
     twins = equal_files(images)
     remarks = (f"{len(twins)} pictures repeat another one: they share its split",) if twins else ()
     return [
-        Part(
+        FileGroup(
             "all",
             "",
             base,
