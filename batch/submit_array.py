@@ -51,7 +51,7 @@ def studies(words: list[str]) -> list[list[Config]]:
     settings = TrainConfig.from_flags(flags)
     config, strategies = settings.run, list(settings.strategies)
     seeds = list(settings.seeds) or [config.seed]
-    check(config, strategies, seeds)
+    check(config.cluster, config.starts_at_random, strategies, seeds)
     root = config.output or Path("runs") / f"{config.system}-strategies"
     found = []
     for name, data in config.sets:

@@ -94,7 +94,7 @@ def test_a_gradient_reaches_every_trainable_weight(loss, tiny, rng):
     x, y = train.batches(config, "train", grid_of(network))[0]
     for weight, gradient in zip(
         network.trainable_weights,
-        gradients(network, x, y, objective.loss_function(config)),
+        gradients(network, x, y, objective.loss_function(config.model, config.loss)),
         strict=True,
     ):
         assert gradient is not None, weight.path

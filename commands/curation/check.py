@@ -81,7 +81,7 @@ def check(settings: CheckConfig, say: Callable[[str], None] = tell) -> bool:
         examined = examine_part(part, findings, settings.workers)
         rows.append(row_of(part, examined))
         pictures += examined
-    note_absent(settings, {part.title for part in parts}, findings)
+    note_absent(settings.dataset, settings.data, {part.title for part in parts}, findings)
     say(f"{name} at {root}\n{file_table(rows)}")
     for label, notes in (("problem", findings.problems), ("note", findings.remarks)):
         for line in notes.lines():
@@ -109,9 +109,9 @@ def as_json(notes: Notes) -> dict[str, Any]:
     return {**notes.found, "remarks": notes.remarks}
 
 
-def note_absent(settings: CheckConfig, there: set[str], findings: Findings) -> None:
+def note_absent(dataset: str, data: Path | None, there: set[str], findings: Findings) -> None:
     """Note the published parts of a data set of which nothing is there."""
-    module = loading.module_of(settings.dataset, settings.data)
+    module = loading.module_of(dataset, data)
     for title, counts in getattr(module, "PUBLISHED", {}).items():
         if title in there:
             continue

@@ -60,7 +60,7 @@ def subset(settings: SubsetConfig, say: Callable[[str], None] = tell) -> None:
         made = stack.enter_context(scratch(parent)) / "data"
         with telling(f"Cannot write {folder}"):
             made.mkdir()
-            write(made, chosen, settings)
+            write(made, chosen, settings.dataset, settings.n, settings.seed)
             move(made, folder)
     parts = ", ".join(f"{len(samples)} {split}" for split, samples in chosen.items())
     say(f"wrote {folder}: {parts}. To work with it: --dataset folder --data {folder}")
@@ -113,7 +113,7 @@ def shared(sizes: dict[Any, int], n: int) -> dict[Any, int]:
     return counts
 
 
-def write(folder: Path, splits: dict[str, list[Sample]], settings: SubsetConfig) -> None:
+def write(folder: Path, splits: dict[str, list[Sample]], dataset: str, n: int, seed: int) -> None:
     """Write the pictures, their maps and fixations, and the card that says the rest."""
     told: dict[str, dict[str, Any]] = {}
     bar = progress(sum(map(len, splits.values())), "copying")
@@ -132,7 +132,7 @@ def write(folder: Path, splits: dict[str, list[Sample]], settings: SubsetConfig)
             told[f"{split}/{name}"] = known_of(sample)
             bar.update()
     bar.close()
-    about = {"dataset": settings.dataset, "n": settings.n, "seed": settings.seed}
+    about = {"dataset": dataset, "n": n, "seed": seed}
     write_json(folder / CARD, {"drawn_from": about, "pictures": told})
 
 

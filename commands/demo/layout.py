@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from commands.demo import view as panels
 from commands.demo.offered import Networks, Result, forget, looked_at
 from commands.demo.view import View
-from commands.settings import DemoConfig
 from salience.pictures.picture_files import to_8_bit
 from salience.system.errors import UserError
 
@@ -57,13 +56,14 @@ SCRIPT = """() => {
 }"""
 
 
-def build(networks: Networks, folder: Path, settings: DemoConfig, root: str) -> Any:
+def build(networks: Networks, folder: Path, colormap: str, upload_bytes: int, root: str) -> Any:
     """Return the page, as what answers a browser (ASGI).
 
     Args:
         networks: that it offers.
         folder: for the files of maps; Gradio's own folder, so that it makes no copies.
-        settings: how maps are drawn, and how large a file may be.
+        colormap: of `config.COLORMAPS`, of the overlays.
+        upload_bytes: how large a picture's file may be.
         root: what stands before every path of the page; empty for nothing.
     """
     import gradio as gr  # pyright: ignore[reportMissingImports]
@@ -72,7 +72,7 @@ def build(networks: Networks, folder: Path, settings: DemoConfig, root: str) -> 
 
     # the system's own letters: by default a page of Gradio brings some along, or asks for them
     own = [themes.Font(name) for name in ("system-ui", "sans-serif")]
-    blocks = laid_out(gr, networks, folder, settings)
+    blocks = laid_out(gr, networks, folder, colormap)
     check_inputs(gr, blocks, folder)
     # Gradio asks whether a path is one that may be opened only where it thinks that it was launched
     blocks.has_launched = True
@@ -87,7 +87,7 @@ def build(networks: Networks, folder: Path, settings: DemoConfig, root: str) -> 
         theme=themes.Default(primary_hue="orange", font=own, font_mono=own),
         css=CSS,
         js=SCRIPT,
-        max_file_size=settings.upload_bytes,
+        max_file_size=upload_bytes,
         footer_links=[],
         run_history=False,
         ssr_mode=False,
@@ -98,7 +98,7 @@ def build(networks: Networks, folder: Path, settings: DemoConfig, root: str) -> 
     )
 
 
-def laid_out(gr: Any, networks: Networks, folder: Path, settings: DemoConfig) -> Any:
+def laid_out(gr: Any, networks: Networks, folder: Path, colormap: str) -> Any:
     """Return the page's components, connected."""
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEPT_SECONDS)
@@ -128,13 +128,13 @@ def laid_out(gr: Any, networks: Networks, folder: Path, settings: DemoConfig) ->
             forget(before)
             shown = {held: results, hint: gr.update(visible=not any(results))}
             for side, name, result in zip(sides, names, results, strict=True):
-                shown |= side.shown(name, result, drawing, settings.colormap)
+                shown |= side.shown(name, result, drawing, colormap)
             return shown
 
         def redrawn(results: list[Result | None], *drawing: Any) -> list[Any]:
             """Draw again what the networks made of the picture."""
             return [
-                None if result is None else drawn(result.view, drawing, settings.colormap)
+                None if result is None else drawn(result.view, drawing, colormap)
                 for result in results
             ]
 

@@ -11,7 +11,6 @@ from typing import Any
 from commands.demo import view as panels
 from commands.prediction import engines
 from commands.prediction.engines import Engine
-from commands.settings import DemoConfig
 from salience.networks import weight_files
 from salience.pictures.headers import room
 from salience.pictures.letterbox import postprocess, read_input
@@ -47,17 +46,25 @@ class Networks:
         self._ready: dict[str, Engine] = {}  # the one that was used last is the last
 
     @classmethod
-    def found(cls, settings: DemoConfig, say: Callable[[str], None]) -> "Networks":
-        """Return those of the settings: the weights named, or the best, then the folder's others.
+    def found(
+        cls, weights: Path | None, weights_dir: Path, engine: str, say: Callable[[str], None]
+    ) -> "Networks":
+        """Return the weights named, or the best of a folder, then the folder's others.
+
+        Args:
+            weights: a file, or None.
+            weights_dir: the folder.
+            engine: see `engines.chosen`.
+            say: gets a line of each file that cannot be read.
 
         Raises:
             UserError: there are none, or the engine is not installed.
         """
-        cards = weight_files.cards_in(settings.weights_dir, say)
-        first = settings.weights or weight_files.best_of(cards, settings.weights_dir)
+        cards = weight_files.cards_in(weights_dir, say)
+        first = weights or weight_files.best_of(cards, weights_dir)
         begin = {first: cards.get(first) or weight_files.read_card(first)}
         others = {path: card for path, card in cards.items() if path.resolve() != first.resolve()}
-        return cls({**begin, **others}, engines.chosen(settings.engine))
+        return cls({**begin, **others}, engines.chosen(engine))
 
     @property
     def names(self) -> list[str]:

@@ -84,7 +84,7 @@ def demo(settings: DemoConfig, say: Callable[[str], None] = tell) -> None:
             f"demo needs the package gradio, which is not installed in {sys.executable}. "
             "pip install --no-deps -r requirements/demo.lock"
         )
-    networks = Networks.found(settings, say)
+    networks = Networks.found(settings.weights, settings.weights_dir, settings.engine, say)
     with listening(settings.port) as door:
         networks.engine(networks.names[0], say)  # so that the first picture does not wait for it
         with heard() as ended, temporary_folder() as folder:
@@ -93,9 +93,9 @@ def demo(settings: DemoConfig, say: Callable[[str], None] = tell) -> None:
             import_gradio(own)
             if not ended.is_set():
                 root = f"/{secrets.token_urlsafe()}"
-                app = build(networks, own, settings, root)
+                app = build(networks, own, settings.colormap, settings.upload_bytes, root)
                 guard = RequestGuard(app, door.getsockname()[1], own, root)
-                serve(guard, door, settings, ended, say)
+                serve(guard, door, settings.browser, ended, say)
 
 
 @contextmanager
@@ -173,7 +173,7 @@ def temporary_folder() -> Iterator[Path]:
 def serve(
     guard: "RequestGuard",
     door: socket.socket,
-    settings: DemoConfig,
+    browser: bool,
     ended: Event,
     say: Callable[[str], None],
 ) -> None:
@@ -182,7 +182,7 @@ def serve(
     Args:
         guard: what answers.
         door: the socket.
-        settings: whether to open a browser.
+        browser: whether to open one.
         ended: whether a signal has come.
         say: gets the address.
     """
@@ -200,7 +200,7 @@ def serve(
 
     say(f"{guard.address} shows the page; Ctrl-C ends it.")
     sys.stdout.flush()
-    if settings.browser:
+    if browser:
         webbrowser.open(guard.address)  # who asks before the server runs waits for it
     how = uvicorn.Config(
         guard,

@@ -103,7 +103,7 @@ def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str,
         groups.append(AdaptedGroup(REFERENCE))
         rows.append(model_row(maps_of(settings.reference, REFERENCE), split))
     log = ScoreLog(settings.output / LOG, settings.overwrite)
-    evaluation = score_rows(split, rows, log, notes, settings)
+    evaluation = score_rows(split, rows, log, notes, settings.seed, settings.workers)
     lines = summary(evaluation, groups, settings.seed)
     say(adaptation_table(evaluation, groups, lines, f"{settings.dataset}, {settings.split} split"))
     for line in notes.lines():

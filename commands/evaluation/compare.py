@@ -75,7 +75,9 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
     }
     rows = [model_row(source, split) for source in sources.values()]
     log = ScoreLog(settings.output / LOG, settings.overwrite)
-    scored = score_rows(split, rows + all_reference_rows(split), log, notes, settings)
+    scored = score_rows(
+        split, rows + all_reference_rows(split), log, notes, settings.seed, settings.workers
+    )
     evaluation = by_arm(scored, arms, split, settings.seed)
     note_reading(evaluation)
     # runs of one data set, split and start have the same training pictures, which are read once
@@ -84,7 +86,7 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
     }
     for trained in trainings.values():
         note_training_pictures(trained, settings, split, notes)
-    add_notes(notes, runs, arms, scored, settings)
+    add_notes(notes, runs, arms, scored, settings.dataset)
     comparison = described_comparison(evaluation, arms, sources, settings)
     comparison["command"] = shlex.join(["python", "main.py", "compare", *typed_flags(settings)])
     say(score_table(evaluation, f"{settings.dataset}, {settings.split} split"))
@@ -120,11 +122,11 @@ def by_arm(scored: Evaluation, arms: list[Arm], split: TruthSplit, seed: int) ->
 
 
 def add_notes(
-    notes: Notes, runs: list[Run], arms: list[Arm], scored: Evaluation, settings: CompareConfig
+    notes: Notes, runs: list[Run], arms: list[Arm], scored: Evaluation, dataset: str
 ) -> None:
     """Note what a reader of the comparison should know of the runs themselves."""
     for run in runs:
-        if run.config.dataset != (settings.dataset,):
+        if run.config.dataset != (dataset,):
             notes.explain(f"{run.folder} was trained on {run.config.dataset_name}.")
     metric = main_metric(scored)
     if any(len(arm.runs) > 1 for arm in arms):

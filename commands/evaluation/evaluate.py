@@ -56,7 +56,7 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = tell) -> Eva
         rows.append(tuned_row(settings, source, split, notes, say))
     rows += all_reference_rows(split)
     log = ScoreLog(settings.output and settings.output / LOG, settings.overwrite)
-    evaluation = score_rows(split, rows, log, notes, settings)
+    evaluation = score_rows(split, rows, log, notes, settings.seed, settings.workers)
     note_reading(evaluation)
     say(score_table(evaluation, f"{settings.dataset}, {settings.split} split"))
     for lines in category_table(evaluation):

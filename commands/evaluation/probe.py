@@ -226,11 +226,11 @@ def probe(settings: ProbeConfig, say: Callable[[str], None] = tell) -> dict[str,
             f"pictures, {sum(network.channels.values())} features a cell, read-outs solved in "
             f"{seconds[network.label]:.0f} s"
         )
-    check = checked_by_descent(readouts, training, settings)
+    check = checked_by_descent(readouts, training, settings.seed)
     say(check["sentence"])
     rows = [model_row(readout, split) for readout in readouts] + all_reference_rows(split)
     log = ScoreLog(settings.output / LOG, settings.overwrite)
-    evaluation = score_rows(split, rows, log, notes, settings)
+    evaluation = score_rows(split, rows, log, notes, settings.seed, settings.workers)
     note_reading(evaluation)
     note_penalties(readouts, notes)
     found = results(settings, evaluation, readouts, len(training), len(validation), check)
@@ -244,7 +244,7 @@ def probe(settings: ProbeConfig, say: Callable[[str], None] = tell) -> dict[str,
     for line in notes.lines():
         say(f"note: {line}")
     say(found["sentence"])
-    write(settings, evaluation, found, list(gallery(split, readouts, settings.gallery)))
+    write(settings.output, evaluation, found, list(gallery(split, readouts, settings.gallery)))
     say(
         f"wrote {settings.output}/index.html, alignment.png, probe.json, probe.csv and "
         f"per_image.csv in {found['seconds']['all']:.0f} s "
@@ -324,7 +324,7 @@ def read(
 
 
 def checked_by_descent(
-    readouts: list[ReadOut], training: list[Sample], settings: ProbeConfig
+    readouts: list[ReadOut], training: list[Sample], seed: int
 ) -> dict[str, Any]:
     """Return how near gradient descent comes to the exact solution, on a few training pictures.
 
@@ -338,7 +338,7 @@ def checked_by_descent(
         part = network.of(x)[..., network.part(stage)]
         xs.append(part.reshape(-1, part.shape[-1]))
         ys.append(y.reshape(-1, 1))
-    gap, agreement = descent(np.concatenate(xs), np.concatenate(ys), penalty, settings.seed)
+    gap, agreement = descent(np.concatenate(xs), np.concatenate(ys), penalty, seed)
     count = min(CHECKED_PICTURES, len(training))
     return {
         "stage": f"{network.label}: {stage}",
@@ -527,13 +527,13 @@ def gallery(split: TruthSplit, readouts: list[ReadOut], count: int) -> Iterator[
 
 
 def write(
-    settings: ProbeConfig,
+    output: Path,
     evaluation: Evaluation,
     found: dict[str, Any],
     pictures: list[dict[str, Any]],
 ) -> None:
     """Write the JSON, the tables, the plot and the page."""
-    folder = settings.output
+    folder = output
     write_json(folder / "probe.json", found)
     write_text(folder / "probe.csv", as_csv(csv_rows(found)))
     write_per_image(folder / "per_image.csv", evaluation)

@@ -223,7 +223,7 @@ def key_of(split: TruthSplit, about: str) -> str:
 
 
 def score_rows(
-    split: TruthSplit, rows: list[Row], log: ScoreLog, notes: Notes, settings: ScoringConfig
+    split: TruthSplit, rows: list[Row], log: ScoreLog, notes: Notes, seed: int, workers: int
 ) -> Evaluation:
     """Score every row on every picture that the log lacks, and gather the means.
 
@@ -257,11 +257,11 @@ def score_rows(
         log.add(future.result(), notes)
         bar.update()
 
-    with bar, ThreadPoolExecutor(settings.workers) as pool:
+    with bar, ThreadPoolExecutor(workers) as pool:
         for i, maps in zip(todo, maps_of(rows, split, todo, log), strict=True):
             waiting.append(pool.submit(score, i, maps))
             # a map in double precision has megabytes: only so many wait
-            while len(waiting) > 2 * settings.workers or (waiting and waiting[0].done()):
+            while len(waiting) > 2 * workers or (waiting and waiting[0].done()):
                 take(waiting.pop(0))
         for future in waiting:
             take(future)
@@ -271,7 +271,7 @@ def score_rows(
     left_out = [name for name in names if name not in set(pictures)]
     scores = {row.name: [log.scores[row.key, name] for name in pictures] for row in rows}
     kinds = {row.name: row.kind for row in rows}
-    return gather(pictures, kinds, scores, split, notes, left_out, settings.seed)
+    return gather(pictures, kinds, scores, split, notes, left_out, seed)
 
 
 def maps_of(

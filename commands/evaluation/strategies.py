@@ -63,7 +63,7 @@ def run_strategies(
     Raises:
         UserError: a run failed, or its folder holds a run of other settings.
     """
-    check(config, strategies, seeds)
+    check(config.cluster, config.starts_at_random, strategies, seeds)
     choose_engine(config.devices, config.cluster)  # for all arms, and their comparison
     root = make_folder(config.output or Path("runs") / f"{config.system}-strategies")
     runs = runs_of(dataclasses.replace(config, output=root), strategies, seeds)
@@ -104,14 +104,14 @@ def runs_of(config: Config, strategies: list[str], seeds: list[int]) -> list[Con
     return runs
 
 
-def check(config: Config, strategies: list[str], seeds: list[int]) -> None:
+def check(cluster: bool, starts_at_random: bool, strategies: list[str], seeds: list[int]) -> None:
     """Refuse, before hours of training, arms that could not be compared.
 
     Raises:
         UserError: a strategy or a seed is named twice, two strategies are one without weights, or
             several processes would train them.
     """
-    if config.cluster:
+    if cluster:
         raise UserError(
             "--strategies trains one arm after the other, each in a process of its own: leave "
             "--cluster away, or train each arm with it and compare their run folders."
@@ -121,7 +121,7 @@ def check(config: Config, strategies: list[str], seeds: list[int]) -> None:
         twice = [value for value in values if values.count(value) > 1]
         if twice:
             raise UserError(f"{flag} names {twice[0]} twice.")
-    if config.starts_at_random and {"finetuned", "scratch"} <= set(strategies):
+    if starts_at_random and {"finetuned", "scratch"} <= set(strategies):
         raise UserError(
             "No --backbone_weights (or none) makes finetuned and scratch the same: "
             "leave one of them away."

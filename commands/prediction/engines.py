@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from config import PredictConfig
 from salience.measures.adaptation import IDENTITY, Adaptation, asked_for
 from salience.pictures.letterbox import OutputGrid, of_both_ways
 from salience.system import quiet
@@ -184,22 +183,23 @@ def get(name: str, weights: Path, say: Callable[[str], None]) -> Engine:
 
 
 def as_asked(
-    name: str, weights: Path, settings: PredictConfig, say: Callable[[str], None]
+    name: str, weights: Path, adaptation: Path | None, mirror: bool, say: Callable[[str], None]
 ) -> Engine:
     """Return an engine as `test` is asked for it: with mirror images, for a data set's bias.
 
     Args:
         name: see `chosen`.
         weights: a file that `train` wrote.
-        settings: reads mirror and adaptation.
+        adaptation: a file that `adapt` wrote, or its name; None for none.
+        mirror: whether to average each map with that of the mirrored picture.
         say: gets each line of news.
 
     Raises:
         UserError: the weights or the adaptation are not usable.
     """
-    adaptation = asked_for(settings.adaptation, weights, say)
-    engine = replace(get(name, weights, say), adaptation=adaptation)
-    return replace(engine, maps=of_both_ways(engine.maps)) if settings.mirror else engine
+    bias = asked_for(adaptation, weights, say)
+    engine = replace(get(name, weights, say), adaptation=bias)
+    return replace(engine, maps=of_both_ways(engine.maps)) if mirror else engine
 
 
 def fastest() -> str:

@@ -97,7 +97,7 @@ def export(settings: ExportConfig, say: Callable[[str], None] = tell) -> Path:
     form = FORMATS[settings.format]
     require_makers(settings.format, form)
     weights = weight_files.choose(settings.weights, settings.weights_dir, say)
-    output = place(settings, weights)
+    output = place(settings.format, settings.output, settings.overwrite, weights)
     make_folder(output.parent)
     model = load_model(weights)
     card = made_card(model, weights, settings.format)
@@ -136,28 +136,27 @@ def require_makers(name: str, form: ExportFormat) -> None:
         )
 
 
-def place(settings: ExportConfig, weights: Path) -> Path:
+def place(format: str, output: Path | None, overwrite: bool, weights: Path) -> Path:
     """Return where an export goes.
 
     Raises:
         UserError: the name is not as the format wants it, or what is there is not to be replaced.
     """
-    suffix = FORMATS[settings.format].suffix
+    suffix = FORMATS[format].suffix
     name = weight_files.card_path(weights).stem
-    output = settings.output or Path("exports") / f"{name}{suffix or '-saved_model'}"
+    output = output or Path("exports") / f"{name}{suffix or '-saved_model'}"
     # a folder may have a dot in its name, but not that of a file of another format
     of_files = {form.suffix for form in FORMATS.values()} - {""}
     if not output.name or (output.suffix != suffix if suffix else output.suffix in of_files):
         raise UserError(
-            f"--output {output}: a network as {settings.format} is "
+            f"--output {output}: a network as {format} is "
             + (f"a file that ends in {suffix}." if suffix else "a folder of its own.")
         )
-    if output.exists() and not settings.overwrite:
+    if output.exists() and not overwrite:
         raise UserError(f"{output} is there already. Replace it with --overwrite.")
     if output.exists() and not (output if suffix else output / "saved_model.pb").is_file():
         raise UserError(
-            f"{output} is there and is no {settings.format}, so it is not replaced. Choose another "
-            "--output."
+            f"{output} is there and is no {format}, so it is not replaced. Choose another --output."
         )
     return output
 

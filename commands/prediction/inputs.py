@@ -140,7 +140,9 @@ class Collection:
         """Note the names of all pictures and the paths of this part's; return which to heed."""
         part, parts = self.settings.part
         sources, stems, names = Tally(), Tally(), Tally()
-        for source, relative in found(images, self.settings, say):
+        for source, relative in found(
+            images, self.settings.recursive, self.settings.listed, self.settings.output, say
+        ):
             sources.add(source)
             stems.add(_claim(_stem(relative)))
             names.add(_claim(relative))
@@ -260,7 +262,11 @@ def _split(file: IO[bytes]) -> Iterator[str]:
 
 
 def found(
-    images: list[str], settings: PredictConfig, say: Callable[[str], None]
+    images: list[str],
+    recursive: bool,
+    listed: Path | None,
+    output: Path,
+    say: Callable[[str], None],
 ) -> Iterator[tuple[str, str]]:
     """Yield (file, path relative to the output) of each picture; one may come more than once.
 
@@ -270,30 +276,30 @@ def found(
     Raises:
         UserError: see `Collection`.
     """
-    output = os.path.realpath(settings.output)
+    into = os.path.realpath(output)
     for text in images:
         path = Path(text)
         if text and os.path.isdir(text):  # noqa: PTH112
             # the maps of several folders go to a folder each
             root = path.resolve().name if len(images) > 1 else ""
-            yield from in_folder(path, root, settings.recursive, output, say)
+            yield from in_folder(path, root, recursive, into, say)
         elif os.path.isfile(text):  # noqa: PTH113
             yield str(path), path.name
         else:
-            matches = [str(Path(p)) for p in sorted(iglob(text, recursive=settings.recursive))]
-            inside = _inside(output, os.path.realpath("."))
+            matches = [str(Path(p)) for p in sorted(iglob(text, recursive=recursive))]
+            inside = _inside(into, os.path.realpath("."))
             files = [
                 p
                 for p in matches
                 if os.path.isfile(p)  # noqa: PTH113
                 and _suffix(p) not in VIDEO_SUFFIXES  # done by `video.py`
-                and not (inside and _in(p, output))
+                and not (inside and _in(p, into))
             ]
             if not text or not files:
                 raise UserError(f"No picture or folder at '{text}'.")
             yield from ((p, PurePath(p).name) for p in files)
-    if settings.listed:
-        yield from in_list(settings.listed)
+    if listed:
+        yield from in_list(listed)
 
 
 def in_folder(

@@ -83,7 +83,9 @@ def write_maps(
         engine = engines.chosen(settings.engine)  # what is absent leaves no empty folder behind
         make_folder(settings.output)
         failed = predict_and_write(
-            engines.as_asked(engine, weights(), settings, say), todo, outputs
+            engines.as_asked(engine, weights(), settings.adaptation, settings.mirror, say),
+            todo,
+            outputs,
         )
     say(
         f"{todo.begun - failed} maps written to {settings.output}/"

@@ -100,7 +100,7 @@ def apart(images: list[str], recursive: bool) -> tuple[list[Path], list[str]]:
     return [Path(text) for text in dict.fromkeys(clips)], rest
 
 
-def outputs_of(clips: list[Path], settings: PredictConfig) -> dict[Path, dict[str, Path]]:
+def outputs_of(clips: list[Path], output: Path, video_maps: str) -> dict[Path, dict[str, Path]]:
     """Return by video where its overlay and maps go.
 
     They are named like the video; where that is not unique the suffix stays in the name, and where
@@ -114,10 +114,10 @@ def outputs_of(clips: list[Path], settings: PredictConfig) -> dict[Path, dict[st
     outputs = {}
     for clip, name in zip(clips, names, strict=True):
         unique = name if names.count(name) == 1 else f"{name}-{number(str(clip)):016x}"
-        outputs[clip] = {"overlay": settings.output / f"{unique}.overlay.mp4"}
-        if settings.video_maps != "none":
-            suffix = MAPS[settings.video_maps].suffix
-            outputs[clip]["maps"] = settings.output / f"{unique}.maps{suffix}"
+        outputs[clip] = {"overlay": output / f"{unique}.overlay.mp4"}
+        if video_maps != "none":
+            suffix = MAPS[video_maps].suffix
+            outputs[clip]["maps"] = output / f"{unique}.maps{suffix}"
     sources = {clip.resolve() for clip in clips}
     for clip, paths in outputs.items():
         for path in paths.values():
@@ -151,7 +151,7 @@ def predict_videos(
     """
     part, parts = settings.part
     todo, failed = [], 0
-    for clip, outputs in outputs_of(clips, settings).items():
+    for clip, outputs in outputs_of(clips, settings.output, settings.video_maps).items():
         if number(str(clip)) % parts != part:
             continue
         if not settings.overwrite and all(map(os.path.exists, outputs.values())):
@@ -170,7 +170,7 @@ def predict_videos(
     with heeded(say) as stop:
         name = engines.chosen(settings.engine)  # what is absent leaves no empty folder behind
         make_folder(settings.output)
-        engine = engines.as_asked(name, weights(), settings, say)
+        engine = engines.as_asked(name, weights(), settings.adaptation, settings.mirror, say)
         for clip, outputs in todo:
             try:
                 failed += not write(clip, outputs, engine, how, say)
@@ -327,17 +327,19 @@ def predicted(
         with turns:
             return [scaled(one) for one in engine.maps(np.stack([x for *_, x in batch]))]
 
-    batches = groups(key_frames(clip, box, settings), settings.batch_size)
+    batches = groups(
+        key_frames(clip, box, settings.every, settings.temporal_smoothing), settings.batch_size
+    )
     for batch, found in in_order(pool, maps, batches, engine.at_once):
         for (frame, scene, _), cells in zip(batch, found, strict=True):
             yield Key(frame, scene, cells)
 
 
 def key_frames(
-    clip: Clip, box: Letterbox, settings: PredictConfig
+    clip: Clip, box: Letterbox, every: int, temporal_smoothing: float
 ) -> Iterator[tuple[int, int, NDArray]]:
     """Yield number, scene and network's input of the frames to predict."""
-    if settings.every == 1 and not settings.temporal_smoothing:  # no frame heeds another
+    if every == 1 and not temporal_smoothing:  # no frame heeds another
         for number, (_, frame) in enumerate(clip.frames()):
             yield number, 0, box.place(frame)
         return
@@ -346,7 +348,7 @@ def key_frames(
         small = colours(frame)
         is_cut = before is not None and cv2.absdiff(small, before).mean() > CUT
         scene, before = scene + is_cut, small
-        if is_cut or number % settings.every == 0:
+        if is_cut or number % every == 0:
             yield number, scene, box.place(frame)  # here, so that no large frame waits
 
 

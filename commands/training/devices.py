@@ -321,7 +321,7 @@ def started(config: Config) -> Iterator[Devices]:
         UserError: devices or processes are not there, or the batch does not divide by them.
     """
     place = hosts.find_place(os.environ) if config.cluster else hosts.Place()
-    check_batch(config, place)
+    check_batch(config.batch_size, config.part_size, config.devices, place)
     if place.count * config.devices == 1:
         yield Devices()
         return
@@ -379,14 +379,14 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
-def check_batch(config: Config, place: hosts.Place) -> None:
+def check_batch(batch_size: int, part_size: int | None, devices: int, place: hosts.Place) -> None:
     """Refuse a batch, or a part of one, that does not divide by the devices.
 
     Raises:
         UserError: it does not; it names the nearest that do.
     """
-    count = place.count * config.devices
-    for name, size in (("batch_size", config.batch_size), ("micro_batch", config.part_size)):
+    count = place.count * devices
+    for name, size in (("batch_size", batch_size), ("micro_batch", part_size)):
         if not size or size % count == 0:
             continue
         below = size // count * count

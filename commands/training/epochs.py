@@ -62,7 +62,7 @@ class Epochs(keras.callbacks.Callback):
         self.config, self.run, self.say, self.devices = config, run, say, devices
         self.state, self.stop, self.at, self.arrays = state, stop, standing, arrays
         self.training = training
-        self.guard = NonfiniteGuard(config, state, run.checkpoints, standing.incidents)
+        self.guard = NonfiniteGuard(config.on_nan, state, run.checkpoints, standing.incidents)
         self.validator = Validator(config, validation, devices)
         self.events = None
         if devices.is_chief:
@@ -219,7 +219,7 @@ class Epochs(keras.callbacks.Callback):
             "epoch": self.at.epoch + 1,
             "loss": logs["loss"],
             "zero_maps": logs["zero_maps"],
-            **{m.__name__: logs[m.__name__] for m in training_metrics(self.config)},
+            **{m.__name__: logs[m.__name__] for m in training_metrics(self.config.model)},
             **scores,
             **self.step_sizes(self.at.epoch),
             "seconds": round(seconds, 2),

@@ -80,7 +80,9 @@ def attach(
         return model, "feature cache: none, since no layer with weights is frozen" if asked else ""
     store = FeatureStore(folder / "features", fingerprint(parts.trunk), config.cache_bytes)
     devices = devices or Devices()
-    features = Features(parts.trunk, store, config, say, devices.predict)
+    features = Features(
+        parts.trunk, store, config.input_shape, config.batch_size, say, devices.predict
+    )
     ways = [False, True] if config.flip else [False]
     names = [
         features.known_name(sample, way)
@@ -263,7 +265,8 @@ class Features:
     Args:
         trunk: see `Cut`.
         store: where its features are.
-        config: reads input_shape and batch_size.
+        input_shape: rows and columns of the network's input, pixels.
+        batch_size: pictures that it sees at once at the most.
         say: gets what is to be told.
         predict: gives what a network makes of a batch that this process alone has.
     """
@@ -272,12 +275,13 @@ class Features:
         self,
         trunk: keras.Model,
         store: FeatureStore,
-        config: Config,
+        input_shape: tuple[int, int],
+        batch_size: int,
         say: Callable[[str], None],
         predict: Callable[[keras.Model, Any], Any],
     ) -> None:
         self.trunk, self.store, self.predict, self.say = trunk, store, predict, say
-        self.input_shape, self.batch_size = config.input_shape, config.batch_size
+        self.input_shape, self.batch_size = input_shape, batch_size
         self.shapes = [tuple(tensor.shape[1:]) for tensor in trunk.outputs]
         self.dtype = np.dtype(trunk.outputs[0].dtype)
         self._seen: dict[int, KnownPicture] = {}

@@ -7,7 +7,6 @@ spoilt them by the time it is seen. What was kept of them before is what trainin
 from typing import Any
 
 from commands.training.checkpoint import Arrays, Checkpoints, State, unsound
-from config import Config
 from salience.system.errors import UserError
 
 MOST_IN_A_ROW = 10  # steps left out one after the other
@@ -19,7 +18,7 @@ class NonfiniteGuard:
     """Keeps what `--on_nan` needs, and carries it out.
 
     Args:
-        config: reads on_nan.
+        on_nan: of `config.ON_NAN`.
         state: what training changes.
         checkpoints: where the epoch's start is to be found.
         incidents: what has happened before; added to.
@@ -27,12 +26,12 @@ class NonfiniteGuard:
 
     def __init__(
         self,
-        config: Config,
+        on_nan: str,
         state: State,
         checkpoints: Checkpoints,
         incidents: list[dict[str, Any]],
     ) -> None:
-        self.policy, self.state, self.checkpoints = config.on_nan, state, checkpoints
+        self.policy, self.state, self.checkpoints = on_nan, state, checkpoints
         self.incidents = incidents
         self.before: Arrays = {}
         self.in_a_row = 0

@@ -20,8 +20,8 @@ def set_up(model: keras.Model, config: Config, steps_per_epoch: int) -> None:
     """Give a network its configured optimiser and loss."""
     model.compile(
         optimizer=optimizer(config, steps_per_epoch),
-        loss=loss_function(config),
-        metrics=[losses.zero_maps, *training_metrics(config)],
+        loss=loss_function(config.model, config.loss),
+        metrics=[losses.zero_maps, *training_metrics(config.model)],
         steps_per_execution=backends.steps_per_execution(config),
         # auto: Keras leaves XLA off under TensorFlow on a CPU (its convolutions are slower than
         # oneDNN's) and wherever reproducible operations are asked for
@@ -31,16 +31,16 @@ def set_up(model: keras.Model, config: Config, steps_per_epoch: int) -> None:
         backends.take_in_parts(model, config.part_size)
 
 
-def loss_function(config: Config) -> Callable:
+def loss_function(model: str, loss: str) -> Callable:
     """Return the configured loss, with the system's own among the names."""
-    system = system_module(config.model)
-    own = {config.model: system.loss} if hasattr(system, "loss") else {}
-    return losses.combine(parse_loss(config.loss), own, system.to_unit_range)
+    system = system_module(model)
+    own = {model: system.loss} if hasattr(system, "loss") else {}
+    return losses.combine(parse_loss(loss), own, system.to_unit_range)
 
 
-def training_metrics(config: Config) -> tuple[Callable, ...]:
+def training_metrics(model: str) -> tuple[Callable, ...]:
     """Return what training is to watch, besides the loss, for the configured system."""
-    return getattr(system_module(config.model), "TRAINING_METRICS", ())
+    return getattr(system_module(model), "TRAINING_METRICS", ())
 
 
 def optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Optimizer:

@@ -64,7 +64,7 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
         model = system_module(config.model).build(config)
     grid = grid_of(model)
     training, validation = (batches(config, split, grid) for split in ("train", "val"))
-    check_loss_has_its_truth(config, training)
+    check_loss_has_its_truth(config.loss, config.dataset_name, training)
     with devices.chief_first():
         weights = load_start(model, config, say)
     same = {"pictures": names_of(training, validation), "first weights": digest_of(model)}
@@ -296,13 +296,13 @@ def batches(config: Config, split: str, grid: OutputGrid) -> SaliencyBatches:
     )
 
 
-def check_loss_has_its_truth(config: Config, training: SaliencyBatches) -> None:
+def check_loss_has_its_truth(loss: str, dataset_name: str, training: SaliencyBatches) -> None:
     """Refuse a loss from fixations where the data set has none."""
     bare = [sample.name for sample in training.samples if sample.fixations is None]
-    if bare and "nss" in config.loss:
+    if bare and "nss" in loss:
         raise UserError(
-            f"--loss {config.loss} needs fixations, but {len(bare)} pictures of "
-            f"{config.dataset_name} have only maps; first: {bare[0]}. Choose a loss without nss, "
+            f"--loss {loss} needs fixations, but {len(bare)} pictures of "
+            f"{dataset_name} have only maps; first: {bare[0]}. Choose a loss without nss, "
             "such as kld."
         )
 
@@ -320,23 +320,23 @@ def describe(
         f"{config.system} ({config.strategy}) at {config.rows}x{config.cols}: {trainable:,} of "
         f"{model.count_params():,} weights learn; start: {weights or 'random'}\n"
         f"{config.dataset_name}: {training.count} training and {validation.count} validation "
-        f"pictures{outside(config, training)}; loss {config.loss}, {config.optimizer}, "
-        f"learning rate {config.learning_rate:g}, batch {config.batch_size}"
-        f"{speed(config)}\n"
+        f"pictures{outside(config.out_of_bounds, training)}; loss {config.loss}, "
+        f"{config.optimizer}, learning rate {config.learning_rate:g}, batch {config.batch_size}"
+        f"{speed(config.precision, config.part_size)}\n"
         f"writing to {config.run_folder}/"
     )
 
 
-def speed(config: Config) -> str:
+def speed(precision: str, part_size: int | None) -> str:
     """Return how the step is computed where that is not the plain way, or nothing."""
-    words = "" if config.precision == "float32" else f", {config.precision}"
-    if config.part_size:
-        words += f", {config.part_size} at once"
+    words = "" if precision == "float32" else f", {precision}"
+    if part_size:
+        words += f", {part_size} at once"
     return words
 
 
-def outside(config: Config, training: SaliencyBatches) -> str:
+def outside(out_of_bounds: str, training: SaliencyBatches) -> str:
     """Return how many fixations lay outside their picture and what was done, or nothing."""
     count = sum(sample.outside for sample in training.samples)
-    done = "clipped to the border" if config.out_of_bounds == "clip" else "dropped"
+    done = "clipped to the border" if out_of_bounds == "clip" else "dropped"
     return f" ({count} fixations outside their picture {done})" if count else ""

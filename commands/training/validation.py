@@ -31,7 +31,7 @@ class Validator:
 
     def __init__(self, config: Config, batches: SaliencyBatches, devices: Devices) -> None:
         self.config, self.batches, self.devices = config, batches, devices
-        self.loss = loss_function(config)
+        self.loss = loss_function(config.model, config.loss)
         self.grid: list = []
 
     def validate(self, model: keras.Model, stop: Stop | None = None) -> dict[str, float]:
@@ -45,7 +45,7 @@ class Validator:
             Interrupted: it has.
             UserError: a picture's loss is no number.
         """
-        watched = training_metrics(self.config)
+        watched = training_metrics(self.config.model)
         columns = [*VALIDATED, "loss", *(metric.__name__ for metric in watched)]
         mine = self.devices.share(range(len(self.batches)))
         bar = progress(

@@ -170,7 +170,9 @@ def test_shallows_loss_is_the_published_one_of_its_linear_output(rng):
     y = rng.random((2, 12, 12, 2)).astype("float32")
     z = np.asarray(linear(x))[..., 0]
     expected = ((z - (2 * y[..., 0] - 1)) ** 2).mean(axis=(1, 2))
-    found = np.asarray(objective.loss_function(config)(y, np.asarray(network(x))))
+    found = np.asarray(
+        objective.loss_function(config.model, config.loss)(y, np.asarray(network(x)))
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 

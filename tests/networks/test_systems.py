@@ -104,7 +104,7 @@ def test_no_seed_starts_dead_and_a_gradient_reaches_every_weight(name, settings)
         network = built(config)
         x, y = first_batch(config, network)
         assert np.asarray(network(x)).std(axis=(1, 2, 3)).min() > 0, seed
-        found = gradients(network, x, y, objective.loss_function(config))
+        found = gradients(network, x, y, objective.loss_function(config.model, config.loss))
         for weight, gradient in zip(network.trainable_weights, found, strict=True):
             assert gradient is not None, weight.path
             # ResNet-50's convolutions have biases that the normalisation after them takes off

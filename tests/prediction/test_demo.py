@@ -132,19 +132,19 @@ def constant(rows=48, cols=64):
 
 def test_the_weights_named_come_first_and_then_those_of_the_folder(weights):
     named = weights / "b.weights.h5"
-    found = Networks.found(DemoConfig(weights=named, weights_dir=weights, engine="keras"), print)
+    found = Networks.found(named, weights, "keras", print)
     assert found.names == ["b", "a"]
     assert found.cards["a"]["dataset"] == "synthetic"
 
 
 def test_without_weights_one_line_says_what_to_do(tmp_path):
     with pytest.raises(UserError, match=r"No trained weights in .*none/\. Run main\.py train"):
-        Networks.found(DemoConfig(weights_dir=tmp_path / "none"), print)
+        Networks.found(None, tmp_path / "none", "keras", print)
 
 
 def test_a_damaged_file_among_the_weights_is_passed_over(weights, capsys):
     (weights / "c.weights.h5").write_bytes(b"no weights")
-    found = Networks.found(DemoConfig(weights_dir=weights, engine="keras"), print)
+    found = Networks.found(None, weights, "keras", print)
     assert sorted(found.names) == ["a", "b"]
     assert re.match(r"passed over: .*c\.weights\.h5 is not an HDF5 file", capsys.readouterr().out)
 

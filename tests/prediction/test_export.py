@@ -203,7 +203,9 @@ def test_the_name_of_weights_may_have_dots(tmp_path):
     settings = ExportConfig(format="saved_model")
     for name in ("v1.2.weights.h5", "mlnet_salicon_weights.pkl"):
         stem = name.removesuffix(".weights.h5")
-        place = export_module.place(settings, Path(name))
+        place = export_module.place(
+            settings.format, settings.output, settings.overwrite, Path(name)
+        )
         assert place == Path(f"exports/{stem}-saved_model")
 
 

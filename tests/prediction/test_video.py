@@ -327,7 +327,10 @@ def test_a_video_in_a_list_of_pictures_is_named(run, tmp_path, pictures, capsys)
 def test_names_that_are_not_unique_are_made_so(tmp_path):
     settings = PredictConfig(output=tmp_path, video_maps="none")
     clips = [tmp_path / name for name in ("a.mp4", "a.avi", "b.mp4", "x/b.mp4", "c.mp4")]
-    named = [o["overlay"].name for o in video.outputs_of(clips, settings).values()]
+    named = [
+        o["overlay"].name
+        for o in video.outputs_of(clips, settings.output, settings.video_maps).values()
+    ]
     assert named[:2] == ["a.mp4.overlay.mp4", "a.avi.overlay.mp4"]
     assert named[4] == "c.overlay.mp4"
     assert len(set(named)) == 5

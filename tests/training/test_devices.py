@@ -104,14 +104,15 @@ def test_only_jax_trains_on_several_devices(monkeypatch):
 def test_a_batch_that_does_not_divide_by_the_devices_is_refused():
     from commands.training.devices import check_batch
 
-    check_batch(Config(batch_size=10, devices=5), Place(0, 2))
+    check_batch(10, None, 5, Place(0, 2))
     with pytest.raises(UserError, match=r"--batch_size 10 .* all 4 devices .* Try 8 or 12"):
-        check_batch(Config(batch_size=10, devices=2), Place(0, 2))
+        check_batch(10, None, 2, Place(0, 2))
     with pytest.raises(UserError, match=r"Try 4\."):
-        check_batch(Config(batch_size=2, devices=4), Place())
+        check_batch(2, None, 4, Place())
     with pytest.raises(UserError, match=r"--micro_batch 3 .* all 2 devices .* Try 2 or 4"):
-        check_batch(Config(micro_batch=3, devices=2), Place())
-    check_batch(Config(micro_batch=13, devices=2), Place())  # the whole batch is held at once
+        check_batch(10, 3, 2, Place())
+    whole = Config(micro_batch=13).part_size  # the batch is smaller, so it is held at once
+    check_batch(10, whole, 2, Place())
 
 
 PARTS = """
