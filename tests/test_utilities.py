@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import utilities
-from salience.pictures import letterbox
-from salience.pictures import picture_files as pictures_module
+from salience.pictures import letterbox, reading
 from salience.pictures.picture_files import read_image
 from salience.pictures.reading import sample_image
 from salience.pictures.sample import Sample
@@ -335,13 +334,13 @@ def save_jpeg(path, image, mode="RGB", orientation=None, **options):
 def reductions(monkeypatch):
     """Return the list that gets how many times smaller each picture was decoded."""
     seen = []
-    read = pictures_module.read_image
+    read = reading.read_image
 
     def noting(path, turn=True, reduction=1):
         seen.append(reduction)
         return read(path, turn, reduction)
 
-    monkeypatch.setattr(pictures_module, "read_image", noting)
+    monkeypatch.setattr(reading, "read_image", noting)
     monkeypatch.setattr(letterbox, "REDUCED_PIXELS", 0)  # small pictures are quick to test with
     return seen
 

@@ -21,8 +21,7 @@ from commands.prediction.inputs import Collection
 from commands.prediction.predict import predict
 from commands.settings import EvaluateConfig
 from config import PredictConfig
-from salience.pictures import headers
-from salience.pictures import picture_files as pictures_module
+from salience.pictures import headers, picture_files, reading
 from salience.pictures.headers import header_shape, room
 from salience.pictures.letterbox import Letterbox, preprocess, read_input
 from salience.pictures.picture_files import overlay, read_image, read_map, to_8_bit, whole_picture
@@ -338,7 +337,8 @@ def test_other_formats_promise_no_more(tmp_path, suffix, place, form):
 
 def test_maps_and_truths_are_held_to_less_than_pictures(tmp_path, monkeypatch):
     cv2.imwrite(str(tmp_path / "p.png"), np.zeros((30, 40), np.uint8))
-    monkeypatch.setattr(pictures_module, "LARGEST_MAP", 1199)
+    for module in (picture_files, reading):
+        monkeypatch.setattr(module, "LARGEST_MAP", 1199)
     assert read_image(tmp_path / "p.png").shape == (30, 40, 3)
     with pytest.raises(UserError, match="40 x 30 pixels; at most 1,199 are read"):
         read_map(tmp_path / "p.png")
@@ -367,7 +367,8 @@ READ = """
 import sys
 from pathlib import Path
 from salience.system.errors import UserError
-from salience.pictures.picture_files import header_shape, read_image, whole_picture
+from salience.pictures.headers import header_shape
+from salience.pictures.picture_files import read_image, whole_picture
 for name in sys.argv[1:]:
     for read in (header_shape, read_image, whole_picture):
         try:
@@ -494,7 +495,7 @@ def held(lock, function):
 def test_bands_of_a_picture_are_drawn_as_the_whole_is(picture, monkeypatch, rng):
     image, heat = picture(50, 40), rng.random((50, 40)).astype(np.float32)
     whole = to_8_bit(heat), overlay(image, heat)
-    monkeypatch.setattr(pictures_module, "BAND_PIXELS", 130)
+    monkeypatch.setattr(picture_files, "BAND_PIXELS", 130)
     np.testing.assert_array_equal(to_8_bit(heat), whole[0])
     np.testing.assert_array_equal(overlay(image, heat), whole[1])
 
@@ -504,9 +505,9 @@ def test_a_jpeg_beyond_pillows_own_limit_is_decoded_smaller(tmp_path, monkeypatc
     path = tmp_path / "p.jpg"
     cv2.imwrite(str(path), np.full((13_500, 13_500), 99, np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 50])
     seen = []
-    decode = pictures_module._decode
+    decode = picture_files._decode
     monkeypatch.setattr(
-        pictures_module, "_decode", lambda *a: seen.append(decode(*a).shape) or decode(*a)
+        picture_files, "_decode", lambda *a: seen.append(decode(*a).shape) or decode(*a)
     )
     x, box = read_input(Sample("p", path), (48, 64))
     assert box.image_shape == (13_500, 13_500)

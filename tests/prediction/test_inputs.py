@@ -299,7 +299,7 @@ def test_two_workers_at_one_part_do_no_harm(eight):
     predict(PredictConfig(**eight, output=Path("alone")), lambda line: None)
     both = [
         threading.Thread(
-            target=predict, args=([], PredictConfig(**eight, overwrite=True), lambda line: None)
+            target=predict, args=(PredictConfig(**eight, overwrite=True), lambda line: None)
         )
         for _ in range(2)
     ]

@@ -126,7 +126,7 @@ def quick(inputs, monkeypatch):
     module = SimpleNamespace(
         NEEDS_FILES=True, SOURCE="Get it.", submission_pictures=lambda root: samples
     )
-    monkeypatch.setitem(sys.modules, "datasets.cat2000", module)
+    monkeypatch.setitem(sys.modules, "salience.data.sets.cat2000", module)
     monkeypatch.setattr(engines, "get", lambda name, weights, say: engine(weights))
     monkeypatch.setattr(cache, "_told", [])
 
