@@ -17,7 +17,7 @@ from commands.demo.view import View
 from salience.pictures.picture_files import to_8_bit
 from salience.system.errors import UserError
 
-TITLE = "Where do people look?"
+TITLE = "Salience: where do people look?"
 ABOUT = (
     "Give a picture: a network that learned from people's eye movements says which parts of it "
     "draw the eye. Nothing leaves this computer."

@@ -139,7 +139,7 @@ def test_names_are_escaped(comparison):
     html = report.render(comparison)
     assert "<img src=x" not in html
     assert "<script>alert" not in html
-    assert "<title>Frozen or fine-tuned &lt;ML-Net&gt;</title>" in html
+    assert "<title>Frozen or fine-tuned &lt;ML-Net&gt; · Salience</title>" in html
     assert [row["name"] for row in data_of(html)["rows"]][: len(NASTY)] == NASTY
 
 
