@@ -57,9 +57,8 @@ AUDIT := .venv-audit/bin
 	$(AUDIT)/$(INSTALL) -r $<
 	touch $@
 
-# After a change of requirements.txt or requirements/*.txt. What no line of those asks to change
-# keeps its version;
-# `make lock UPGRADE=--upgrade` takes the newest of all that they do not name.
+# After a change of requirements.txt or requirements/*.txt. What no line of those asks to change keeps
+# its version; `make lock UPGRADE=--upgrade` takes the newest of all that they do not name.
 LOCK := $(AUDIT)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-build --emit-build-options --custom-compile-command "make lock" $(UPGRADE)
 # PyTorch's CPU builds are not on PyPI: where pip is told to look, or else at their own page

@@ -1,8 +1,8 @@
-"""What can be set, its default, its meaning and its unit, and the published recipe of each system.
+"""What `train` and `test` can be told: defaults, meanings, units; and each system's recipe.
 
-`flags.py` makes the command line's flags from the dataclasses here, so each fact stands once. A
-run's settings are resolved in this order, later ones winning: the recipe of the system,
-`--config FILE`, the flags.
+The command line's flags are made from the dataclasses here, so each fact stands once; those of the
+other commands are in `commands/settings.py`. A run's settings are resolved in this order, later
+ones winning: the recipe of the system, `--config FILE`, the flags.
 """
 
 import dataclasses
@@ -28,7 +28,11 @@ class System:
         module: see `model.system_module`.
         size_step: pixels that the rows and columns of its input must divide by.
         recipe: what its authors published, as fields of Config; all others keep their defaults.
+        own_loss: whether its published loss is not a sum of those that all share.
         takes_any_backbone: whether it can be built on another backbone than the recipe's.
+        adapts_vgg: whether, on a VGG, it can pool as on Theano and fix single blocks.
+        has_light_decoder: whether its decoder can be made with a quarter of the channels.
+        has_backbone: whether there is one to freeze.
         random_unless_named: it starts at random unless a file is named, since nobody offers its
             weights for download.
     """
@@ -36,7 +40,11 @@ class System:
     module: str
     size_step: int
     recipe: dict[str, Any]
+    own_loss: bool = False
     takes_any_backbone: bool = False
+    adapts_vgg: bool = False
+    has_light_decoder: bool = False
+    has_backbone: bool = True
     random_unless_named: bool = False
 
 
@@ -73,7 +81,9 @@ SYSTEMS = {
             "epochs": 20,
             "patience": 5,
         },
+        own_loss=True,
         takes_any_backbone=True,
+        adapts_vgg=True,
     ),
     "salnet-deep": System("salience.networks.salnet", 4, SALNET, random_unless_named=True),
     "salnet-half": System("salience.networks.salnet", 4, SALNET, random_unless_named=True),
@@ -101,6 +111,7 @@ SYSTEMS = {
             "epochs": 1200,
             "patience": 1200,  # that is, to the end
         },
+        has_backbone=False,
         random_unless_named=True,
     ),
     "resnet50-decoder": System(
@@ -121,6 +132,7 @@ SYSTEMS = {
             "epochs": 200,
             "patience": 200,  # that is, to the end
         },
+        has_light_decoder=True,
     ),
     "linear-probe": System(
         "salience.networks.linear_probe",
@@ -145,7 +157,8 @@ SYSTEMS = {
 DATASETS = tuple(sorted(p.stem for p in (HERE / "salience/data/sets").glob("[!_]*.py")))
 BUILT_IN = ("synthetic",)  # data sets without files
 OPTIMIZERS = ("sgd", "adam", "adamw")
-LOSSES = ("mlnet", "kld", "cc", "nss", "mse", "bce")
+OWN_LOSSES = tuple(name for name, system in SYSTEMS.items() if system.own_loss)
+LOSSES = (*OWN_LOSSES, "kld", "cc", "nss", "mse", "bce")
 COLORMAPS = ("jet", "turbo", "viridis", "inferno", "hot", "parula", "magma", "plasma")
 # the arms of the transfer question, as what they change in a run's settings
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -160,13 +173,9 @@ BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 XLA = ("auto", "on", "off")
 ON_NAN = ("stop", "skip", "rewind")
-NOT_REPEATED = (
-    "overwrite",
-    "resume",
-    "devices",
-    "cluster",
-)  # of a run's settings, when --config reads them
-# what runs a network in `test`, and what `export` writes
+# of a run's settings, when --config reads them
+NOT_REPEATED = ("overwrite", "resume", "devices", "cluster")
+# what runs a network in `test`
 ENGINES = ("auto", "openvino", "onnx", "keras")
 VIDEO_MAPS = ("png", "npz", "video", "none")
 
@@ -480,8 +489,9 @@ class Config(TruthConfig):
         parse_loss(self.loss)
         parse_bytes(self.cache_limit, "--cache_limit")
         self.check_sets()
-        if self.light and self.model != "resnet50-decoder":
-            raise UserError(f"--light is for resnet50-decoder; {self.model} has no such decoder.")
+        if self.light and not self.own.has_light_decoder:
+            able = [name for name, system in SYSTEMS.items() if system.has_light_decoder]
+            raise UserError(f"--light is for {able[0]}; {self.model} has no such decoder.")
         if self.init_weights and self.backbone_weights:
             raise UserError(
                 f"--init_weights {self.init_weights} holds the backbone, too: leave "
@@ -492,7 +502,7 @@ class Config(TruthConfig):
                 f"--backbone {self.backbone} does not fit {self.model}. It is for "
                 f"{', '.join(name for name in SYSTEMS if SYSTEMS[name].takes_any_backbone)}."
             )
-        on_vgg = self.model == "mlnet" and self.backbone in ("vgg16", "vgg19")
+        on_vgg = self.own.adapts_vgg and BACKBONES[self.backbone].is_vgg
         if self.theano_pooling and not on_vgg:
             raise UserError("--theano_pooling is for mlnet on vgg16 or vgg19.")
         if self.fixed_blocks and not on_vgg:
@@ -517,16 +527,16 @@ class Config(TruthConfig):
                 nothing but random ones to freeze.
         """
         for _, name in parse_loss(self.loss):
-            if name in SYSTEMS and name != self.model:
-                shared = ", ".join(loss for loss in LOSSES if loss not in SYSTEMS)
+            if name in OWN_LOSSES and name != self.model:
+                shared = ", ".join(loss for loss in LOSSES if loss not in OWN_LOSSES)
                 raise UserError(
                     f"--loss {self.loss}: '{name}' is that system's own loss. For {self.model} "
                     f"choose of {shared}."
                 )
         named = self.backbone_weights not in (None, "none")
-        if self.model == "salnet-shallow" and (self.freeze_backbone or named):
+        if not self.own.has_backbone and (self.freeze_backbone or named):
             raise UserError(
-                "salnet-shallow is trained from scratch and has no backbone: leave "
+                f"{self.model} is trained from scratch and has no backbone: leave "
                 "--backbone_weights and --freeze_backbone True away."
             )
         nothing = self.backbone_weights is None and self.init_weights is None

@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from commands.settings import (
@@ -30,14 +29,12 @@ from commands.settings import (
 from config import PredictConfig, TrainConfig
 from salience.system.code_digest import OURS
 from salience.system.errors import Interrupted, StorageError, UserError
-from salience.system.files import refused
+from salience.system.files import how_to_install, refused
 from salience.system.flags import Checked, Parser, add_flags
 from salience.system.quiet import import_keras
-from salience.system.terminal import drop_output, open_closed_streams
+from salience.system.terminal import PROGRAM, drop_output, open_closed_streams
 
 EXIT_PARTIAL, EXIT_USER_ERROR = 1, 2
-# installed, it is started by its own name
-PROGRAM = "salience" if Path(sys.argv[0]).stem == "salience" else "main.py"
 # what can happen at any time, wherever something is read or written, and is no defect of ours
 SICK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV,
         errno.EMFILE, errno.ENFILE, errno.EFBIG)  # fmt: skip
@@ -172,7 +169,10 @@ def parser() -> Parser:
         group, _, word = name.rpartition(" ")
         if group not in places:
             epilog = f"Each action has its own help: {PROGRAM} {name} --help"
-            about = places[""].add_parser(group, help=GROUPS[group], epilog=epilog)
+            line = GROUPS[group]
+            about = places[""].add_parser(
+                group, help=line, description=f"{line[0].upper()}{line[1:]}.", epilog=epilog
+            )
             places[group] = about.add_subparsers(
                 required=True, metavar="ACTION", parser_class=Parser
             )
@@ -215,7 +215,8 @@ def main(words: list[str] | None = None) -> int:
             raise  # a defect
         print(
             f"error: the package {error.name} is not installed in {sys.executable}. Activate the "
-            "environment (source .venv/bin/activate), or pip install -r requirements.txt.",
+            "environment (source .venv/bin/activate), or "
+            f"{how_to_install('', 'pip install -r requirements.txt')}.",
             file=sys.stderr,
         )
         return EXIT_USER_ERROR

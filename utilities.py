@@ -105,7 +105,8 @@ class BatchShare:
     def of(self, batch: NDArray) -> NDArray:
         """Return this process' stretch of a batch, or all of one that the devices do not divide.
 
-        >>> Part(1, 2, 2).of(np.arange(4)).tolist(), BatchShare(1, 2, 2).of(np.arange(3)).tolist()
+        >>> share = BatchShare(1, 2, 2)
+        >>> share.of(np.arange(4)).tolist(), share.of(np.arange(3)).tolist()
         ([2, 3], [0, 1, 2])
         """
         if len(batch) % self.devices:

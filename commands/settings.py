@@ -159,7 +159,7 @@ class ScoringConfig(TruthConfig):
     @classmethod
     def from_flags(cls, flags: dict[str, Any]) -> Self:
         """Return the settings: the data set and the split of the training, unless flags say."""
-        from commands.evaluation.rows import metric_names  # here: it imports SciPy
+        from salience.measures.metrics import metric_names  # here: it imports SciPy
 
         given = cls(**flags)
         metric_names(given.metrics)  # a mistyped name is told before files are looked for

@@ -1,4 +1,4 @@
-"""What `data` does: `check` says what is there of a data set, what is missing and what is wrong.
+"""What `data check` does: it says what is there of a data set, what is missing and what is wrong.
 
 It goes through the same parts (`salience.data.parts`) that loading does, but lists all that it
 finds where loading refuses the first.

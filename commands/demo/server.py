@@ -27,7 +27,7 @@ from commands.demo.offered import Networks
 from commands.prediction import engines
 from commands.settings import DemoConfig
 from salience.system.errors import UserError
-from salience.system.files import telling
+from salience.system.files import how_to_install, telling
 from salience.system.terminal import tell
 
 HOST = "127.0.0.1"  # no other machine reaches this one by it
@@ -82,7 +82,7 @@ def demo(settings: DemoConfig, say: Callable[[str], None] = tell) -> None:
     if not engines.installed("gradio"):
         raise UserError(
             f"demo needs the package gradio, which is not installed in {sys.executable}. "
-            "pip install --no-deps -r requirements/demo.lock"
+            + how_to_install("demo", "pip install --no-deps -r requirements/demo.lock")
         )
     networks = Networks.found(settings.weights, settings.weights_dir, settings.engine, say)
     with listening(settings.port) as door:

@@ -14,15 +14,9 @@ from typing import Any
 import numpy as np
 
 from commands.evaluation.map_sources import ModelMaps, pictures_seen
-from commands.evaluation.rows import (
-    Evaluation,
-    adapted_row,
-    load_split,
-    model_row,
-    note_training_pictures,
-    score_rows,
-)
+from commands.evaluation.rows import Evaluation, adapted_row, model_row, score_rows
 from commands.evaluation.score_log import LOG, ScoreLog
+from commands.evaluation.scored_split import load_split, note_training_pictures
 from commands.evaluation.tables import DIGITS, metric_definitions, write_per_image
 from commands.pages import figures
 from commands.settings import AdaptConfig
@@ -36,7 +30,7 @@ from salience.system.errors import UserError
 from salience.system.files import as_csv, make_folder, write_json, write_text
 from salience.system.flags import to_json, typed_flags
 from salience.system.notes import Notes
-from salience.system.terminal import aligned, progress, tell
+from salience.system.terminal import COMMAND_LINE, aligned, progress, tell
 
 BEFORE, ALL, REFERENCE = "before", "all", "reference"
 
@@ -234,7 +228,7 @@ def written(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Write the adaptation beside its weights, and the scores; return what adapt.json holds."""
-    command = shlex.join(["python", "main.py", "adapt", *typed_flags(settings)])
+    command = shlex.join([*COMMAND_LINE, "adapt", *typed_flags(settings)])
     chosen = next(group for group in groups if group.name == str(max(settings.n)))
     fit = chosen.fits[0]
     means = {

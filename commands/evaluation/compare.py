@@ -20,13 +20,12 @@ from commands.evaluation.rows import (
     Evaluation,
     all_reference_rows,
     gather,
-    load_split,
     model_row,
     note_reading,
-    note_training_pictures,
     score_rows,
 )
 from commands.evaluation.score_log import LOG, ScoreLog
+from commands.evaluation.scored_split import load_split, note_training_pictures
 from commands.evaluation.tables import DIGITS, metric_definitions, score_table, write_per_image
 from commands.pages.report import map_png, thumbnail_jpeg, write_page
 from commands.settings import CompareConfig
@@ -39,10 +38,10 @@ from salience.system.errors import UserError
 from salience.system.files import make_folder, write_json
 from salience.system.flags import to_json, typed_flags
 from salience.system.notes import Notes
-from salience.system.terminal import tell
+from salience.system.terminal import COMMAND_LINE, tell
 
 # in which of the metrics a sentence sums the comparison up: the first that was asked for
-MAIN = ("nss", "ig", "cc", "auc_judd")
+MAIN_METRICS = ("nss", "ig", "cc", "auc_judd")
 EXTREMES = 5  # pictures named as the best, the worst and the most changed
 SIGNIFICANT = 0.05
 
@@ -88,7 +87,7 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
         note_training_pictures(trained, settings, split, notes)
     add_notes(notes, runs, arms, scored, settings.dataset)
     comparison = described_comparison(evaluation, arms, sources, settings)
-    comparison["command"] = shlex.join(["python", "main.py", "compare", *typed_flags(settings)])
+    comparison["command"] = shlex.join([*COMMAND_LINE, "compare", *typed_flags(settings)])
     say(score_table(evaluation, f"{settings.dataset}, {settings.split} split"))
     for line in (*difference_lines(comparison), *(f"note: {n}" for n in notes.lines())):
         say(line)
@@ -155,7 +154,7 @@ def add_notes(
 
 
 def main_metric(evaluation: Evaluation) -> str:
-    """Return the metric that sentences are about: the first of MAIN that every model has."""
+    """Return the metric that sentences are about: the first of MAIN_METRICS of every model."""
     models = [row for row in evaluation.rows if row.kind == "model"]
     known = [
         name
@@ -164,7 +163,7 @@ def main_metric(evaluation: Evaluation) -> str:
     ]
     if not known:
         raise UserError("No metric has a value for every run: the pictures have no truth to score.")
-    return next((name for name in MAIN if name in known), known[0])
+    return next((name for name in MAIN_METRICS if name in known), known[0])
 
 
 def described_comparison(

@@ -8,19 +8,19 @@ from commands.evaluation.rows import (
     Row,
     adapted_row,
     all_reference_rows,
-    load_split,
     model_row,
     note_reading,
-    note_training_pictures,
     score_rows,
 )
 from commands.evaluation.score_log import LOG, ScoreLog
+from commands.evaluation.scored_split import load_split, note_training_pictures
 from commands.evaluation.tables import category_table, score_table, write
 from commands.settings import EvaluateConfig
 from salience.measures.adaptation import LEAST, asked_for, fitted, told
 from salience.measures.references import TruthSplit
 from salience.system.errors import UserError
 from salience.system.files import make_folder
+from salience.system.flags import to_json
 from salience.system.notes import Notes
 from salience.system.terminal import tell
 
@@ -64,7 +64,7 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = tell) -> Eva
     for line in notes.lines():
         say(f"note: {line}")
     if settings.output:
-        write(settings.output, evaluation, settings)
+        write(settings.output, evaluation, to_json(settings))
         say(f"wrote {settings.output}/metrics.json and {settings.output}/per_image.csv")
     return evaluation
 

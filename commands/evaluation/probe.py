@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from commands.evaluation.rows import (
     Evaluation,
     all_reference_rows,
-    load_split,
     model_row,
     note_reading,
     score_rows,
 )
 from commands.evaluation.score_log import LOG, ScoreLog
+from commands.evaluation.scored_split import load_split
 from commands.evaluation.tables import metric_definitions, write_per_image
 from commands.pages import figures
 from commands.pages.report import write_probe_page
@@ -48,7 +48,7 @@ from salience.system.code_digest import code_digest
 from salience.system.files import as_csv, make_folder, write_json, write_text
 from salience.system.flags import to_json, typed_flags
 from salience.system.notes import Notes
-from salience.system.terminal import aligned, progress, tell
+from salience.system.terminal import COMMAND_LINE, aligned, progress, tell
 from utilities import Letterbox, OutputGrid, SaliencyBatches, network_input, postprocess
 
 ALL, GLOBAL = "all stages", "global"
@@ -438,7 +438,7 @@ def results(
         "training_pictures": training,
         "validation_pictures": validation,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "main.py", "probe", *typed_flags(settings)]),
+        "command": shlex.join([*COMMAND_LINE, "probe", *typed_flags(settings)]),
         "settings": to_json(settings),
         "grid": GRID,
         "penalties": list(PENALTIES),

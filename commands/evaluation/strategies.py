@@ -19,12 +19,10 @@ from commands.training.hosts import choose_engine
 from commands.training.runs import DONE, changed_settings
 from config import STRATEGIES, Config, TrainConfig
 from salience.system.errors import Interrupted, StorageError, UserError
-from salience.system.files import HERE, make_folder
-from salience.system.quiet import environment, import_keras
+from salience.system.files import make_folder
+from salience.system.quiet import environment, import_keras, program
 from salience.system.signals import SIGNALS
 from salience.system.terminal import tell
-
-MAIN = HERE / "main.py"
 
 
 def run(settings: TrainConfig) -> bool:
@@ -35,9 +33,8 @@ def run(settings: TrainConfig) -> bool:
         return not run_strategies(config, list(settings.strategies), seeds)["left_out"]
     choose_engine(config.devices, config.cluster)
     import_keras()
-    from commands.training.train import (
-        train,  # here: the arms of a study are processes of their own
-    )
+    # here: the arms of a study are processes of their own
+    from commands.training.train import train
 
     train(config)
     return True
@@ -154,7 +151,7 @@ def train_apart(run: Config) -> None:
     """
     settings = run.run_folder.with_name(f"{run.run_folder.name}.json")
     config_files.save(run, settings)
-    words = [sys.executable, str(MAIN), "train", "--config", str(settings)]
+    words = program("train", "--config", str(settings))
     words += ["--overwrite" if run.overwrite else "--resume", "--devices", str(run.devices)]
     sys.stdout.flush()
     code, was_asked = ended(words)

@@ -59,7 +59,7 @@ class BenchmarkFormat:
     in_folder: bool
 
 
-FORMATS = {
+BENCHMARK_FORMATS = {
     "mit300": BenchmarkFormat(300, (".jpg", ".png"), in_folder=True),
     "cat2000": BenchmarkFormat(2000, (".jpg", ".png"), in_folder=True),
     "salicon": BenchmarkFormat(5000, (".png",), in_folder=False),
@@ -83,7 +83,7 @@ def export_maps(settings: ExportMapsConfig, say: Callable[[str], None] = tell) -
             be written.
     """
     samples = submission_pictures(settings.format, settings.data)
-    form = FORMATS[settings.format]
+    form = BENCHMARK_FORMATS[settings.format]
     if len(samples) != form.pictures:
         say(f"warning: {len(samples)} pictures; {settings.format} has {form.pictures}")
     if settings.check:
@@ -180,14 +180,14 @@ def validate(submission: Path, samples: list[Sample], format: str) -> list[str]:
     Args:
         submission: an archive, or a folder.
         samples: the benchmark's pictures.
-        format: of `FORMATS`.
+        format: of `BENCHMARK_FORMATS`.
 
     Raises:
         UserError: there is no such file, or the archive is damaged.
     """
     with _entries(submission) as entries:
         names = Counter(entry.name for entry in entries if not entry.is_folder)
-    wanted = _wanted(names, samples, FORMATS[format])
+    wanted = _wanted(names, samples, BENCHMARK_FORMATS[format])
     problems = [f"{name} is missing" for name in wanted if name not in names]
     problems += [f"{name!r} is there {count} times" for name, count in names.items() if count > 1]
     by_base = {PurePosixPath(name).name: name for name in wanted}

@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 
 from commands.evaluation.rows import Evaluation, Scored
-from commands.settings import ScoringConfig
 from salience.measures.metrics import Metric, mean_scores
 from salience.measures.references import ONE, Scores
 from salience.system.files import as_csv, write_json, write_text
-from salience.system.flags import to_json
 from salience.system.terminal import aligned
 
 DIGITS = {"mse": 4}  # decimals that tell scores apart; three for all others
@@ -70,12 +68,12 @@ def cell(row: Scored, metric: str) -> str:
     return f"{found.mean:.{d}f}{interval} " + ("< 0%" if share < 0 else f"{share:4.0%}")
 
 
-def write(folder: Path, evaluation: Evaluation, settings: ScoringConfig) -> None:
+def write(folder: Path, evaluation: Evaluation, settings: dict[str, Any]) -> None:
     """Write the means as metrics.json and the pictures' rows as per_image.csv."""
     write_json(
         folder / "metrics.json",
         {
-            "settings": to_json(settings),
+            "settings": settings,
             "pictures": len(evaluation.pictures),
             "left_out": evaluation.left_out,
             "metrics": metric_definitions(evaluation.metrics),

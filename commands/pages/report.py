@@ -69,7 +69,7 @@ def render(comparison: dict[str, Any]) -> str:
         script_hash=digest,
         style=_style(),
         digits=digits,
-        score_rows=score_rows(comparison),
+        score_rows=score_cells(comparison),
         pairs=pairs(comparison),
         models=[entry for entry in comparison["scored"] if entry["kind"] == "model"],
         priced=[entry for entry in comparison["scored"] if entry.get("cost")],
@@ -112,7 +112,7 @@ def render_probe(found: dict[str, Any]) -> str:
         style=_style(),
         script_hash="",
         plot=Markup(plot),
-        score_rows=score_rows({"scored": rows, "metrics": plain["metrics"]}),
+        score_rows=score_cells({"scored": rows, "metrics": plain["metrics"]}),
         networks=list(dict.fromkeys(row["network"] for row in plain["read_outs"])),
         digits=metric_digits({"scored": rows, "metrics": plain["metrics"]}),
     )  # fmt: skip
@@ -192,7 +192,7 @@ def metric_digits(comparison: dict[str, Any]) -> dict[str, int]:
     return digits
 
 
-def score_rows(comparison: dict[str, Any]) -> list[Row]:
+def score_cells(comparison: dict[str, Any]) -> list[Row]:
     """Return the table of means: a row for each thing scored, a cell for each metric.
 
     A cell's `from`, `at` and `to` place its interval on the metric's own scale, 0 to 100.

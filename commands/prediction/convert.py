@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from commands.settings import ConvertConfig
 from model import load_model
-from salience.data.store import sha256
 from salience.networks import backbone, foreign_weights, weight_files
 from salience.system.errors import UserError
-from salience.system.files import make_folder, write_bytes
+from salience.system.files import file_digest, make_folder, write_bytes
 from salience.system.terminal import tell
 
 LIKE = 0.5  # correlation of kernels above which one comes from the other; by chance it is near 0
@@ -74,7 +73,7 @@ def _origin(old: Path) -> dict:
     """Return what a card says of where converted weights come from."""
     return {
         "converted_from": old.name,
-        "sha256": sha256(old),
+        "sha256": file_digest(old),
         "versions": {"keras": importlib.metadata.version("keras")},
     }
 

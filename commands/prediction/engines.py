@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,7 +30,7 @@ from salience.system.arrays import Array
 from salience.system.cache import default_cache
 from salience.system.code_digest import code_digest
 from salience.system.errors import UserError
-from salience.system.files import HERE, file_digest, read_json
+from salience.system.files import file_digest, how_to_install, read_json
 
 Maps = Callable[[NDArray[np.uint8]], Array]
 # Batches that are predicted at the same time, each on its share of the cores. Two halves wait less
@@ -152,8 +151,9 @@ def chosen(name: str) -> str:
         quiet.import_keras()
     elif not installed(RUNTIMES[name].package):
         raise UserError(
-            f"--engine {name}: the package {RUNTIMES[name].package} is not installed. pip install "
-            "-r requirements/engines.txt, or choose --engine keras."
+            f"--engine {name}: the package {RUNTIMES[name].package} is not installed. "
+            f"{how_to_install('onnx', 'pip install -r requirements/engines.txt')}, or choose "
+            "--engine keras."
         )
     return name
 
@@ -285,8 +285,8 @@ def make(name: str, weights: Path, folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as scratch:
             output = Path(scratch, "made", f"network{RUNTIMES[name].suffix}")
             done = subprocess.run(
-                [sys.executable, str(HERE / "main.py"), "export", "--format", name,
-                 "--weights", str(weights.resolve()), "--output", str(output)],
+                quiet.program("export", "--format", name, "--weights", str(weights.resolve()),
+                               "--output", str(output)),
                 env={**quiet.environment(), "KERAS_BACKEND": "tensorflow"},
                 capture_output=True, text=True, check=False,
             )  # fmt: skip

@@ -31,6 +31,7 @@ from salience.system.errors import UserError
 from salience.system.files import (
     error_number,
     file_digest,
+    how_to_install,
     make_folder,
     move,
     refusal_in,
@@ -94,7 +95,7 @@ def export(settings: ExportConfig, say: Callable[[str], None] = tell) -> Path:
         UserError: no weights; a package is missing; the network cannot be converted; what came out
             is not what Keras predicts; or it cannot be written. Nothing is left then.
     """
-    form = FORMATS[settings.format]
+    form = EXPORT_FORMATS[settings.format]
     require_makers(settings.format, form)
     weights = weight_files.choose(settings.weights, settings.weights_dir, say)
     output = place(settings.format, settings.output, settings.overwrite, weights)
@@ -131,8 +132,8 @@ def require_makers(name: str, form: ExportFormat) -> None:
     missing = [package for package in form.packages if not engines.installed(package)]
     if missing:
         raise UserError(
-            f"--format {name} takes {' and '.join(missing)}: pip install -r "
-            "requirements/engines.txt."
+            f"--format {name} takes {' and '.join(missing)}: "
+            f"{how_to_install('onnx', 'pip install -r requirements/engines.txt')}."
         )
 
 
@@ -142,11 +143,11 @@ def place(format: str, output: Path | None, overwrite: bool, weights: Path) -> P
     Raises:
         UserError: the name is not as the format wants it, or what is there is not to be replaced.
     """
-    suffix = FORMATS[format].suffix
+    suffix = EXPORT_FORMATS[format].suffix
     name = weight_files.card_path(weights).stem
     output = output or Path("exports") / f"{name}{suffix or '-saved_model'}"
     # a folder may have a dot in its name, but not that of a file of another format
-    of_files = {form.suffix for form in FORMATS.values()} - {""}
+    of_files = {form.suffix for form in EXPORT_FORMATS.values()} - {""}
     if not output.name or (output.suffix != suffix if suffix else output.suffix in of_files):
         raise UserError(
             f"--output {output}: a network as {format} is "
@@ -350,7 +351,7 @@ def open_saved_model(path: Path) -> Maps:
     return lambda batch: np.asarray(network.serve(batch.astype(np.float32)))
 
 
-FORMATS = {
+EXPORT_FORMATS = {
     "onnx": ExportFormat(
         ("onnx", "tf2onnx", "onnxruntime"), ".onnx", write_onnx, engines.open_onnx
     ),

@@ -261,7 +261,7 @@ def _make(
     with (
         bar,
         closing(Movie(made["overlay"], clip.shape, clip.rate)) as film,
-        closing(MAPS[settings.video_maps](made["maps"], clip, settings)) as maps,
+        closing(MAPS[settings.video_maps](made["maps"], clip, settings.float_maps)) as maps,
         ThreadPoolExecutor(settings.workers + engine.at_once) as pool,
     ):
         for drawn in draw(clip, engine, pool, how):
@@ -431,12 +431,12 @@ class Maps:
     Args:
         path: of what is written.
         clip: the video.
-        settings: how.
+        as_float: float16 rather than 8 bits, where the kind of file has both.
     """
 
     suffix = ""
 
-    def __init__(self, path: Path, clip: Clip, settings: PredictConfig) -> None:
+    def __init__(self, path: Path, clip: Clip, as_float: bool) -> None:
         pass
 
     def add(self, number: int, frame: Drawn) -> None:
@@ -452,7 +452,7 @@ class Maps:
 class PngMaps(Maps):
     """A folder of 8-bit PNGs of the predicted frames, named by their numbers."""
 
-    def __init__(self, path: Path, clip: Clip, settings: PredictConfig) -> None:
+    def __init__(self, path: Path, clip: Clip, as_float: bool) -> None:
         self.folder = path
         path.mkdir()
 
@@ -468,8 +468,8 @@ class NpzMaps(Maps):
 
     suffix = ".npz"
 
-    def __init__(self, path: Path, clip: Clip, settings: PredictConfig) -> None:
-        self.as_float = settings.float_maps
+    def __init__(self, path: Path, clip: Clip, as_float: bool) -> None:
+        self.as_float = as_float
         self.file = ZipFile(path, "w", ZIP_DEFLATED, compresslevel=1)
 
     def add(self, number: int, frame: Drawn) -> None:
@@ -492,7 +492,7 @@ class VideoMaps(Maps):
 
     suffix = ".mp4"
 
-    def __init__(self, path: Path, clip: Clip, settings: PredictConfig) -> None:
+    def __init__(self, path: Path, clip: Clip, as_float: bool) -> None:
         self.movie = Movie(path, clip.shape, clip.rate)
 
     def add(self, number: int, frame: Drawn) -> None:

@@ -1,6 +1,6 @@
 """Several devices and processes: what of a batch each reads, predicts and tells the others.
 
-The engine is JAX, and this is the only module that knows it (docs/ARCHITECTURE.md says why).
+The engine is JAX; docs/decisions/training.md says why.
 A batch is the batch of an update, whatever the number of devices. Each process feeds its part of
 it; one that does not divide by the devices is computed whole by all of them.
 """

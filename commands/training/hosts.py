@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from salience.system.errors import UserError
+from salience.system.files import how_to_install
 
 ENGINE = "jax"
 PORTS = 61440, 65536  # from which a SLURM job's is taken, as JAX does
@@ -184,7 +185,7 @@ def choose_engine(devices: int, cluster: bool) -> None:
     if importlib.util.find_spec(ENGINE) is None:
         raise UserError(
             "Several devices need JAX, which is not installed: "
-            "pip install -r requirements/backends.txt."
+            f"{how_to_install('jax', 'pip install -r requirements/backends.txt')}."
         )
     refuse_other_engine(os.environ.setdefault("KERAS_BACKEND", ENGINE))
 

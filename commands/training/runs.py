@@ -12,10 +12,11 @@ from config import Config
 from salience.measures.references import model_name
 from salience.system.errors import UserError
 from salience.system.flags import to_json
+from salience.system.terminal import PROGRAM
 
+DONE = "done.json"  # in a run folder: the run has come to its end
 # settings that change nothing in a run's results, or only their rounding (a run that is taken up
 # keeps to what it decided on the feature cache)
-DONE = "done.json"  # in a run folder: the run has come to its end
 WITHOUT_EFFECT = (
     *("overwrite", "resume", "checkpoint_minutes", "output", "weights_dir", "workers"),
     *("feature_cache", "cache_limit", "steps_per_execution"),
@@ -40,7 +41,7 @@ class Run:
         for name in ("config.json", "best.weights.h5", "history.csv"):
             if not (self.folder / name).exists():
                 raise UserError(
-                    f"{self.folder} is no run of main.py train that has finished an epoch: "
+                    f"{self.folder} is no run of {PROGRAM} train that has finished an epoch: "
                     f"{name} is missing."
                 )
 

@@ -9,20 +9,17 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from salience.data import store
-from salience.data.parts import offer
+from salience.data.parts import FileGroup, offer
 from salience.data.plan import BY_SHARES, SPLITS, Plan
 from salience.pictures.fixations import are_within
 from salience.pictures.headers import header_shape
 from salience.pictures.sample import Sample
 from salience.system.errors import UserError
-
-if TYPE_CHECKING:  # it knows this module's functions
-    from salience.data.parts import FileGroup
+from salience.system.terminal import PROGRAM
 
 
 def load(
@@ -36,7 +33,7 @@ def load(
     """Return the samples of a split of a data set.
 
     Args:
-        name: a file of this folder.
+        name: a file of `salience/data/sets`.
         root: the data set's folder, or a store that `data prepare` made of it; built-in sets need
             none.
         split: train, val or test.
@@ -120,7 +117,7 @@ def module_of(name: str, root: Path | None) -> ModuleType:
     if module.NEEDS_FILES and root is not None and root.is_file():
         raise UserError(
             f"--data {root} is a file; the folder of {name} is needed. If it is the archive that "
-            "the data set came in: `main.py data prepare` unpacks it."
+            f"the data set came in: `{PROGRAM} data prepare` unpacks it."
         )
     if module.NEEDS_FILES and root is not None and not root.is_dir():
         raise UserError(f"The {name} data set is not at {root}: no such folder. "
@@ -136,7 +133,7 @@ def _remedy(name: str, root: Path | None, split: str) -> str:
     return "Take another --split."
 
 
-def parts(name: str, root: Path | None) -> "list[FileGroup]":
+def parts(name: str, root: Path | None) -> list[FileGroup]:
     """Return what is on disk of a data set; nothing for a built-in one.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What is on disk of a data set, before it is asked whether it fits together.
+"""What is on disk of a data set, before it is asked whether it fits together; and its division.
 
 Each loader describes its layout once, as a list of `FileGroup`. `load` refuses parts that do not
 fit together, in one line; `data check` lists all that is wrong with them.

@@ -32,6 +32,7 @@ from salience.system.arrays import (
 )
 from salience.system.errors import UserError
 from salience.system.files import file_digest, read_json
+from salience.system.terminal import PROGRAM
 
 VERSION = 1
 MANIFEST, PREPARING, JOURNAL = "store.json", "preparing.json", "journal.jsonl"
@@ -116,7 +117,7 @@ class Store:
         """
         if not (folder / MANIFEST).exists():
             raise UserError(
-                f"{folder} is a store that is not finished. The same `main.py data prepare` as "
+                f"{folder} is a store that is not finished. The same `{PROGRAM} data prepare` as "
                 "before goes on with it."
             )
         return cls(folder, read_manifest(folder / MANIFEST))
@@ -159,7 +160,7 @@ class Store:
             if name not in OTHER_SETTINGS and value is not None
             for word in (f"--{name}", str(value))
         ]
-        return shlex.join(["main.py", "data", "prepare", *flags])
+        return shlex.join([PROGRAM, "data", "prepare", *flags])
 
     @property
     def remedy(self) -> str:
@@ -208,7 +209,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if version != VERSION:
         raise UserError(
             f"{path} is of version {version}, {VERSION} is needed: prepare the data set again, "
-            "with `main.py data prepare` and --overwrite True."
+            f"with `{PROGRAM} data prepare` and --overwrite True."
         )
     wanted = {"model", "source", "inventory", "left_out", "settings"}
     wanted |= {"splits"} if path.name == MANIFEST else set()
@@ -216,13 +217,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if missing:
         raise UserError(
             f"{path} is damaged: it has no '{missing[0]}'. Prepare the data set again, with "
-            "`main.py data prepare` and --overwrite True."
+            f"`{PROGRAM} data prepare` and --overwrite True."
         )
     odd = _odd(manifest)
     if odd:
         raise UserError(
             f"{path} is damaged: {odd} is not what a preparation writes. Prepare the data set "
-            "again, with `main.py data prepare` and --overwrite True."
+            f"again, with `{PROGRAM} data prepare` and --overwrite True."
         )
     return manifest
 
@@ -272,7 +273,7 @@ def _has_types(value: Any, kinds: dict[str, Any]) -> bool:
 def preparation_text(settings: dict[str, Any]) -> str:
     """Return settings as their flags, or in words.
 
-    >>> described({"rows": 240, "stride": 8, "sigma_pixels": None})
+    >>> preparation_text({"rows": 240, "stride": 8, "sigma_pixels": None})
     "--rows 240, map cells of 8 pixels and the data set's own --sigma_pixels"
     """
     words = []

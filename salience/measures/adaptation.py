@@ -24,6 +24,7 @@ from salience.measures.metrics import EPSILON, as_distribution
 from salience.pictures.fixations import blurred, count_map, rescaled, within
 from salience.system.errors import UserError
 from salience.system.files import file_digest, is_name, read_json, write_json
+from salience.system.terminal import PROGRAM
 
 if TYPE_CHECKING:
     from salience.measures.significance import Interval
@@ -450,7 +451,7 @@ def load(path: Path, weights: Path) -> Adaptation:
         name = str(bound.get("name"))[:80] if isinstance(bound, dict) else "others"
         raise UserError(
             f"{path} was fitted to the maps of other weights ({name}) than {weights}. Run "
-            "main.py adapt with these."
+            f"{PROGRAM} adapt with these."
         )
     try:
         return Adaptation(**parameters)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salience.pictures.fixations import pixels
+from salience.system.errors import UserError, did_you_mean
 
 Profile = Literal["tuebingen", "mit"]
 Seed = int | Sequence[int]
@@ -614,6 +615,24 @@ PROFILES: dict[str, dict[str, Metric]] = {
         "emd": _mit("emd", "cells of 32 x 32 pixels, histograms matched"),
     },
 }
+
+
+def metric_names(text: str) -> tuple[str, ...]:
+    """Return the metrics of a list such as "cc,nss", in the table's order.
+
+    >>> metric_names("nss,cc")
+    ('cc', 'nss')
+
+    Raises:
+        UserError: a name is unknown.
+    """
+    if text == "all":
+        return tuple(METRICS)
+    asked = [name.strip().lower().replace("-", "_") for name in text.split(",")]
+    for name in asked:
+        if name not in METRICS:
+            raise UserError(f"--metrics {text}: unknown '{name}'. {did_you_mean(name, METRICS)}")
+    return tuple(name for name in METRICS if name in asked)
 
 
 def score(

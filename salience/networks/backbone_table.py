@@ -37,6 +37,11 @@ class Backbone:
     application: str = ""
 
     @property
+    def is_vgg(self) -> bool:
+        """Whether it is a VGG, whose blocks and strides can be changed."""
+        return not self.application
+
+    @property
     def address(self) -> str:
         """Where the weights can be downloaded."""
         return f"{STORE}/{self.folder}/{self.file_name}"

@@ -31,7 +31,8 @@ ALLOWANCE, UNPACKED = 2**27, 10  # bytes of memory: for the library, and for a b
 CODE = (
     "import sys; sys.path.insert(0, sys.argv[1]); from salience.networks.hdf5 import main; main()"
 )
-CHILD = (sys.executable, "-c", CODE, str(HERE))
+# -P: nothing of the current folder is imported, where the files of strangers lie
+CHILD = (sys.executable, "-P", "-c", CODE, str(HERE))
 SECONDS, BYTES_A_SECOND = 30, 10**7  # that a rehearsal may take: a busy machine, a slow disk
 
 

@@ -108,7 +108,7 @@ def _windowed(maps):
     return ops.conv(x, window.reshape(1, -1, 1, 1), padding="valid")[..., 0]
 
 
-SHARED: dict[str, Callable] = {"kld": kld, "cc": cc, "nss": nss, "mse": mse, "bce": bce}
+SHARED_LOSSES: dict[str, Callable] = {"kld": kld, "cc": cc, "nss": nss, "mse": mse, "bce": bce}
 NEED_UNIT_RANGE = {"mse", "bce"}
 
 
@@ -120,14 +120,14 @@ def combine(
     """Return the weighted sum of losses.
 
     Args:
-        terms: (weight, name of SHARED or of `own`).
+        terms: (weight, name of SHARED_LOSSES or of `own`).
         own: losses that belong to one system.
         to_unit_range: brings that system's output into 0 to 1, for the losses that need it.
 
     >>> combine([(1.0, "kld"), (0.5, "nss")], {}) is not None
     True
     """
-    table = {**SHARED, **own}
+    table = {**SHARED_LOSSES, **own}
     summed = [(weight, name, table[name]) for weight, name in terms]
 
     def loss(y_true, y_pred):

@@ -21,7 +21,8 @@ import numpy as np
 
 from salience.networks import foreign_weights, hdf5
 from salience.system.errors import UserError
-from salience.system.files import HERE, atomic, without_nan, write_bytes, write_json
+from salience.system.files import HERE, atomic, is_installed, without_nan, write_bytes, write_json
+from salience.system.terminal import PROGRAM
 
 if TYPE_CHECKING:
     import keras
@@ -214,7 +215,7 @@ def best_of(cards: dict[Path, dict[str, Any]], folder: Path) -> Path:
     """
     if not cards:
         raise UserError(
-            f"No trained weights in {folder}/. Run main.py train first, or name a file with "
+            f"No trained weights in {folder}/. Run {PROGRAM} train first, or name a file with "
             "--weights."
         )
 
@@ -280,7 +281,7 @@ def versions() -> dict[str, str]:
 
 def program_version() -> str:
     """Return the version of this program, which pyproject.toml alone states."""
-    stated = HERE / "pyproject.toml"
-    if stated.exists():  # it runs from its folder, whatever is installed besides
-        return tomllib.loads(stated.read_text(encoding="utf-8"))["project"]["version"]
-    return importlib.metadata.version("salience")
+    if is_installed():
+        return importlib.metadata.version("salience")
+    stated = (HERE / "pyproject.toml").read_text(encoding="utf-8")
+    return tomllib.loads(stated)["project"]["version"]

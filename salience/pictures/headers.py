@@ -18,6 +18,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from salience.system.errors import UserError
+from salience.system.terminal import PROGRAM
 
 JPEG = ("JPEG", "MPO")  # an MPO is a JPEG with more of them behind it
 # OpenCV takes 6 bytes a pixel while it decodes a colour picture of these, so at most 3.2 GB ...
@@ -33,7 +34,7 @@ BLOCK = 2**20  # bytes unpacked at a time
 # what encoders write has some ten; each takes as long as the whole picture, and a few bytes
 MOST_SCANS = 200
 # what OpenCV reads, too, and none whose reader starts other programs
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange rows and columns
 TURNED = (*JPEG, "PNG", "WEBP")  # OpenCV turns TIFF in any case, and the rest never
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -45,7 +46,7 @@ OTHERS = (
      "Convert it to JPEG or PNG: heif-convert IN.heic OUT.jpg"),
     (0, (b"\xff\x0a", b"\0\0\0\x0cJXL "), "a JPEG XL picture", "Convert it: djxl IN.jxl OUT.png"),
     (4, (b"ftypiso", b"ftypmp4", b"ftypqt", b"ftypM4V", b"ftypavc1"), "a video",
-     "If it ends in .mp4 or the like, main.py test CLIP.mp4 takes it"),
+     f"If it ends in .mp4 or the like, {PROGRAM} test CLIP.mp4 takes it"),
     (0, (b"8BPS",), "a Photoshop file", "Save it as PNG"),
     (0, (b"%PDF", b"%!PS"), "a document", "Convert its pages to PNG: pdftoppm -png IN OUT"),
     (0, (b"<svg", b"<?xml"), "a drawing, which has no pixels", "Save it as PNG"),
@@ -102,7 +103,7 @@ def read_header(source: Path | BinaryIO, turn: bool = True) -> Header | None:
             file.seek(0)
             with _warnings, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a damaged EXIF block
-                with Image.open(file, formats=FORMATS) as picture:
+                with Image.open(file, formats=IMAGE_FORMATS) as picture:
                     turn = turn and picture.format in TURNED
                     orientation = picture.getexif().get(ORIENTATION, 1) if turn else 1
                     return _header(str(picture.format), picture.height, picture.width, orientation)

@@ -18,7 +18,8 @@ from salience.pictures.sample import Sample
 from salience.system.arrays import Array
 
 # a JPEG decoded smaller must still be so many times larger than what it is averaged to, or a whole
-# multiple of it: then the two differ by about half a grey level on average (docs/ARCHITECTURE.md)
+# multiple of it: then the two differ by about half a grey level on average
+# (docs/decisions/pictures.md)
 REDUCED_MARGIN = 3
 REDUCED_PIXELS = 1_000_000  # smaller ones take as long to read the header and to unpack
 

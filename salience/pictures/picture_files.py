@@ -1,4 +1,4 @@
-"""Pictures and maps as files and arrays: reading, writing, overlays, what a sample holds.
+"""Pictures and maps as files and in memory: reading, writing, overlays.
 
 Everything here is at the original picture's size, and knows no network.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from salience.pictures.headers import (
-    FORMATS,
+    IMAGE_FORMATS,
     LARGEST_MAP,
     read_content,
     room,
@@ -105,7 +105,7 @@ def whole_picture(path: Path) -> tuple[tuple[int, int], bool]:
     try:
         with warnings.catch_warnings(), room(header.shape):
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as picture:
                 picture.load()
                 return (picture.height, picture.width), picture.mode in ("1", "L", "I;16")
     except Exception as error:  # Pillow raises many types on a damaged file

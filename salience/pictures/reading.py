@@ -1,21 +1,19 @@
 """What a sample holds, read: its picture, its shape, its density map. No network is known here."""
 
 from collections.abc import Callable
+from functools import partial
+from inspect import isroutine
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from salience.pictures.fixations import density_map
-from salience.pictures.headers import (
-    JPEG,
-    LARGEST_MAP,
-    header_shape,
-    read_header,
-)
+from salience.pictures.headers import JPEG, LARGEST_MAP, header_shape, read_header
 from salience.pictures.picture_files import read_image, read_map
 from salience.pictures.sample import Sample, Stored
 from salience.system.arrays import Array
+from salience.system.code_digest import code_digest
 from salience.system.errors import UserError
 
 
@@ -90,14 +88,23 @@ def unequal(path: object, shape: tuple, other: str, other_shape: tuple) -> UserE
 def stamp(source: object) -> tuple:
     """Return what changes with the content of a picture or map: size, time, place in its file.
 
-    Empty for what comes from no file.
+    Of one in an array file also how it is read, which no import tells. Empty for what comes from no
+    file.
     """
     file = source.file if isinstance(source, Stored) else source
     if not isinstance(file, Path):
         return ()
     status = file.stat()
-    place = (source.index,) if isinstance(source, Stored) else ()
+    place = (source.index, *_way(source.read)) if isinstance(source, Stored) else ()
     return (status.st_size, status.st_mtime_ns, *place)
+
+
+def _way(read: Callable) -> tuple[str, str]:
+    """Return a digest of the code of a function that reads, and what it was given beforehand."""
+    given = ""
+    if isinstance(read, partial):
+        read, given = read.func, repr((read.args, read.keywords))
+    return code_digest(read if isroutine(read) else type(read)), given
 
 
 def known_shape(sample: Sample) -> tuple[int, int] | None:

@@ -13,12 +13,11 @@ from pathlib import Path
 
 from salience.system.files import HERE
 
-ROOT = HERE
 # the project's modules and packages: where it is installed, those of others lie beside them
 OURS = ("main", "commands", "salience", "config", "model", "utilities", "eltwise_product")
 
 
-def code_digest(maker: Callable | str, root: Path = ROOT) -> str:
+def code_digest(maker: Callable | str, root: Path = HERE) -> str:
     """Return a digest of the code that a function depends on, 64 hexadecimal digits.
 
     Args:
@@ -54,7 +53,7 @@ def _digest(start: Path, root: Path) -> str:
     return digest.hexdigest()
 
 
-def reached(start: Path, root: Path = ROOT) -> set[Path]:
+def reached(start: Path, root: Path = HERE) -> set[Path]:
     """Return a file and the project's files that it imports, directly or through others.
 
     Imports inside functions count. So does a string that names a module, as `import_module` takes
@@ -82,10 +81,17 @@ def reached(start: Path, root: Path = ROOT) -> set[Path]:
 def _names(code: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return what a file imports, and its strings that may name a module: those with a dot."""
     imported, strings = [], []
-    for node in ast.walk(ast.parse(code)):
+    waiting: list[ast.AST] = [ast.parse(code)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            continue  # never run
+        waiting += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             imported += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            if node.level or not node.module:
+                raise ValueError("relative imports are not followed")
             imported += [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value:
             strings.append(node.value)

@@ -1,4 +1,7 @@
-"""Files written whole or not at all: every output goes to a temporary name and is then renamed."""
+"""Files written whole or not at all: every output goes to a temporary name and is then renamed.
+
+Here are also reading and digests of files, and where the program lies.
+"""
 
 import csv
 import errno
@@ -19,6 +22,22 @@ from typing import Any
 from salience.system.errors import StorageError, UserError
 
 HERE = Path(__file__).resolve().parents[2]  # the folder that the program lies in
+
+
+def is_installed() -> bool:
+    """Return whether the program lies among installed packages, not in a folder of its own."""
+    return HERE.name in ("site-packages", "dist-packages")
+
+
+def how_to_install(extra: str, words: str) -> str:
+    """Return the words that install what is missing.
+
+    Args:
+        extra: of pyproject.toml, where the program is installed; empty for all that it needs.
+        words: those in the program's folder.
+    """
+    return f'pip install ".{f"[{extra}]" * bool(extra)}" in its folder' if is_installed() else words
+
 
 # what the storage refuses, and what its owner can do; the rest of the errors come from a sick disk
 REMEDIES = {

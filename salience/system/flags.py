@@ -1,6 +1,6 @@
 """Flags made from the fields of settings dataclasses, and the values that those fields may take.
 
-How a field is declared, checked, parsed and written stands here; what can be set is in `config`.
+How a field is declared, checked, parsed and written stands here; what can be set, with a program.
 """
 
 import argparse
@@ -192,7 +192,10 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[Checked]) -> None:
         if kind is bool:
             extra = {"type": parse_bool, "metavar": "True|False"}
         elif field.metadata["choices"]:
-            extra = {"choices": field.metadata["choices"], "metavar": field.name.upper()}
+            extra = {
+                "choices": field.metadata["choices"],
+                "metavar": field.metadata["metavar"] or field.name.upper(),
+            }
             shown = f": {', '.join(field.metadata['choices'])}{shown}"
         if takes_many(field.type):
             extra |= {"type": kind, "nargs": "+"}
@@ -201,7 +204,7 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[Checked]) -> None:
         if words := field.metadata["words"]:
             many = {} if words == "1" else {"nargs": words, "default": argparse.SUPPRESS}
             metavar = field.metadata["metavar"] or field.name
-            target.add_argument(
+            parser.add_argument(
                 field.name, type=kind, metavar=metavar, help=field.metadata["help"], **many
             )
             continue

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from salience.system.errors import UserError, did_you_mean
+from salience.system.files import HERE, is_installed
 
 BACKENDS = ("tensorflow", "jax", "torch")  # what Keras runs on: KERAS_BACKEND
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"
@@ -68,9 +69,10 @@ def import_keras() -> None:
         there = [name for name in BACKENDS if find_spec(name)]
         instead = f", or set KERAS_BACKEND={there[0]}, which is there" if there else ""
         file = "requirements.txt" if error.name == "tensorflow" else "requirements/backends.txt"
+        version = "" if is_installed() else f" (the version is in {file})"
         raise UserError(
             f"Keras is to run on {error.name}, which is not installed in {sys.executable}. "
-            f"pip install {error.name} (the version is in {file}){instead}."
+            f"pip install {error.name}{version}{instead}."
         ) from None
 
 
@@ -81,6 +83,15 @@ def import_openvino() -> Any:
     import openvino
 
     return openvino
+
+
+def program(*words: str) -> list[str]:
+    """Return the words that start this program anew, as a process of its own.
+
+    Installed, it is found as a module: as a file, all packages would come before Python's own.
+    """
+    start = ["-P", "-m", "main"] if is_installed() else [str(HERE / "main.py")]
+    return [sys.executable, *start, *words]
 
 
 def environment() -> dict[str, str]:

@@ -1,12 +1,19 @@
-"""What is said on the way: lines, and the progress bar of long work, none where nobody watches."""
+"""The terminal: lines, columns, the progress bar of long work, and the standard streams.
+
+A bar is shown only where somebody watches.
+"""
 
 import os
 import sys
+from pathlib import Path
 
 from tqdm import tqdm
 
 from salience.system.errors import printable
 
+# installed, the program is started by its own name
+PROGRAM = "salience" if Path(sys.argv[0]).stem == "salience" else "main.py"
+COMMAND_LINE = ("salience",) if PROGRAM == "salience" else ("python", "main.py")
 NEWS_SECONDS = 60.0  # between two lines of news, where no bar is shown
 
 

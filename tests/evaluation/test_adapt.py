@@ -13,7 +13,7 @@ import pytest
 
 from commands.evaluation import adapt, evaluate
 from commands.evaluation.map_sources import ModelMaps
-from commands.evaluation.rows import load_split
+from commands.evaluation.scored_split import load_split
 from commands.prediction.predict import predict
 from commands.settings import AdaptConfig, EvaluateConfig
 from config import PredictConfig

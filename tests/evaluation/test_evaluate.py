@@ -11,9 +11,9 @@ import pytest
 from conftest import PROJECT
 
 from commands.evaluation import evaluate
-from commands.evaluation import rows as scoring
 from commands.evaluation.map_sources import FolderMaps, ModelMaps
 from commands.evaluation.score_log import LOG
+from commands.evaluation.scored_split import load_split, note_training_pictures
 from commands.settings import PROFILES as PROFILE_CHOICES
 from commands.settings import EvaluateConfig
 from commands.training.train import train
@@ -21,7 +21,7 @@ from config import PredictConfig
 from model import trained_config
 from salience.data import loading
 from salience.measures.adaptation import Adaptation, AdaptationFit
-from salience.measures.metrics import PROFILES
+from salience.measures.metrics import PROFILES, metric_names
 from salience.measures.references import CENTRE_BIAS, HALVES, ONE, UNIFORM, TruthSplit
 from salience.measures.significance import Interval
 from salience.pictures.reading import sample_density, sample_image
@@ -266,7 +266,7 @@ def test_fixations_outside_and_missing_are_noted(run, tmp_path, picture, rng):
 @pytest.mark.parametrize("text", ["cc,nsss", ""])
 def test_unknown_metric_is_named(text):
     with pytest.raises(UserError, match="unknown '"):
-        scoring.metric_names(text)
+        metric_names(text)
 
 
 def test_tuning_finds_the_blur_and_the_centre_bias_that_maps_lack(run, tmp_path, rng):
@@ -425,8 +425,8 @@ def test_a_data_set_without_training_pictures_is_scored(run, trained, tmp_path, 
         cv2.imwrite(str(tmp_path / f"set/test/{kind}/a.png"), picture())
     notes = Notes()
     settings = EvaluateConfig(dataset="folder", data=tmp_path / "set", metrics="cc")
-    split = scoring.load_split(settings, "test", notes)
-    scoring.note_training_pictures(own, settings, split, notes)
+    split = load_split(settings, "test", notes)
+    note_training_pictures(own, settings, split, notes)
     assert not [line for line in notes.lines() if "WARNING" in line]
 
 

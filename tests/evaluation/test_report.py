@@ -228,7 +228,7 @@ def test_best_is_a_model_and_the_lowest_where_lower_is_better(comparison):
         for name, kind, mean in (("a", "model", 2.0), ("b", "model", 1.0), ("c", "reference", 0.1))
     ]
     metrics = [comparison["metrics"][2]]
-    rows = report.score_rows({"metrics": metrics, "scored": scored})
+    rows = report.score_cells({"metrics": metrics, "scored": scored})
     assert [row["cells"][0]["best"] for row in rows] == [False, True, False]
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import main
-from commands.evaluation.submission import FORMATS, export_maps, validate
+from commands.evaluation.submission import BENCHMARK_FORMATS, export_maps, validate
 from commands.prediction import predict as predict_module
 from commands.settings import BENCHMARKS, ExportMapsConfig
 from model import load_model
@@ -138,7 +138,7 @@ def test_each_benchmark_gets_the_archive_that_it_asks_for(
             # JPEG, which the first two ask for, may move a value by two levels
             near = 0.51 if benchmark == "salicon" else 2.51
             np.testing.assert_allclose(written, map_ * 255, atol=near)
-    count = FORMATS[benchmark].pictures
+    count = BENCHMARK_FORMATS[benchmark].pictures
     assert f"warning: {len(expected)} pictures; {benchmark} has {count}" in lines
     assert lines[-1] == f"{archive}: read again, all is well"
 

@@ -42,7 +42,7 @@ def outputs() -> dict[str, np.ndarray]:
         results[name] = features(name, rng)
 
     truth = rng.random((2, 6, 8, 2)).astype("float32")
-    for name, loss in {**losses.SHARED, "mlnet": model.loss}.items():
+    for name, loss in {**losses.SHARED_LOSSES, "mlnet": model.loss}.items():
         results[name] = as_array(loss(truth, results["mlnet prediction"]))
     pair = rng.random((2, 20, 30, 2)).astype("float32"), rng.random((2, 20, 30, 1))
     results["ssim"] = as_array(losses.ssim(*pair))

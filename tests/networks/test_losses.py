@@ -10,7 +10,7 @@ from salience.measures.metrics import cc, kld, nss
 from salience.networks import losses
 from salience.system.errors import UserError
 
-TABLE = {**losses.SHARED, "mlnet": model.loss}
+TABLE = {**losses.SHARED_LOSSES, "mlnet": model.loss}
 
 
 @pytest.fixture

@@ -208,7 +208,7 @@ def test_no_loss_is_nan_for_negative_maps(name, rng):
     maps[1] = -np.abs(maps[1])
     p = tf.Variable(maps)
     with tf.GradientTape() as tape:
-        value = losses.SHARED[name](y, p)
+        value = losses.SHARED_LOSSES[name](y, p)
     assert np.isfinite(value).all()
     assert np.isfinite(tape.gradient(value, p)).all()
 

@@ -57,7 +57,7 @@ def weights_of(tmp_path_factory):
 
 def options(weights, name, folder, **changes):
     """Return the settings of an export into a folder."""
-    output = folder / f"network{export_module.FORMATS[name].suffix}"
+    output = folder / f"network{export_module.EXPORT_FORMATS[name].suffix}"
     return ExportConfig(format=name, weights=weights, output=output, **changes)
 
 
@@ -126,7 +126,7 @@ def test_saved_model_carries_its_card(weights_of, tmp_path):
 
 def spoil(change):
     """Return a format whose maps come out changed."""
-    form = export_module.FORMATS["saved_model"]
+    form = export_module.EXPORT_FORMATS["saved_model"]
 
     def opened(path):
         maps = form.open(path)
@@ -147,7 +147,7 @@ def spoil(change):
 def test_what_is_not_what_keras_predicts_is_not_kept(
     weights_of, tmp_path, monkeypatch, change, message
 ):
-    monkeypatch.setitem(export_module.FORMATS, "saved_model", spoil(change))
+    monkeypatch.setitem(export_module.EXPORT_FORMATS, "saved_model", spoil(change))
     with pytest.raises(UserError, match=message):
         export(options(weights_of("mlnet"), "saved_model", tmp_path), lambda line: None)
     assert list(tmp_path.iterdir()) == []

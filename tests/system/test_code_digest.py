@@ -1,13 +1,18 @@
 import shutil
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import PROJECT
 
 import utilities
 from commands.evaluation import rows
 from commands.prediction.engines import EXPORTER
+from salience.data.sets import npy
 from salience.data.sets.osie import parse
+from salience.pictures.reading import stamp
+from salience.pictures.sample import Stored
 from salience.system import code_digest
 from salience.system.code_digest import reached
 
@@ -56,6 +61,16 @@ def test_a_byte_in_any_module_that_is_reached_changes_the_key(copy, maker):
     assert key() == before
 
 
+@pytest.mark.parametrize("maker", ["scores", "exported networks"])
+def test_what_data_sets_hold_is_in_keys_by_itself_not_by_the_code_of_their_loaders(maker):
+    """Else a change of one loader would have every network exported, and every map scored anew."""
+    sets = PROJECT / "salience/data/sets"
+    found = {
+        path.stem for path in reached(PROJECT / start_of(MAKERS[maker])) if path.parent == sets
+    }
+    assert found <= {"__init__", "synthetic"}
+
+
 @pytest.mark.parametrize("maker", MAKERS.values(), ids=MAKERS)
 def test_a_module_that_is_not_reached_leaves_the_key(copy, maker):
     name = ".".join(start_of(maker).with_suffix("").parts)
@@ -97,6 +112,15 @@ def test_packages_of_others_are_not_followed_where_they_lie_beside_ours(tmp_path
     (tmp_path / "config.py").write_text("import numpy")
     assert reached(tmp_path / "config.py", tmp_path) == {tmp_path / "config.py"}
     assert code_digest.is_ours(code_digest.reached) and not code_digest.is_ours(Path)
+
+
+def test_the_code_that_reads_from_an_array_file_is_part_of_its_stamp(tmp_path):
+    """No import of what keeps it leads there: the data set hands its reader over."""
+    file = tmp_path / "images.npy"
+    np.save(file, np.zeros((2, 3, 4, 3), np.uint8))
+    one, other = (Stored(file, 0, partial(npy.read_picture, form)) for form in ("BGR", "RGB"))
+    assert stamp(one) != stamp(other)
+    assert code_digest.code_digest(npy.read_picture) in stamp(one)
 
 
 def test_a_module_that_is_not_there_is_an_error():

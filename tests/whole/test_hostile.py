@@ -427,6 +427,14 @@ def test_a_number_of_arrays_beyond_reason_is_refused(tmp_path):
         foreign_weights.read(path)
 
 
+def test_a_module_in_the_current_folder_is_not_run(tmp_path, monkeypatch, trained):
+    """A folder of pictures is often the current one, and not always one's own."""
+    (tmp_path / "h5py.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    hdf5.survives.cache_clear()
+    hdf5.opened(trained).close()
+
+
 def test_a_file_that_ends_the_library_is_refused_by_a_process_of_its_own(
     weights, tmp_path, monkeypatch
 ):

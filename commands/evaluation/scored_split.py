@@ -1,0 +1,91 @@
+"""The pictures that a command scores: a split of a data set, and what should be known of it."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from commands.settings import ScoringConfig
+from config import Config
+from salience.data import loading
+from salience.measures.metrics import metric_names
+from salience.measures.references import TruthSplit
+from salience.pictures.fixations import are_within
+from salience.pictures.sample import Sample, Stored
+from salience.system.errors import UserError
+from salience.system.notes import Notes
+
+
+def load_split(settings: ScoringConfig, split: str, notes: Notes) -> TruthSplit:
+    """Return the pictures of a split, with notes on their fixations.
+
+    Raises:
+        UserError: the data set or a metric is unknown or unusable.
+    """
+    names = metric_names(settings.metrics)
+    samples = loading.load(
+        settings.dataset, settings.data, split, settings.plan, settings.out_of_bounds
+    )
+    for remark in loading.remarks(settings.dataset, settings.data):
+        notes.explain(remark)
+    found = TruthSplit(
+        samples,
+        names,
+        settings.sigma_pixels,
+        settings.profile,  # type: ignore[arg-type]
+        settings.seed,
+        settings.workers,
+        settings.human,
+    )
+    for sample, (fixations, shape) in zip(samples, found.pictures, strict=True):
+        inside = are_within(fixations, shape)
+        if sample.outside:
+            done = "clipped to its border" if settings.out_of_bounds == "clip" else "left out"
+            notes.add(f"pictures with fixations outside: those are {done}", sample.name)
+        if not inside.any():
+            without = "fixations" if sample.map else "fixations or a map"
+            counted = "metrics from maps alone count" if sample.map else "no metric counts"
+            notes.add(f"pictures without {without}: {counted} them", sample.name)
+    return found
+
+
+def note_training_pictures(
+    trained: Config, settings: ScoringConfig, split: TruthSplit, notes: Notes
+) -> None:
+    """Note how many of the scored pictures a model was trained on.
+
+    Args:
+        trained: the settings of its training.
+        settings: of the scoring; says where the data set lies now.
+        split: the scored pictures.
+        notes: gets the finding.
+    """
+    from model import lineage
+
+    trainings, unknown = lineage(trained)
+    if unknown:
+        notes.explain(
+            f"Training began with {unknown}, which is not there: whether these pictures were among "
+            "those that it had learned from is not known."
+        )
+    plans = {step.plan for step in trainings if settings.dataset in step.dataset}
+
+    def identity(sample: Sample) -> Path | Stored | str:
+        if sample.prepared:  # both are of one store
+            return sample.prepared.origin
+        # two splits may each have a 0.png; built-in scenes have no file, but names of their own
+        return sample.image if isinstance(sample.image, Path | Stored) else sample.name
+
+    # who asks for the validation pictures' scores knows that the best epoch was chosen on them
+    uses = {"train": "that a model was trained on", "val": "that a model's epoch was chosen on"}
+    for part, use in uses.items():
+        if part == "val" and settings.split == "val":
+            continue
+        seen: set[Path | Stored | str] = set()
+        for plan in plans:
+            with suppress(UserError):  # none of this part here, so none of these
+                found = loading.load(
+                    settings.dataset, settings.data, part, plan, settings.out_of_bounds
+                )
+                seen |= {identity(sample) for sample in found}
+        for sample in split.samples:
+            if identity(sample) in seen:
+                notes.add(f"WARNING: scored pictures {use}", sample.name)
