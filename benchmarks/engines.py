@@ -24,7 +24,7 @@ from resource import RUSAGE_SELF, getrusage
 from statistics import median
 
 HERE = Path(__file__).resolve().parent.parent
-if not __package__:  # run as a file, this folder's engines.py would hide the program's
+if not __package__:  # run as a file: the program is not in this folder
     sys.path[0] = str(HERE)
 
 import numpy as np

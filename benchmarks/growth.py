@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-if not __package__:  # run as a file, this folder's metrics.py would hide the program's
+if not __package__:  # run as a file: the program is not in this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from salience.system.quiet import environment, hushed

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
-if not __package__:  # run as a file, this folder's engines.py would hide the program's
+if not __package__:  # run as a file: the program is not in this folder
     sys.path[0] = str(HERE)
 
 import numpy as np

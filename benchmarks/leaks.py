@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROJECT = Path(__file__).resolve().parent.parent
-if not __package__:  # run as a file, this folder's metrics.py would hide the program's
+if not __package__:  # run as a file: the program is not in this folder
     sys.path[0] = str(PROJECT)
 
 import cv2

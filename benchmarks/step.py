@@ -23,7 +23,7 @@ from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-if not __package__:  # run as a file, this folder's metrics.py would hide the program's
+if not __package__:  # run as a file: the program is not in this folder
     sys.path[0] = str(ROOT)
 
 import numpy as np

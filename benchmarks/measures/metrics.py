@@ -24,7 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-if not __package__:  # run as a file, this folder's metrics.py would hide the program's
+if not __package__:  # run as a file: the program is not in this folder
     sys.path[0] = str(ROOT)
 
 import numpy as np

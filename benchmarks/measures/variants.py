@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-if not __package__:  # run as a file, this folder's metrics.py would hide the program's
+if not __package__:  # run as a file: the program is not in this folder
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import numpy as np

@@ -31,16 +31,21 @@ def set_up(model: keras.Model, config: Config, steps_per_epoch: int) -> None:
         backends.take_in_parts(model, config.part_size)
 
 
-def loss_function(model: str, loss: str) -> Callable:
-    """Return the configured loss, with the system's own among the names."""
-    system = system_module(model)
-    own = {model: system.loss} if hasattr(system, "loss") else {}
-    return losses.combine(parse_loss(loss), own, system.to_unit_range)
+def loss_function(system: str, loss: str) -> Callable:
+    """Return the loss of a training.
+
+    Args:
+        system: of `config.SYSTEMS`.
+        loss: such as "kld+0.5*nss"; the system's own loss is among the names.
+    """
+    module = system_module(system)
+    own = {system: module.loss} if hasattr(module, "loss") else {}
+    return losses.combine(parse_loss(loss), own, module.to_unit_range)
 
 
-def training_metrics(model: str) -> tuple[Callable, ...]:
-    """Return what training is to watch, besides the loss, for the configured system."""
-    return getattr(system_module(model), "TRAINING_METRICS", ())
+def training_metrics(system: str) -> tuple[Callable, ...]:
+    """Return what training watches for a system, besides the loss."""
+    return getattr(system_module(system), "TRAINING_METRICS", ())
 
 
 def optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Optimizer:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands.prediction import inputs as collection_module
+from commands.prediction import inputs as inputs_module
 from commands.prediction import predict as predict_module
 from commands.prediction.inputs import ENDINGS, Collection
 from commands.prediction.predict import predict
@@ -223,7 +223,7 @@ def test_an_unreadable_folder_is_passed_over_and_named(tmp_path, monkeypatch):
 def test_paths_that_do_not_fit_into_memory_go_to_the_disk(jobs, monkeypatch):
     listed = write_list(*(f"{i}.jpg" for i in range(50_000)))
     in_memory = jobs(listed=listed)
-    monkeypatch.setattr(collection_module, "SPOOL_BYTES", 1000)
+    monkeypatch.setattr(inputs_module, "SPOOL_BYTES", 1000)
     assert jobs(listed=listed) == in_memory
     assert len(in_memory) == 50_000
 
@@ -233,7 +233,7 @@ def test_a_full_disk_is_said(jobs, monkeypatch):
         def write(self, data):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(collection_module.tempfile, "SpooledTemporaryFile", lambda size: Full())
+    monkeypatch.setattr(inputs_module.tempfile, "SpooledTemporaryFile", lambda size: Full())
     touch("a.jpg")
     with pytest.raises(UserError, match=r"No space left on device\. .*, or set TMPDIR"):
         jobs("a.jpg")

@@ -12,7 +12,7 @@ from config import PredictConfig
 from model import load_model
 from model import predict as predict_one
 from salience.networks import weight_files
-from salience.pictures import picture_files as pictures_module
+from salience.pictures import picture_files as picture_files_module
 from salience.system.errors import StorageError, UserError
 
 
@@ -98,7 +98,7 @@ def test_a_full_disk_ends_the_run(run, pictures, monkeypatch):
     def full(*arguments):
         raise StorageError("Cannot write: no space left.")
 
-    monkeypatch.setattr(pictures_module, "write_bytes", full)
+    monkeypatch.setattr(picture_files_module, "write_bytes", full)
     with pytest.raises(StorageError, match="no space left"):
         run(pictures)
 
