@@ -138,9 +138,9 @@ def test_a_validation_loss_that_is_no_number_names_its_pictures(tiny, monkeypatc
 
     real = validation.loss_function
 
-    def spoilt(config):
-        loss = real(config)
-        return lambda y, p: loss(y, p) + np.array([0, np.nan, 0, 0], "float32")
+    def spoilt(system, loss):
+        function = real(system, loss)
+        return lambda y, p: function(y, p) + np.array([0, np.nan, 0, 0], "float32")
 
     monkeypatch.setattr(validation, "loss_function", spoilt)
     with pytest.raises(UserError, match=r"is nan for 1 of 4 pictures \(val_001\.png\)"):
