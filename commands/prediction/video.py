@@ -300,7 +300,8 @@ class News:
 def draw(clip: Clip, engine: Engine, pool: Executor, how: Outputs) -> Iterator[Drawn]:
     """Yield each frame's overlay and map."""
     settings, box = how.settings, Letterbox.fit(clip.shape, engine.input_shape)
-    keys = predicted(clip, box, engine, pool, settings)
+    wanted = key_frames(clip, box, settings.every, settings.temporal_smoothing)
+    keys = predicted(wanted, engine, pool, settings.batch_size)
     keys = smoothed(keys, settings.temporal_smoothing * clip.rate)
 
     def drawn(item: tuple) -> Drawn:
@@ -318,19 +319,16 @@ def draw(clip: Clip, engine: Engine, pool: Executor, how: Outputs) -> Iterator[D
 
 
 def predicted(
-    clip: Clip, box: Letterbox, engine: Engine, pool: Executor, settings: PredictConfig
+    frames: Iterator[tuple[int, int, NDArray]], engine: Engine, pool: Executor, batch_size: int
 ) -> Iterator[Key]:
-    """Yield the keys of a video: each N-th frame, and the first after each cut."""
+    """Yield the keys of a video, from its `key_frames`."""
     turns = BoundedSemaphore(engine.at_once)
 
     def maps(batch: list[tuple[int, int, NDArray]]) -> list[Array]:
         with turns:
             return [scaled(one) for one in engine.maps(np.stack([x for *_, x in batch]))]
 
-    batches = groups(
-        key_frames(clip, box, settings.every, settings.temporal_smoothing), settings.batch_size
-    )
-    for batch, found in in_order(pool, maps, batches, engine.at_once):
+    for batch, found in in_order(pool, maps, groups(frames, batch_size), engine.at_once):
         for (frame, scene, _), cells in zip(batch, found, strict=True):
             yield Key(frame, scene, cells)
 
@@ -338,7 +336,7 @@ def predicted(
 def key_frames(
     clip: Clip, box: Letterbox, every: int, temporal_smoothing: float
 ) -> Iterator[tuple[int, int, NDArray]]:
-    """Yield number, scene and network's input of the frames to predict."""
+    """Yield number, scene and network's input of each N-th frame, and the first after each cut."""
     if every == 1 and not temporal_smoothing:  # no frame heeds another
         for number, (_, frame) in enumerate(clip.frames()):
             yield number, 0, box.place(frame)

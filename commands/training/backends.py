@@ -85,9 +85,9 @@ def has_accelerator() -> bool:
     return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
-def steps_per_execution(config: Config) -> int:
+def steps_per_execution(asked: int) -> int:
     """Return how many updates are run at once: PyTorch's trainer in Keras runs one."""
-    return 1 if backend() == "torch" else config.steps_per_execution
+    return 1 if backend() == "torch" else asked
 
 
 def remarks(model: keras.Model, config: Config) -> list[str]:
@@ -98,7 +98,7 @@ def remarks(model: keras.Model, config: Config) -> list[str]:
             f"--precision {config.precision}: there is no GPU, and the processor does not compute "
             "in it, so that it may cost time here."
         )
-    if config.steps_per_execution != steps_per_execution(config):
+    if config.steps_per_execution != steps_per_execution(config.steps_per_execution):
         lines.append(
             f"--steps_per_execution {config.steps_per_execution}: on PyTorch Keras runs one update "
             "at a time."

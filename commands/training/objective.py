@@ -22,7 +22,7 @@ def set_up(model: keras.Model, config: Config, steps_per_epoch: int) -> None:
         optimizer=optimizer(config, steps_per_epoch),
         loss=loss_function(config.model, config.loss),
         metrics=[losses.zero_maps, *training_metrics(config.model)],
-        steps_per_execution=backends.steps_per_execution(config),
+        steps_per_execution=backends.steps_per_execution(config.steps_per_execution),
         # auto: Keras leaves XLA off under TensorFlow on a CPU (its convolutions are slower than
         # oneDNN's) and wherever reproducible operations are asked for
         jit_compile={"auto": "auto", "on": True, "off": False}[config.xla],

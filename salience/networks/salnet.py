@@ -100,7 +100,7 @@ def _build_deep(settings: NetworkSettings) -> keras.Model:
     """Return `salnet-deep` (25,806,209 weights at any input size) or `salnet-half`."""
     width = settings.width * WIDTH[settings.model]
     seeds = _seeds(settings.seed)
-    decay = _decay(settings)
+    decay = _decay(settings.optimizer, settings.weight_decay)
     inputs = keras.Input((settings.rows, settings.cols, 3), name="image")
     x = layers.Rescaling(1 / 127.5, -1.0, dtype="float32", name="normalised")(
         inputs
@@ -156,7 +156,7 @@ def _build_shallow(settings: NetworkSettings) -> keras.Model:
         if length < SHALLOW_LEAST:
             raise UserError(f"--{flag} {length}: {SHALLOW} needs {SHALLOW_LEAST} at the least.")
     seeds = _seeds(settings.seed)
-    decay = _decay(settings)
+    decay = _decay(settings.optimizer, settings.weight_decay)
     rows, cols = settings.rows // 2, settings.cols // 2
     inputs = keras.Input((settings.rows, settings.cols, 3), name="image")
     x = layers.Rescaling(1 / 255, dtype="float32", name="normalised")(inputs)
@@ -196,15 +196,15 @@ def _seeds(seed: int):
     return iter(np.random.SeedSequence(seed).generate_state(len(HIDDEN) + 2).tolist())
 
 
-def _decay(settings: NetworkSettings):
+def _decay(optimizer: str, weight_decay: float):
     """Return what makes a kernel's regulariser: weight decay as Caffe has it.
 
     There `weight_decay * w` is added to the gradient, which is that of half its square. AdamW
     brings a decay of its own.
     """
-    if settings.optimizer == "adamw" or not settings.weight_decay:
+    if optimizer == "adamw" or not weight_decay:
         return lambda: None
-    return lambda: keras.regularizers.L2(settings.weight_decay / 2)
+    return lambda: keras.regularizers.L2(weight_decay / 2)
 
 
 def to_unit_range(y_pred):
