@@ -4,12 +4,14 @@ What is kept under a key (scores, features, exported networks, parsed fixations)
 the code that makes it changes. The modules are found by following imports, never listed by hand.
 """
 
-import ast
+import dis
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from types import CodeType
+from typing import Any
 
 from salience.system.files import HERE
 
@@ -79,23 +81,36 @@ def reached(start: Path, root: Path = HERE) -> set[Path]:
 
 @lru_cache(maxsize=512)
 def _names(code: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return what a file imports, and its strings that may name a module: those with a dot."""
-    imported, strings = [], []
-    waiting: list[ast.AST] = [ast.parse(code)]
+    """Return what a file imports, and its strings that may name a module: those with a dot.
+
+    The file is compiled rather than parsed: in Python 3.11, two threads that make syntax trees at a
+    time can end in a SystemError, and TensorFlow makes some while pictures are read.
+    """
+    imported: list[str] = []
+    strings: list[str] = []
+    waiting: list[Any] = [compile(code, "", "exec", dont_inherit=True)]
     while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-            continue  # never run
-        waiting += ast.iter_child_nodes(node)
-        if isinstance(node, ast.Import):
-            imported += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            if node.level or not node.module:
-                raise ValueError("relative imports are not followed")
-            imported += [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value:
-            strings.append(node.value)
+        part = waiting.pop()
+        if isinstance(part, tuple | frozenset):
+            waiting += part
+        elif isinstance(part, str) and "." in part:
+            strings.append(part)
+        elif isinstance(part, CodeType):
+            waiting += part.co_consts
+            if any(name.partition(".")[0] in OURS for name in part.co_names):
+                imported += _imports(part)
     return tuple(imported), tuple(strings)
+
+
+def _imports(code: CodeType) -> Iterator[str]:
+    """Yield what a piece of code imports, and from where: a, a.b for `from a import b`."""
+    module = ""
+    for step in dis.get_instructions(code):
+        if step.opname == "IMPORT_NAME":
+            module = step.argval
+            yield module
+        elif step.opname == "IMPORT_FROM":
+            yield f"{module}.{step.argval}"
 
 
 def _run_by(name: str, root: Path) -> Iterator[Path]:

@@ -1,4 +1,9 @@
+import ast
+import contextlib
+import inspect
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -104,6 +109,27 @@ def test_imports_of_every_kind_are_followed(tmp_path, monkeypatch, text, found):
     start = tmp_path / "start.py"
     start.write_text(text)
     assert reached(start, tmp_path) == {start, *(tmp_path / name for name in found)}
+
+
+def test_many_threads_may_ask_while_others_make_syntax_trees(monkeypatch):
+    """As pictures are read while TensorFlow traces a step: Python 3.11 ends `ast.parse` so."""
+    code = Path(inspect.__file__).read_text(encoding="utf-8")
+    parts = [Path(module.__file__).read_bytes() for module in (rows, code_digest, npy)] * 100
+    stop = threading.Event()
+
+    def parse():
+        while not stop.is_set():
+            with contextlib.suppress(SystemError):  # its own, where both are of this thread's kind
+                ast.parse(code)
+
+    other = threading.Thread(target=parse)
+    other.start()
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(code_digest._names.__wrapped__, parts))
+    finally:
+        stop.set()
+        other.join()
 
 
 def test_packages_of_others_are_not_followed_where_they_lie_beside_ours(tmp_path):

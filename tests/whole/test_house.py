@@ -29,6 +29,7 @@ def test_imports_point_down(path):
     """The library knows nothing above it, the commands all below, and nobody imports main."""
     own = ".".join(path.relative_to(PROJECT).with_suffix("").parts)
     for node in ast.walk(ast.parse(path.read_text())):
+        assert not getattr(node, "level", 0), "relative imports are not followed by keys of code"
         named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         named += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         for name in (name for name in named if name.split(".")[0] in OURS):
