@@ -71,6 +71,12 @@ def test_networks_are_written_for_every_backend():
             assert f"import {name}" not in path.read_text(), path
 
 
+def test_no_syntax_trees_are_made():
+    """Two threads that make some at a time can end Python 3.11 in a SystemError."""
+    for path in SOURCES:
+        assert "import ast" not in path.read_text(), path
+
+
 def test_nothing_unpickles():
     for path in SOURCES:
         text = path.read_text()
