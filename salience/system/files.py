@@ -36,7 +36,9 @@ def how_to_install(extra: str, words: str) -> str:
         extra: of pyproject.toml, where the program is installed; empty for all that it needs.
         words: those in the program's folder.
     """
-    return f'pip install ".{f"[{extra}]" * bool(extra)}" in its folder' if is_installed() else words
+    if not is_installed():
+        return words
+    return f'pip install "{f".[{extra}]" if extra else "."}" in the folder of Salience'
 
 
 # what the storage refuses, and what its owner can do; the rest of the errors come from a sick disk

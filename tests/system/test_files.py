@@ -149,3 +149,12 @@ def test_a_system_that_cannot_flush_a_folder_is_none_to_stop_at(tmp_path, monkey
     monkeypatch.setattr(files.os, "fsync", fsync)
     files.write_text(tmp_path / "a", "text")
     assert (tmp_path / "a").read_text() == "text"
+
+
+def test_what_is_missing_is_installed_as_the_program_was(monkeypatch, tmp_path):
+    words = "pip install -r requirements/engines.txt"
+    assert files.how_to_install("onnx", words) == words
+    monkeypatch.setattr(files, "HERE", tmp_path / "site-packages")
+    told = files.how_to_install("onnx", words)
+    assert told == 'pip install ".[onnx]" in the folder of Salience'
+    assert files.how_to_install("", words) == 'pip install "." in the folder of Salience'
