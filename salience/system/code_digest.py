@@ -9,6 +9,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from importlib.abc import InspectLoader
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -88,7 +89,7 @@ def _names(code: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """
     imported: list[str] = []
     strings: list[str] = []
-    waiting: list[Any] = [compile(code, "", "exec", dont_inherit=True)]
+    waiting: list[Any] = [InspectLoader.source_to_code(code)]  # nothing of it is run
     while waiting:
         part = waiting.pop()
         if isinstance(part, tuple | frozenset):
