@@ -218,7 +218,7 @@ def test_a_mount_point_without_its_disk_is_no_changed_source(own, prepared):
 
 def test_no_picture_is_decoded_to_learn_its_shape(own, prepared, monkeypatch):
     folder = prepared(own())
-    monkeypatch.setattr("salience.pictures.picture_files.read_image", None)
+    monkeypatch.setattr("salience.pictures.reading.read_image", None)
     assert [shape for _, shape in TruthSplit(load(folder), ("cc",)).pictures] == [
         (60 + 5 * i, 90 - 3 * i) for i in range(7)
     ]

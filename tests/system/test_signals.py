@@ -146,7 +146,7 @@ def test_a_second_training_in_the_same_folder_is_refused(tmp_path):
 def test_the_folder_is_free_after_a_run_and_after_a_mistake(tiny, monkeypatch):
     train.train(tiny(), **QUIET)
     RunFolder(tiny(overwrite=True)).close()
-    monkeypatch.setattr("run_folder.settings.save", lambda *a: 1 / 0)
+    monkeypatch.setattr("commands.training.run_folder.settings.save", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         RunFolder(tiny(overwrite=True))
     monkeypatch.undo()
