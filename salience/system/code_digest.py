@@ -31,13 +31,18 @@ def code_digest(maker: Callable | str, root: Path = HERE) -> str:
     Raises:
         ModuleNotFoundError: the project has no such module.
     """
-    if isinstance(maker, str):
-        start = _file_of(maker, root)
-        if start is None:
-            raise ModuleNotFoundError(f"{root} has no module {maker}", name=maker)
-    else:
-        start = Path(inspect.getfile(maker)).resolve()
-    return _digest(start, root)
+    return _digest(_start(maker, root), root)
+
+
+@lru_cache  # asked of every picture of an epoch
+def _start(maker: Callable | str, root: Path) -> Path:
+    """Return the file that a function stands in, or a module."""
+    if not isinstance(maker, str):
+        return Path(inspect.getfile(maker)).resolve()
+    start = _file_of(maker, root)
+    if start is None:
+        raise ModuleNotFoundError(f"{root} has no module {maker}", name=maker)
+    return start
 
 
 def is_ours(thing: Callable) -> bool:

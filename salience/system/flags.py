@@ -1,6 +1,6 @@
 """Flags made from the fields of settings dataclasses, and the values that those fields may take.
 
-How a field is declared, checked, parsed and written stands here; what can be set, with a program.
+How a field is declared, checked, parsed and written stands here, not which fields there are.
 """
 
 import argparse
