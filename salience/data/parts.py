@@ -16,9 +16,9 @@ from salience.data.points import Looks, Read
 from salience.pictures.headers import header_shape
 from salience.pictures.sample import Sample, Stored
 from salience.system.errors import UserError
+from salience.system.files import is_clutter
 
 DEPTH = 2  # folders below --data that a data set may lie in, as archives unpack
-CLUTTER = ("__MACOSX", ".")  # what archives leave beside the data
 
 
 @dataclass(frozen=True)
@@ -163,15 +163,13 @@ def files_of(folder: Path, suffixes: Iterable[str]) -> list[Path]:
     return _inside(
         folder,
         # macOS writes a ._name beside each name on a foreign disk
-        lambda path: (
-            path.suffix.lower() in wanted and not path.name.startswith(".") and path.is_file()
-        ),
+        lambda path: path.suffix.lower() in wanted and not is_clutter(path.name) and path.is_file(),
     )
 
 
 def folders_of(folder: Path) -> list[Path]:
     """Return the sub-folders of a folder, sorted, without what archives leave beside the data."""
-    return _inside(folder, lambda path: path.is_dir() and not path.name.startswith(CLUTTER))
+    return _inside(folder, lambda path: path.is_dir() and not is_clutter(path.name))
 
 
 def _inside(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:

@@ -5,7 +5,7 @@ large for it, or of a format that is not read, is refused here in one line.
 """
 
 import io
-import stat
+import os
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from salience.system.errors import UserError
+from salience.system.files import open_regular
 from salience.system.terminal import PROGRAM
 
 JPEG = ("JPEG", "MPO")  # an MPO is a JPEG with more of them behind it
@@ -112,18 +113,18 @@ def read_header(source: Path | BinaryIO, turn: bool = True) -> Header | None:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """Return a file that is open; a pipe would wait for who writes, and a device may never end.
+    """Return a picture's file, open.
 
     Raises:
-        UserError: it is none.
+        UserError: it is no regular file, or larger than any picture.
         OSError: it cannot be opened.
     """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path} is not a file.")
-    if status.st_size > LARGEST_FILE:
-        raise UserError(f"{path} has {status.st_size:,} bytes; no picture that is read has.")
-    return path.open("rb")
+    file = open_regular(path)
+    size = os.fstat(file.fileno()).st_size
+    if size > LARGEST_FILE:
+        file.close()
+        raise UserError(f"{path} has {size:,} bytes; no picture that is read has.")
+    return file
 
 
 def _header(kind: str, rows: int, cols: int, orientation: int) -> Header:

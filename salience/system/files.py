@@ -13,9 +13,12 @@ import math
 import os
 import re
 import shutil
+import stat
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +66,12 @@ MISNAMED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EN
 NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
 PARTIAL = re.compile(r"\.partial-\d+-\d+(\..*)?", re.DOTALL)  # the names of what is not finished
 LEFT_SECONDS = 86400.0  # by then nobody works on it
+# what systems and archives leave beside the data, besides what is hidden
+CLUTTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
+SMALL_FILE = 2**20  # bytes: as fast to read as to open
+# Windows knows no such pipes, and reads text unless it is told not to
+NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+HEAD_AND_TAIL = 2**16  # bytes of each end of a large file that its stamp depends on
 
 
 def error_number(error: BaseException) -> int | None:
@@ -277,9 +286,72 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
+def is_clutter(name: str) -> bool:
+    """Return whether a file or folder of that name is nobody's data: hidden, or a system's own.
+
+    >>> is_clutter("._a.jpg"), is_clutter("__MACOSX"), is_clutter("a.jpg")
+    (True, True, False)
+    """
+    return name.startswith(".") or name in CLUTTER
+
+
+def composed(name: str) -> str:
+    """Return a name in Unicode's composed form (NFC), by which names are compared.
+
+    macOS hands out decomposed names (NFD), archives and other systems either.
+
+    >>> composed("e\u0301") == "\u00e9"
+    True
+    """
+    return unicodedata.normalize("NFC", name)
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Return a file that is open for reading, if it is a regular one.
+
+    A pipe would wait for who writes, and a device may never end.
+
+    Raises:
+        UserError: it is a pipe, a device or a folder.
+        OSError: it cannot be opened.
+    """
+    # not to wait where a pipe takes the file's place between a look and the opening
+    handle = os.open(path, os.O_RDONLY | NO_WAIT)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise UserError(f"{path} is not a file.")
+    return os.fdopen(handle, "rb")
+
+
+def content_stamp(path: Path) -> str:
+    """Return a digest that changes when a file's content does, quick for large files, too.
+
+    A file of at most 1 MB is read whole. Of a larger one size, time and both ends count: archives
+    and copies set times back, so that size and time alone tell little.
+
+    Raises:
+        UserError: it is no regular file.
+        OSError: it cannot be read.
+    """
+    status = path.stat()
+    return _stamp(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@lru_cache(2**16)
+def _stamp(path: Path, inode: int, size: int, time_ns: int, changed_ns: int) -> str:
+    """Return the digest of `content_stamp`; a process reads an unchanged file once."""
+    with open_regular(path) as file:
+        if size <= SMALL_FILE:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256(f"{size} {time_ns} ".encode() + file.read(HEAD_AND_TAIL))
+        file.seek(-HEAD_AND_TAIL, os.SEEK_END)
+        digest.update(file.read())
+    return digest.hexdigest()
+
+
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -303,7 +375,9 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing, unreadable or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            # utf-8-sig: Windows' programs begin a text with a byte-order mark
+            return json.loads(file.read().decode("utf-8-sig"))
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from error
     except ValueError as error:

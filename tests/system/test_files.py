@@ -5,6 +5,7 @@ import json
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -158,3 +159,33 @@ def test_what_is_missing_is_installed_as_the_program_was(monkeypatch, tmp_path):
     told = files.how_to_install("onnx", words)
     assert told == 'pip install ".[onnx]" in the folder of Salience'
     assert files.how_to_install("", words) == 'pip install "." in the folder of Salience'
+
+
+def test_a_file_is_opened_where_it_is_a_regular_one_alone(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises((UserError, IsADirectoryError)):
+            files.open_regular(path)
+    with pytest.raises(UserError, match="is not a file"):
+        files.read_json(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("size", [10, files.SMALL_FILE + 1, 3 * files.SMALL_FILE])
+def test_a_stamp_changes_with_the_content_though_size_and_time_are_the_same(
+    tmp_path: Path, size: int
+) -> None:
+    path, stamps = tmp_path / "a", set()
+    for end in (b"x", b"y"):
+        path.write_bytes(bytes(size - 1) + end)
+        os.utime(path, ns=(1, 1))
+        stamps.add(files.content_stamp(path))
+    assert len(stamps) == 2
+    copy = tmp_path / "copy"
+    copy.write_bytes(path.read_bytes())
+    os.utime(copy, ns=(1, 1))
+    assert files.content_stamp(copy) in stamps
+
+
+def test_json_is_read_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf{}")
+    assert files.read_json(tmp_path / "a.json") == {}
