@@ -171,6 +171,9 @@ FEATURE_CACHES = ("auto", "on", "off")
 FEATURE_PRECISIONS = ("float16", "float32")
 BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+LARGEST_SEED = 2**32 - 1  # of NumPy's and Keras' generators
+LARGEST_BLUR = 1000  # pixels: a degree of sight spans some 200 on an 8K screen
+LARGEST_LOSS_WEIGHT = 1e6
 XLA = ("auto", "on", "off")
 ON_NAN = ("stop", "skip", "rewind")
 # of a run's settings, when --config reads them
@@ -207,6 +210,7 @@ SHARED: dict[str, dict[str, Any]] = {
         "help": "Gaussian blur of the maps",
         "unit": "pixels of the original picture",
         "least": 0,
+        "most": LARGEST_BLUR,
     },
     "mirror": {
         "default": False,
@@ -237,18 +241,28 @@ class PlanConfig(Checked):
     """How the pictures of a data set that brings no split are divided."""
 
     split_seed: int = option(
-        0, "seed of the split where the data set brings none", least=0, group="split"
+        0,
+        "seed of the split where the data set brings none",
+        least=0,
+        group="split",
+        most=LARGEST_SEED,
     )
     val_share: float = option(
-        0.1, "share of the pictures that validates, where the data set brings no split", least=0
+        0.1,
+        "share of the pictures that validates, where the data set brings no split",
+        least=0,
+        most=1,
     )
     test_share: float = option(
-        0.2, "share of the pictures that tests, where the data set brings no split", least=0
+        0.2, "share of the pictures that tests, where the data set brings no split", least=0, most=1
     )
     folds: int = option(
-        0, "divide the pictures into so many parts, one of which tests; 0: by the shares", least=0
+        0,
+        "divide the pictures into so many parts, one of which tests; 0: by the shares",
+        least=0,
+        most=10_000,
     )
-    fold: int = option(0, "which of the --folds tests, counted from 0", least=0)
+    fold: int = option(0, "which of the --folds tests, counted from 0", least=0, most=10_000)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -298,6 +312,7 @@ class TruthConfig(PlanConfig):
         "Gaussian that turns fixations into a density map; default: the data set's own",
         unit="pixels of the original picture",
         least=0.1,
+        most=LARGEST_BLUR,
     )
 
 
@@ -350,7 +365,9 @@ class Config(TruthConfig):
         "pool, and up-sample the prior, as the code of 2016 did on Theano; for weights trained so, "
         "which bring it along (mlnet on VGG)",
     )
-    dropout: float = option(0.5, "share of the features dropped before the head", least=0)
+    dropout: float = option(
+        0.5, "share of the features dropped before the head", least=0, most=0.99
+    )
     dataset: tuple[str, ...] = shared(
         "dataset",
         default=("osie",),
@@ -364,9 +381,10 @@ class Config(TruthConfig):
         (),
         "shares of an epoch that the data sets make up, such as 3 1; default: every picture once",
         least=0,
+        most=1e6,
     )
     flip: bool = option(False, "mirror half of the training pictures, their maps and fixations")
-    workers: int = option(2, "threads that read pictures", least=1)
+    workers: int = option(2, "threads that read pictures", least=1, most=1024)
     feature_cache: str = option(
         "auto",
         "keep on disk what the frozen layers make of each picture, and train on that; auto: where "
@@ -388,11 +406,12 @@ class Config(TruthConfig):
         group="training",
     )
     optimizer: str = option("sgd", "optimiser", choices=OPTIMIZERS)
-    learning_rate: float = option(1e-3, "step size at the start", least=0)
+    learning_rate: float = option(1e-3, "step size at the start", least=0, most=1e3)
     learning_rate_end: float | None = option(
         None,
         "step size of the last epoch, reached in equal steps from epoch to epoch; default: off",
         least=0,
+        most=1e3,
     )
     momentum: float = option(0.9, "momentum of sgd, at the start", least=0, most=1)
     momentum_end: float | None = option(
@@ -404,7 +423,7 @@ class Config(TruthConfig):
     )
     nesterov: bool = option(True, "Nesterov's form of momentum, for sgd")
     decay: float = option(
-        5e-4, "the step size after t steps is learning_rate / (1 + decay * t)", least=0
+        5e-4, "the step size after t steps is learning_rate / (1 + decay * t)", least=0, most=1e3
     )
     weight_decay: float = option(
         0.004,
@@ -412,13 +431,18 @@ class Config(TruthConfig):
         "under the other optimisers: the same share, through the gradient (L2). ML-Net has none "
         "but adamw's",
         least=0,
+        most=1e3,
     )
-    batch_size: int = option(10, "pictures a step", unit="pictures", least=1)
-    epochs: int = option(20, "passes over the training pictures at the most", least=1)
+    batch_size: int = option(10, "pictures a step", unit="pictures", least=1, most=2**16)
+    epochs: int = option(20, "passes over the training pictures at the most", least=1, most=10**6)
     patience: int = option(
-        5, "stop after so many epochs without a lower validation loss", unit="epochs", least=1
+        5,
+        "stop after so many epochs without a lower validation loss",
+        unit="epochs",
+        least=1,
+        most=10**6,
     )
-    seed: int = option(0, "seed of weights, order, dropout and flips", least=0)
+    seed: int = option(0, "seed of weights, order, dropout and flips", least=0, most=LARGEST_SEED)
     on_nan: str = option(
         "stop",
         "where a step's loss is no number: stop; skip that step; or rewind, go back to the weights "
@@ -439,9 +463,10 @@ class Config(TruthConfig):
         "whole batch in less memory; default: all of them",
         unit="pictures",
         least=1,
+        most=2**16,
     )
     steps_per_execution: int = option(
-        1, "updates that are run before Python looks again (tensorflow, jax)", least=1
+        1, "updates that are run before Python looks again (tensorflow, jax)", least=1, most=10**4
     )
     xla: str = option(
         "auto",
@@ -454,6 +479,7 @@ class Config(TruthConfig):
         "devices that share each batch, in each process; more than one needs JAX",
         least=1,
         group="devices",
+        most=2**16,
     )
     cluster: bool = option(
         False,
@@ -461,7 +487,11 @@ class Config(TruthConfig):
         "environment variable TF_CONFIG lists; needs JAX",
     )
     cluster_timeout: float = option(
-        120.0, "how long the processes wait for one another at the start", unit="s", least=1
+        120.0,
+        "how long the processes wait for one another at the start",
+        unit="s",
+        least=1,
+        most=86400,
     )
     output: Path | None = option(
         None,
@@ -481,6 +511,7 @@ class Config(TruthConfig):
         "save where training stands so often, besides after each epoch and on a signal",
         unit="minutes",
         least=0,
+        most=10**4,
     )
     weights_dir: Path = shared("weights_dir", help="folder that the best weights are copied to")
 
@@ -650,7 +681,10 @@ class TrainConfig(Config):
         metavar="STRATEGY",
     )
     seeds: tuple[int, ...] = option(
-        (), "with --strategies: train every arm with each of these seeds (default: --seed)"
+        (),
+        "with --strategies: train every arm with each of these seeds (default: --seed)",
+        least=0,
+        most=LARGEST_SEED,
     )
 
     @classmethod
@@ -731,6 +765,7 @@ class PredictConfig(Checked):
         "write so many of the most salient points, too, as JSON, and number them in what is drawn "
         "over the picture",
         least=0,
+        most=10**4,
     )
     crop: str | None = option(
         None,
@@ -753,6 +788,7 @@ class PredictConfig(Checked):
         unit="frames",
         least=1,
         group="video",
+        most=10**6,
     )
     temporal_smoothing: float = option(
         0.0,
@@ -769,8 +805,8 @@ class PredictConfig(Checked):
         flag="maps",
     )
     engine: str = shared("engine", group="speed")
-    batch_size: int = option(1, "pictures a step", unit="pictures", least=1)
-    workers: int = option(2, "threads that read and write pictures", least=1)
+    batch_size: int = option(1, "pictures a step", unit="pictures", least=1, most=2**16)
+    workers: int = option(2, "threads that read and write pictures", least=1, most=1024)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -800,8 +836,11 @@ def parse_loss(text: str) -> list[tuple[float, str]]:
     terms = []
     for part in text.replace(" ", "").split("+"):
         match = re.fullmatch(r"(?:(\d*\.?\d+(?:e-?\d+)?)\*)?([a-z]\w*)", part)
-        if not match or float(match[1] or 1) == 0:
-            raise UserError(f"--loss {text}: '{part}' is not NAME or WEIGHT*NAME, as in 0.5*nss.")
+        if not match or not 0 < float(match[1] or 1) <= LARGEST_LOSS_WEIGHT:
+            raise UserError(
+                f"--loss {text}: '{part}' is not NAME or WEIGHT*NAME, as in 0.5*nss, of a weight "
+                f"above 0 and at most {LARGEST_LOSS_WEIGHT:g}."
+            )
         if match[2] not in LOSSES:
             raise UserError(
                 f"--loss {text}: unknown '{match[2]}'. {did_you_mean(match[2], LOSSES)}"
@@ -819,7 +858,7 @@ def parse_bytes(text: str, flag: str) -> int:
     Raises:
         UserError: it is no size.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?B)?", text.upper().replace(" ", ""))
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)([KMGT]?B)?", text.upper().replace(" ", ""))
     if not match:
         raise UserError(f"{flag} {text}: a size such as 50GB, 800MB or 2TB is expected.")
     return round(float(match[1]) * BYTES[match[2] or "B"])

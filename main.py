@@ -3,13 +3,19 @@
 Networks, and most of what else takes time to import, are imported inside a command.
 """
 
+if __name__ == "__main__":  # a signal may come while the rest is imported, too
+    from salience.system.signals import as_interrupts
+
+    as_interrupts(at_once=True).__enter__()
+
 import errno
 import importlib
 import inspect
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +35,10 @@ from commands.settings import (
 from config import PredictConfig, TrainConfig
 from salience.system.code_digest import OURS
 from salience.system.errors import Interrupted, StorageError, UserError
-from salience.system.files import how_to_install, refused
+from salience.system.files import MISNAMED, how_to_install, refused
 from salience.system.flags import Checked, Parser, add_flags
-from salience.system.quiet import import_keras
+from salience.system.quiet import keras_conventions, start_keras
+from salience.system.signals import as_interrupts
 from salience.system.terminal import PROGRAM, drop_output, open_closed_streams
 
 EXIT_PARTIAL, EXIT_USER_ERROR = 1, 2
@@ -45,23 +52,29 @@ EXIT_CODES = (
 )
 
 
-def keras(settings: Any) -> None:
-    """Import Keras, without what its backend logs."""
-    import_keras()
+@contextmanager
+def keras(settings: Checked) -> Iterator[None]:
+    """Import Keras, once what the settings name is there; the import takes seconds."""
+    from commands.preflight import check_inputs  # here: `--help` is to be quick
+
+    check_inputs(settings)
+    start_keras()
+    with keras_conventions():
+        yield
 
 
-def keras_unless_maps(settings: EvaluateConfig) -> None:
+def keras_unless_maps(settings: EvaluateConfig) -> AbstractContextManager:
     """Import Keras where a network is scored; maps made elsewhere need none."""
-    if not settings.maps:
-        import_keras()
+    return nullcontext() if settings.maps else keras(settings)
 
 
-def one_thread_a_product(settings: Any) -> None:
+def one_thread_a_product(settings: Checked) -> AbstractContextManager:
     """Keep NumPy's matrix products, which are small here, from waiting on threads of their own.
 
     Several pictures are worked on at a time. It is heard before NumPy is imported.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -73,13 +86,13 @@ class Command:
         run: the function that carries it out, module:function, from the settings to whether all
             was done rather than part of it.
         example: the words after the program's name.
-        first: what is done before the function's module is imported.
+        around: what is done before the function's module is imported, and undone at the end.
     """
 
     settings: type[Checked]
     run: str
     example: str
-    first: Callable[[Any], None] = lambda settings: None
+    around: Callable[[Any], AbstractContextManager] = nullcontext
 
 
 COMMANDS = {
@@ -192,10 +205,14 @@ def parser() -> Parser:
 def carry_out(flags: dict[str, Any]) -> bool:
     """Carry out a parsed command; return whether all of it was done, rather than part."""
     row = COMMANDS[flags.pop("command")]
+    if flags.get("data"):
+        from commands.preflight import check_data
+
+        check_data(flags)
     settings = row.settings.from_flags(flags)
-    row.first(settings)
     module, _, function = row.run.partition(":")
-    return getattr(importlib.import_module(module), function)(settings)
+    with row.around(settings):
+        return getattr(importlib.import_module(module), function)(settings)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -204,8 +221,9 @@ def main(words: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the letters of a name
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        done = carry_out(vars(parser().parse_args(words)))
-        sys.stdout.flush()  # here, where it can be told that it fails
+        with as_interrupts():
+            done = carry_out(vars(parser().parse_args(words)))
+            sys.stdout.flush()  # here, where it can be told that it fails
         return 0 if done else EXIT_PARTIAL
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -230,6 +248,12 @@ def main(words: list[str] | None = None) -> int:
         drop_output()
         return EXIT_PARTIAL
     except OSError as error:
+        if error.errno in MISNAMED and error.filename:
+            print(
+                f"error: {refused(f'Cannot use {error.filename}', error, 'name another')}",
+                file=sys.stderr,
+            )
+            return EXIT_USER_ERROR
         if error.errno not in SICK:
             raise  # a defect
         try:

@@ -140,8 +140,9 @@ def load_model(weights: str | Path | None = None) -> keras.Model:
     """
     path = best_weights() if weights is None else Path(weights)
     config = trained_config(path)
-    model = system_module(config.model).build(config)
-    weight_files.load(model, path)
+    with quiet.keras_conventions():
+        model = system_module(config.model).build(config)
+        weight_files.load(model, path)
     return model
 
 

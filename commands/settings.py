@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from config import (
+    LARGEST_SEED,
     SYSTEMS,
     TRUTH_FIELDS,
     Config,
@@ -104,8 +105,10 @@ class ExportMapsConfig(Checked):
         group="output",
     )  # fmt: skip
     overwrite: bool = option(False, "predict again what is there, rather than go on from it")
-    batch_size: int = option(1, "pictures a step", unit="pictures", least=1, group="speed")
-    workers: int = option(2, "threads that read and write pictures", least=1)
+    batch_size: int = option(
+        1, "pictures a step", unit="pictures", least=1, group="speed", most=2**16
+    )
+    workers: int = option(2, "threads that read and write pictures", least=1, most=1024)
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,9 @@ class CheckConfig(Checked):
     dataset: str = shared("dataset")
     data: Path | None = shared("data")
     output: Path = option(Path("check"), "folder for check.json and check.png")
-    workers: int = option(os.cpu_count() or 2, "threads that read files: all cores", least=1)
+    workers: int = option(
+        os.cpu_count() or 2, "threads that read files: all cores", least=1, most=1024
+    )
 
 
 @dataclass(frozen=True)
@@ -139,10 +144,17 @@ class ScoringConfig(TruthConfig):
     )
     metrics: str = option("all", "metrics, as a list such as cc,nss,auc_judd")
     human: bool = option(True, "score the human observers against each other, too")
-    seed: int = option(0, "seed of the resampling and of metrics that draw", least=0)
-    batch_size: int = option(10, "pictures a step of the network", unit="pictures", least=1)
+    seed: int = option(
+        0, "seed of the resampling and of metrics that draw", least=0, most=LARGEST_SEED
+    )
+    batch_size: int = option(
+        10, "pictures a step of the network", unit="pictures", least=1, most=2**16
+    )
     workers: int = option(
-        os.cpu_count() or 2, "threads that read pictures and score maps: all cores", least=1
+        os.cpu_count() or 2,
+        "threads that read pictures and score maps: all cores",
+        least=1,
+        most=1024,
     )
     overwrite: bool = option(
         False, "score again what the output folder already holds scores of", group="output"
@@ -177,10 +189,12 @@ def training_of(weights: Path | None, folder: Path) -> Config:
     Raises:
         UserError: the weights are not usable.
     """
-    from model import trained_config  # here: most commands that are told nothing need no network
     from salience.networks import weight_files
 
-    return trained_config(weight_files.choose(weights, folder, lambda line: None))
+    chosen = weight_files.choose(weights, folder, lambda line: None)
+    from model import trained_config  # here: it takes seconds, and nothing may be there
+
+    return trained_config(chosen)
 
 
 @dataclass(frozen=True)
@@ -248,8 +262,11 @@ class AdaptConfig(ScoringConfig):
         unit="pictures",
         least=2,
         group="fit",
+        most=10**7,
     )
-    draws: int = option(1, "how often so many pictures are drawn and fitted on", least=1)
+    draws: int = option(
+        1, "how often so many pictures are drawn and fitted on", least=1, most=10**4
+    )
     weights: Path | None = shared("weights", group="maps")
     weights_dir: Path = shared("weights_dir")
     reference: Path | None = option(
@@ -293,7 +310,7 @@ class CompareConfig(ScoringConfig):
     output: Path = option(
         Path("comparison"), "folder for comparison.json, index.html and the scores"
     )
-    gallery: int = option(24, "pictures shown on the page", unit="pictures", least=0)
+    gallery: int = option(24, "pictures shown on the page", unit="pictures", least=0, most=10**4)
 
     def training(self) -> Config | None:
         """Return the settings of the first run."""
@@ -319,14 +336,24 @@ class PrepareConfig(TruthConfig):
         "mlnet", "system that will train on it", choices=tuple(SYSTEMS), group="network"
     )
     rows: int | None = option(
-        None, "height of the network's input; default: the system's recipe", unit="pixels", least=8
+        None,
+        "height of the network's input; default: the system's recipe",
+        unit="pixels",
+        least=8,
+        most=16384,
     )
     cols: int | None = option(
-        None, "width of the network's input; default: the system's recipe", unit="pixels", least=8
+        None,
+        "width of the network's input; default: the system's recipe",
+        unit="pixels",
+        least=8,
+        most=16384,
     )
     output: Path | None = option(None, "folder for the store (needed)", group="output")
     overwrite: bool = option(False, "replace a store that was prepared with other settings")
-    workers: int = option(os.cpu_count() or 2, "threads that read pictures: all cores", least=1)
+    workers: int = option(
+        os.cpu_count() or 2, "threads that read pictures: all cores", least=1, most=1024
+    )
 
     @classmethod
     def from_flags(cls, flags: dict[str, Any]) -> Self:
@@ -369,8 +396,8 @@ class SubsetConfig(PlanConfig):
 
     dataset: str = shared("dataset", group="data")
     data: tuple[Path, ...] = shared("sources")
-    n: int = option(1000, "pictures of the working copy", unit="pictures", least=1)
-    seed: int = option(0, "seed of the draw", least=0)
+    n: int = option(1000, "pictures of the working copy", unit="pictures", least=1, most=10**7)
+    seed: int = option(0, "seed of the draw", least=0, most=LARGEST_SEED)
     output: Path | None = option(None, "folder for the working copy (needed)", group="output")
 
 
@@ -401,7 +428,7 @@ class ProbeConfig(ScoringConfig):
 
     metrics: str = option("cc,auc_judd", "metrics, as a list such as cc,nss,auc_judd")
     output: Path = option(Path("probe"), "folder for probe.json, index.html and the scores")
-    gallery: int = option(6, "pictures shown on the page", unit="pictures", least=0)
+    gallery: int = option(6, "pictures shown on the page", unit="pictures", least=0, most=10**4)
     backbone: str = option(
         "vgg16",
         "networks to probe, as a list such as vgg16,resnet50: of " + ", ".join(BACKBONES),
@@ -414,10 +441,10 @@ class ProbeConfig(ScoringConfig):
     )
     weights_dir: Path = shared("weights_dir", help="folder searched for ImageNet weights")
     control: bool = option(True, "probe each network with random weights, too")
-    rows: int = option(240, "height of the network's input", unit="pixels", least=32)
-    cols: int = option(320, "width of the network's input", unit="pixels", least=32)
+    rows: int = option(240, "height of the network's input", unit="pixels", least=32, most=16384)
+    cols: int = option(320, "width of the network's input", unit="pixels", least=32, most=16384)
     width: float = option(
-        1.0, "share of the network's channels; below 1 is a toy for tests", least=0.001
+        1.0, "share of the network's channels; below 1 is a toy for tests", least=0.001, most=4
     )
 
     def __post_init__(self) -> None:

@@ -1,16 +1,20 @@
 """The table of commands: one contract over all of its rows."""
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import typing
 
+import cv2
+import numpy as np
 import pytest
 from conftest import PROJECT
 
 from config import SHARED
-from main import COMMANDS, parser
-from salience.system.flags import Checked
+from main import COMMANDS, main, parser
+from salience.system.errors import UserError
+from salience.system.flags import Checked, check_value, value_type
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -45,3 +49,71 @@ def test_a_field_of_several_commands_is_declared_once():
                 assert isinstance(node.target, ast.Name) and isinstance(node.value.func, ast.Name)
                 if node.target.id in SHARED:
                     assert node.value.func.id == "shared", (file, node.target.id)
+
+
+NUMBERS = {
+    field.name: field
+    for row in COMMANDS.values()
+    for field in dataclasses.fields(row.settings)
+    if value_type(field.type) in (int, float)
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_bounds(name):
+    """What no library takes is told in one line, before anything is read."""
+    field = NUMBERS[name]
+    kind = value_type(field.type)
+    for value in (kind(-1e12), kind(1e12)):
+        with pytest.raises(UserError, match=f"--{field.metadata['flag'] or name} {value} is too"):
+            check_value(field, value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train --dataset osie --overwrite",
+        "train --dataset osie --data nosuch --overwrite",
+        "train --dataset synthetic --init_weights nosuch --overwrite",
+        "train --dataset synthetic --backbone_weights nosuch --overwrite",
+        "evaluate --dataset osie --data nosuch",
+        "evaluate --weights nosuch",
+        "compare nosuch",
+        "probe --dataset osie --data nosuch",
+        "probe --dataset synthetic --backbone_weights nosuch",
+        "adapt --weights nosuch",
+        "export --weights nosuch",
+        "convert nosuch new.weights.h5",
+        "data prepare --dataset osie --data nosuch --output store",
+    ],
+)
+def test_what_is_missing_is_told_before_keras_is_imported(words, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    for module in ("main", "commands.evaluation.strategies"):
+        monkeypatch.setattr(f"{module}.start_keras", lambda: pytest.fail("Keras is imported"))
+    assert main(words.split()) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train --dataset synthetic --output",
+        "test picture.png --weights",
+        "test picture.png --output",
+        "evaluate --dataset synthetic --maps",
+        "data check --dataset folder --data",
+        "compare --output x",
+        "demo --weights",
+        "export --weights",
+        "data subset --dataset folder --output x --data",
+        "probe --dataset synthetic --output",
+    ],
+)
+def test_a_name_longer_than_the_file_system_takes_is_one_line(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("picture.png", np.zeros((8, 8, 3), np.uint8))
+    assert main([*words.split(), "x" * 300]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("error: ") and "File name too long" in told

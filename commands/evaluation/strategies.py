@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import config as config_files
-from commands.evaluation.compare import compare
+from commands.preflight import check_inputs
 from commands.settings import CompareConfig
 from commands.training.hosts import choose_engine
 from commands.training.runs import DONE, changed_settings
 from config import STRATEGIES, Config, TrainConfig
 from salience.system.errors import Interrupted, StorageError, UserError
 from salience.system.files import make_folder
-from salience.system.quiet import environment, import_keras, program
+from salience.system.quiet import environment, keras_conventions, program, start_keras
 from salience.system.signals import SIGNALS
 from salience.system.terminal import tell
 
@@ -31,12 +31,15 @@ def run(settings: TrainConfig) -> bool:
     if settings.strategies:
         seeds = list(settings.seeds) or [config.seed]
         return not run_strategies(config, list(settings.strategies), seeds)["left_out"]
+    if not config.cluster and not is_done(config):
+        check_inputs(config)  # in a cluster each process is to hear of it, once all have met
     choose_engine(config.devices, config.cluster)
-    import_keras()
+    start_keras()
     # here: the arms of a study are processes of their own
     from commands.training.train import train
 
-    train(config)
+    with keras_conventions():
+        train(config)
     return True
 
 
@@ -71,7 +74,9 @@ def run_strategies(
         say(f"run {number} of {len(runs)}: {run.run_folder}")
         train_apart(run)
     say("")
-    import_keras()  # not before: while the runs train, their memory is theirs
+    start_keras()  # not before: while the runs train, their memory is theirs
+    from commands.evaluation.compare import compare
+
     folders = tuple(run.run_folder for run in runs)
     asked = {"runs": folders, "output": root / "comparison", "workers": config.workers}
     return compare(CompareConfig.from_flags(asked), say)

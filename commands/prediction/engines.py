@@ -148,7 +148,7 @@ def chosen(name: str) -> str:
     if name == "auto":
         name = fastest()
     if name == "keras":
-        quiet.import_keras()
+        quiet.start_keras()
     elif not installed(RUNTIMES[name].package):
         raise UserError(
             f"--engine {name}: the package {RUNTIMES[name].package} is not installed. "
@@ -218,7 +218,7 @@ def has_gpu() -> bool:
     """Return whether Keras sees a GPU; it is asked only where a driver is."""
     if not Path("/dev/nvidiactl").exists():
         return False
-    quiet.import_keras()
+    quiet.start_keras()
     import keras
 
     return bool(keras.distribution.list_devices("gpu"))
@@ -230,7 +230,7 @@ def keras_engine(weights: Path) -> Engine:
     Raises:
         UserError: the weights are not usable.
     """
-    quiet.import_keras()
+    quiet.start_keras()
     from model import grid_of, load_model
 
     model, turn = load_model(weights), Lock()
@@ -249,7 +249,10 @@ def exported_engine(name: str, weights: Path, say: Callable[[str], None]) -> Eng
         UserError: it cannot be made.
         Exception: of its runtime, which cannot run it.
     """
-    home = Path(default_cache().folder or "") / "networks"
+    cache = default_cache().folder
+    if cache is None:
+        raise UserError(f"No folder keeps the {name} network: name one as $SALIENCY_CACHE.")
+    home = cache / "networks"
     folder = home / key(name, weights)
     path = folder / f"network{RUNTIMES[name].suffix}"
     if not whole(path):

@@ -11,6 +11,7 @@ import config as config_files
 from config import Config
 from salience.measures.references import model_name
 from salience.system.errors import UserError
+from salience.system.files import read_text
 from salience.system.flags import to_json
 from salience.system.terminal import PROGRAM
 
@@ -99,8 +100,8 @@ def rows_of(path: Path) -> list[dict[str, float]]:
     """Return the rows of a CSV file of numbers; none where it is absent."""
     if not path.exists():
         return []
-    with path.open(encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    lines = read_text(path).splitlines()
+    return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
 
 
 @dataclass(frozen=True)

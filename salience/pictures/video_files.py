@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from salience.pictures.headers import header_shape
 from salience.pictures.sample import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from salience.system.errors import UserError
-from salience.system.files import refusal_in, refused
+from salience.system.files import open_regular, refusal_in, refused
 
 CONTAINERS = (
     "mov,matroska,avi,mpeg,mpegts,mpegvideo,flv,ogg,asf,mxf,nut,rm,dv,ivf,h264,hevc,m4v,mjpeg,"
@@ -114,7 +114,7 @@ def open_clip(path: Path) -> Clip:
     if not _nameable(path):
         raise UserError(f"{path}: OpenCV opens no video whose name is not UTF-8. Rename it.")
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             empty = not file.read(1)
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from error

@@ -14,7 +14,7 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from salience.system.files import atomic, write_bytes
+from salience.system.files import atomic, open_regular, write_bytes
 
 Array = NDArray[np.floating]
 # what reading a damaged .npy or .npz raises: a flipped bit may ask for any compression (zlib, lzma,
@@ -48,7 +48,7 @@ def read_array(path: Path, mapped: bool = False) -> NDArray:
     Raises:
         one of UNREADABLE: it is missing or damaged, or holds anything but numbers or text.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         size = path.stat().st_size
         shape, kind, order = _header(file, size)
         if not mapped or not math.prod(shape):  # nothing cannot be mapped
@@ -64,7 +64,7 @@ def read_arrays(path: Path) -> dict[str, NDArray]:
         one of UNREADABLE: it is missing or damaged, or holds anything but numbers or text.
     """
     found = {}
-    with ZipFile(path) as file:
+    with open_regular(path) as raw, ZipFile(raw) as file:
         members = file.infolist()
         if sum(member.file_size for member in members) > MOST_BYTES:
             raise ValueError(f"its arrays take more than {MOST_BYTES} bytes")

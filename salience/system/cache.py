@@ -77,6 +77,11 @@ class ArrayCache:
 
 
 def default_cache() -> ArrayCache:
-    """Return the user's cache: $SALIENCY_CACHE, or a folder of the user's own cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return ArrayCache(Path(os.environ.get("SALIENCY_CACHE") or Path(home) / "saliency-maps"))
+    """Return the user's cache: $SALIENCY_CACHE, or a folder of the user's own cache folder.
+
+    Whoever has no home, as some services and containers, has none.
+    """
+    if folder := os.environ.get("SALIENCY_CACHE"):
+        return ArrayCache(Path(folder))
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111, Path raises
+    return ArrayCache(None if home.startswith("~") else Path(home) / "saliency-maps")

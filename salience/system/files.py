@@ -71,6 +71,7 @@ CLUTTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
 SMALL_FILE = 2**20  # bytes: as fast to read as to open
 # Windows knows no such pipes, and reads text unless it is told not to
 NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that spreadsheets reckon out
 HEAD_AND_TAIL = 2**16  # bytes of each end of a large file that its stamp depends on
 
 
@@ -323,6 +324,18 @@ def open_regular(path: Path) -> io.BufferedReader:
     return os.fdopen(handle, "rb")
 
 
+def read_text(path: Path) -> str:
+    """Return a text file of UTF-8, with or without a byte-order mark, as Windows writes one.
+
+    Raises:
+        UserError: it is no regular file.
+        OSError: it cannot be read.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    with open_regular(path) as file:
+        return file.read().decode("utf-8-sig")
+
+
 def content_stamp(path: Path) -> str:
     """Return a digest that changes when a file's content does, quick for large files, too.
 
@@ -375,9 +388,7 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing, unreadable or not JSON.
     """
     try:
-        with open_regular(path) as file:
-            # utf-8-sig: Windows' programs begin a text with a byte-order mark
-            return json.loads(file.read().decode("utf-8-sig"))
+        return json.loads(read_text(path))
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from error
     except ValueError as error:
@@ -389,14 +400,23 @@ def read_json(path: Path) -> Any:
 def as_csv(rows: list[dict[str, Any]]) -> str:
     r"""Return rows of equal keys as CSV text with a header.
 
-    >>> as_csv([{"epoch": 1, "loss": 0.5}])
-    'epoch,loss\n1,0.5\n'
+    A text that a spreadsheet would take for a formula, as a picture's name may be, gets a quote
+    before it.
+
+    >>> as_csv([{"epoch": 1, "loss": -0.5}])
+    'epoch,loss\n1,-0.5\n'
+    >>> as_csv([{"name": "=1+1.jpg"}])
+    "name\n'=1+1.jpg\n"
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([list(rows[0]), *(map(_as_cell, row.values()) for row in rows)])
     return text.getvalue()
+
+
+def _as_cell(value: Any) -> Any:
+    """Return a value as no spreadsheet reckons with it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def is_name(text: str) -> bool:

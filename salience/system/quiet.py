@@ -1,19 +1,22 @@
 """Keeps the terminal for our words while libraries are imported, and names the one that is absent.
 
-Some say what no setting of their own can silence.
+Some say what no setting of their own can silence. What Keras' own settings file asks for does not
+reach the networks here.
 """
 
+import json
 import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from salience.system.errors import UserError, did_you_mean
 from salience.system.files import HERE, is_installed
+from salience.system.signals import as_interrupts
 
 BACKENDS = ("tensorflow", "jax", "torch")  # what Keras runs on: KERAS_BACKEND
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"
@@ -60,9 +63,19 @@ def import_keras() -> None:
     chosen = os.environ.get("KERAS_BACKEND", "")
     if chosen and chosen not in BACKENDS:  # Keras has others, which cannot train
         raise UserError(f"KERAS_BACKEND={chosen}: {did_you_mean(chosen, BACKENDS)}")
+    file = _settings_file()
+    if not chosen and "keras" not in sys.modules:
+        _refuse_backend_of(file)
     try:
         with hushed():
             import keras  # noqa: F401
+    except (ValueError, AttributeError) as error:
+        if not file.is_file():
+            raise
+        raise UserError(
+            f"Keras does not take what its settings file {file} asks for: {error} Remove the file, "
+            "which Keras writes anew."
+        ) from error
     except ModuleNotFoundError as error:
         if error.name not in BACKENDS:
             raise
@@ -74,6 +87,60 @@ def import_keras() -> None:
             f"Keras is to run on {error.name}, which is not installed in {sys.executable}. "
             f"pip install {error.name}{version}{instead}."
         ) from None
+
+
+def start_keras() -> None:
+    """Import Keras for a command: a signal that comes meanwhile ends the program at once.
+
+    TensorFlow takes seconds for that, and an exception inside it for a failure of its own.
+
+    Raises:
+        UserError: as `import_keras` does.
+    """
+    with as_interrupts(at_once=True):
+        import_keras()
+
+
+def _settings_file() -> Path:
+    """Return where Keras looks for its settings."""
+    return Path(os.path.expanduser(os.environ.get("KERAS_HOME") or "~/.keras"), "keras.json")  # noqa: PTH111, Path raises where there is no home
+
+
+def _refuse_backend_of(file: Path) -> None:
+    """Raise UserError where Keras' settings file names a backend that is not there or cannot train.
+
+    Earlier versions of Keras knew others, and wrote them there.
+    """
+    with suppress(OSError, ValueError, AttributeError):
+        named = json.loads(file.read_text(encoding="utf-8")).get("backend", BACKENDS[0])
+        if named not in BACKENDS:
+            raise UserError(
+                f"{file} asks for the backend '{named}'. {did_you_mean(str(named), BACKENDS)} "
+                "Remove the file, which Keras writes anew, or set KERAS_BACKEND=tensorflow."
+            )
+
+
+@contextmanager
+def keras_conventions() -> Iterator[None]:
+    """Work in float32 and with channels last, whatever Keras' settings file asks for.
+
+    Afterwards its settings are the caller's again.
+    """
+    import_keras()
+    from keras import config
+
+    kept = config.floatx(), config.epsilon(), config.image_data_format()
+
+    def use(floatx: str, epsilon: float, data_format: str) -> None:
+        config.set_floatx(floatx)
+        config.set_epsilon(epsilon)
+        config.set_image_data_format(data_format)
+
+    try:
+        use("float32", 1e-7, "channels_last")  # Keras' own defaults, for which networks are made
+        yield
+    finally:
+        use(*kept)
 
 
 def import_openvino() -> Any:

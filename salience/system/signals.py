@@ -24,6 +24,36 @@ ONE_SIGNAL_SECONDS = 2  # what comes so soon after another was only passed on tw
 GRACE_SECONDS = 25  # SLURM and Kubernetes kill 30 s after they asked, unless told otherwise
 
 
+@contextmanager
+def as_interrupts(at_once: bool = False) -> Iterator[None]:
+    """Let each of SIGNALS end the block as Ctrl-C does: what is half written goes, exit code 130.
+
+    Args:
+        at_once: leave the process where it stands. For a block that writes nothing and runs code
+            of libraries, such as their import, which may take an exception for a failure.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    chosen = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    words = os.dup(2) if at_once else 2  # the stream may be shut while a library is imported
+
+    def heard(number: int, frame: object) -> None:
+        if at_once:
+            os.write(words, b"interrupted\n")
+            os._exit(NotBegun.exit_code)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, heard) for number in chosen}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if at_once:
+            os.close(words)
+
+
 class Stop:
     """Whether a run has been asked to end, and by which signal.
 

@@ -261,7 +261,7 @@ def trained_here(two_runs, monkeypatch):
 def test_arms_are_trained_with_every_seed_and_not_again(tiny, tmp_path, trained_here, monkeypatch):
     compared = []
     monkeypatch.setattr(
-        strategies, "compare", lambda settings, say: compared.append(settings.runs) or {}
+        compare, "compare", lambda settings, say: compared.append(settings.runs) or {}
     )
     config = tiny(output=tmp_path / "study")
     strategies.run_strategies(config, ["frozen", "scratch"], [0, 1], **QUIET)

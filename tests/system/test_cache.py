@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from salience.system.cache import ArrayCache
+from commands.prediction import engines
+from salience.system.cache import ArrayCache, default_cache
+from salience.system.errors import UserError
 
 
 @pytest.fixture
@@ -50,3 +52,15 @@ def test_truncated_arrays_are_made_again(kept):
     for length in range(len(whole)):
         file.write_bytes(whole[:length])
         assert cache.recall("ab12") is None
+
+
+def test_whoever_has_no_home_has_no_cache_and_no_folder_of_that_name(monkeypatch, tmp_path):
+    for name in ("SALIENCY_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as without HOME and account
+    monkeypatch.chdir(tmp_path)
+    cache = default_cache()
+    assert cache.folder is None and cache.get("ab12", lambda: np.zeros(2)).tolist() == [0, 0]
+    with pytest.raises(UserError, match="SALIENCY_CACHE"):
+        engines.exported_engine("onnx", tmp_path / "a.weights.h5", print)
+    assert not list(tmp_path.iterdir())

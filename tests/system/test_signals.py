@@ -56,6 +56,36 @@ def test_an_ignored_signal_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_any_command_as_ctrl_c_does(tmp_path, number):
+    os.mkfifo(tmp_path / "list")
+    words = [sys.executable, PROJECT / "main.py", "test", "--list", tmp_path / "list"]
+    with (
+        subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process,
+        (tmp_path / "list").open("w"),  # it now waits for the first line
+    ):
+        process.send_signal(number)
+        assert process.communicate(timeout=60)[1].splitlines()[-1] == "interrupted"
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_comes_while_a_library_is_imported_ends_the_program_at_once(number):
+    code = (
+        "import os, signal\n"
+        "from salience.system.signals import as_interrupts\n"
+        "with as_interrupts(at_once=True):\n"
+        "    try:\n"
+        f"        os.kill(os.getpid(), {int(number)})\n"
+        "    except BaseException as error:\n"
+        "        raise ImportError from error\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 def test_a_second_signal_leaves_at_once_and_so_does_a_step_that_takes_too_long(monkeypatch):
     codes, lines = [], []
     with heeded(lines.append, leave=codes.append) as stop:
