@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from commands.pages import figures
 from commands.settings import CheckConfig
 from salience.data import loading
-from salience.data.parts import FileGroup, equal_files, unpaired, unread
+from salience.data.parts import FileGroup, equal_files, unpaired
 from salience.data.points import Looks, Read
 from salience.pictures.fixations import are_within, density_map, gathered
 from salience.pictures.headers import JPEG, header_shape, read_header
@@ -97,7 +97,7 @@ def check(settings: CheckConfig, say: Callable[[str], None] = tell) -> bool:
     note_absent(settings.dataset, settings.data, {part.title for part in parts}, findings)
     splits, refused = loading.splits_of(name, root)
     note_alike(pictures, splits, findings.remarks)
-    for line in unread(root, parts) if root else []:
+    for line in loading.not_read(root, parts):
         findings.remarks.explain(line)
     if not findings.problems.lines():  # else they would be told twice, in other words
         for line in refused:

@@ -154,7 +154,17 @@ def remarks(name: str, root: Path | None) -> list[str]:
         return []  # they were understood when it was prepared
     found = parts(name, root)
     read = [remark for part in found for remark in part.remarks]
-    return read + (unread(root, found) if root is not None and found else [])
+    return read + not_read(root, found)
+
+
+def not_read(root: Path | None, found: list[FileGroup]) -> list[str]:
+    """Return a line for each kind of file of a data set's folder that is not read.
+
+    Args:
+        root: the folder; a store in it is another data set's folder.
+        found: its parts; none of a built-in set.
+    """
+    return unread(root, found, store.is_store) if root is not None and found else []
 
 
 def splits_of(name: str, root: Path | None) -> tuple[dict[str, str], list[str]]:

@@ -215,12 +215,15 @@ def find_root(root: Path, holds: Callable[[Path], bool]) -> Path | None:
     return None
 
 
-def unread(root: Path, parts: Sequence[FileGroup]) -> list[str]:
+def unread(
+    root: Path, parts: Sequence[FileGroup], is_other: Callable[[Path], bool] = lambda folder: False
+) -> list[str]:
     """Return a line for each kind of file below a data set's folder that no part takes.
 
     Args:
         root: the folder.
         parts: what was found in it.
+        is_other: whether a folder holds something that is no part of the data set.
     """
     taken = {path for part in parts for path in part.known}
     for part in parts:
@@ -228,7 +231,7 @@ def unread(root: Path, parts: Sequence[FileGroup]) -> list[str]:
             taken.add(source if isinstance(source, Path) else source.file)
     kinds: dict[tuple[Path, str], list[str]] = {}
     lines, last = [], ""
-    for count, path in enumerate(_below(root, taken)):
+    for count, path in enumerate(_below(root, taken, is_other)):
         if count == MOST_ENTRIES:
             last = f"of the other files in {root}, the first {count:,} were looked at alone"
             break
@@ -249,7 +252,7 @@ def unread(root: Path, parts: Sequence[FileGroup]) -> list[str]:
     return [*lines, last] if last else lines
 
 
-def _below(root: Path, taken: set[Path]) -> Iterator[Path]:
+def _below(root: Path, taken: set[Path], is_other: Callable[[Path], bool]) -> Iterator[Path]:
     """Yield the files below a folder, a folder's in order, but no clutter and nothing in `taken`.
 
     Links to folders are followed, but not back up, which would have no end.
@@ -264,7 +267,9 @@ def _below(root: Path, taken: set[Path]) -> Iterator[Path]:
                     continue
                 if not path.is_dir():
                     yield path
-                elif not entry.is_symlink() or not folder.resolve().is_relative_to(path.resolve()):
+                    continue
+                leads_up = entry.is_symlink() and folder.resolve().is_relative_to(path.resolve())
+                if not leads_up and not is_other(path):
                     waiting.append(path)
 
 

@@ -134,6 +134,7 @@ def _part(root: Path, split: str, folders: dict[str, Path]) -> FileGroup:
         found = read_files(files, parse)
         return Read({**found.looks, **alone}, found.failures)
 
+    forms = ", ".join(sorted(FIXATION_SUFFIXES))
     return FileGroup(
         split or "all",
         split,
@@ -141,7 +142,7 @@ def _part(root: Path, split: str, folders: dict[str, Path]) -> FileGroup:
         images,
         {key: _map_source(path) for key, path in maps.items()},
         read if points else Read,
-        sought=f"maps/ ({_listed(MAP_SUFFIXES)}) and fixations/ ({_listed(FIXATION_SUFFIXES)})",
+        sought=f"maps/ (grey pictures, .npy) and fixations/ ({forms})",
         clashes=tuple(clashes),
         known=(*points.values(), root / CARD),
     )
@@ -166,11 +167,6 @@ def read_array_map(path: Path, index: int = -1) -> NDArray[np.floating]:
     if values.size and values.min() < 0:
         raise UserError(f"{path} holds values below 0, down to {values.min():g}: no density map.")
     return values.astype(np.float32)
-
-
-def _listed(suffixes: set[str]) -> str:
-    """Return suffixes as text."""
-    return ", ".join(sorted(suffixes))
 
 
 def parse(path: Path, image: Path) -> Looks:

@@ -3,7 +3,8 @@
 What its files hold: `data/eye/fixations.mat`, variable `fixations`, 700 cells of a struct with
 `img` and `subjects`, 15 cells of a struct with rows `fix_x`, `fix_y`, `fix_duration`. Coordinates
 are MATLAB's, 1-based pixel centres, fractional, x along the width. The first fixation of each
-observer is in the file and is kept. EyeCrowd (`eyecrowd.py`) comes in the same layout.
+observer is in the file and is kept. EyeCrowd (`eyecrowd.py`) comes in the same layout. 1279.jpg and
+1374.jpg are one picture, which is told; splits are as if they were two.
 """
 
 import dataclasses
