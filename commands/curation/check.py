@@ -7,6 +7,7 @@ finds where loading refuses the first.
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -22,8 +23,8 @@ from salience.data import loading
 from salience.data.parts import FileGroup, equal_files, unpaired
 from salience.data.points import Looks, Read
 from salience.pictures.fixations import are_within, density_map, gathered
-from salience.pictures.headers import header_shape
-from salience.pictures.picture_files import read_map, whole_picture
+from salience.pictures.headers import JPEG, header_shape, read_header
+from salience.pictures.picture_files import read_image, read_map, whole_picture
 from salience.pictures.sample import Stored
 from salience.system.errors import UserError
 from salience.system.files import make_folder, write_json
@@ -32,6 +33,12 @@ from salience.system.terminal import aligned, progress, tell
 
 Shape = tuple[int, int]
 THUMBNAIL = (120, 160)  # rows and columns at which maps are averaged
+SIDE = 32  # of the square that pictures are compared at, pixels
+# correlation, without what is smooth, from which two pictures are one: OSIE's pair that was saved
+# twice has 1.00, no other pair of OSIE or of EyeCrowd more than 0.49
+ALIKE = 0.9
+LEAST_CONTRAST = 1.0  # grey levels; of less nothing can be told
+BLOCK = 256  # pictures compared with all others at a time
 
 
 @dataclass
@@ -52,6 +59,9 @@ class Examined:
         outside: how many lie outside.
         observers: how many there are; None where that is not told.
         thumbnail: its map at a small size; None where there is none.
+        look: of the picture, what is compared with others, of unit length; None without contrast.
+        name: the picture's.
+        split: that of its part; empty where a plan divides.
     """
 
     shape: Shape | None
@@ -59,6 +69,9 @@ class Examined:
     outside: int = 0
     observers: int | None = None
     thumbnail: NDArray | None = None
+    look: NDArray | None = None
+    name: str = ""
+    split: str = ""
 
 
 def check(settings: CheckConfig, say: Callable[[str], None] = tell) -> bool:
@@ -82,6 +95,13 @@ def check(settings: CheckConfig, say: Callable[[str], None] = tell) -> bool:
         rows.append(row_of(part, examined))
         pictures += examined
     note_absent(settings.dataset, settings.data, {part.title for part in parts}, findings)
+    splits, refused = loading.splits_of(name, root)
+    note_alike(pictures, splits, findings.remarks)
+    for line in loading.not_read(root, parts):
+        findings.remarks.explain(line)
+    if not findings.problems.lines():  # else they would be told twice, in other words
+        for line in refused:
+            findings.problems.explain(line)
     say(f"{name} at {root}\n{file_table(rows)}")
     for label, notes in (("problem", findings.problems), ("note", findings.remarks)):
         for line in notes.lines():
@@ -120,6 +140,55 @@ def note_absent(dataset: str, data: Path | None, there: set[str], findings: Find
             findings.remarks.explain(f"{line}; they have no truth and serve submissions alone")
         else:
             findings.problems.explain(line)
+
+
+def note_alike(pictures: list[Examined], splits: dict[str, str], remarks: Notes) -> None:
+    """Note pictures that look like another one, which may train where that one tests.
+
+    Args:
+        pictures: all of the data set.
+        splits: by the picture's name, its split, where a plan divides.
+        remarks: gets the findings.
+    """
+    seen = [one for one in pictures if one.look is not None]
+    looks = np.array([one.look for one in seen], np.float32)
+    for start in range(0, len(seen), BLOCK):
+        alike = looks[start : start + BLOCK] @ looks[: start + BLOCK].T >= ALIKE
+        first = alike.argmax(axis=1)  # each picture is like itself
+        for row in np.flatnonzero(first < np.arange(start, start + len(alike))):
+            pair = seen[first[row]], seen[start + row]
+            where = [one.split or splits.get(one.name, "") for one in pair]
+            told = " = ".join(
+                f"{one.name} in {split}" if split else one.name
+                for one, split in zip(pair, where, strict=True)
+            )
+            apart = all(where) and where[0] != where[1]
+            remarks.add(
+                "pictures of one split that look like one of another, as if trained on what tests"
+                if apart
+                else "pictures that look like another",
+                told,
+            )
+
+
+def look_of(image: Path | Stored, shape: Shape) -> NDArray[np.floating] | None:
+    """Return what a picture is compared by, of unit length; None where it has no contrast.
+
+    Compression and scaling change little of it: a small grey copy, less what is smooth in it.
+    """
+    if isinstance(image, Stored):
+        picture = image()
+    else:
+        header = read_header(image)
+        fitting = [r for r in (8, 4, 2) if min(shape) // r >= 2 * SIDE]
+        jpeg = header is not None and header.format in JPEG
+        picture = read_image(image, turn=False, reduction=fitting[0] if fitting and jpeg else 1)
+    grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY).astype(np.float32)
+    small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    rough = small - cv2.GaussianBlur(small, (0, 0), SIDE / 8)
+    if rough.std() < LEAST_CONTRAST:
+        return None
+    return rough.ravel() / np.linalg.norm(rough)
 
 
 def examine_part(part: FileGroup, findings: Findings, workers: int) -> list[Examined]:
@@ -184,10 +253,14 @@ def examine(part: FileGroup, key: str, looks: Looks | None, findings: Findings) 
     thumbnail = None
     if saliency_map is not None and looks is None:
         thumbnail = cv2.resize(saliency_map, THUMBNAIL[::-1], interpolation=cv2.INTER_AREA)
-    observers = None
+    observers, look = None, None
+    if shapes:
+        with suppress(UserError):  # which is noted already
+            look = look_of(part.images[key], shapes[-1])
     if looks is not None and looks.subjects is not None:
         observers = len(np.unique(looks.subjects))
-    return Examined(shape, inside, outside, observers, thumbnail)
+    split = part.title if part.split is None else part.split
+    return Examined(shape, inside, outside, observers, thumbnail, look, name, split)
 
 
 def shapes_of(part: FileGroup, key: str, findings: Findings) -> list[Shape]:

@@ -53,6 +53,8 @@ def subset(settings: SubsetConfig, say: Callable[[str], None] = tell) -> None:
             root = archives.extract(settings.data, stack.enter_context(scratch(parent)) / "data")
         loading.refuse_store(root)
         splits, left_out = loading.load_splits(settings.dataset, root, settings.plan, "keep")
+        for line in loading.remarks(settings.dataset, root):
+            say(f"note: {line}")
         for split, why in left_out.items():
             say(f"left out: the {split} split. {why}")
         chosen = drawn(splits, settings.n, settings.seed)

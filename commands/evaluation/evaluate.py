@@ -13,7 +13,7 @@ from commands.evaluation.rows import (
     score_rows,
 )
 from commands.evaluation.score_log import LOG, ScoreLog
-from commands.evaluation.scored_split import load_split, note_training_pictures
+from commands.evaluation.scored_split import load_split, note_training_pictures, truth_of
 from commands.evaluation.tables import category_table, score_table, write
 from commands.settings import EvaluateConfig
 from salience.measures.adaptation import LEAST, asked_for, fitted, told
@@ -64,7 +64,7 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = tell) -> Eva
     for line in notes.lines():
         say(f"note: {line}")
     if settings.output:
-        write(settings.output, evaluation, to_json(settings))
+        write(settings.output, evaluation, to_json(settings), truth_of(split))
         say(f"wrote {settings.output}/metrics.json and {settings.output}/per_image.csv")
     return evaluation
 

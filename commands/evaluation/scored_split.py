@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from commands.settings import ScoringConfig
 from config import Config
@@ -35,6 +36,7 @@ def load_split(settings: ScoringConfig, split: str, notes: Notes) -> TruthSplit:
         settings.workers,
         settings.human,
     )
+    notes.explain(truth_line(truth_of(found)))
     for sample, (fixations, shape) in zip(samples, found.pictures, strict=True):
         inside = are_within(fixations, shape)
         if sample.outside:
@@ -45,6 +47,37 @@ def load_split(settings: ScoringConfig, split: str, notes: Notes) -> TruthSplit:
             counted = "metrics from maps alone count" if sample.map else "no metric counts"
             notes.add(f"pictures without {without}: {counted} them", sample.name)
     return found
+
+
+def truth_of(split: TruthSplit) -> dict[str, Any]:
+    """Return what the density maps of a split are made of, for the files.
+
+    Returns:
+        own_maps: pictures scored against the data set's own map.
+        made_maps: pictures whose map is made of their fixations.
+        sigma_pixels: the Gaussian of those, and of all that is made of fixations for comparison; a
+            list where it differs between pictures.
+    """
+    own = [s.map is not None and (split.sigma_pixels is None or s.fixations is None)
+           for s in split.samples]  # fmt: skip
+    sigmas = sorted({float(split.sigma(i)) for i in range(len(own))})
+    return {
+        "own_maps": sum(own),
+        "made_maps": len(own) - sum(own),
+        "sigma_pixels": sigmas[0] if len(sigmas) == 1 else sigmas,
+    }
+
+
+def truth_line(truth: dict[str, Any]) -> str:
+    """Return the same as a sentence: the Gaussian belongs beside every score."""
+    found = truth["sigma_pixels"]
+    sigma = f"{found:g}" if isinstance(found, float) else f"{found[0]:g} to {found[-1]:g}"
+    made = f"made from fixations with a Gaussian of {sigma} pixels (--sigma_pixels)"
+    if not truth["made_maps"]:
+        return f"density maps: the data set's own; what is {made} are references alone"
+    if not truth["own_maps"]:
+        return f"density maps: {made}"
+    return f"density maps: {truth['own_maps']} the data set's own, {truth['made_maps']} {made}"
 
 
 def note_training_pictures(

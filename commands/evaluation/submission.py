@@ -34,9 +34,16 @@ from config import PredictConfig
 from salience.data.loading import submission_pictures
 from salience.pictures.headers import header_shape
 from salience.pictures.sample import Sample
-from salience.system.archives import Member, members, write_zip
+from salience.system.archives import Member, is_left_out, members, write_zip
 from salience.system.errors import UserError
-from salience.system.files import file_digest, make_folder, read_json, telling, write_json
+from salience.system.files import (
+    composed,
+    file_digest,
+    make_folder,
+    read_json,
+    telling,
+    write_json,
+)
 from salience.system.terminal import progress, tell
 
 JPEG_LOSS = 8  # levels that the peak of a map may lose in JPEG, as others may write it
@@ -186,7 +193,7 @@ def validate(submission: Path, samples: list[Sample], format: str) -> list[str]:
         UserError: there is no such file, or the archive is damaged.
     """
     with _entries(submission) as entries:
-        names = Counter(entry.name for entry in entries if not entry.is_folder)
+        names = Counter(composed(entry.name) for entry in entries if _counts(entry))
     wanted = _wanted(names, samples, BENCHMARK_FORMATS[format])
     problems = [f"{name} is missing" for name in wanted if name not in names]
     problems += [f"{name!r} is there {count} times" for name, count in names.items() if count > 1]
@@ -197,11 +204,17 @@ def validate(submission: Path, samples: list[Sample], format: str) -> list[str]:
         problems.append(f"{name!r} is not asked for{hint}")
     with _entries(submission) as entries, progress(len(wanted), "checking") as bar:
         for entry in entries:
-            if entry.name in wanted:
-                fault = entry.trouble or _fault(entry, wanted[entry.name])
-                problems += [f"{entry.name} {fault}"] if fault else []
+            name = composed(entry.name)
+            if _counts(entry) and name in wanted:
+                fault = entry.trouble or _fault(entry, wanted[name])
+                problems += [f"{name} {fault}"] if fault else []
                 bar.update()
     return problems
+
+
+def _counts(entry: Member) -> bool:
+    """Return whether an entry is a file of the submission, and none that a system added."""
+    return not entry.is_folder and not is_left_out(entry.name)
 
 
 @contextmanager

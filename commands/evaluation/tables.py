@@ -68,12 +68,22 @@ def cell(row: Scored, metric: str) -> str:
     return f"{found.mean:.{d}f}{interval} " + ("< 0%" if share < 0 else f"{share:4.0%}")
 
 
-def write(folder: Path, evaluation: Evaluation, settings: dict[str, Any]) -> None:
-    """Write the means as metrics.json and the pictures' rows as per_image.csv."""
+def write(
+    folder: Path, evaluation: Evaluation, settings: dict[str, Any], truth: dict[str, Any]
+) -> None:
+    """Write the means as metrics.json and the pictures' rows as per_image.csv.
+
+    Args:
+        folder: where to.
+        evaluation: the rows.
+        settings: what was asked for.
+        truth: what the density maps are made of.
+    """
     write_json(
         folder / "metrics.json",
         {
             "settings": settings,
+            "truth": truth,
             "pictures": len(evaluation.pictures),
             "left_out": evaluation.left_out,
             "metrics": metric_definitions(evaluation.metrics),

@@ -14,6 +14,7 @@ from typing import Any
 
 import filelock
 import keras
+import numpy as np
 
 import config as settings
 from commands.training import checkpoint
@@ -213,7 +214,7 @@ class RunFolder:
         self.history = standing.history
         # the files may be an epoch further than the checkpoint, which is written last
         self.write_history()
-        if self.history and self.published.exists():
+        if self.history:
             self.kept_back = self.why_kept_back(self.card(self.best_epoch))
 
     def path(self, name: str) -> Path:
@@ -260,8 +261,9 @@ class RunFolder:
     def publish(self, model: keras.Model, card: dict[str, Any]) -> None:
         """Copy the best weights to the weights folder, unless better ones of another run are there.
 
-        Better is a higher validation CC on the same data set; and weights from people's fixations
-        are not replaced by those of a trial on synthetic scenes. `kept_back` says which.
+        Nor are weights published whose validation gave no number. Better is a higher validation
+        CC on the same data set; and weights from people's fixations are not replaced by those of a
+        trial on synthetic scenes. `kept_back` says which.
         """
         self.kept_back = self.why_kept_back(card)
         if not self.kept_back:
@@ -269,6 +271,8 @@ class RunFolder:
 
     def why_kept_back(self, card: dict[str, Any]) -> str:
         """Return why weights of a card are not to be published; "" if they are."""
+        if not np.isfinite(card["metrics"]["val_cc"]):
+            return "the validation CC is no number"
         if not self.published.exists():
             return ""
         try:

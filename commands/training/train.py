@@ -180,7 +180,8 @@ def best_line(run: RunFolder) -> str:
     best = run.best_epoch
     copy = f", and {run.published}"
     if run.kept_back:
-        copy = f" alone: {run.published} is kept, as {run.kept_back}"
+        kept = "is kept" if run.published.exists() else "is not written"
+        copy = f" alone: {run.published} {kept}, as {run.kept_back}"
     return (
         f"Best: epoch {best['epoch']}, {scores_line(best)}. Weights: "
         f"{run.path('best.weights.h5')}{copy}"

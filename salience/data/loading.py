@@ -13,13 +13,17 @@ from types import ModuleType
 import numpy as np
 
 from salience.data import store
-from salience.data.parts import FileGroup, offer
+from salience.data.parts import FileGroup, offer, unread
 from salience.data.plan import BY_SHARES, SPLITS, Plan
 from salience.pictures.fixations import are_within
 from salience.pictures.headers import header_shape
 from salience.pictures.sample import Sample
 from salience.system.errors import UserError
 from salience.system.terminal import PROGRAM
+
+# shares of 0 to 1 are recognised by so many of all fixations, as some lie beyond the picture ...
+MOST_SHARES = 0.95
+LEAST_SIDE = 16  # ... in pictures of so many pixels a side
 
 
 def load(
@@ -148,7 +152,40 @@ def remarks(name: str, root: Path | None) -> list[str]:
     """Return what a user should know of how a data set's files were understood."""
     if root is not None and store.is_store(root):
         return []  # they were understood when it was prepared
-    return [remark for part in parts(name, root) for remark in part.remarks]
+    found = parts(name, root)
+    read = [remark for part in found for remark in part.remarks]
+    return read + not_read(root, found)
+
+
+def not_read(root: Path | None, found: list[FileGroup]) -> list[str]:
+    """Return a line for each kind of file of a data set's folder that is not read.
+
+    Args:
+        root: the folder; a store in it is another data set's folder.
+        found: its parts; none of a built-in set.
+    """
+    return unread(root, found, store.is_store) if root is not None and found else []
+
+
+def splits_of(name: str, root: Path | None) -> tuple[dict[str, str], list[str]]:
+    """Return each picture's split, drawn by the plan that is used unless told, and what is refused.
+
+    Raises:
+        UserError: the folder is missing or holds no pictures, or it is a store.
+    """
+    there = {part.split for part in parts(name, root)}
+    by_name: dict[str, str] = {}
+    refused: list[str] = []
+    for split in SPLITS:
+        if split not in there and "" not in there:
+            continue
+        try:
+            samples = _originals(module_of(name, root), root, split, BY_SHARES, "drop")
+        except UserError as error:
+            refused.append(str(error))
+        else:
+            by_name |= {sample.name: split for sample in samples}
+    return by_name, list(dict.fromkeys(refused))
 
 
 def are_archives(data: Sequence[Path]) -> bool:
@@ -174,8 +211,56 @@ def refuse_store(root: Path | None) -> None:
 def _originals(
     module: ModuleType, root: Path | None, split: str, plan: Plan, out_of_bounds: str
 ) -> list[Sample]:
-    """Return the samples of a split as the data set's own files tell."""
-    return [bounded(sample, out_of_bounds) for sample in module.load(root, split, plan)]
+    """Return the samples of a split as the data set's own files tell.
+
+    Raises:
+        UserError: they cannot be read, or their fixations are not in the pictures' pixels.
+    """
+    stored = module.load(root, split, plan)
+    samples = [bounded(sample, out_of_bounds) for sample in stored]
+    if out_of_bounds != "keep":
+        refuse_points_elsewhere(stored, samples, split)
+    return samples
+
+
+def refuse_points_elsewhere(stored: list[Sample], samples: list[Sample], split: str) -> None:
+    """Raise UserError where the fixations of a whole split are not in the pixels of its pictures.
+
+    Args:
+        stored: the samples as their files tell.
+        samples: the same, with `shape` and `outside` as `bounded` has them.
+        split: their name.
+    """
+    seen = [(own, sample) for own, sample in zip(stored, samples, strict=True)
+            if own.fixations is not None and sample.shape is not None]  # fmt: skip
+    points = [own.fixations for own, _ in seen if own.fixations is not None and len(own.fixations)]
+    count = sum(map(len, points))
+    outside = sum(sample.outside for _, sample in seen)
+    if not count:
+        if seen and all(sample.map is None for sample in samples):
+            raise UserError(
+                f"The {split} split has no fixation: the records of all {len(seen)} pictures are "
+                "empty, and there are no maps."
+            )
+        return
+    corner = sum(int((np.abs(own) <= 1).all(axis=1).sum()) for own in points)
+    # whole numbers are pixels, and so are points of pictures that have few
+    shares = corner >= MOST_SHARES * count and any((own % 1 != 0).any() for own in points)
+    if shares and min(min(sample.shape or ()) for _, sample in seen) >= LEAST_SIDE:
+        raise UserError(
+            f"The {split} split's fixations lie between -1 and 1, {corner:,} of {count:,} of them: "
+            "shares of the picture rather than pixels? Multiply x by the columns and y by the rows."
+        )
+    if outside == count:
+        name, own = next((s.name, own.fixations) for own, s in seen if s.outside)
+        shape = next(s.shape for _, s in seen if s.outside)
+        assert own is not None
+        assert shape is not None
+        raise UserError(
+            f"None of the {split} split's {count:,} fixations lies in its picture; first: "
+            f"({own[0, 0]:g}, {own[0, 1]:g}) on {name}, which has {shape[1]} columns and "
+            f"{shape[0]} rows. Give (x, y) in pixels of the picture, not of the screen."
+        )
 
 
 def bounded(sample: Sample, out_of_bounds: str) -> Sample:

@@ -4,7 +4,9 @@ Each loader describes its layout once, as a list of `FileGroup`. `load` refuses 
 fit together, in one line; `data check` lists all that is wrong with them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,18 +16,26 @@ import numpy as np
 from salience.data.plan import SPLITS, Plan
 from salience.data.points import Looks, Read
 from salience.pictures.headers import header_shape
-from salience.pictures.sample import Sample, Stored
+from salience.pictures.sample import IMAGE_SUFFIXES, Sample, Stored
 from salience.system.errors import UserError
-from salience.system.files import is_clutter
+from salience.system.files import composed, is_clutter
 
 DEPTH = 2  # folders below --data that a data set may lie in, as archives unpack
+MOST_ENTRIES = 200_000  # files and folders below --data that are looked at for unread ones
+MOST_KINDS = 8  # kinds of unread files that are told
+# what people keep truth in, which matters more than other files
+TRUTH_SUFFIXES = {*IMAGE_SUFFIXES, ".npy", ".npz", ".mat", ".csv", ".tsv", ".txt", ".json", ".h5",
+                  ".hdf5", ".pkl", ".xlsx", ".pfm", ".exr", ".asc", ".edf"}  # fmt: skip
+# papers beside the data, which nobody expects to be read
+PAPERS = re.compile(r"(readme|licen[cs]e|copying|citation|authors|notice|changelog)\b.*", re.I)
 
 
 @dataclass(frozen=True)
 class FileGroup:
     """The files of one part of a data set, by the key that pairs them.
 
-    A key names a picture within the data set, with forward slashes and without suffix.
+    A key names a picture within the data set, with forward slashes, without suffix, and composed
+    (`files.composed`), since systems write an accent in two ways.
 
     Attributes:
         title: what reports call it.
@@ -43,13 +53,15 @@ class FileGroup:
         clashes: what two files of one name make impossible to pair.
         remarks: what a user should know of how the files were understood.
         twins: by the key of a picture, an equal one's that its split follows.
+        known: files, and folders, that the layout takes besides pictures and maps, or passes over
+            knowingly.
     """
 
     title: str
     split: str | None
     where: Path
-    images: dict[str, Path] | dict[str, Stored]
-    maps: dict[str, Path] | dict[str, Stored] = field(default_factory=dict)
+    images: Mapping[str, Path | Stored]
+    maps: Mapping[str, Path | Stored] = field(default_factory=dict)
     read: Callable[[], Read] = Read
     sigma_pixels: float = 24.0
     published: tuple[int, ...] = ()
@@ -59,6 +71,7 @@ class FileGroup:
     clashes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     twins: dict[str, str] = field(default_factory=dict)
+    known: tuple[Path, ...] = ()
 
     def name(self, key: str) -> str:
         """Return a picture's name within the data set."""
@@ -148,12 +161,12 @@ def by_stem(folder: Path, suffixes: Iterable[str], clashes: list[str]) -> dict[s
     """Return the files of a folder by their name without suffix; two of one name are a clash."""
     found: dict[str, Path] = {}
     for path in files_of(folder, suffixes):
-        if path.stem in found:
+        key = composed(path.stem)
+        if key in found:
             clashes.append(
-                f"{path} and {found[path.stem].name} have one name: pairing by name needs them to "
-                "differ."
+                f"{path} and {found[key].name} have one name: pairing by name needs them to differ."
             )
-        found.setdefault(path.stem, path)
+        found.setdefault(key, path)
     return found
 
 
@@ -175,21 +188,89 @@ def folders_of(folder: Path) -> list[Path]:
 def _inside(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
     """Return what is wanted of a folder, sorted; nothing where it is missing or not readable."""
     try:
-        return sorted(path for path in folder.iterdir() if wanted(path))
+        return sorted(path for path in unpacked(folder).iterdir() if wanted(path))
     except OSError:
         return []
+
+
+def unpacked(folder: Path) -> Path:
+    """Return a folder, or the one of its name in it that is all it holds, as archives unpack."""
+    inner = folder / folder.name
+    with suppress(OSError):
+        others = (path.name for path in folder.iterdir() if path.name != folder.name)
+        if inner.is_dir() and all(is_clutter(name) or PAPERS.fullmatch(name) for name in others):
+            return inner
+    return folder
 
 
 def find_root(root: Path, holds: Callable[[Path], bool]) -> Path | None:
     """Return the folder that holds a data set: the one given, or the first of those below it."""
     level = [root]
     for _ in range(DEPTH + 1):
-        for folder in level:
+        for folder in dict.fromkeys(way for own in level for way in (own, unpacked(own))):
             with suppress(OSError):  # one that may not be looked into holds nothing
                 if holds(folder):
                     return folder
         level = [inner for folder in level for inner in folders_of(folder)]
     return None
+
+
+def unread(
+    root: Path, parts: Sequence[FileGroup], is_other: Callable[[Path], bool] = lambda folder: False
+) -> list[str]:
+    """Return a line for each kind of file below a data set's folder that no part takes.
+
+    Args:
+        root: the folder.
+        parts: what was found in it.
+        is_other: whether a folder holds something that is no part of the data set.
+    """
+    taken = {path for part in parts for path in part.known}
+    for part in parts:
+        for source in (*part.images.values(), *part.maps.values()):
+            taken.add(source if isinstance(source, Path) else source.file)
+    kinds: dict[tuple[Path, str], list[str]] = {}
+    lines, last = [], ""
+    for count, path in enumerate(_below(root, taken, is_other)):
+        if count == MOST_ENTRIES:
+            last = f"of the other files in {root}, the first {count:,} were looked at alone"
+            break
+        if not PAPERS.fullmatch(path.name):
+            kinds.setdefault((path.parent, path.suffix.lower()), []).append(path.name)
+    # of truth first, and where there is most of it
+    order = sorted(kinds, key=lambda kind: (kind[1] not in TRUTH_SUFFIXES, -len(kinds[kind]), kind))
+    sought = next((part.sought for part in parts if part.sought), "")
+    for folder, suffix in order[:MOST_KINDS]:
+        names = kinds[folder, suffix]
+        where = folder.relative_to(root).as_posix()
+        few = f"{names[0]}{', ...' if len(names) > 1 else ''}"
+        line = f"not read: {len(names):,} {suffix or 'without suffix'} in {where}/ ({few})"
+        told = sought and suffix in TRUTH_SUFFIXES and not any(sought in line for line in lines)
+        lines.append(f"{line}; truth is read from {sought}" if told else line)
+    rest = sum(len(kinds[kind]) for kind in order[MOST_KINDS:])
+    lines += [f"not read: {rest:,} files of other kinds and folders"] if rest else []
+    return [*lines, last] if last else lines
+
+
+def _below(root: Path, taken: set[Path], is_other: Callable[[Path], bool]) -> Iterator[Path]:
+    """Yield the files below a folder, a folder's in order, but no clutter and nothing in `taken`.
+
+    Links to folders are followed, but not back up, which would have no end.
+    """
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                path = folder / entry.name
+                if is_clutter(entry.name) or path in taken:
+                    continue
+                if not path.is_dir():
+                    yield path
+                    continue
+                leads_up = entry.is_symlink() and folder.resolve().is_relative_to(path.resolve())
+                if not leads_up and not is_other(path):
+                    waiting.append(path)
 
 
 def split_of(name: str) -> str | None:

@@ -6,7 +6,6 @@ import shutil
 import stat
 import struct
 import tarfile
-import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -17,7 +16,15 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
 from salience.system.errors import UserError
-from salience.system.files import atomic, make_folder, move, scratch, telling
+from salience.system.files import (
+    atomic,
+    composed,
+    is_clutter,
+    make_folder,
+    move,
+    scratch,
+    telling,
+)
 from salience.system.terminal import progress
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -36,7 +43,7 @@ DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lz
 class Member:
     """One entry of an archive, as the archive tells it; `trouble` is why it is no plain file."""
 
-    name: str
+    name: str  # without the ./ that `tar czf X.tar.gz ./folder` puts before each
     size: int
     is_folder: bool
     trouble: str
@@ -78,7 +85,13 @@ def _zipped(raw: IO[bytes]) -> Generator[Member, None, None]:
             reader = partial(file.open, info)
             name = info.orig_filename  # zipfile cuts `filename` at a null byte
             is_folder = name.endswith("/")
-            yield Member(name, info.file_size, is_folder, trouble, reader, raw.tell())
+            yield Member(_plain(name), info.file_size, is_folder, trouble, reader, raw.tell())
+
+
+def _plain(name: str) -> str:
+    """Return the name of an entry without ./ and // in it, which say nothing."""
+    # a longer one is refused
+    return PurePosixPath(name).as_posix() if len(name) <= LONGEST else name
 
 
 class _Blocks:
@@ -101,7 +114,7 @@ def _tarred(raw: IO[bytes], packed: bool) -> Generator[Member, None, None]:
         for info in file:
             trouble = "" if info.isreg() or info.isdir() else "is a link or a device"
             reader = partial(file.extractfile, info)
-            yield Member(info.name, info.size, info.isdir(), trouble, reader, raw.tell())
+            yield Member(_plain(info.name), info.size, info.isdir(), trouble, reader, raw.tell())
     # tarfile takes what breaks off between two entries, or goes on with rubbish, for the end
     if blocks.last != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("it ends without an end mark")
@@ -116,7 +129,7 @@ def extract(
 ) -> Path:
     """Unpack archives side by side into a new folder, whole or not at all; return that folder.
 
-    What macOS adds is left out.
+    What is hidden, and what macOS and Windows add, is left out.
 
     Args:
         together: the archives, one or more: .zip, .tar, .tar.gz or .tgz.
@@ -170,30 +183,32 @@ def _refusal(member: Member, kinds: dict[str, bool]) -> str:
     if len(path.parts) > DEEPEST:
         return f"lies {len(path.parts)} folders deep"
     if "\\" in member.name or "\0" in member.name:
-        return "has a backslash or a null in its name, which systems read differently"
+        return (
+            "has a backslash or a null in its name, which systems read differently: unpack it "
+            "yourself, and give --data the folder"
+        )
     if member.trouble:
         return member.trouble
-    if _is_clutter(path):
+    if is_left_out(member.name):
         return ""  # is not written, so each archive may have its own
     # upper and lower case, and two codings of an accent, are one name to some file systems
-    own, *above = (unicodedata.normalize("NFC", str(p)).casefold() for p in (path, *path.parents))
+    own, *above = (composed(str(p)).casefold() for p in (path, *path.parents))
     clash = own in kinds and not (member.is_folder and kinds[own])
     kinds.setdefault(own, member.is_folder)
     clash = clash or not all(kinds.setdefault(folder, True) for folder in above)
     return "has the name of another, or differs from it in case alone" if clash else ""
 
 
-def _is_clutter(path: PurePosixPath) -> bool:
-    """Return whether macOS added an entry."""
-    return "__MACOSX" in path.parts or path.name == ".DS_Store" or path.name.startswith("._")
+def is_left_out(name: str) -> bool:
+    """Return whether an entry is nobody's data: hidden, or added by a system."""
+    return any(is_clutter(part) for part in PurePosixPath(name).parts)
 
 
 def _unpack(member: Member, folder: Path) -> None:
     """Write one entry that was not refused below a folder."""
-    path = PurePosixPath(member.name)
-    if _is_clutter(path):
+    if is_left_out(member.name):
         return
-    target = folder / path
+    target = folder / PurePosixPath(member.name)
     if member.is_folder:
         target.mkdir(parents=True, exist_ok=True)
         return

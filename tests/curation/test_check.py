@@ -158,6 +158,93 @@ def test_masks_of_another_size_and_damaged_tables_are_problems(tmp_path, small, 
     assert "all: neither maps nor fixations; sought in origfixdata.mat" in said
 
 
+def own_set(root, count=4):
+    """Write a set in the folder layout whose val and train splits are its own."""
+    for split, first in (("train", 0), ("val", 50)):
+        for i in range(count):
+            layouts.picture(root / split / f"images/p{i}.jpg", (300, 400), seed=first + i)
+            layouts.density(root / split / f"maps/p{i}.png", layouts.points_of(i), (300, 400))
+
+
+@pytest.mark.parametrize(("scale", "quality"), [(1, 95), (1, 30), (0.5, 80), (2, 80)], ids=str)
+def test_one_picture_in_two_splits_is_told_with_both_names(tmp_path, look, scale, quality):
+    root = tmp_path / "set"
+    own_set(root)
+    again = cv2.resize(cv2.imread(str(root / "val/images/p1.jpg")), None, fx=scale, fy=scale)
+    for split in ("train", "val"):  # in one's own split it is told, too
+        path = root / split / "images/again.jpg"
+        cv2.imwrite(str(path), again, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        layouts.density(root / split / "maps/again.png", layouts.points_of(1), again.shape[:2])
+    well, said, report = look("folder", root)
+    assert well, said
+    [apart] = [kind for kind in report["notes"] if "of one split that look like" in kind]
+    assert report["notes"][apart] == [
+        "again.jpg in train = again.jpg in val", "again.jpg in train = p1.jpg in val",
+    ]  # fmt: skip
+
+
+def test_pictures_of_a_drawn_split_that_look_alike_are_told_with_their_splits(
+    tmp_path, look, monkeypatch
+):
+    layouts.osie(tmp_path / "set")
+    stimuli = tmp_path / "set/data/stimuli"
+    monkeypatch.setattr(check.loading.module_of("osie", tmp_path), "PUBLISHED", {"all": (10,)})
+    picture = cv2.imread(str(stimuli / "1004.jpg"))
+    cv2.imwrite(str(stimuli / "1008.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 60])
+    flat = np.full((48, 64, 3), 90, np.uint8)
+    for name in ("1001.jpg", "1002.jpg"):  # of which nothing can be told
+        cv2.imwrite(str(stimuli / name), flat)
+    split = {"train": [f"{n}.jpg" for n in range(1001, 1008)], "val": ["1008.jpg"], "test": []}
+    (tmp_path / "set/split.json").write_text(json.dumps(split))
+    notes = look("osie", tmp_path / "set")[2]["notes"]
+    [names] = [names for kind, names in notes.items() if "look like" in kind]
+    assert names == ["1004.jpg in train = 1008.jpg in val"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [("dataset.json", '{"pictures": {"p0.jpg": {"sigma": 6}}}', "p0.jpg has sigma 6"),
+     ("dataset.json", '{"pictures": [', "not valid JSON")],
+)  # fmt: skip
+def test_what_evaluate_refuses_fails_the_check(tmp_path, look, file, content, message):
+    root = tmp_path / "set"
+    own_set(root)
+    (root / file).write_text(content)
+    well, said, _ = look("folder", root)
+    assert not well
+    assert message in said
+
+
+def test_a_fixed_split_that_is_none_fails_the_check(tmp_path, look, monkeypatch):
+    layouts.osie(tmp_path / "set")
+    monkeypatch.setattr(check.loading.module_of("osie", tmp_path), "PUBLISHED", {"all": (10,)})
+    (tmp_path / "set/split.json").write_text('{"train": ["nosuch.jpg"], "val": [], "test": []}')
+    well, said, _ = look("osie", tmp_path / "set")
+    assert not well
+    assert "nosuch.jpg" in said
+
+
+def test_points_that_are_in_no_picture_fail_the_check(tmp_path, look):
+    root = tmp_path / "set"
+    own_set(root)
+    for split, points in (("train", [[900.0, 9], [9, 800]]), ("val", [[0.5, 0.25], [0.1, 0.9]])):
+        (root / split / "fixations").mkdir()
+        for i in range(4):
+            np.save(root / split / "fixations" / f"p{i}.npy", np.array(points))
+    well, said, _ = look("folder", root)
+    assert not well
+    assert "None of the train split's 8 fixations" in said
+    assert "The val split's fixations lie between -1 and 1, 8 of 8" in said
+
+
+def test_files_that_are_not_read_are_noted(tmp_path, look):
+    own_set(tmp_path / "set")
+    (tmp_path / "set/train/maps/p0.exr").write_text("x")
+    well, said, _ = look("folder", tmp_path / "set")
+    assert well
+    assert "note: not read: 1 .exr in train/maps/ (p0.exr)" in said
+
+
 def test_maps_alone_are_averaged_and_pictures_alone_draw_nothing(tmp_path, look):
     layouts.npy(tmp_path / "npy")
     well, said, report = look("npy", tmp_path / "npy")

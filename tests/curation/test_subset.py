@@ -142,6 +142,7 @@ def test_names_that_the_layout_does_not_have_stay_apart(tmp_path, copied, monkey
         fixations = np.full((1, 2), i, np.float32)
         samples.append(Sample(name, path, fixations=fixations, category=name[0]))
     monkeypatch.setattr(osie, "load", lambda root, split, plan: samples)
+    monkeypatch.setattr(osie, "parts", lambda root: [])
     (tmp_path / "osie").mkdir()
     copy = copied(dataset="osie", data=tmp_path / "osie", n=12)
     found = loading.load("folder", copy, "train")

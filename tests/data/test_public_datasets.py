@@ -384,11 +384,22 @@ def test_mit1003_jpeg_masks_give_their_white_pixels(tmp_path):
         assert sample_image(sample).shape[:2] == sample.shape == read_map(sample.map).shape
 
 
-def test_mit1003_two_files_about_one_picture_are_named(tmp_path):
+def test_mit1003_file_with_the_underscore_wins_over_the_one_without_and_it_is_said(tmp_path):
+    known = layouts.mit1003(tmp_path)
+    folder = tmp_path / "ALLFIXATIONMAPS"
+    shutil.copy(folder / "i1001_fixPts.jpg", folder / "i1000fixPts.jpg")  # of another picture
+    assert_points(every("mit1003", tmp_path), known)
+    assert loading.remarks("mit1003", tmp_path) == [
+        "i1000fixPts.jpg is passed over: i1000_fixPts.jpg is about the same picture"
+    ]
+
+
+@pytest.mark.parametrize("stem", ["i1000_fixPts", "i1003fixPts"])
+def test_mit1003_two_files_of_equal_right_are_named(tmp_path, stem):
     layouts.mit1003(tmp_path)
     folder = tmp_path / "ALLFIXATIONMAPS"
-    shutil.copy(folder / "i1000_fixPts.jpg", folder / "i1000fixPts.jpg")
-    with pytest.raises(UserError, match=r"i1000fixPts\.jpg and i1000_fixPts\.jpg are about one"):
+    shutil.copy(folder / f"{stem}.jpg", folder / f"{stem}.png")
+    with pytest.raises(UserError, match=rf"{stem}\.png and {stem}\.jpg are about one"):
         loading.load("mit1003", tmp_path, "train")
 
 

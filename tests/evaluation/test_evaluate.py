@@ -263,6 +263,37 @@ def test_fixations_outside_and_missing_are_noted(run, tmp_path, picture, rng):
     assert done.row("maps").means["nss"].pictures == 2
 
 
+@pytest.mark.parametrize(
+    ("kinds", "sigma", "line", "recorded"),
+    [
+        (("fixations",), None, "density maps: made from fixations with a Gaussian of 24 pixels",
+         {"own_maps": 0, "made_maps": 3, "sigma_pixels": 24.0}),
+        (("fixations", "maps"), 7.0, "density maps: made from fixations with a Gaussian of 7 pix",
+         {"own_maps": 0, "made_maps": 3, "sigma_pixels": 7.0}),
+        (("fixations", "maps"), None, "density maps: the data set's own; what is made from",
+         {"own_maps": 3, "made_maps": 0, "sigma_pixels": 24.0}),
+    ],
+)  # fmt: skip
+def test_the_gaussian_of_the_truth_is_said_and_recorded(
+    run, tmp_path, picture, rng, kinds, sigma, line, recorded
+):
+    for kind in ("images", *kinds):
+        (tmp_path / "set/test" / kind).mkdir(parents=True)
+        for i in range(3):
+            path = tmp_path / f"set/test/{kind}/{i}"
+            if kind == "fixations":
+                np.save(path, rng.uniform(1, 25, (9, 2)))
+            else:
+                cv2.imwrite(f"{path}.png", picture() if kind == "images" else picture()[..., 0])
+    where = {"dataset": "folder", "data": tmp_path / "set", "output": tmp_path / "out"}
+    (tmp_path / "pred").mkdir()
+    for i in range(3):
+        cv2.imwrite(str(tmp_path / f"pred/{i}.png"), picture()[..., 0])
+    _, lines = run(maps=tmp_path / "pred", metrics="cc", sigma_pixels=sigma, **where)
+    assert f"note: {line}" in "\n".join(lines)
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["truth"] == recorded
+
+
 @pytest.mark.parametrize("text", ["cc,nsss", ""])
 def test_unknown_metric_is_named(text):
     with pytest.raises(UserError, match="unknown '"):

@@ -278,6 +278,15 @@ def test_a_sound_submission_of_others_passes(submission, samples, benchmark, tmp
     with tarfile.open(tmp_path / "by_hand.tar.gz", "w:gz") as file:
         file.add(folder, "" if benchmark == "salicon" else "their-model")
     assert validate(tmp_path / "by_hand.tar.gz", samples(benchmark), benchmark) == []
+    # as `tar czf X.tar.gz ./their-model` and macOS' Finder pack
+    pack(folder, "./" if benchmark == "salicon" else "./their-model/")
+    with zipfile.ZipFile(folder.with_suffix(".zip"), "a") as file:
+        file.writestr("__MACOSX/their-model/._i1.png", b"x")
+        file.writestr("their-model/.DS_Store", b"x")
+    assert validate(folder.with_suffix(".zip"), samples(benchmark), benchmark) == []
+    (folder / ".DS_Store").write_bytes(b"x")
+    assert validate(folder, samples(benchmark), benchmark) == []
+    (folder / ".DS_Store").unlink()
     around = validate(pack(folder, "their-model/"), samples(benchmark), benchmark)
     assert (around == []) == (benchmark != "salicon")
 

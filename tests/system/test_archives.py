@@ -12,7 +12,7 @@ import zipfile
 import pytest
 
 from salience.system import archives, files
-from salience.system.archives import extract, write_zip
+from salience.system.archives import extract, members, write_zip
 from salience.system.errors import UserError
 
 FILES = {"Set/images/a.jpg": b"a" * 3000, "Set/images/b.jpg": b"b" * 512, "Set/readme.txt": b""}
@@ -102,6 +102,21 @@ def test_the_limits_are_those_of_all_archives_together(make, tmp_path):
 def test_what_macos_adds_is_left_out(make, tmp_path, kind):
     extra = {"__MACOSX/Set/._a.jpg": b"x", "Set/.DS_Store": b"x", "Set/images/._a.jpg": b"x"}
     assert extract([make(kind, {**extra, **FILES})], tmp_path / "out") == tmp_path / "out"
+    assert found(tmp_path / "out") == FILES
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_that_begin_with_a_dot_and_a_slash_are_those_without(make, tmp_path, kind):
+    archive = make(kind, {f"./{name}": data for name, data in FILES.items()})
+    with members(archive) as entries:
+        assert {entry.name for entry in entries if not entry.is_folder} == set(FILES)
+    extract([archive], tmp_path / "out")
+    assert found(tmp_path / "out") == FILES
+
+
+def test_what_systems_and_notebooks_leave_is_left_out_wherever_it_lies(make, tmp_path):
+    names = ("Thumbs.db", "a/.ipynb_checkpoints/x.png", ".DS_Store", "a/__MACOSX/b", "desktop.ini")
+    extract([make(".zip", {**dict.fromkeys(names, b"x"), **FILES})], tmp_path / "out")
     assert found(tmp_path / "out") == FILES
 
 

@@ -240,6 +240,28 @@ def test_weights_that_are_better_are_not_replaced_unasked(tiny, trained, tmp_pat
     assert (kept or "") in lines[-1]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_weights_whose_validation_is_no_number_are_not_published(
+    tiny, trained, tmp_path, there, monkeypatch
+):
+    from model import load_model
+
+    config, lines = tiny(), []
+    published = config.weights_dir / "mlnet-scratch-frozen.weights.h5"
+    if there:
+        config.weights_dir.mkdir()
+        old = {**weight_files.read_card(trained), "run": "another"}
+        weight_files.save(load_model(trained), published, old)
+    none = {"cc": float("nan"), "nss": float("nan"), "auc_judd": float("nan")}
+    monkeypatch.setattr("commands.training.validation.score", lambda *arguments: none)
+    run = train.train(config, say=lines.append)
+    assert run.path("best.weights.h5").exists()
+    assert published.exists() == there
+    assert not there or card_of(config.weights_dir)["run"] == "another"
+    what = "is kept" if there else "is not written"
+    assert f"{what}, as the validation CC is no number" in lines[-1]
+
+
 def test_a_name_that_looks_like_mathematics_is_only_a_name(tmp_path, picture):
     from commands.pages import figures
 

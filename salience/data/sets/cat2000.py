@@ -27,6 +27,7 @@ from salience.data.points import Looks, Read, points_of_mask, read_files, read_m
 from salience.pictures.headers import header_shape
 from salience.pictures.sample import IMAGE_SUFFIXES, Sample
 from salience.system.errors import UserError
+from salience.system.files import composed
 
 NEEDS_FILES = True
 SOURCE = (
@@ -96,13 +97,14 @@ def _part(folder: Path) -> FileGroup:
         by_category=True,
         shape_of=shape_of,
         clashes=tuple(clashes),
+        known=(*masks.values(), *(inner / "Output" for inner in folders_of(folder / "Stimuli"))),
     )
 
 
 def _by_category(folder: Path, suffixes: set[str], clashes: list[str]) -> dict[str, Path]:
     """Return the files of each category's folder by Category/name; `Output/` lies deeper."""
     return {
-        f"{inner.name}/{stem}": path
+        f"{composed(inner.name)}/{stem}": path
         for inner in folders_of(folder)
         for stem, path in by_stem(inner, suffixes, clashes).items()
     }

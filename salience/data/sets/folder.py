@@ -1,8 +1,9 @@
 """One's own data: `images/` and `maps/` and/or `fixations/`, paired by file name.
 
 Either `ROOT/images/...`, or with the split spelt out `ROOT/train/images/...` or
-`ROOT/images/train/...` (and val, and test if there is one); else a seeded split. A map is a grey
-picture of the image's size. Fixations are either points or a picture-sized mask of counts: `.npy`
+`ROOT/images/train/...` (and val, and test if there is one); else a seeded split. A map is
+a grey picture of the image's size, or `.npy` [rows, columns] of numbers that are 0 or more.
+Fixations are either points or a picture-sized mask of counts: `.npy`
 holds 0-based (x, y) points [n, 2] or a mask; `.mat` holds 1-based (x, y) points, as MATLAB counts,
 in `fixations`, or a mask in `fixLocs` or `fixations`; `.npz` holds 0-based points in `fixations`
 and who made each in `subjects` [n].
@@ -18,18 +19,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from salience.data.parts import FileGroup, by_stem, find_root, load_parts, offer
+from salience.data.parts import FileGroup, by_stem, find_root, load_parts, offer, unpacked
 from salience.data.plan import BY_SHARES, SPLITS, Plan
 from salience.data.points import Looks, Read, points_of_mask, read_files, read_mat
 from salience.pictures.headers import header_shape
-from salience.pictures.sample import IMAGE_SUFFIXES, Sample
+from salience.pictures.picture_files import read_stored_map
+from salience.pictures.sample import IMAGE_SUFFIXES, Sample, Stored
 from salience.system.arrays import UNREADABLE, read_array, read_arrays
 from salience.system.errors import UserError
-from salience.system.files import read_json
+from salience.system.files import composed, read_json
 
 NEEDS_FILES = True
 SOURCE = "Point --data at a folder with images/ and maps/ (grey PNG) or fixations/ (.npy, .mat)."
 FIXATION_SUFFIXES = {".npy", ".npz", ".mat"}
+MAP_SUFFIXES = {*IMAGE_SUFFIXES, ".npy"}
 CARD = "dataset.json"
 
 
@@ -40,7 +43,7 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
         UserError: no images, no truth, or images and truth that do not pair up.
     """
     samples = load_parts(parts(root), root, split, plan)
-    told = read_card(_base(root) / CARD)
+    told = {composed(name): fields for name, fields in read_card(_base(root) / CARD).items()}
     return [
         dataclasses.replace(s, **told.get(f"{split}/{s.name}", told.get(s.name, {})))
         for s in samples
@@ -94,8 +97,12 @@ def parts(root: Path) -> list[FileGroup]:
 
 def _base(root: Path) -> Path:
     """Return the folder that holds images/, or the splits that do."""
-    ways = ("images", *(f"{split}/images" for split in SPLITS))
-    return find_root(root, lambda folder: any((folder / way).is_dir() for way in ways)) or root
+
+    def holds(folder: Path) -> bool:
+        ways = (folder, *(unpacked(folder / split) for split in SPLITS))
+        return any((way / "images").is_dir() for way in ways)
+
+    return find_root(root, holds) or root
 
 
 def _folders(root: Path, split: str | None) -> dict[str, Path]:
@@ -103,9 +110,10 @@ def _folders(root: Path, split: str | None) -> dict[str, Path]:
     kinds = ("images", "maps", "fixations")
     if split is None:
         return {kind: root / kind for kind in kinds}
-    if (root / split / "images").is_dir():
-        return {kind: root / split / kind for kind in kinds}
-    return {kind: root / kind / split for kind in kinds}
+    own = unpacked(root / split)
+    if (own / "images").is_dir():
+        return {kind: own / kind for kind in kinds}
+    return {kind: unpacked(root / kind) / split for kind in kinds}
 
 
 def _part(root: Path, split: str, folders: dict[str, Path]) -> FileGroup:
@@ -114,7 +122,7 @@ def _part(root: Path, split: str, folders: dict[str, Path]) -> FileGroup:
     images = by_stem(folders["images"], IMAGE_SUFFIXES, clashes)
     if not images:
         raise UserError(f"No images in {folders['images']}. {offer(SOURCE)}")
-    maps = by_stem(folders["maps"], IMAGE_SUFFIXES, clashes)
+    maps = by_stem(folders["maps"], MAP_SUFFIXES, clashes)
     points = by_stem(folders["fixations"], FIXATION_SUFFIXES, clashes)
     if not maps and not points:
         raise UserError(f"{root} has images but neither maps nor fixations. {offer(SOURCE)}")
@@ -126,15 +134,39 @@ def _part(root: Path, split: str, folders: dict[str, Path]) -> FileGroup:
         found = read_files(files, parse)
         return Read({**found.looks, **alone}, found.failures)
 
+    forms = ", ".join(sorted(FIXATION_SUFFIXES))
     return FileGroup(
         split or "all",
         split,
         folders["images"].parent,
         images,
-        maps,
+        {key: _map_source(path) for key, path in maps.items()},
         read if points else Read,
+        sought=f"maps/ (grey pictures, .npy) and fixations/ ({forms})",
         clashes=tuple(clashes),
+        known=(*points.values(), root / CARD),
     )
+
+
+def _map_source(path: Path) -> Path | Stored:
+    """Return a map as samples name it: a picture by its file, an array by its reader."""
+    return Stored(path, -1, read_array_map) if path.suffix.lower() == ".npy" else path
+
+
+def read_array_map(path: Path, index: int = -1) -> NDArray[np.floating]:
+    """Return the map of a .npy file as float32 [rows, columns].
+
+    Args:
+        path: the file.
+        index: not used: the file holds one map.
+
+    Raises:
+        UserError: it is no map of finite numbers, 0 or more.
+    """
+    values = read_stored_map(path)
+    if values.size and values.min() < 0:
+        raise UserError(f"{path} holds values below 0, down to {values.min():g}: no density map.")
+    return values.astype(np.float32)
 
 
 def parse(path: Path, image: Path) -> Looks:

@@ -16,6 +16,7 @@ from salience.data.plan import BY_SHARES, Plan
 from salience.data.points import Read, looks_of_picture, read_files
 from salience.pictures.sample import IMAGE_SUFFIXES, Sample
 from salience.system.errors import UserError
+from salience.system.files import composed
 
 NEEDS_FILES = True
 SOURCE = (
@@ -47,14 +48,28 @@ def parts(root: Path) -> list[FileGroup]:
     images = by_stem(base / "ALLSTIMULI", IMAGE_SUFFIXES, clashes) if base else {}
     if base is None or not images:
         raise UserError(f"No pictures in {root / 'ALLSTIMULI'}. {offer(SOURCE)}")
+    place = find_root(root, lambda folder: (folder / "ALLFIXATIONMAPS").is_dir()) or base
     truth: dict[str, dict[str, Path]] = {"fixMap": {}, "fixPts": {}}
-    for path in files_of(base / "ALLFIXATIONMAPS", IMAGE_SUFFIXES):
-        match = re.fullmatch(r"(.+?)_?(fixMap|fixPts)", path.stem)
-        if match and match[1] in truth[match[2]]:
-            other = truth[match[2]][match[1]]
+    bare: dict[tuple[str, str], Path] = {}  # whose names lack the underscore
+    for path in files_of(place / "ALLFIXATIONMAPS", IMAGE_SUFFIXES):
+        match = re.fullmatch(r"(.+?)(_?)(fixMap|fixPts)", composed(path.stem))
+        if not match:
+            continue
+        key, underscore, kind = match.groups()
+        other = truth[kind].get(key) if underscore else bare.get((kind, key))
+        if other:
             clashes.append(f"{path} and {other.name} are about one picture: leave one of them.")
-        if match:
-            truth[match[2]].setdefault(match[1], path)
+        elif underscore:
+            truth[kind][key] = path
+        else:
+            bare[kind, key] = path
+    remarks = [
+        f"{path.name} is passed over: {truth[kind][key].name} is about the same picture"
+        for (kind, key), path in bare.items()
+        if key in truth[kind]
+    ]
+    for (kind, key), path in bare.items():
+        truth[kind].setdefault(key, path)
     points = {key: (path,) for key, path in truth["fixPts"].items()}
     return [
         FileGroup(
@@ -68,5 +83,7 @@ def parts(root: Path) -> list[FileGroup]:
             published=PUBLISHED["all"],
             sought="ALLFIXATIONMAPS/*_fixMap.jpg and *_fixPts.jpg",
             clashes=tuple(clashes),
+            remarks=tuple(remarks),
+            known=(*truth["fixPts"].values(), *bare.values()),
         )
     ]

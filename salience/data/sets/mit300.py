@@ -56,5 +56,6 @@ def parts(root: Path) -> list[FileGroup]:
             sigma_pixels=SIGMA_PIXELS,
             published=PUBLISHED["all"],
             clashes=tuple(clashes),
+            known=(folder / "SM",),
         )
     ]

@@ -3,21 +3,31 @@
 What its files hold: `data/eye/fixations.mat`, variable `fixations`, 700 cells of a struct with
 `img` and `subjects`, 15 cells of a struct with rows `fix_x`, `fix_y`, `fix_duration`. Coordinates
 are MATLAB's, 1-based pixel centres, fractional, x along the width. The first fixation of each
-observer is in the file and is kept. EyeCrowd (`eyecrowd.py`) comes in the same layout.
+observer is in the file and is kept. EyeCrowd (`eyecrowd.py`) comes in the same layout. 1279.jpg and
+1374.jpg are one picture, which is told; splits are as if they were two.
 """
 
+import dataclasses
 from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from salience.data.parts import FileGroup, by_stem, find_root, load_parts, offer, samples
+from salience.data.parts import (
+    FileGroup,
+    by_stem,
+    find_root,
+    load_parts,
+    offer,
+    samples,
+    unpacked,
+)
 from salience.data.plan import BY_SHARES, SPLITS, Plan
 from salience.data.points import Looks, as_points, gathered_looks, read_mat, read_table
 from salience.pictures.sample import Sample
 from salience.system.errors import UserError
-from salience.system.files import read_json
+from salience.system.files import composed, read_json
 
 NEEDS_FILES = True
 SOURCE = (
@@ -26,6 +36,9 @@ SOURCE = (
 )
 SIGMA_PIXELS = 24.0  # the authors' own maps
 PUBLISHED = {"all": (700, 500)}  # EyeCrowd may be named so, too
+FIXED = "split.json"
+# one picture, saved twice; the split of the published results is from before this was seen
+TWINS = ("1279", "1374")
 
 
 def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
@@ -39,7 +52,7 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
 
 def load_part(part: FileGroup, root: Path, split: str, plan: Plan) -> list[Sample]:
     """Return the samples of a split of a set in this layout; raises what `load` does."""
-    fixed = part.where / "split.json"
+    fixed = part.where / FIXED
     if not fixed.exists():
         return load_parts([part], root, split, plan)
     found = {sample.name: sample for sample in samples(part)}
@@ -52,7 +65,14 @@ def parts(root: Path) -> list[FileGroup]:
     Raises:
         UserError: the stimuli or the fixations are missing.
     """
-    return [part_at(root, "OSIE", SOURCE, PUBLISHED["all"])]
+    part = part_at(root, "OSIE", SOURCE, PUBLISHED["all"])
+    if not all(key in part.images for key in TWINS) or len(part.images) != PUBLISHED["all"][0]:
+        return [part]
+    remark = (
+        f"{TWINS[0]}.jpg and {TWINS[1]}.jpg are one picture, saved twice; {FIXED} of the published "
+        "results trains on one of them and tests the other, as a drawn split may"
+    )
+    return [dataclasses.replace(part, remarks=(*part.remarks, remark))]
 
 
 def part_at(root: Path, title: str, source: str, published: tuple[int, ...]) -> FileGroup:
@@ -74,12 +94,13 @@ def part_at(root: Path, title: str, source: str, published: tuple[int, ...]) -> 
         sigma_pixels=SIGMA_PIXELS,
         published=published,
         clashes=tuple(clashes),
+        known=(eye, base / FIXED),
     )
 
 
 def _places(base: Path) -> tuple[Path, Path]:
     """Return where the stimuli and the fixations should be."""
-    return base / "data" / "stimuli", base / "data" / "eye" / "fixations.mat"
+    return base / "data" / "stimuli", unpacked(base / "data" / "eye") / "fixations.mat"
 
 
 def _names(fixed: Path, known: Container[str], split: str) -> list[str]:
@@ -92,7 +113,7 @@ def _names(fixed: Path, known: Container[str], split: str) -> list[str]:
         names = chosen[part]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{fixed} has no list '{part}' of file names, each of them a text.")
-        for name in names:
+        for name in map(composed, names):
             if name not in known:
                 raise UserError(f"{fixed} names {name}, which is not in data/stimuli.")
             if name in taken:
@@ -101,7 +122,7 @@ def _names(fixed: Path, known: Container[str], split: str) -> list[str]:
                 )
                 raise UserError(f"{fixed} names {name} in {where}: a picture has one place.")
             taken[name] = part
-    return chosen[split]
+    return [composed(name) for name in chosen[split]]
 
 
 def parse(path: Path) -> dict[str, Looks]:
@@ -113,7 +134,7 @@ def parse(path: Path) -> dict[str, Looks]:
     cells, _ = read_mat(path, ("fixations",), "OSIE's fixations")
     try:
         return {
-            Path(str(cell["img"][0, 0][0])).stem: _picture(cell["subjects"][0, 0])
+            composed(Path(str(cell["img"][0, 0][0])).stem): _picture(cell["subjects"][0, 0])
             for cell in cells.flat
         }
     except (ValueError, IndexError, TypeError) as error:

@@ -6,7 +6,8 @@ any one form:
 
 * `fixations/{train,val}/*.mat`, editions of 2015 and 2017: `gaze`, an array of one struct an
   observer (a column in one edition, a row in the other), whose `fixations` are [m, 2] in (x, y),
-  1-based as MATLAB counts; `location` is the mouse's whole way and is not read.
+  1-based as MATLAB counts; `location` is the mouse's whole way and is not read. Copies made for
+  networks hold a mask instead, `I`, [rows, columns], hence 0-based, without observers.
 * `fixations/{train,val}/*.png`: masks of 0 and 255, hence 0-based, without observers.
 * `fixations_train2014*.json`, also in `annotations/`, of the API: **[row, column]**, 1-based.
 
@@ -24,6 +25,7 @@ import numpy as np
 from salience.data.parts import (
     FileGroup,
     by_stem,
+    files_of,
     find_root,
     folders_of,
     load_parts,
@@ -38,13 +40,14 @@ from salience.data.points import (
     as_points,
     gathered_looks,
     looks_of_picture,
+    points_of_mask,
     read_files,
     read_mat,
     read_table,
 )
 from salience.pictures.sample import IMAGE_SUFFIXES, Sample
 from salience.system.errors import UserError
-from salience.system.files import read_json
+from salience.system.files import composed, read_json
 
 NEEDS_FILES = True
 SOURCE = (
@@ -107,7 +110,8 @@ def _part(
     tables = [
         path
         for folder in (base, base / "annotations", base / "fixations")
-        for path in sorted(folder.glob(f"fixations_{split}2014*.json"))
+        for path in files_of(folder, {".json"})
+        if path.name.startswith(f"fixations_{split}2014")
     ]
     forms = {
         ".mat files": mats and (lambda: read_files(_singly(mats), parse_mat)),
@@ -134,6 +138,7 @@ def _part(
         f"fixations_{split}2014.json",
         clashes=clashes,
         remarks=tuple(remarks),
+        known=(*mats.values(), *masks.values(), *tables),
     )  # fmt: skip
 
 
@@ -163,7 +168,11 @@ def parse_mat(path: Path) -> Looks:
     Raises:
         UserError: it is damaged, or of another layout.
     """
-    gaze, content = read_mat(path, ("gaze", "resolution"), "SALICON's fixations")
+    gaze, content = read_mat(path, ("gaze", "I", "resolution"), "SALICON's fixations")
+    if "gaze" not in content and "I" in content:
+        if gaze.ndim != 2 or gaze.dtype.kind not in "buif":
+            raise UserError(f"{path}: 'I' is {gaze.dtype} of shape {gaze.shape}, not a mask.")
+        return Looks(points_of_mask(gaze, path), None, (gaze.shape[0], gaze.shape[1]))
     try:
         observers = [as_points(_field(record, "fixations")) for record in gaze.ravel()]
         # every picture lies, so the lesser number is the rows, in whichever order they are stored
@@ -195,7 +204,7 @@ def parse_json(path: Path) -> dict[str, Looks]:
             # one worker may come twice
             workers.setdefault(annotation["worker_id"], []).extend(annotation["fixations"])
         return {
-            Path(image["file_name"]).stem: gathered_looks(
+            composed(Path(image["file_name"]).stem): gathered_looks(
                 # the file holds (row, column), counted from one
                 [as_points(np.array(own))[:, ::-1] for own in observers[image["id"]].values()],
                 (int(image["height"]), int(image["width"])),

@@ -72,6 +72,7 @@ def parts(root: Path) -> list[FileGroup]:
             clashes=tuple(clashes),
             remarks=remarks,
             twins=twins,
+            known=(base / "origfixdata.mat",),
         )
     ]
 
