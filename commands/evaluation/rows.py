@@ -148,6 +148,8 @@ def score_rows(
             saliency_map = maps.get(id(row.source))
             if log.has(row.key, truth.name) or (row.source and saliency_map is None):
                 continue
+            if saliency_map is not None and np.min(saliency_map) == np.max(saliency_map):
+                notes.add("maps of one value: they score as chance does", truth.name)
             found[row.key, truth.name] = row.score(truth, saliency_map)
         return found
 
