@@ -27,6 +27,7 @@ from salience.system.flags import Checked, option
 
 PROFILES = ("tuebingen", "mit")
 BENCHMARKS = ("mit300", "cat2000", "salicon")
+OBJECTIVES = ("ig", "cc", "nss", "kld")
 FORMATS = ("onnx", "openvino", "litert", "saved_model")
 
 
@@ -257,6 +258,12 @@ class AdaptConfig(ScoringConfig):
         unit="pictures",
         least=2,
         group="fit",
+    )
+    objective: str = option(
+        "ig",
+        "metric that is fitted for: the likelihood of fixations (ig), or another, which may cost "
+        "the others",
+        choices=OBJECTIVES,
     )
     draws: int = option(1, "how often so many pictures are drawn and fitted on", least=1)
     weights: Path | None = shared("weights", group="maps")

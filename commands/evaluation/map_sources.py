@@ -17,6 +17,7 @@ from commands.evaluation import stored_maps
 from config import Config
 from salience.measures.adaptation import (
     IDENTITY,
+    OBJECTIVES,
     Adaptation,
     LowResolutionMaps,
     low_resolution_maps,
@@ -229,17 +230,18 @@ class FolderMaps:
 
 
 def pictures_seen(
-    source: Source, samples: list[Sample], sigma_pixels: float | None
+    source: Source, samples: list[Sample], sigma_pixels: float | None, objective: str = "ig"
 ) -> list[LowResolutionMaps | None]:
     """Return what an adaptation is fitted on: each picture's map and where people looked, small.
 
     None for a picture without a usable map, or that nobody looked at. Where the data set has no
-    fixations, its density maps say where people looked.
+    fixations, or the objective asks for density maps, these say where people looked.
 
     Args:
         source: of the maps.
         samples: the pictures.
         sigma_pixels: Gaussian for the density maps; None for the data set's own.
+        objective: of `adaptation.OBJECTIVES`.
     """
     shapes = [sample_shape(sample) for sample in samples]
     found: list[LowResolutionMaps | None] = []
@@ -252,9 +254,8 @@ def pictures_seen(
             if saliency_map is None:
                 found.append(None)
                 continue
-            known = sample.fixations is not None
-            density = None if known else sample_density(sample, shape, sigma_pixels)
-            found.append(
-                low_resolution_maps(as_distribution(saliency_map), sample.fixations, density)
-            )
+            points, density = sample.fixations, None
+            if points is None or OBJECTIVES[objective].from_map:
+                points, density = None, sample_density(sample, shape, sigma_pixels)
+            found.append(low_resolution_maps(as_distribution(saliency_map), points, density))
     return found
