@@ -36,7 +36,14 @@ from salience.pictures.headers import header_shape
 from salience.pictures.sample import Sample
 from salience.system.archives import Member, members, write_zip
 from salience.system.errors import UserError
-from salience.system.files import file_digest, make_folder, read_json, telling, write_json
+from salience.system.files import (
+    file_digest,
+    is_clutter,
+    make_folder,
+    read_json,
+    telling,
+    write_json,
+)
 from salience.system.terminal import progress, tell
 
 JPEG_LOSS = 8  # levels that the peak of a map may lose in JPEG, as others may write it
@@ -188,10 +195,13 @@ def validate(submission: Path, samples: list[Sample], format: str) -> list[str]:
     with _entries(submission) as entries:
         names = Counter(entry.name for entry in entries if not entry.is_folder)
     wanted = _wanted(names, samples, BENCHMARK_FORMATS[format])
+    clutter = [name for name in names if _is_clutter(name)]
     problems = [f"{name} is missing" for name in wanted if name not in names]
+    if clutter:
+        problems.append(f"{len(clutter)} files are a system's own ({clutter[0]!r}): leave them out")
     problems += [f"{name!r} is there {count} times" for name, count in names.items() if count > 1]
     by_base = {PurePosixPath(name).name: name for name in wanted}
-    for name in sorted(names.keys() - wanted.keys()):
+    for name in sorted(names.keys() - wanted.keys() - set(clutter)):
         meant = by_base.get(PurePosixPath(name).name)
         hint = f", as {meant} is" if meant else ""
         problems.append(f"{name!r} is not asked for{hint}")
@@ -217,8 +227,13 @@ def _entries(submission: Path) -> Iterator[Iterator[Member]]:
             partial(path.open, "rb"), 0,
         )
         for path in sorted(submission.rglob("*"))
-        if path.is_file()
+        if path.is_file() and not _is_clutter(path.relative_to(submission).as_posix())
     )  # fmt: skip
+
+
+def _is_clutter(name: str) -> bool:
+    """Return whether a path within a submission is what systems leave beside files."""
+    return any(map(is_clutter, PurePosixPath(name).parts))
 
 
 def _wanted(
@@ -228,6 +243,7 @@ def _wanted(
 
     One kind of file and, where the format has one, one folder around all are taken as they are.
     """
+    names = [name for name in names if not _is_clutter(name)]
     suffix = next(
         (s for s in form.suffixes if any(name.endswith(s) for name in names)), form.suffixes[0]
     )
