@@ -11,7 +11,7 @@ import re
 import types
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from salience.data.plan import Plan
 from salience.networks.backbone_table import BACKBONES
@@ -240,6 +240,9 @@ def shared(name: str, **changes: Any) -> Any:
 class PlanConfig(Checked):
     """How the pictures of a data set that brings no split are divided."""
 
+    # whether some pictures must be left to train on
+    trains: ClassVar[bool] = True
+
     split_seed: int = option(
         0,
         "seed of the split where the data set brings none",
@@ -266,11 +269,11 @@ class PlanConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.val_share + self.test_share >= 1:
-            raise UserError(
-                f"--val_share {self.val_share} and --test_share {self.test_share} leave no picture "
-                "to train on."
-            )
+        shares = f"--val_share {self.val_share} and --test_share {self.test_share}"
+        if self.trains and self.val_share + self.test_share >= 1:
+            raise UserError(f"{shares} leave no picture to train on.")
+        if self.test_share < 1 < self.val_share + self.test_share:
+            raise UserError(f"{shares} are more than all pictures.")
         if self.folds == 1 or (self.folds and self.fold >= self.folds):
             raise UserError(
                 f"--folds {self.folds} --fold {self.fold}: at least 2 folds are needed, and the "

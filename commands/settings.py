@@ -20,7 +20,7 @@ from config import (
     resolve,
     shared,
 )
-from salience.data.plan import SPLITS
+from salience.data.plan import ALL_SPLITS, SPLITS
 from salience.networks.backbone_table import BACKBONES
 from salience.system.errors import UserError, did_you_mean
 from salience.system.files import is_name
@@ -28,6 +28,7 @@ from salience.system.flags import Checked, option
 
 PROFILES = ("tuebingen", "mit")
 BENCHMARKS = ("mit300", "cat2000", "salicon")
+OBJECTIVES = ("ig", "cc", "nss", "kld")
 FORMATS = ("onnx", "openvino", "litert", "saved_model")
 
 
@@ -206,7 +207,9 @@ class EvaluateConfig(ScoringConfig):
     """
 
     inherited: ClassVar[str] = "that of the model's training"
+    trains: ClassVar[bool] = False
 
+    split: str = option("test", "part of the data set, or all of it", choices=(*SPLITS, ALL_SPLITS))
     output: Path | None = option(
         None, "folder for metrics.json and per_image.csv, and for going on with half-done work"
     )
@@ -214,8 +217,13 @@ class EvaluateConfig(ScoringConfig):
     weights_dir: Path = shared("weights_dir")
     maps: Path | None = option(
         None,
-        "score the saliency maps of this folder (PNG, JPEG, .npy; named like the pictures) instead "
-        "of a model's",
+        "score the saliency maps of this folder (PNG, JPEG, .npy, .npz, .mat; named like the "
+        "pictures) instead of a model's",
+    )
+    stretch: bool = option(
+        False,
+        "scale maps to their pictures even where the aspects differ by more than 2 %, as where "
+        "rows and columns are exchanged",
     )
     smooth: float = shared("smooth")
     mirror: bool = shared("mirror")
@@ -235,6 +243,8 @@ class EvaluateConfig(ScoringConfig):
             raise UserError(
                 f"--mirror is for a network's maps; --maps {self.maps} holds maps that are made."
             )
+        if self.stretch and not self.maps:
+            raise UserError("--stretch is for maps that are made: name their folder with --maps.")
         if self.adaptation and self.maps:
             raise UserError("--adaptation belongs to weights: it does not go with --maps.")
 
@@ -263,6 +273,12 @@ class AdaptConfig(ScoringConfig):
         least=2,
         group="fit",
         most=10**7,
+    )
+    objective: str = option(
+        "ig",
+        "metric that is fitted for: the likelihood of fixations (ig), or another, which may cost "
+        "the others",
+        choices=OBJECTIVES,
     )
     draws: int = option(
         1, "how often so many pictures are drawn and fitted on", least=1, most=10**4
@@ -305,6 +321,7 @@ class CompareConfig(ScoringConfig):
     """
 
     inherited: ClassVar[str] = "that of the first run"
+    trains: ClassVar[bool] = False
 
     runs: tuple[Path, ...] = option((), "run folders that train wrote", words="+")
     output: Path = option(

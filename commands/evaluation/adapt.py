@@ -6,7 +6,7 @@ pictures are drawn from the train split, the scores are over the test split.
 
 import dataclasses
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ from commands.evaluation.score_log import LOG, ScoreLog
 from commands.evaluation.scored_split import load_split, note_training_pictures
 from commands.evaluation.tables import DIGITS, metric_definitions, write_per_image
 from commands.pages import figures
+from commands.pages.report import verdict
 from commands.settings import AdaptConfig
 from salience.data import loading
 from salience.measures.adaptation import LEAST, AdaptationFit, fitted, path_of, save, told
-from salience.measures.significance import mean_interval
+from salience.measures.metrics import Metric
+from salience.measures.significance import Interval, mean_interval
 from salience.networks import weight_files
 from salience.pictures.sample import Sample
 from salience.system.cache import ArrayCache
@@ -33,6 +35,7 @@ from salience.system.notes import Notes
 from salience.system.terminal import COMMAND_LINE, aligned, progress, tell
 
 BEFORE, ALL, REFERENCE = "before", "all", "reference"
+GAIN, LOSS, UNCLEAR = "gain", "loss", "unclear"
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,8 @@ def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str,
     evaluation = score_rows(split, rows, log, notes, settings.seed, settings.workers)
     lines = summary(evaluation, groups, settings.seed)
     say(adaptation_table(evaluation, groups, lines, f"{settings.dataset}, {settings.split} split"))
-    for line in notes.lines():
-        say(f"note: {line}")
+    for line in (*effects(evaluation, lines), *(f"note: {note}" for note in notes.lines())):
+        say(line)
     return written(settings, weights, evaluation, groups, lines, say)
 
 
@@ -124,7 +127,9 @@ def fitted_groups(
     if len(numbers) > 1:  # what more pictures could still win
         parts[ALL] = [orders[0]]
     needed = sorted({i for drawn in parts.values() for order in drawn for i in order})
-    found = pictures_seen(source, [training[i] for i in needed], settings.sigma_pixels)
+    found = pictures_seen(
+        source, [training[i] for i in needed], settings.sigma_pixels, settings.objective
+    )
     known = dict(zip(needed, found, strict=True))
     groups = []
     bar = progress(sum(map(len, parts.values())), "fitting", "fits")
@@ -138,7 +143,7 @@ def fitted_groups(
                         f"Of {len(order)} pictures drawn, people looked at {len(usable)}: at least "
                         f"{LEAST} are needed."
                     )
-                fits.append(fitted(usable, settings.seed))
+                fits.append(fitted(usable, settings.seed, settings.objective))
                 bar.update()
             groups.append(AdaptedGroup(name, tuple(fits)))
             say(f"{name} pictures{', first draw' * (len(drawn) > 1)}: {told(fits[0])}")
@@ -175,14 +180,32 @@ def summary(evaluation: Evaluation, groups: list[AdaptedGroup], seed: int) -> li
                 "gain": gain.mean,
                 "gain_low": gain.low,
                 "gain_high": gain.high,
+                "effect": effect(gain, evaluation.metrics[metric], DIGITS.get(metric, 3)),
             }
             lines.append(line)
-    means = {(line["fitted_on"], line["metric"]): line["mean"] for line in lines}
+    by_place = {(line["fitted_on"], line["metric"]): line for line in lines}
     for target in (name for name in (ALL, REFERENCE) if name in scores):
         for line in lines:
-            before, there = (means[name, line["metric"]] for name in (BEFORE, target))
-            line[f"closed_to_{target}"] = closed(before, line["mean"], there)
+            before, there = (by_place[name, line["metric"]] for name in (BEFORE, target))
+            share = closed(before["mean"], line["mean"], there["mean"])
+            line[f"closed_to_{target}"] = share if there["effect"] == GAIN else float("nan")
     return lines
+
+
+def effect(gain: Interval, metric: Metric, digits: int = 3) -> str:
+    """Return what a change of a metric is: a gain, a loss, or unclear.
+
+    Unclear is what may be chance, or rounds to zero.
+
+    >>> from salience.measures.metrics import METRICS
+    >>> effect(Interval(0.2, 0.1, 0.3, 9), METRICS["cc"])
+    'gain'
+    >>> effect(Interval(0.2, 0.1, 0.3, 9), METRICS["kld"])
+    'loss'
+    """
+    row = {"difference": gain.mean, "low": gain.low, "high": gain.high}
+    found = verdict(row, {"higher_is_better": metric.higher_is_better}, digits)
+    return {"better": GAIN, "worse": LOSS}.get(found, UNCLEAR)
 
 
 def closed(before: float, own: float, target: float) -> float:
@@ -208,15 +231,34 @@ def adaptation_table(
             interval = f"[{line['low']:.{digits}f}, {line['high']:.{digits}f}]"
             share = line.get(f"closed_to_{REFERENCE}", line.get(f"closed_to_{ALL}", np.nan))
             told_share = f" {share:4.0%}" if group.fits and np.isfinite(share) else ""
+            told_share = " loss" if group.fits and line["effect"] == LOSS else told_share
             row.append(f"{line['mean']:.{digits}f} {interval}{told_share}")
         cells.append(row)
     names = [group.name for group in groups]
     target = next((name for name in (REFERENCE, ALL) if name in names), None)
-    of = f"; %: of the gap to {target}" if target else ""
+    of = f"; %: of the gap to {target}, where there is one" if target else ""
     return (
         f"{caption}: {len(evaluation.pictures)} pictures, means [bootstrap 95 %] by the number of "
         f"pictures fitted on{of}\n{aligned(cells)}"
     )
+
+
+def effects(evaluation: Evaluation, lines: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield in which metrics each fit gained and in which it lost, a line a number of pictures."""
+    fitted_on = dict.fromkeys(
+        line["fitted_on"] for line in lines if line["fitted_on"] not in (BEFORE, REFERENCE)
+    )
+    for name in fitted_on:
+        said = []
+        for kind, words in ((GAIN, "gains in"), (LOSS, "loses in"), (UNCLEAR, "unclear in")):
+            found = []
+            for line in lines:
+                if (line["fitted_on"], line["effect"]) == (name, kind):
+                    metric, d = evaluation.metrics[line["metric"]], DIGITS.get(line["metric"], 3)
+                    low = "" if metric.higher_is_better else " (low is good)"
+                    found.append(f"{metric.name} {round(line['gain'], d) + 0.0:+.{d}f}{low}")
+            said += [f"{words} {', '.join(found)}"] if found else []
+        yield f"fitted on {name} pictures: {'; '.join(said)}"
 
 
 def written(
@@ -243,7 +285,8 @@ def written(
         "n": max(settings.n),
         "seed": settings.seed,
         "kept": fit.kept,
-        "gain_bits": dataclasses.asdict(fit.gain),
+        "objective": fit.objective,
+        "gain": dataclasses.asdict(fit.gain),
         "command": command,
         "scores": {"split": settings.split, "pictures": len(evaluation.pictures),
                    "before": means[BEFORE], "after": means[chosen.rows[0]]},

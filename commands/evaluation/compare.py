@@ -27,7 +27,7 @@ from commands.evaluation.rows import (
 from commands.evaluation.score_log import LOG, ScoreLog
 from commands.evaluation.scored_split import load_split, note_training_pictures
 from commands.evaluation.tables import DIGITS, metric_definitions, score_table, write_per_image
-from commands.pages.report import map_png, thumbnail_jpeg, write_page
+from commands.pages.report import map_png, thumbnail_jpeg, verdict, verdict_words, write_page
 from commands.settings import CompareConfig
 from commands.training.runs import Arm, Run, arms_of, differing_settings
 from salience.measures.metrics import METRICS
@@ -43,7 +43,6 @@ from salience.system.terminal import COMMAND_LINE, tell
 # in which of the metrics a sentence sums the comparison up: the first that was asked for
 MAIN_METRICS = ("nss", "ig", "cc", "auc_judd")
 EXTREMES = 5  # pictures named as the best, the worst and the most changed
-SIGNIFICANT = 0.05
 
 
 def run(settings: CompareConfig) -> bool:
@@ -288,10 +287,12 @@ def sentence(comparison: dict[str, Any], metric: str) -> str:
     clauses = [
         clause(comparison, best["name"], other["name"], metric) for other in arms if other != best
     ]
-    lead = f"{where}, {best['name']} scores {name} {mean:.3f}"
+    lead = f"{where}, {best['name']} scores {name} {mean:.{DIGITS.get(metric, 3)}f}"
     if clauses:
         lead += ", " + ", and ".join(clauses)
-    if share == share:
+    if share < 0:
+        lead += "; that is worse than a uniform map"
+    elif share == share:
         lead += (
             f"; that is {share:.0%} of the way from a uniform map to what observers foretell of "
             "each other"
@@ -306,17 +307,32 @@ def clause(comparison: dict[str, Any], best: str, other: str, metric: str) -> st
         for d in comparison["differences"]
         if {d["a"], d["b"]} == {best, other} and d["metric"] == metric
     )
-    sign = 1 if row["a"] == best else -1
-    gap = f"{sign * row['difference']:+.3f}"
+    sign, d = 1 if row["a"] == best else -1, DIGITS.get(metric, 3)
+
+    def signed(value: float) -> str:
+        return f"{round(sign * value, d) + 0.0:+.{d}f}"
+
+    gap = signed(row["difference"])
     if np.isnan(row["low"]):
         return f"{gap} against {other}, of which too few pictures tell nothing"
-    low, high = sorted((sign * row["low"], sign * row["high"]))
-    gap = f"{gap} (95 % interval {low:+.3f} to {high:+.3f})"
-    # as the page does: the interval and the corrected test must both say so
-    if not (row["p_corrected"] < SIGNIFICANT and low > 0):
-        return f"{gap} against {other}, which these pictures do not tell from chance"
+    low, high = (row["low"], row["high"]) if sign > 0 else (row["high"], row["low"])
+    gap = f"{gap} (95 % interval {signed(low)} to {signed(high)}) against {other}"
+    found = said(row)
+    if found == "unclear":
+        return f"{gap}, which these pictures do not tell from chance"
+    if found == "zero":
+        return f"{gap}, which rounds to zero"
+    if found == "uncorrected":
+        return f"{gap}, {verdict_words(found, row, comparison['differences'])}"
     improved = row["improved"] if row["a"] == best else 1 - row["improved"]
-    return f"{gap} against {other} and better in {improved:.0%} of the pictures"
+    return f"{gap} and better in {improved:.0%} of the pictures"
+
+
+def said(row: dict[str, Any]) -> str:
+    """Return the verdict on a difference, with the decimals that the terminal shows."""
+    metric = row["metric"]
+    better = {"higher_is_better": METRICS[metric].higher_is_better}
+    return verdict(row, better, DIGITS.get(metric, 3))
 
 
 def difference_lines(comparison: dict[str, Any]) -> Iterator[str]:
@@ -331,10 +347,12 @@ def difference_lines(comparison: dict[str, Any]) -> Iterator[str]:
             yield pair
         d = DIGITS.get(row["metric"], 3)
         gap, low, high = (round(row[key], d) + 0.0 for key in ("difference", "low", "high"))
+        words = [f"better in {row['improved']:.0%} of {row['pictures']}"] if gap else []
+        if (found := said(row)) in ("zero", "uncorrected") or not gap:
+            words.append(verdict_words(found if gap else "zero", row, comparison["differences"]))
         yield (
             f"  {METRICS[row['metric']].name:<10}{gap:+.{d}f} [{low:+.{d}f}, {high:+.{d}f}]  "
-            f"p {row['p']:.4f}, corrected {row['p_corrected']:.4f}; "
-            f"better in {row['improved']:.0%} of {row['pictures']}"
+            f"p {row['p']:.4f}, corrected {row['p_corrected']:.4f}; " + "; ".join(words)
         )
 
 

@@ -16,6 +16,7 @@ from commands.evaluation.score_log import LOG, ScoreLog
 from commands.evaluation.scored_split import load_split, note_training_pictures, truth_of
 from commands.evaluation.tables import category_table, score_table, write
 from commands.settings import EvaluateConfig
+from salience.data.plan import ALL_SPLITS
 from salience.measures.adaptation import LEAST, asked_for, fitted, told
 from salience.measures.references import TruthSplit
 from salience.system.errors import UserError
@@ -58,7 +59,8 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = tell) -> Eva
     log = ScoreLog(settings.output and settings.output / LOG, settings.overwrite)
     evaluation = score_rows(split, rows, log, notes, settings.seed, settings.workers)
     note_reading(evaluation)
-    say(score_table(evaluation, f"{settings.dataset}, {settings.split} split"))
+    splits = "all splits" if settings.split == ALL_SPLITS else f"{settings.split} split"
+    say(score_table(evaluation, f"{settings.dataset}, {splits}"))
     for lines in category_table(evaluation):
         say(lines)
     for line in notes.lines():
@@ -75,7 +77,9 @@ def source_of(
     """Return where the maps come from: the folder asked for, else a model."""
     if settings.maps:
         name = settings.maps.resolve().name
-        return FolderMaps(settings.maps, name, split.samples, notes, settings.smooth)
+        return FolderMaps(
+            settings.maps, name, split.samples, notes, settings.smooth, settings.stretch
+        )
     from salience.networks import weight_files  # here: scoring maps of a folder needs no network
 
     weights = weight_files.choose(settings.weights, settings.weights_dir, say)
@@ -114,7 +118,12 @@ def tuned_row(
                 "--val_maps."
             )
         val_source = FolderMaps(
-            settings.val_maps, source.name, validation.samples, about_val, settings.smooth
+            settings.val_maps,
+            source.name,
+            validation.samples,
+            about_val,
+            settings.smooth,
+            settings.stretch,
         )
     found = pictures_seen(val_source, validation.samples, settings.sigma_pixels)
     usable = [picture for picture in found if picture is not None]

@@ -10,32 +10,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from commands.evaluation import stored_maps
 from config import Config
 from salience.measures.adaptation import (
     IDENTITY,
+    OBJECTIVES,
     Adaptation,
     LowResolutionMaps,
     low_resolution_maps,
 )
-from salience.measures.metrics import as_distribution, from_8bit
+from salience.measures.metrics import as_distribution
 from salience.measures.references import model_name
 from salience.pictures.fixations import blurred
 from salience.pictures.letterbox import Letterbox, of_both_ways, postprocess
-from salience.pictures.picture_files import read_stored_map
 from salience.pictures.reading import sample_density, sample_shape
-from salience.pictures.sample import IMAGE_SUFFIXES, Sample
+from salience.pictures.sample import Sample
 from salience.system.cache import ArrayCache
 from salience.system.code_digest import code_digest
 from salience.system.errors import UserError
-from salience.system.files import file_digest
+from salience.system.files import content_stamp, file_digest
 from salience.system.notes import Notes
 from salience.system.terminal import progress
-
-MAP_SUFFIXES = (".npy", *sorted(IMAGE_SUFFIXES))  # where there are several, the first is taken
 
 
 class Source(Protocol):
@@ -167,10 +165,9 @@ class ModelMaps:
 
 @dataclass
 class FolderMaps:
-    """Saliency maps made by anything: pictures or .npy files, named like the pictures of the split.
+    """Saliency maps made by anything: pictures or arrays, named like the pictures of the split.
 
-    8-bit maps are scored half a step higher (`metrics.from_8bit`); maps of another size than their
-    picture's are scaled to it. Both are noted, as are maps without a picture.
+    Which file is which picture's, and what its numbers are taken for, is noted (`stored_maps`).
 
     Args:
         folder: searched with its sub-folders.
@@ -178,9 +175,11 @@ class FolderMaps:
         samples: the pictures of the split.
         notes: gets what was found and how it was decided.
         smooth: standard deviation of a Gaussian blur, pixels of the original picture.
+        stretch: whether maps of another aspect than their picture's are scaled to it.
 
     Raises:
-        UserError: no folder, or none of its files is named like a picture of the split.
+        UserError: no folder, none of its files is named like a picture of the split, or several
+            could be one picture's.
     """
 
     folder: Path
@@ -188,47 +187,19 @@ class FolderMaps:
     samples: list[Sample]
     notes: Notes
     smooth: float = 0.0
+    stretch: bool = False
     files: dict[str, Path] = field(init=False)
 
     def __post_init__(self) -> None:
         self.name = model_name(self.name)
-        if not self.folder.is_dir():
-            raise UserError(f"The maps are not at {self.folder}: no such folder.")
-        found: dict[str, list[Path]] = {}
-        for path in sorted(self.folder.rglob("*")):
-            if path.suffix.lower() in MAP_SUFFIXES and path.is_file():
-                key = path.relative_to(self.folder).with_suffix("").as_posix()
-                found.setdefault(key, []).append(path)
-        self.files = {}
-        used = set()
-        for sample in self.samples:
-            # the full name where two pictures differ by their suffix alone: a.jpg.png
-            keys = (sample.name, Path(sample.name).with_suffix("").as_posix())
-            key = next((key for key in keys if key in found), None)
-            if key is None:
-                self.notes.add("maps missing: the picture is left out of every row", sample.name)
-                continue
-            used.add(key)
-            ranked = sorted(found[key], key=lambda p: MAP_SUFFIXES.index(p.suffix.lower()))
-            self.files[sample.name] = ranked[0]
-            for other in ranked[1:]:
-                self.notes.add(f"maps beside one of the same name: not used, {ranked[0].suffix} "
-                               "is", other.name)  # fmt: skip
-        if not self.files:
-            raise UserError(
-                f"No file of {self.folder} is named like a picture of the split, such as "
-                f"{Path(self.samples[0].name).with_suffix('.png')}."
-            )
-        for key in sorted(found.keys() - used):
-            self.notes.add("maps without a picture in the split: not used", found[key][0].name)
+        self.files = stored_maps.paired(self.folder, self.samples, self.notes)
 
     def fingerprint(self) -> str:
-        """Return a digest of the files' names, sizes and times, and the blur."""
+        """Return a digest of the files' names and content, the blur, and whether maps stretch."""
         digest = hashlib.sha256()
         for name, path in self.files.items():
-            status = path.stat()
-            digest.update(repr((name, path.name, status.st_size, status.st_mtime_ns)).encode())
-        return f"maps {digest.hexdigest()} {self.smooth}"
+            digest.update(repr((name, path.name, content_stamp(path))).encode())
+        return f"maps {digest.hexdigest()} {self.smooth}{' stretched' * self.stretch}"
 
     def maps(
         self, samples: list[Sample], shapes: list[tuple[int, int]]
@@ -239,37 +210,38 @@ class FolderMaps:
 
     def _read(self, name: str, shape: tuple[int, int]) -> NDArray | None:
         """Return one map, float, at its picture's shape."""
+        path = self.files[name]
         try:
-            values = read_stored_map(self.files[name])
+            values = stored_maps.read_values(path)
         except UserError as error:
-            self.notes.add("maps that cannot be read: the picture is left out of every row", name)
-            self.notes.explain(str(error))
+            self._leave_out("that cannot be read", name, str(error))
             return None
-        if values.dtype == np.uint8:
-            self.notes.add("8-bit maps: scored half a step higher, as 0 is not nothing", name)
-            values = from_8bit(values)
-        if values.min() < 0:
-            self.notes.add("maps with negative values: as shares, their least becomes 0", name)
-        if values.shape != shape:
-            self.notes.add("maps of another size than the picture: scaled to it", name)
-            values = cv2.resize(
-                np.asarray(values, np.float64), shape[::-1], interpolation=cv2.INTER_LINEAR
-            )
-        return blurred(values, self.smooth) if self.smooth else np.asarray(values, np.float64)
+        try:
+            values = stored_maps.as_saliency(values, shape, name, self.notes, self.stretch)
+        except UserError as error:
+            self._leave_out("that cannot be scored", name, f"{path}: {error}")
+            return None
+        return blurred(values, self.smooth) if self.smooth else values
+
+    def _leave_out(self, kind: str, name: str, why: str) -> None:
+        """Note a picture whose map cannot be scored."""
+        self.notes.add(f"maps {kind}: the picture is left out of every row", name)
+        self.notes.explain(why)
 
 
 def pictures_seen(
-    source: Source, samples: list[Sample], sigma_pixels: float | None
+    source: Source, samples: list[Sample], sigma_pixels: float | None, objective: str = "ig"
 ) -> list[LowResolutionMaps | None]:
     """Return what an adaptation is fitted on: each picture's map and where people looked, small.
 
     None for a picture without a usable map, or that nobody looked at. Where the data set has no
-    fixations, its density maps say where people looked.
+    fixations, or the objective asks for density maps, these say where people looked.
 
     Args:
         source: of the maps.
         samples: the pictures.
         sigma_pixels: Gaussian for the density maps; None for the data set's own.
+        objective: of `adaptation.OBJECTIVES`.
     """
     shapes = [sample_shape(sample) for sample in samples]
     found: list[LowResolutionMaps | None] = []
@@ -282,9 +254,8 @@ def pictures_seen(
             if saliency_map is None:
                 found.append(None)
                 continue
-            known = sample.fixations is not None
-            density = None if known else sample_density(sample, shape, sigma_pixels)
-            found.append(
-                low_resolution_maps(as_distribution(saliency_map), sample.fixations, density)
-            )
+            points, density = sample.fixations, None
+            if points is None or OBJECTIVES[objective].from_map:
+                points, density = None, sample_density(sample, shape, sigma_pixels)
+            found.append(low_resolution_maps(as_distribution(saliency_map), points, density))
     return found

@@ -148,6 +148,8 @@ def score_rows(
             saliency_map = maps.get(id(row.source))
             if log.has(row.key, truth.name) or (row.source and saliency_map is None):
                 continue
+            if saliency_map is not None and np.min(saliency_map) == np.max(saliency_map):
+                notes.add("maps of one value: they score as chance does", truth.name)
             found[row.key, truth.name] = row.score(truth, saliency_map)
         return found
 
@@ -265,15 +267,17 @@ def attained(means: dict[str, dict[str, Interval]], name: str, metric: str) -> f
 
     All three are scored against the same truth: for a metric from fixations each observer's, whom
     the others foretell; for CC, SIM and KLD the maps of half of the observers, whom the other half
-    foretells. NaN for the metrics without such a mark.
+    foretells. NaN for the metrics without such a mark, and where it is not above chance.
     """
     fixations = METRICS[metric].truth == "fixations"
     ceiling = means.get(ONE if fixations else HALVES)
     key = metric if fixations else f"{metric}_vs_half"
     if not ceiling or UNIFORM not in means or key not in ceiling:
         return float("nan")
-    nothing, mark = means[UNIFORM][key].mean, ceiling[key].mean
-    gap = mark - nothing
-    # only a metric that puts humans above a map that knows nothing has such a scale
-    better = gap > 0 if METRICS[metric].higher_is_better else gap < 0
+    nothing, mark = means[UNIFORM][key].mean, ceiling[key]
+    gap = mark.mean - nothing
+    # only a metric that puts humans clearly above a map that knows nothing has such a scale
+    nearest = mark.low if METRICS[metric].higher_is_better else mark.high
+    nearest = mark.mean if np.isnan(nearest) else nearest  # of one picture
+    better = nearest > nothing if METRICS[metric].higher_is_better else nearest < nothing
     return (means[name][key].mean - nothing) / gap if better else float("nan")

@@ -22,9 +22,11 @@ def load_split(settings: ScoringConfig, split: str, notes: Notes) -> TruthSplit:
         UserError: the data set or a metric is unknown or unusable.
     """
     names = metric_names(settings.metrics)
-    samples = loading.load(
+    samples, left_out = loading.load_to_score(
         settings.dataset, settings.data, split, settings.plan, settings.out_of_bounds
     )
+    for part, why in left_out.items():
+        notes.explain(f"The {part} split is left out: {why}")
     for remark in loading.remarks(settings.dataset, settings.data):
         notes.explain(remark)
     found = TruthSplit(

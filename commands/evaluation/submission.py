@@ -193,28 +193,26 @@ def validate(submission: Path, samples: list[Sample], format: str) -> list[str]:
         UserError: there is no such file, or the archive is damaged.
     """
     with _entries(submission) as entries:
-        names = Counter(composed(entry.name) for entry in entries if _counts(entry))
+        names = Counter(composed(entry.name) for entry in entries if not entry.is_folder)
     wanted = _wanted(names, samples, BENCHMARK_FORMATS[format])
+    clutter = [name for name in names if is_left_out(name)]
     problems = [f"{name} is missing" for name in wanted if name not in names]
+    if clutter:
+        problems.append(f"{len(clutter)} files are a system's own ({clutter[0]!r}): leave them out")
     problems += [f"{name!r} is there {count} times" for name, count in names.items() if count > 1]
     by_base = {PurePosixPath(name).name: name for name in wanted}
-    for name in sorted(names.keys() - wanted.keys()):
+    for name in sorted(names.keys() - wanted.keys() - set(clutter)):
         meant = by_base.get(PurePosixPath(name).name)
         hint = f", as {meant} is" if meant else ""
         problems.append(f"{name!r} is not asked for{hint}")
     with _entries(submission) as entries, progress(len(wanted), "checking") as bar:
         for entry in entries:
             name = composed(entry.name)
-            if _counts(entry) and name in wanted:
+            if not entry.is_folder and name in wanted:
                 fault = entry.trouble or _fault(entry, wanted[name])
                 problems += [f"{name} {fault}"] if fault else []
                 bar.update()
     return problems
-
-
-def _counts(entry: Member) -> bool:
-    """Return whether an entry is a file of the submission, and none that a system added."""
-    return not entry.is_folder and not is_left_out(entry.name)
 
 
 @contextmanager
@@ -230,7 +228,7 @@ def _entries(submission: Path) -> Iterator[Iterator[Member]]:
             partial(path.open, "rb"), 0,
         )
         for path in sorted(submission.rglob("*"))
-        if path.is_file()
+        if path.is_file() and not is_left_out(path.relative_to(submission).as_posix())
     )  # fmt: skip
 
 
@@ -241,6 +239,7 @@ def _wanted(
 
     One kind of file and, where the format has one, one folder around all are taken as they are.
     """
+    names = [name for name in names if not is_left_out(name)]
     suffix = next(
         (s for s in form.suffixes if any(name.endswith(s) for name in names)), form.suffixes[0]
     )

@@ -197,7 +197,7 @@ def score_cells(comparison: dict[str, Any]) -> list[Row]:
 
     A cell's `from`, `at` and `to` place its interval on the metric's own scale, 0 to 100.
     """
-    scored = comparison["scored"]
+    scored, digits = comparison["scored"], metric_digits(comparison)
     rows = [{"name": entry["name"], "kind": entry["kind"], "cells": []} for entry in scored]
     for metric in comparison["metrics"]:
         key = metric["key"]
@@ -206,13 +206,13 @@ def score_cells(comparison: dict[str, Any]) -> list[Row]:
         ends = [end for span in spans for end in span if end is not None]
         lowest, highest = min(ends, default=0.0), max(ends, default=0.0)
         width = (highest - lowest) or 1.0
-        best = _best(scored, means, metric["higher_is_better"])
+        best = _best(scored, means, metric["higher_is_better"], digits[key])
         for index, (entry, (low, high, mean)) in enumerate(zip(scored, spans, strict=True)):
             start, at, end = (
                 None if x is None else 2 + 96 * (x - lowest) / width for x in (low, mean, high)
             )
             cell = {"key": key, "mean": mean, "low": low, "high": high}
-            cell |= {"from": start, "at": at, "to": end, "best": index == best}
+            cell |= {"from": start, "at": at, "to": end, "best": index in best}
             cell["share"] = (entry.get("share") or {}).get(key)
             rows[index]["cells"].append(cell)
     return rows
@@ -229,14 +229,16 @@ def _interval(mean: Row) -> tuple[float | None, float | None]:
     return (None, None) if low is None or high is None else (low, high)
 
 
-def _best(scored: list[Row], means: list[Row], higher_is_better: bool) -> int | None:
-    """Return the index of the best model, references aside."""
-    candidates = [
-        (mean["mean"] if higher_is_better else -mean["mean"], index)
+def _best(scored: list[Row], means: list[Row], higher_is_better: bool, digits: int) -> set[int]:
+    """Return the indices of the best model, references aside, and of those that round to it."""
+    candidates = {
+        index: round(mean["mean"] if higher_is_better else -mean["mean"], digits)
         for index, (entry, mean) in enumerate(zip(scored, means, strict=True))
         if entry["kind"] == "model" and mean.get("mean") is not None
-    ]
-    return max(candidates)[1] if len(candidates) > 1 else None
+    }
+    best = max(candidates.values(), default=0.0)
+    leading = {index for index, mean in candidates.items() if mean == best}
+    return leading if len(leading) < len(candidates) else set()
 
 
 def pairs(comparison: dict[str, Any]) -> list[Row]:
@@ -250,6 +252,7 @@ def pairs(comparison: dict[str, Any]) -> list[Row]:
     for row in known:
         ends = [abs(row[key]) for key in ("difference", "low", "high") if row.get(key) is not None]
         widest[row["metric"]] = max([widest.get(row["metric"], 0.0), *ends])
+    digits = metric_digits(comparison)
     grouped: dict[tuple[str, str], list[Row]] = {}
     for row in known:
         scale = 48 / (widest[row["metric"]] or 1.0)
@@ -258,24 +261,61 @@ def pairs(comparison: dict[str, Any]) -> list[Row]:
             for place, key in (("from", "low"), ("at", "difference"), ("to", "high"))
         }
         metric = metrics[row["metric"]]
-        line = {**row, **places, "metric": metric, "verdict": verdict(row, metric)}
+        found = verdict(row, metric, digits[row["metric"]])
+        words = verdict_words(found, row, comparison["differences"])
+        line = {**row, **places, "metric": metric, "verdict": found, "words": words}
         grouped.setdefault((row["a"], row["b"]), []).append(line)
     return [{"a": a, "b": b, "rows": rows} for (a, b), rows in grouped.items()]
 
 
-def verdict(difference: Row, metric: Row) -> str:
-    """Return "better", "worse" or "unclear": what a difference says of its first side.
+def verdict(difference: Row, metric: Row, digits: int = 3) -> str:
+    """Return what a difference says of its first side.
 
     Clear is what has an interval on one side of zero and a corrected p under 0.05.
+
+    Args:
+        difference: a row of the comparison's `differences`.
+        metric: a row of its `metrics`.
+        digits: with which the difference is shown.
+
+    Returns:
+        "better" or "worse" for what is clear; "unclear" where the interval holds zero; "zero" for
+        what rounds to it; "uncorrected" where the corrected p alone speaks against.
 
     >>> row = {"difference": -0.2, "low": -0.3, "high": -0.1, "p_corrected": 0.01}
     >>> verdict(row, {"higher_is_better": False})
     'better'
     """
-    low, high, p = difference.get("low"), difference.get("high"), difference.get("p_corrected")
-    if low is None or high is None or low <= 0 <= high or (p is not None and p >= SIGNIFICANT):
+    low, high, p = (difference.get(key) for key in ("low", "high", "p_corrected"))
+    if low is None or high is None or not (low > 0 or high < 0):  # NaN is neither
         return "unclear"
+    gap = difference.get("difference")
+    if gap is not None and not round(gap, digits):
+        return "zero"
+    if p is not None and p >= SIGNIFICANT:
+        return "uncorrected"
     return "better" if (low > 0) == metric["higher_is_better"] else "worse"
+
+
+def verdict_words(found: str, difference: Row, differences: list[Row]) -> str:
+    """Return a verdict in words.
+
+    Args:
+        found: what `verdict` returned.
+        difference: of which it was said.
+        differences: all of the comparison, which tell for how many metrics p was corrected.
+    """
+    if found != "uncorrected":
+        return {"unclear": "not clear", "zero": "rounds to zero"}.get(found, found)
+    p = difference.get("p")
+    if p is not None and p >= SIGNIFICANT:  # it was not the correction
+        return "not significant"
+    pair = [
+        row for row in differences if (row["a"], row["b"]) == (difference["a"], difference["b"])
+    ]
+    # of fewer than two pictures there is no p; NaN is not itself
+    count = sum(row.get("p") is not None and row["p"] == row["p"] for row in pair)
+    return f"not significant after correcting for {count} metric{'s' * (count != 1)}"
 
 
 def config_rows(scored: list[Row]) -> list[Row]:

@@ -5,6 +5,7 @@ No network code. Each loader says what its files hold and converts it to the con
 
 import dataclasses
 import importlib
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from salience.data import store
 from salience.data.parts import FileGroup, offer, unread
-from salience.data.plan import BY_SHARES, SPLITS, Plan
+from salience.data.plan import ALL_SPLITS, BY_SHARES, SPLITS, Plan
 from salience.pictures.fixations import are_within
 from salience.pictures.headers import header_shape
 from salience.pictures.sample import Sample
@@ -98,6 +99,30 @@ def load_splits(
     if not splits:
         raise UserError(left_out[SPLITS[0]])
     return splits, left_out
+
+
+def load_to_score(
+    name: str, root: Path | None, split: str, plan: Plan, out_of_bounds: str
+) -> tuple[list[Sample], dict[str, str]]:
+    """Return the samples of a split, or of all; and of each split that is left out why.
+
+    Of all splits, a name that two pictures share begins with its split.
+
+    Raises:
+        UserError: the split, or all of them, cannot be used.
+    """
+    if split != ALL_SPLITS:
+        return load(name, root, split, plan, out_of_bounds), {}
+    splits, left_out = load_splits(name, root, plan, out_of_bounds)
+    counts = Counter(sample.name for samples in splits.values() for sample in samples)
+    found = [
+        dataclasses.replace(sample, name=f"{part}/{sample.name}")
+        if counts[sample.name] > 1
+        else sample
+        for part, samples in splits.items()
+        for sample in samples
+    ]
+    return found, left_out
 
 
 def submission_pictures(name: str, root: Path | None) -> list[Sample]:

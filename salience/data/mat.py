@@ -32,12 +32,12 @@ class Damaged(ValueError):
     """The file contradicts itself."""
 
 
-def checked(data: bytes, names: Sequence[str], where: object) -> io.BytesIO:
+def checked(data: bytes, names: Sequence[str] | None, where: object) -> io.BytesIO:
     """Return a .mat file of those variables of another that are wanted, found in order.
 
     Args:
         data: what the file holds, of MATLAB's version 4 to 7.
-        names: of the variables.
+        names: of the variables; None for all.
         where: what errors name.
 
     Raises:
@@ -61,7 +61,7 @@ def checked(data: bytes, names: Sequence[str], where: object) -> io.BytesIO:
             element = _unpacked(element[8:], names, order, left)
         if element:
             name = _name(element, order)
-            if name in names:
+            if names is None or name in names:
                 _check(element, 0, len(element), order, 0, f"{where}: '{name}'", name)
                 kept.append(element + bytes(-len(element) % 8))
                 left -= len(element)
@@ -85,10 +85,10 @@ def _element(data: bytes, at: int, end: int, order: str) -> tuple[int, int, int,
     return kind, start, start + size, min(following, end)
 
 
-def _unpacked(packed: bytes, names: Sequence[str], order: str, left: int) -> bytes:
+def _unpacked(packed: bytes, names: Sequence[str] | None, order: str, left: int) -> bytes:
     """Return a variable that was packed; nothing where it is not wanted."""
     head = zlib.decompressobj().decompress(packed, 1024)  # dimensions and name lie there
-    if _name(head, order) not in names:
+    if names is not None and _name(head, order) not in names:
         return b""
     unpacker = zlib.decompressobj()
     element = unpacker.decompress(packed, max(left, 1))

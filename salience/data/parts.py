@@ -340,7 +340,8 @@ def _drawn(names: list[str], split: str, plan: Plan) -> list[str]:
         first_val = round(len(rest) * (1 - plan.val))
         train, val = rest[:first_val], rest[first_val:]
     else:
-        first_val = round(len(names) * round(1 - plan.val - plan.test, 9))
+        # where all pictures test, none is left to validate
+        first_val = max(0, round(len(names) * round(1 - plan.val - plan.test, 9)))
         first_test = round(len(names) * round(1 - plan.test, 9))
         train, val, test = np.split(order, [first_val, first_test])
     return [names[i] for i in {"train": train, "val": val, "test": test}[split]]

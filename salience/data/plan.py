@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 SPLITS = ("train", "val", "test")
+ALL_SPLITS = "all"  # what commands that only score call them together
 
 
 @dataclass(frozen=True)

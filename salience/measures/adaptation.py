@@ -34,8 +34,9 @@ FORMAT = "saliency adaptation 1"
 LARGEST_FILE = 1_000_000  # bytes; a file has some thousand
 SIDE = 64  # cells of the longer side of the maps that parameters are fitted on
 SHARP = 8.0  # pixels; a wider blur is computed on averages of pixels, with that of so many
-PENALTY = 0.1  # bits over one picture that a step of one `scale` from the identity must be worth
-LEAST_GAIN = 0.01  # bits a fixation; what wins less is not worth changing the maps for
+# both in the objective's unit, bits by default
+PENALTY = 0.1  # over one picture, that a step of one `scale` from the identity must be worth
+LEAST_GAIN = 0.01  # what wins less is not worth changing the maps for
 LEAST = 2  # pictures; a single one cannot say whether what it taught holds for another
 FOLDS = 5  # a fit is tried on each of so many parts of its pictures, fitted on the others
 
@@ -192,7 +193,8 @@ class LowResolutionMaps(NamedTuple):
 
     Attributes:
         saliency_map: the network's, [rows, columns], 0 or more.
-        looks: the share of the fixations that fell into each cell, [rows, columns], sum 1.
+        looks: the share of the fixations that fell into each cell, or of the density map that is
+            there, [rows, columns], sum 1.
     """
 
     saliency_map: NDArray
@@ -236,10 +238,61 @@ def low_resolution_maps(
     return LowResolutionMaps(small, as_distribution(looks)) if looks.any() else None
 
 
+def _bits(density: NDArray, looks: NDArray) -> NDArray[np.float64]:
+    """Return the log-likelihood of the fixations, bits above the uniform density."""
+    size = density.shape[-2] * density.shape[-1]
+    return (looks * (np.log2(EPSILON + density) + math.log2(size))).sum(axis=(-2, -1))
+
+
+def _standardised(values: NDArray) -> NDArray[np.float64]:
+    """Return maps of mean 0 and standard deviation 1; of a constant one zeros."""
+    centred = values - values.mean(axis=(-2, -1), keepdims=True)
+    spread = np.sqrt((centred**2).mean(axis=(-2, -1), keepdims=True))
+    return np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 0)
+
+
+def _nss(density: NDArray, looks: NDArray) -> NDArray[np.float64]:
+    """Return the mean standardised density at the fixations."""
+    return (looks * _standardised(density)).sum(axis=(-2, -1))
+
+
+def _cc(density: NDArray, looks: NDArray) -> NDArray[np.float64]:
+    """Return the linear correlation with the density map."""
+    return (_standardised(density) * _standardised(looks)).mean(axis=(-2, -1))
+
+
+def _minus_kld(density: NDArray, looks: NDArray) -> NDArray[np.float64]:
+    """Return the negative divergence from the density map."""
+    return -(looks * np.log(EPSILON + looks / (EPSILON + density))).sum(axis=(-2, -1))
+
+
+class Objective(NamedTuple):
+    """What parameters are fitted for.
+
+    Attributes:
+        function: from adapted densities and looks, [pictures, rows, columns], to [pictures]; the
+            more, the better.
+        unit: of a gain.
+        from_map: whether looks are the density map rather than the fixations.
+    """
+
+    function: Callable[[NDArray, NDArray], NDArray[np.float64]]
+    unit: str
+    from_map: bool = False
+
+
+OBJECTIVES = {
+    "ig": Objective(_bits, "bits a fixation"),
+    "cc": Objective(_cc, "CC", from_map=True),
+    "nss": Objective(_nss, "NSS"),
+    "kld": Objective(_minus_kld, "nats of KLD less", from_map=True),
+}
+
+
 def information(
-    adaptation: Adaptation, pictures: Sequence[LowResolutionMaps]
+    adaptation: Adaptation, pictures: Sequence[LowResolutionMaps], objective: str = "ig"
 ) -> NDArray[np.float64]:
-    """Return the mean log-likelihood of each picture's fixations, bits above the uniform density.
+    """Return how well adapted maps do on each picture; by default in bits above the uniform one.
 
     >>> looks = np.array([[1.0, 0.0]])
     >>> pictures = [LowResolutionMaps(np.ones((1, 2)), looks), LowResolutionMaps(looks, looks)]
@@ -248,16 +301,8 @@ def information(
     """
     found = np.empty(len(pictures))
     for indices, maps, looks in _stacks(pictures):
-        found[indices] = _information(adaptation, maps, looks)
+        found[indices] = OBJECTIVES[objective].function(adaptation.density(maps), looks)
     return found
-
-
-def _information(adaptation: Adaptation, maps: NDArray, looks: NDArray) -> NDArray[np.float64]:
-    """Return the information of adapted maps of one shape, [pictures]."""
-    density = adaptation.density(maps)
-    size = maps.shape[-2] * maps.shape[-1]
-    bits = np.log2(EPSILON + density) + math.log2(size)
-    return (looks * bits).sum(axis=(-2, -1))
 
 
 def _stacks(pictures: Sequence[LowResolutionMaps]) -> list[tuple[list[int], NDArray, NDArray]]:
@@ -276,9 +321,13 @@ def _stacks(pictures: Sequence[LowResolutionMaps]) -> list[tuple[list[int], NDAr
 
 
 def most_likely(
-    pictures: Sequence[LowResolutionMaps], start: Adaptation | None = None
+    pictures: Sequence[LowResolutionMaps],
+    start: Adaptation | None = None,
+    objective: str = "ig",
 ) -> Adaptation:
     """Return the parameters under which the fixations of pictures are likeliest.
+
+    Or those that do best by another of OBJECTIVES.
 
     A step away from the identity must be worth a little (`PENALTY`), so that what few pictures say
     nothing of stays as it is.
@@ -286,15 +335,16 @@ def most_likely(
     Args:
         pictures: at least one.
         start: where to begin; default: where all parameters make a difference.
+        objective: of OBJECTIVES.
     """
     from scipy.optimize import minimize  # here: `test`, which fits nothing, starts in a second
 
-    stacks = _stacks(pictures)
+    stacks, function = _stacks(pictures), OBJECTIVES[objective].function
     origin = _coordinates(IDENTITY)
 
     def loss(place: NDArray) -> float:
         adaptation = _at(place)
-        total = sum(_information(adaptation, maps, looks).sum() for _, maps, looks in stacks)
+        total = sum(function(adaptation.density(maps), looks).sum() for _, maps, looks in stacks)
         return (PENALTY * float(((place - origin) ** 2).sum()) - float(total)) / len(pictures)
 
     first = start or Adaptation(**{name: bounds.start for name, bounds in BOUNDS.items()})
@@ -340,16 +390,20 @@ class AdaptationFit:
 
     Attributes:
         adaptation: the parameters; the identity where the fit did no good.
-        gain: bits a fixation that fits won on pictures that they had not seen, with its interval.
+        gain: what fits won on pictures that they had not seen, with its interval.
         kept: whether its mean is at least LEAST_GAIN.
+        objective: what was fitted for, and in whose unit the gain is.
     """
 
     adaptation: Adaptation
     gain: "Interval"
     kept: bool
+    objective: str = "ig"
 
 
-def fitted(pictures: Sequence[LowResolutionMaps], seed: int = 0) -> AdaptationFit:
+def fitted(
+    pictures: Sequence[LowResolutionMaps], seed: int = 0, objective: str = "ig"
+) -> AdaptationFit:
     """Return the likeliest parameters, if they do good on pictures that they were not fitted on.
 
     Each part of the pictures is tried with what was fitted on the others, so no picture is needed
@@ -358,25 +412,28 @@ def fitted(pictures: Sequence[LowResolutionMaps], seed: int = 0) -> AdaptationFi
     Args:
         pictures: at least two.
         seed: of the resampling.
+        objective: of OBJECTIVES.
     """
     from salience.measures.significance import mean_interval  # here, as above
 
-    whole = most_likely(pictures)
+    whole = most_likely(pictures, None, objective)
     gains = np.zeros(len(pictures))
     parts = np.array_split(np.arange(len(pictures)), min(FOLDS, len(pictures)))
     for part in parts:
         others = [picture for i, picture in enumerate(pictures) if i not in part]
         tried = [pictures[i] for i in part]
-        gains[part] = information(most_likely(others, whole), tried) - information(IDENTITY, tried)
+        for sign, own in ((1, most_likely(others, whole, objective)), (-1, IDENTITY)):
+            gains[part] += sign * information(own, tried, objective)
     gain = mean_interval(gains, seed)
     kept = gain.mean >= LEAST_GAIN
-    return AdaptationFit(whole if kept else IDENTITY, gain, kept)
+    return AdaptationFit(whole if kept else IDENTITY, gain, kept, objective)
 
 
 def told(fit: AdaptationFit) -> str:
     """Return what came of a fit as text."""
     gain = fit.gain
-    won = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] bits a fixation on unseen pictures"
+    unit = OBJECTIVES[fit.objective].unit
+    won = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] {unit} on unseen pictures"
     if not fit.kept:
         return f"nothing is gained ({won}), so the maps stay as they are"
     own = fit.adaptation

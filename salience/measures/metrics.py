@@ -35,6 +35,7 @@ SHUFFLED_PICTURES = {
 CELL_PIXELS = 32  # the MIT benchmark's reduction before EMD
 SSIM_WINDOW = 11  # pixels: what scikit-image makes of a Gaussian of 1.5 pixels, cut at 3.5 of them
 BUCKETS = 1 << 16
+FAR_FROM_ONE = 2.0**50  # what squares of single precision, in which maps are blurred, can bear
 
 
 def auc_judd(
@@ -169,7 +170,7 @@ def nss(saliency_map: NDArray, fixations: NDArray, profile: Profile = "tuebingen
     >>> round(nss(np.array([[0.0, 0.0], [0.0, 1.0]]), np.array([[1.0, 1.0]])), 4)
     1.7321
     """
-    values = _at(saliency_map, fixations, merge=profile == "mit")
+    values = _at(in_range(saliency_map), fixations, merge=profile == "mit")
     if not len(values):
         return float("nan")
     centred, mean = _centred(saliency_map)
@@ -388,7 +389,7 @@ def as_distribution(saliency_map: NDArray) -> NDArray[np.float64]:
 
     Negative values cannot be shares: where there are any, the least is taken from all.
     """
-    values = np.asarray(saliency_map, np.float64)
+    values = in_range(saliency_map)
     least = values.min()
     if -np.inf < least < 0:
         values = values - least
@@ -398,12 +399,28 @@ def as_distribution(saliency_map: NDArray) -> NDArray[np.float64]:
     return np.full(values.shape, 1 / values.size) if total == 0 else values / total
 
 
+def in_range(saliency_map: NDArray) -> NDArray[np.float64]:
+    """Return a map in double precision, of a size whose squares neither overflow nor vanish.
+
+    No metric asks for a map's scale. One that is far from 1 is divided by a power of two, which
+    rounds nothing; all others are returned as they are.
+
+    >>> in_range(np.array([[0.0, 2.0**-600]])).tolist()
+    [[0.0, 0.5]]
+    """
+    values = np.asarray(saliency_map, np.float64)
+    peak = np.maximum(values.max(), -values.min())
+    if 1 / FAR_FROM_ONE <= peak <= FAR_FROM_ONE or not peak or not np.isfinite(peak):
+        return values
+    return np.ldexp(values, -int(np.frexp(peak)[1]))
+
+
 def unit_range(saliency_map: NDArray) -> NDArray[np.float64]:
     """Return the map scaled from its least and greatest value to 0 and 1.
 
     A constant map becomes zeros, one with NaN or an infinity NaN.
     """
-    values = np.asarray(saliency_map, np.float64)
+    values = in_range(saliency_map)
     least, greatest = values.min(), values.max()
     if not np.isfinite(least) or not np.isfinite(greatest):
         return np.full(values.shape, np.nan)
@@ -454,7 +471,7 @@ def _at(saliency_map: NDArray, fixations: NDArray, merge: bool = False) -> NDArr
 
 def _centred(values: NDArray) -> tuple[NDArray[np.float64], float]:
     """Return the values without their mean, exact zeros if they are all equal, and the mean."""
-    values = np.asarray(values, np.float64)
+    values = in_range(values)
     first = values.flat[0]
     # a mean is rounded: of equal values it need not be that value
     constant = first == values.flat[-1] and (values == first).all()

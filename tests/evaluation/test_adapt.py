@@ -3,8 +3,10 @@
 import csv
 import dataclasses
 import json
+import re
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import keras
@@ -15,11 +17,11 @@ from commands.evaluation import adapt, evaluate
 from commands.evaluation.map_sources import ModelMaps
 from commands.evaluation.scored_split import load_split
 from commands.prediction.predict import predict
-from commands.settings import AdaptConfig, EvaluateConfig
+from commands.settings import OBJECTIVES, AdaptConfig, EvaluateConfig
 from config import PredictConfig
 from main import parser
 from salience.data import loading
-from salience.measures import adaptation
+from salience.measures import adaptation, metrics
 from salience.measures.adaptation import (
     BOUNDS,
     IDENTITY,
@@ -29,7 +31,8 @@ from salience.measures.adaptation import (
     information,
     most_likely,
 )
-from salience.measures.metrics import as_distribution
+from salience.measures.metrics import METRICS, as_distribution
+from salience.measures.significance import Interval
 from salience.pictures.picture_files import write_image
 from salience.pictures.reading import sample_image
 from salience.pictures.sample import Sample
@@ -184,6 +187,97 @@ def test_what_was_looked_at_is_counted_where_it_lies():
     density = np.zeros((128, 256))
     density[:4, :4] = 1
     assert adaptation.low_resolution_maps(saliency_map, None, density).looks[0, 0] == 1
+
+
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_a_fit_does_best_in_what_it_is_fitted_for(rng, objective):
+    pictures = looked_at([blobs(rng) for _ in range(12)], CHANGED, rng, fixations=100)
+    fit = fitted(pictures, 0, objective)
+    assert fit.kept
+    assert fit.objective == objective
+    unit = adaptation.OBJECTIVES[objective].unit
+    assert f"] {unit} on unseen pictures" in adaptation.told(fit)
+    before, after = (
+        information(own, pictures, objective).mean() for own in (IDENTITY, fit.adaptation)
+    )
+    assert after > before + 0.01
+    likeliest = information(most_likely(pictures), pictures, objective).mean()
+    assert after >= likeliest - 0.01  # no other fit does better in it
+
+
+def test_the_objectives_are_the_metrics_of_the_small_maps(rng):
+    maps, looks = blobs(rng), as_distribution(blobs(rng))
+    picture = LowResolutionMaps(maps, looks)
+    rows, columns = np.mgrid[:36, :48]
+    counts = np.round(looks * 3000).astype(int)
+    points = np.repeat(np.stack([columns, rows], -1).reshape(-1, 2), counts.ravel(), axis=0)
+    seen = LowResolutionMaps(maps, counts / counts.sum())
+    own = {name: information(IDENTITY, [picture], name)[0] for name in ("cc", "kld")}
+    assert own["cc"] == pytest.approx(metrics.cc(maps, looks), rel=1e-4)
+    assert own["kld"] == pytest.approx(-metrics.kld(maps, looks), rel=1e-4)
+    assert information(IDENTITY, [seen], "nss")[0] == pytest.approx(metrics.nss(maps, points))
+    constant = LowResolutionMaps(np.ones((36, 48)), looks)
+    assert information(IDENTITY, [constant], "cc")[0] == 0
+
+
+def test_the_choices_of_the_flag_are_the_objectives():
+    assert tuple(adaptation.OBJECTIVES) == OBJECTIVES
+
+
+class Scored:
+    """An evaluation of given scores, by row and metric."""
+
+    def __init__(self, **rows):
+        self.metrics = {name: METRICS[name] for name in rows["before"]}
+        self.rows = rows
+
+    def row(self, name):
+        columns = self.rows[name.split(",")[0]]
+        return SimpleNamespace(
+            scores=[dict(zip(columns, v, strict=True)) for v in zip(*columns.values(), strict=True)]
+        )
+
+
+def test_what_a_fit_costs_is_told_as_a_loss(rng):
+    noise = rng.normal(0, 0.01, 30)
+    found = Scored(
+        before={"cc": 0.6 + noise, "nss": 1 + noise, "kld": 0.5 + noise, "ig": 1 + noise},
+        n={"cc": 0.5 + noise[::-1], "nss": 1.2 + noise, "kld": 0.8 + noise[::-1], "ig": 1 + noise},
+    )
+    fit = adaptation.AdaptationFit(CHANGED, Interval(1, 1, 1, 30), True)
+    groups = [adapt.AdaptedGroup("before"), adapt.AdaptedGroup("n", (fit,))]
+    found.rows["n"]["ig"] = found.rows["before"]["ig"] + 1e-5  # clear, but nothing
+    found.pictures = [""] * 30
+    lines = adapt.summary(found, groups, 0)
+    (line,) = adapt.effects(found, lines)
+    assert line == (
+        "fitted on n pictures: gains in NSS +0.200; loses in CC -0.100, KLD +0.300 (low is good); "
+        "unclear in IG +0.000"
+    )
+    table = adapt.adaptation_table(found, groups, lines, "set")
+    assert re.search(r"^CC .*\] loss *$", table, re.MULTILINE)
+    assert re.search(r"^KLD .*\] loss *$", table, re.MULTILINE)
+
+
+def test_a_share_of_the_gap_is_given_only_where_there_is_one(rng):
+    noise = rng.normal(0, 0.01, 30)
+    far = rng.normal(0, 1, 30)
+    found = Scored(
+        before={"cc": 0.6 + noise, "nss": 1 + far, "kld": 0.5 + noise},
+        n={"cc": 0.65 + noise, "nss": 1.1 + far, "kld": 0.4 + noise},
+        reference={"cc": 0.7 + noise, "nss": 1.01 + far[::-1], "kld": 0.6 + noise},
+    )
+    fit = adaptation.AdaptationFit(CHANGED, Interval(1, 1, 1, 30), True)
+    groups = [adapt.AdaptedGroup(name, fits) for name, fits in
+              (("before", ()), ("n", (fit,)), ("reference", ()))]  # fmt: skip
+    found.pictures = [""] * 30
+    closed = {
+        line["metric"]: line["closed_to_reference"]
+        for line in adapt.summary(found, groups, 0) if line["fitted_on"] == "n"
+    }  # fmt: skip
+    assert closed["cc"] == pytest.approx(0.5)
+    assert np.isnan(closed["nss"])  # chance
+    assert np.isnan(closed["kld"])  # the reference is worse
 
 
 # the file
@@ -442,6 +536,7 @@ def test_more_pictures_than_there_are_is_an_error(weights, tmp_path):
         ({"name": ""}, "becomes part of a file's name"),
         ({"n": (1,)}, "--n"),
         ({"draws": 0}, "--draws"),
+        ({"objective": "ccc"}, "Unknown objective 'ccc'. Did you mean 'cc'"),
         ({"metrics": "ccc"}, "unknown 'ccc'"),
     ],
 )

@@ -204,18 +204,19 @@ def test_a_run_named_twice_is_refused(two_runs):
         compare.compare(of([two_runs[0], two_runs[0]], {}), **QUIET)
 
 
-def answer(a, b, **difference):
-    """Return the sentence about two arms, `a` minus `b`."""
+def answer(a, b, metric="nss", share=0.8, **difference):
+    """Return the sentence about two arms, `a` minus `b`, that were scored in two metrics."""
     row = {
-        "a": "a", "b": "b", "metric": "nss", "difference": a - b, "low": a - b - 0.1,
+        "a": "a", "b": "b", "metric": metric, "difference": a - b, "low": a - b - 0.1,
         "high": a - b + 0.1, "p": 0.001, "p_corrected": 0.002, "improved": 0.7, **difference,
     }  # fmt: skip
     arms = [
-        {"name": n, "kind": "model", "means": {"nss": {"mean": m}}, "share": {"nss": 0.8}}
+        {"name": n, "kind": "model", "means": {metric: {"mean": m}}, "share": {metric: share}}
         for n, m in (("a", a), ("b", b))
     ]
-    found = {"pictures": 9, "dataset": "osie", "scored": arms, "differences": [row]}
-    return compare.sentence(found, "nss")
+    rows = [row, {**row, "metric": "cc"}, {**row, "metric": "emd", "p": float("nan")}]
+    found = {"pictures": 9, "dataset": "osie", "scored": arms, "differences": rows}
+    return compare.sentence(found, metric)
 
 
 def test_the_sentence_is_about_the_better_arm_whichever_comes_first():
@@ -227,9 +228,45 @@ def test_the_sentence_is_about_the_better_arm_whichever_comes_first():
     turned = answer(2.0, 2.5, improved=0.3)
     assert "b scores NSS 2.500, +0.500 (95 % interval +0.400 to +0.600) against a" in turned
     assert "better in 70% of the pictures" in turned
-    assert "do not tell from chance" in answer(2.0, 2.5, p_corrected=0.2)
     assert "do not tell from chance" in answer(2.0, 2.5, high=0.1)  # the interval holds zero
     assert "too few pictures" in answer(2.0, 2.5, low=float("nan"))
+    lower = answer(0.5, 1.0, "kld", low=-0.6, high=-0.4)
+    assert "a scores KLD 0.500, -0.500 (95 % interval -0.600 to -0.400) against b and b" in lower
+    turned = answer(1.0, 0.5, "kld", low=0.4, high=0.6, improved=0.3)
+    assert "b scores KLD 0.500, -0.500 (95 % interval -0.600 to -0.400) against a and b" in turned
+
+
+def test_the_sentence_does_not_call_better_what_is_not_significant_or_rounds_to_zero():
+    found = answer(2.5, 2.0, p=0.03, p_corrected=0.06)
+    assert "against b, not significant after correcting for 2 metrics" in found
+    assert "better" not in found
+    found = answer(2.0004, 2.0, low=0.0003, high=0.0005)
+    assert "+0.000 (95 % interval +0.000 to +0.001) against b, which rounds to zero" in found
+    assert "better" not in found
+
+
+def test_the_sentence_gives_a_share_only_of_a_gap():
+    assert "of the way" not in answer(2.5, 2.0, share=float("nan"))
+    assert answer(2.5, 2.0, share=-0.2).endswith("; that is worse than a uniform map.")
+
+
+def test_the_lines_say_of_each_difference_what_it_is_worth():
+    ends = {"a": "a", "b": "b", "low": 0.1, "high": 0.3, "improved": 0.7, "pictures": 9}
+    clear = {**ends, "metric": "cc", "difference": 0.2, "p": 0.001, "p_corrected": 0.003}
+    doubtful = {**clear, "metric": "nss", "p": 0.04, "p_corrected": 0.08}
+    nothing = {**clear, "metric": "sim", "difference": 4e-4, "low": 3e-4, "high": 5e-4}
+    small = {**nothing, "metric": "mse"}  # shown with a fourth decimal
+    equal = {**nothing, "metric": "kld", "difference": 0.0, "low": 0.0, "high": 0.0}
+    rows = [clear, doubtful, nothing, small, equal]
+    _, *lines = compare.difference_lines({"differences": rows})
+    words = [line.split("corrected ")[1].split("; ", 1)[1] for line in lines]
+    assert words == [
+        "better in 70% of 9",
+        "better in 70% of 9; not significant after correcting for 5 metrics",
+        "rounds to zero",
+        "better in 70% of 9",
+        "rounds to zero",
+    ]
 
 
 def test_the_gallery_shows_what_changed_most_and_keeps_the_order(two_runs, tmp_path):

@@ -408,7 +408,7 @@ def test_a_heat_map_and_numbers_that_are_none_are_refused(run, perfect):
     text = "\n".join(lines)
     assert done.left_out == [first, second]
     assert "is in colour" in text
-    assert f"1 maps with negative values: as shares, their least becomes 0 ({third})" in text
+    assert "1 maps with negative values that are no log-densities: kept for NSS" in text
 
 
 def test_a_network_that_gives_no_numbers_is_an_error(run, trained, monkeypatch):

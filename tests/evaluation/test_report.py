@@ -213,13 +213,49 @@ def test_page_that_cannot_be_written_names_the_file(comparison, tmp_path):
         (0.1, 0.3, 0.01, False, "worse"),
         (-0.3, -0.1, None, False, "better"),
         (-0.1, 0.3, 0.01, True, "unclear"),
-        (0.1, 0.3, 0.2, True, "unclear"),
+        (0.1, 0.3, 0.2, True, "uncorrected"),
         (None, 0.3, 0.01, True, "unclear"),
     ],
 )
 def test_verdict_needs_interval_and_p(low, high, p, higher, expected):
     row = {"low": low, "high": high, "p_corrected": p}
     assert report.verdict(row, {"higher_is_better": higher}) == expected
+
+
+def rendered_differences(comparison, **row):
+    """Return the rows of the table of differences: their class, and what they show."""
+    rows = [{**other, **row} for other in comparison["differences"]]
+    html = report.render({**comparison, "differences": rows})
+    table = html.split('<section id="differences"')[1].split("</section>")[0]
+    return re.findall(r'<tr class="(\w+)">\s*<th scope="row".*?verdict">([^<]*)<', table, re.DOTALL)
+
+
+def test_a_difference_that_correcting_takes_away_says_over_how_many_metrics(comparison):
+    found = rendered_differences(comparison, p=0.03, p_corrected=0.09)
+    assert found == [("uncorrected", "not significant after correcting for 3 metrics")] * 3
+    # where the test itself speaks against, the correction is not to blame
+    found = rendered_differences(comparison, p=0.06, p_corrected=0.09)
+    assert found == [("uncorrected", "not significant")] * 3
+
+
+def test_what_rounds_to_zero_is_neither_better_nor_worse(comparison):
+    found = rendered_differences(comparison, difference=4e-4, low=3e-4, high=5e-4)
+    assert found == [("zero", "rounds to zero")] * 3
+
+
+def test_models_that_round_to_one_mean_are_both_best_or_none():
+    def best(*means):
+        scored = [
+            {"name": str(i), "kind": "model", "means": {"nss": {"mean": mean}}}
+            for i, mean in enumerate(means)
+        ]
+        metric = {"key": "nss", "higher_is_better": True}
+        rows = report.score_cells({"metrics": [metric], "scored": scored})
+        return [row["cells"][0]["best"] for row in rows]
+
+    assert best(2.0001, 2.0) == [False, False]
+    assert best(2.0001, 2.0, 1.9) == [True, True, False]
+    assert best(2.001, 2.0) == [True, False]
 
 
 def test_best_is_a_model_and_the_lowest_where_lower_is_better(comparison):
@@ -299,6 +335,23 @@ def visit(browser, written, tmp_path):
     for context in contexts:
         context.close()
     assert complaints == []
+
+
+def test_a_picture_s_change_that_rounds_to_zero_is_neither_green_nor_red(visit, comparison):
+    rows = [
+        {"picture": f"{i}.jpg", "scores": {
+            name: {key: 0.5 + gap * (name == MODELS[0]) for key, _, _ in METRICS} for name in NAMES
+        }}
+        for i, gap in enumerate((4e-4, -4e-4, 2e-3))
+    ]  # fmt: skip
+    gallery = [{**comparison["gallery"][0], "picture": row["picture"]} for row in rows]
+    page = visit({**comparison, "rows": rows, "gallery": gallery})
+    changes = page.eval_on_selector_all(
+        ".card .change", "all => all.map((e) => [e.className, e.firstChild.textContent])"
+    )
+    assert sorted(changes) == [
+        ["change same", "0.000"], ["change same", "0.000"], ["change up", "+0.002"],
+    ]  # fmt: skip
 
 
 def names_in_rows(page):

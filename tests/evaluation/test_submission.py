@@ -283,7 +283,8 @@ def test_a_sound_submission_of_others_passes(submission, samples, benchmark, tmp
     with zipfile.ZipFile(folder.with_suffix(".zip"), "a") as file:
         file.writestr("__MACOSX/their-model/._i1.png", b"x")
         file.writestr("their-model/.DS_Store", b"x")
-    assert validate(folder.with_suffix(".zip"), samples(benchmark), benchmark) == []
+    (problem,) = validate(folder.with_suffix(".zip"), samples(benchmark), benchmark)
+    assert problem.startswith("2 files are a system's own")
     (folder / ".DS_Store").write_bytes(b"x")
     assert validate(folder, samples(benchmark), benchmark) == []
     (folder / ".DS_Store").unlink()
@@ -412,6 +413,20 @@ def test_two_folders_around_the_maps_do_not_belong(submission, samples):
     problems = validate(folder, samples("mit300"), "mit300")
     assert problems[0] == "i2.png is missing"
     assert problems[1] == "'m/i2.png' is not asked for, as i2.png is"
+
+
+def test_a_system_s_clutter_is_no_map_and_does_not_hide_the_maps(submission, samples):
+    folder = submission("mit300")
+    for name in ("._i1.png", ".ipynb_checkpoints/i1.png", "__MACOSX/mine/._i1.png"):
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).write_bytes(b"x")
+    assert validate(folder, samples("mit300"), "mit300") == []
+    # in an archive it would be handed in; but the folder around the maps is still found
+    archive = pack(folder, "mine/")
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr("__MACOSX/mine/._i2.png", b"x")
+    (problem,) = validate(archive, samples("mit300"), "mit300")
+    assert problem.startswith("4 files are a system's own ('mine/")
 
 
 def test_a_picture_that_cannot_be_read_leaves_its_map_unchecked(submission, samples, tmp_path):

@@ -623,3 +623,23 @@ def test_mit_emd_knows_only_the_order_of_the_saliency_maps_cells(rng):
     assert emd(a**3, b, 1, "mit") == pytest.approx(emd(a, b, 1, "mit"))
     assert emd(b**3, b, 1, "mit") == pytest.approx(0, abs=1e-12)
     assert emd(np.ones((6, 8)), b, 1, "mit") == pytest.approx(emd(np.ones((6, 8)), b, 1))
+
+
+@pytest.mark.parametrize("shape", [(24, 32), (150, 200)], ids=["sorted", "in buckets"])
+@pytest.mark.parametrize("profile", list(PROFILES))
+@pytest.mark.parametrize("name", list(METRICS))
+def test_a_map_scores_as_its_multiples_do_however_small_or_large(name, profile, shape):
+    rng = np.random.default_rng(3)
+    saliency_map, truth = rng.random(shape), rng.random(shape)
+    points = rng.uniform(0, shape[0] - 1, (30, 2))
+    about = {"others": points / 2, "baseline": rng.random(shape), "seed": 1, "profile": profile}
+
+    def found(factor, kind=np.float64):
+        values = (factor * saliency_map).astype(kind)
+        return metrics.score(values, truth, points, (name,), **about)[name]
+
+    for factor in (1e-300, 1e-170, 1e-30, 1e30, 1e170, 1e308):
+        assert found(factor) == pytest.approx(found(1.0), rel=1e-6, abs=1e-9), factor
+        assert found(-factor) == pytest.approx(found(-1.0), rel=1e-6, abs=1e-9), -factor
+    for factor in (1e-30, 1e30):
+        assert found(factor, np.float32) == pytest.approx(found(1.0, np.float32), rel=1e-4)

@@ -39,10 +39,16 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
+/** A score as it is shown; without a minus before a zero. */
+function rounded(value, metric) {
+  return Number(value.toFixed(metrics[metric].digits)) + 0;
+}
+
 function text(value, metric, signed = false) {
   if (value === null) return DASH;
-  const plain = value.toFixed(metrics[metric].digits);
-  return (signed && value > 0 ? "+" : "") + plain.replace("-", MINUS);
+  const shown = rounded(value, metric);
+  const plain = shown.toFixed(metrics[metric].digits);
+  return (signed && shown > 0 ? "+" : "") + plain.replace("-", MINUS);
 }
 
 /* ---------- sort and filter ---------- */
@@ -167,7 +173,7 @@ function card(row) {
 }
 
 function goodness(difference, metric) {
-  if (!difference) return "same";
+  if (difference === null || rounded(difference, metric) === 0) return "same";
   return difference > 0 === metrics[metric].higher ? "up" : "down";
 }
 
