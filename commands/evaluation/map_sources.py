@@ -31,7 +31,7 @@ from salience.pictures.sample import IMAGE_SUFFIXES, Sample
 from salience.system.cache import ArrayCache
 from salience.system.code_digest import code_digest
 from salience.system.errors import UserError
-from salience.system.files import file_digest
+from salience.system.files import content_stamp, file_digest
 from salience.system.notes import Notes
 from salience.system.terminal import progress
 
@@ -223,11 +223,10 @@ class FolderMaps:
             self.notes.add("maps without a picture in the split: not used", found[key][0].name)
 
     def fingerprint(self) -> str:
-        """Return a digest of the files' names, sizes and times, and the blur."""
+        """Return a digest of the files' names and contents, and the blur."""
         digest = hashlib.sha256()
         for name, path in self.files.items():
-            status = path.stat()
-            digest.update(repr((name, path.name, status.st_size, status.st_mtime_ns)).encode())
+            digest.update(repr((name, path.name, content_stamp(path))).encode())
         return f"maps {digest.hexdigest()} {self.smooth}"
 
     def maps(

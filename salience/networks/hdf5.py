@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salience.system.errors import UserError
-from salience.system.files import HERE
+from salience.system.files import HERE, open_regular
 
 # what h5py raises on a damaged file
 DAMAGED = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, OverflowError,
@@ -41,8 +41,10 @@ def opened(path: Path) -> h5py.File:
 
     Raises:
         OSError: it is no HDF5 file.
-        UserError: reading it ends the process, or comes to no end.
+        UserError: it is a pipe, a device or a folder; or reading it ends the process, or comes to
+            no end.
     """
+    open_regular(path).close()  # the library would wait for who writes into a pipe
     status = path.stat()
     if h5py.is_hdf5(path) and not survives(path, status.st_size, status.st_mtime_ns):
         raise UserError(f"{path} is damaged: the HDF5 library fails on it. Get it again.")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from commands.prediction import engines, video
 from commands.prediction.engines import Engine
+from commands.prediction.map_record import RECORD
 from commands.prediction.predict import predict
 from commands.prediction.video import Key, apart, between, smoothed
 from config import PredictConfig
@@ -61,7 +62,9 @@ def blob(monkeypatch):
 
 
 def files(folder):
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    """Return the outputs in a folder, without the record of what they were made of."""
+    found = (p for p in folder.rglob("*") if p.is_file() and p.name != RECORD)
+    return sorted(str(p.relative_to(folder)) for p in found)
 
 
 def pictures_of(path):

@@ -182,7 +182,7 @@ def test_a_run_whose_checkpoints_cannot_be_read_is_left_alone(unfinished, monkey
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pathlib.Path.read_bytes", refused)
+        patch.setattr("commands.training.checkpoint.open_regular", refused)
         with pytest.raises(StorageError, match="Input/output error"):
             train.train(unfinished, **QUIET)
     shutil.rmtree(folder / "checkpoints")

@@ -93,7 +93,7 @@ def test_run_writes_all_that_it_promises(tiny):
     for name in ("curves.png", "examples.png"):
         assert cv2.imread(str(folder / name)).std() > 5
     assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
-    card = json.loads((config.weights_dir / "mlnet-scratch-frozen.json").read_text())
+    card = json.loads((config.weights_dir / "mlnet-scratch-frozen-synthetic.json").read_text())
     assert card["model"] == "mlnet"
     assert card["strategy"] == "scratch-frozen"
     assert card["input_shape"] == [48, 64]
@@ -122,7 +122,7 @@ def test_validation_scores_equal_the_evaluation_of_the_same_weights(tiny, traine
 
     card = weight_files.read_card(trained)
     results = evaluate(EvaluateConfig(weights=trained, dataset="synthetic", split="val"), **QUIET)
-    means = results.row("mlnet-scratch-frozen").means
+    means = results.row("mlnet-scratch-frozen-synthetic").means
     for name in validation.VALIDATED:
         assert means[name].mean == pytest.approx(card["metrics"][f"val_{name}"], abs=1e-5)
 
@@ -139,7 +139,7 @@ def test_best_weights_are_those_of_the_lowest_validation_loss(tiny, monkeypatch)
         for name, path in {
             "best": run.path("best.weights.h5"),
             "last": run.path("last.weights.h5"),
-            "published": run.weights_dir / "mlnet-scratch-frozen.weights.h5",
+            "published": run.weights_dir / "mlnet-scratch-frozen-synthetic.weights.h5",
         }.items()
     }
     assert epochs == {"best": 2, "last": 3, "published": 2}
@@ -214,7 +214,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run_in_one_line(tiny):
 
 
 def card_of(weights_dir):
-    return weight_files.read_card(weights_dir / "mlnet-scratch-frozen.weights.h5")
+    return weight_files.read_card(weights_dir / "mlnet-scratch-frozen-synthetic.weights.h5")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_weights_that_are_better_are_not_replaced_unasked(tiny, trained, tmp_pat
     config, lines = tiny(), []
     config.weights_dir.mkdir()
     old = {**weight_files.read_card(trained), "run": "another", **there}
-    published = config.weights_dir / "mlnet-scratch-frozen.weights.h5"
+    published = config.weights_dir / "mlnet-scratch-frozen-synthetic.weights.h5"
     weight_files.save(load_model(trained), published, old)
     run = train.train(config, say=lines.append)
     assert (card_of(config.weights_dir)["run"] == "another") == bool(kept)
@@ -285,7 +285,7 @@ def test_several_sets_train_one_network_in_the_shares_asked_for(tiny, tmp_path, 
     mixed = tiny(dataset=("synthetic", "folder"), data=root, mix=(1.0, 3.0))
     run = train.train(mixed, say=lines.append)
     assert "synthetic+folder: 16 training and 6 validation pictures" in lines[0]
-    assert run.published.name == "mlnet-scratch-frozen.weights.h5"
+    assert run.published.name == "mlnet-scratch-frozen-synthetic+folder-own.weights.h5"
     assert weight_files.read_card(run.published)["dataset"] == "synthetic+folder"
     assert Run(run.folder).config == mixed
 
@@ -301,7 +301,7 @@ def test_training_goes_on_from_another_networks_weights(tiny, trained, tmp_path,
     run = train.train(config, say=lines.append)
     assert lines[0].startswith(f"weights {trained}: mlnet (scratch-frozen), trained on synthetic")
     assert f"start: {trained}" in lines[1]
-    assert run.published.name == "mlnet-finetuned-on-folder.weights.h5"
+    assert run.published.name == "mlnet-finetuned-on-folder-own.weights.h5"
     pairs = zip(
         load_model(trained).weights, load_model(run.published).weights, strict=True
     )  # fmt: skip
