@@ -10,6 +10,7 @@ import importlib.metadata
 import io
 import json
 import math
+import os
 import platform
 import tomllib
 from collections import Counter
@@ -175,7 +176,8 @@ def load(model: keras.Model, path: Path) -> None:
     """
     import keras
 
-    _set(model, path)
+    with np.errstate(over="ignore"):  # what single precision cannot hold is seen below
+        _set(model, path)
     for weight in model.weights:
         # as the network computes with it: 1e39 is infinite in single precision
         if not np.isfinite(keras.ops.convert_to_numpy(weight)).all():
@@ -265,7 +267,9 @@ def cards_in(folder: Path, say: Callable[[str], None]) -> dict[Path, dict[str, A
     """
     cards: dict[Path, dict[str, Any]] = {}
     # not what an interrupted write left: those names begin with a dot
-    found = {path.resolve(): path for path in sorted(folder.glob("[!.]*" + SUFFIX))}
+    # realpath: `resolve` fails on a link to itself
+    files = sorted(folder.glob("[!.]*" + SUFFIX))
+    found = {Path(os.path.realpath(path)): path for path in files}
     if SHIPPED.exists():
         found.setdefault(SHIPPED.resolve(), SHIPPED)
     for path in found.values():
@@ -399,7 +403,7 @@ def shown(path: Path) -> Path:
 
 def is_shipped(path: Path) -> bool:
     """Return whether a weights file is the one that comes with the program."""
-    return path.resolve() == SHIPPED.resolve()
+    return os.path.realpath(path) == os.path.realpath(SHIPPED)
 
 
 def card_line(path: Path, card: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -334,6 +335,83 @@ def test_run_folder_under_a_file_is_refused(tiny, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="Cannot create the folder"):
         RunFolder(tiny(output=tmp_path / "file" / "run"))
+
+
+@pytest.fixture
+def box(trained, tmp_path, monkeypatch):
+    """Put weights into the box; they are tiny ones, too."""
+    path = tmp_path / "box" / "mlnet-box.weights.h5"
+    path.parent.mkdir()
+    shutil.copy(trained, path)
+    monkeypatch.setattr(weight_files, "SHIPPED", path)
+    return path
+
+
+def test_the_network_in_the_box_is_scored_on_the_same_pictures(
+    tiny, tmp_path, picture, box, trained
+):
+    from commands.evaluation.evaluate import evaluate
+    from commands.settings import EvaluateConfig
+
+    root = write_set(tmp_path / "own", picture)
+    run = train.train(tiny(dataset="folder", data=root), **QUIET)
+    rival = weight_files.read_card(run.path("best.weights.h5"))["box"]
+    assert weight_files.read_card(run.published)["box"] == rival
+    assert (rival["weights"], rival["pictures"]) == ("mlnet-box", 2)
+    asked = EvaluateConfig(weights=trained, dataset="folder", data=root, split="val", metrics="cc")
+    means = evaluate(asked, **QUIET).row("mlnet-scratch-frozen-synthetic").means
+    assert rival["val_cc"] == pytest.approx(means["cc"].mean, abs=1e-5)
+
+
+@pytest.mark.parametrize(("theirs", "is_better"), [(0.99, True), (-0.99, False)])
+def test_the_last_line_says_where_the_box_does_better(
+    tiny, tmp_path, picture, box, monkeypatch, theirs, is_better
+):
+    lines = []
+    scores = {"val_cc": theirs, "pictures": 2}
+    monkeypatch.setattr(train, "score_shipped", lambda *a: scores)
+    config = tiny(dataset="folder", data=write_set(tmp_path / "own", picture))
+    train.train(config, say=lines.append)
+    assert ("the network in the box does better" in lines[-1]) == is_better
+    assert not is_better or ("0.990" in lines[-1] and f"--weights {box}" in lines[-1])
+
+
+def test_where_the_box_cannot_be_scored_training_says_so_and_ends_well(
+    tiny, tmp_path, picture, box
+):
+    box.write_text("damaged")
+    lines = []
+    config = tiny(dataset="folder", data=write_set(tmp_path / "own", picture))
+    run = train.train(config, say=lines.append)
+    assert any("the network in the box is not scored" in line for line in lines)
+    assert run.path(DONE).exists()
+
+
+def test_cards_know_the_training_pictures_in_a_copy_under_other_names(tiny, tmp_path, picture):
+    from commands.evaluation.evaluate import evaluate
+    from commands.settings import EvaluateConfig
+
+    root, copy = write_set(tmp_path / "own", picture), tmp_path / "copy"
+    first = train.train(tiny(dataset="folder", data=root), **QUIET)
+    # what goes on from weights knows what those had learned from
+    second = train.train(
+        tiny(dataset="synthetic", init_weights=first.published, backbone_weights=None,
+             output=tmp_path / "second"),
+        **QUIET,
+    )  # fmt: skip
+    for kind in ("images", "maps"):
+        (copy / "test" / kind).mkdir(parents=True)
+        for i, source in enumerate(("train/{}/0.png", "train/{}/1.png", "val/{}/0.png")):
+            shutil.copy(root / source.format(kind), copy / "test" / kind / f"renamed{i}.png")
+    for weights in (first.published, second.published):
+        asked = EvaluateConfig(weights=weights, dataset="folder", data=copy, metrics="cc")
+        told = "\n".join(evaluate(asked, **QUIET).notes.lines())
+        assert "2 WARNING: scored pictures that a model was trained on (renamed0.png" in told
+
+
+def test_two_folders_of_ones_own_go_to_files_of_their_own(tiny, tmp_path):
+    names = {tiny(dataset="folder", data=tmp_path / name).name for name in ("a", "b", "ü b")}
+    assert names == {f"mlnet-scratch-frozen-folder-{name}" for name in ("a", "b", "_b")}
 
 
 @needs(VGG16)
