@@ -43,14 +43,17 @@ class Outputs:
 
     Args:
         settings: what to write and how.
+
+    Attributes:
         record: gets what each output was made of; None where nothing is recorded.
 
     Raises:
         UserError: the aspect ratio is none, or the reference cannot be read or matched.
     """
 
-    def __init__(self, settings: PredictConfig, record: MapRecord | None = None) -> None:
-        self.settings, self.record = settings, record
+    def __init__(self, settings: PredictConfig) -> None:
+        self.settings = settings
+        self.record: MapRecord | None = None
         self.aspect = 1.0 if settings.crop is None else parse_aspect(settings.crop)
         self.reference = None if settings.match is None else read_reference(settings.match)
 

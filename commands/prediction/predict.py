@@ -56,10 +56,10 @@ def predict(settings: PredictConfig, say: Callable[[str], None] = tell) -> int:
     failed = 0
     if images or settings.listed or not clips:
         with Collection(images, settings, say) as jobs:
-            failed = write_maps(jobs, choose, settings, say, record())
+            failed = write_maps(jobs, choose, settings, say, record)
     if clips:
         alone = not (images or settings.listed)
-        failed += video.predict_videos(clips, choose, settings, say, alone, record())
+        failed += video.predict_videos(clips, choose, settings, say, alone, record)
     return failed
 
 
@@ -68,7 +68,7 @@ def write_maps(
     weights: Callable[[], Path],
     settings: PredictConfig,
     say: Callable[[str], None] = tell,
-    record: MapRecord | None = None,
+    record: Callable[[], MapRecord] | None = None,
 ) -> int:
     """Write the outputs that are not there yet; return how many pictures gave none.
 
@@ -80,13 +80,15 @@ def write_maps(
         weights: returns the weights file; asked only where something is to be predicted.
         settings: how.
         say: gets each line of news.
-        record: of what the outputs that are there were made of; None where the caller knows.
+        record: returns that of what the outputs that are there were made of, and needs the weights;
+            None where the caller knows.
 
     Raises:
         UserError: the weights are not usable, or nothing can be written.
     """
-    outputs = Outputs(settings, record)
-    todo = Todo(jobs, settings.overwrite, say, record)
+    outputs = Outputs(settings)  # first: what is wrong with the settings is said alone
+    outputs.record = record() if record else None
+    todo = Todo(jobs, settings.overwrite, say, outputs.record)
     failed = 0
     if todo.first:
         engine = engines.chosen(settings.engine)  # what is absent leaves no empty folder behind

@@ -136,7 +136,7 @@ def predict_videos(
     settings: PredictConfig,
     say: Callable[[str], None],
     alone: bool,
-    record: MapRecord,
+    record: Callable[[], MapRecord],
 ) -> int:
     """Write the overlays and maps of videos; return how many are not there, or not whole.
 
@@ -146,7 +146,7 @@ def predict_videos(
         settings: how.
         say: gets each line of news.
         alone: whether nothing else was named: then a single one that cannot be read is an error.
-        record: of what the outputs that are there were made of.
+        record: returns that of what the outputs that are there were made of; needs the weights.
 
     Raises:
         UserError: that, or the weights are not usable, or nothing can be written.
@@ -157,7 +157,8 @@ def predict_videos(
     for clip, outputs in outputs_of(clips, settings.output, settings.video_maps).items():
         if number(str(clip)) % parts != part:
             continue
-        state = record.state(clip, outputs, os.path.exists)
+        is_there = any(map(os.path.exists, outputs.values()))
+        state = record().state(clip, outputs, os.path.exists) if is_there else State.MISSING
         if state is State.KEPT and not settings.overwrite:
             say(f"{clip}: kept (--overwrite predicts it again)")
             continue
@@ -176,7 +177,8 @@ def predict_videos(
             tqdm.write(f"skipped: {error}", file=sys.stderr)
     if not todo:
         return failed
-    how = Outputs(settings, record)
+    how = Outputs(settings)
+    how.record = record()
     with heeded(say) as stop:
         name = engines.chosen(settings.engine)  # what is absent leaves no empty folder behind
         make_folder(settings.output)
