@@ -156,6 +156,7 @@ SYSTEMS = {
 }
 DATASETS = tuple(sorted(p.stem for p in (HERE / "salience/data/sets").glob("[!_]*.py")))
 BUILT_IN = ("synthetic",)  # data sets without files
+OWN_SETS = ("folder", "npy")  # named alike, whatever they hold
 OPTIMIZERS = ("sgd", "adam", "adamw")
 OWN_LOSSES = tuple(name for name, system in SYSTEMS.items() if system.own_loss)
 LOSSES = (*OWN_LOSSES, "kld", "cc", "nss", "mse", "bce")
@@ -193,7 +194,8 @@ SHARED: dict[str, dict[str, Any]] = {
     },
     "weights": {
         "default": None,
-        "help": "weights file (.weights.h5); default: the best of those in weights/",
+        "help": "weights file (.weights.h5); default: the newest of your own in "
+        "weights/ (main.py weights lists them and pins a choice)",
     },
     "weights_dir": {
         "default": Path("weights"),
@@ -498,9 +500,9 @@ class Config(TruthConfig):
     )
     output: Path | None = option(
         None,
-        "run folder; default: runs/MODEL-frozen or runs/MODEL-finetuned, or with a random start "
-        "runs/MODEL-scratch-frozen or runs/MODEL-scratch; MODEL-BACKBONE where that is another "
-        "than the recipe's",
+        "run folder; default: runs/MODEL-frozen-DATASET or runs/MODEL-finetuned-DATASET, or with "
+        "a random start runs/MODEL-scratch-frozen-DATASET or runs/MODEL-scratch-DATASET; "
+        "MODEL-BACKBONE where that is another than the recipe's",
         group="output",
     )
     overwrite: bool = option(False, "replace an earlier run in the run folder")
@@ -643,10 +645,21 @@ class Config(TruthConfig):
 
     @property
     def name(self) -> str:
-        """The run's name, such as mlnet-frozen: its files in weights/ and runs/ carry it."""
+        """The run's name, such as mlnet-frozen-osie: its files in weights/ and runs/ carry it."""
         # what goes on from other weights does not take their place in weights/
-        suffix = f"-on-{self.dataset_name}" if self.init_weights else ""
-        return f"{self.system}-{self.strategy}{suffix}"
+        on = "-on" if self.init_weights else ""
+        return f"{self.system}-{self.strategy}{on}-{self.sets_name}"
+
+    @property
+    def sets_name(self) -> str:
+        """The data sets in a file's name; of one's own, such as folder-mine, with the folder's."""
+        words = [
+            f"{name}-{re.sub(r'[^A-Za-z0-9_.+-]+', '_', root.resolve().name)[:40]}"
+            if name in OWN_SETS and root
+            else name
+            for name, root in self.sets
+        ]
+        return "+".join(words)[:120]
 
     @property
     def run_folder(self) -> Path:

@@ -31,6 +31,7 @@ from commands.settings import (
     PrepareConfig,
     ProbeConfig,
     SubsetConfig,
+    WeightsConfig,
 )
 from config import PredictConfig, TrainConfig
 from salience.system.code_digest import OURS
@@ -150,6 +151,7 @@ COMMANDS = {
         "convert mlnet_salicon_weights.pkl weights/mlnet-2016.weights.h5",
         keras,
     ),
+    "weights": Command(WeightsConfig, "commands.curation.weights:run", "weights"),
     "data check": Command(
         CheckConfig, "commands.curation.check:check", "data check --dataset salicon --data PATH"
     ),

@@ -29,6 +29,7 @@ from salience.pictures.picture_files import as_bgr
 from salience.pictures.sample import Sample
 from salience.system.errors import UserError
 from salience.system.files import HERE
+from salience.system.terminal import tell
 
 EPSILON = 1e-7  # guards the division by a map's maximum
 
@@ -132,8 +133,9 @@ def load_model(weights: str | Path | None = None) -> keras.Model:
     """Return a trained model, ready to predict.
 
     Args:
-        weights: a `.weights.h5` file that `train` wrote; by default the best of those in the
-            folder `weights/` here or, where there are none, of those that the program brings.
+        weights: a `.weights.h5` file that `train` wrote; by default the newest of your own in the
+            folder `weights/` here or, where there are none, those that the program brings. What
+            is taken by default is printed.
 
     Raises:
         UserError: the file is missing, damaged, or of another model; or there is none.
@@ -153,8 +155,8 @@ def best_weights() -> Path:
         UserError: there is none.
     """
     own, brought = Config.weights_dir, HERE / Config.weights_dir
-    folder = own if any(own.glob("[!.]*" + weight_files.SUFFIX)) else brought
-    return weight_files.choose(None, folder, lambda line: None)
+    is_used = any(own.glob("[!.]*" + weight_files.SUFFIX)) or (own / weight_files.PIN).exists()
+    return weight_files.choose(None, own if is_used else brought, tell)
 
 
 def predict(

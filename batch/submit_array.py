@@ -52,7 +52,7 @@ def studies(words: list[str]) -> list[list[Config]]:
     config, strategies = settings.run, list(settings.strategies)
     seeds = list(settings.seeds) or [config.seed]
     check(config.cluster, config.starts_at_random, strategies, seeds)
-    root = config.output or Path("runs") / f"{config.system}-strategies"
+    root = config.output or Path("runs") / f"{config.system}-strategies-{config.sets_name}"
     found = []
     for name, data in config.sets:
         of_one = dataclasses.replace(

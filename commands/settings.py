@@ -42,8 +42,8 @@ class DemoConfig(Checked):
 
     weights: Path | None = shared(
         "weights",
-        help="weights file (.weights.h5) that the page begins with; default: the best of those in "
-        "weights/",
+        help="weights file (.weights.h5) that the page begins with; default: the newest of your "
+        "own in weights/",
         group="networks",
     )
     weights_dir: Path = shared("weights_dir", help="folder of the weights that the page offers")
@@ -185,7 +185,7 @@ class ScoringConfig(TruthConfig):
 
 
 def training_of(weights: Path | None, folder: Path) -> Config:
-    """Return the settings of the training of weights, or of the best of a folder.
+    """Return the settings of the training of weights, or of the default of a folder.
 
     Raises:
         UserError: the weights are not usable.
@@ -400,6 +400,22 @@ class ConvertConfig(Checked):
     weights_dir: Path = shared(
         "weights_dir",
         help="folder where ImageNet's VGG16 is looked for, to compare kernels with",
+    )
+
+
+@dataclass(frozen=True)
+class WeightsConfig(Checked):
+    """List the trained weights, and choose which serve where none are named.
+
+    List what lies in weights/ and what comes with the program: what each was trained on, when,
+    how it scored, and which of them serve where no --weights is given, and why.
+    """
+
+    weights_dir: Path = shared("weights_dir", help="folder of the weights")
+    use: str | None = option(
+        None,
+        "pin these weights: they serve wherever none are named; 'newest' takes the pin away",
+        metavar="NAME",
     )
 
 

@@ -56,10 +56,10 @@ def test_train_test_evaluate_from_end_to_end(cli, tmp_path, pictures):
     assert "epoch 1: loss" in trained.stdout
     # not a word of the libraries', and no progress bar where there is no terminal
     assert trained.stderr == ""
-    assert (tmp_path / "weights/mlnet-scratch.weights.h5").exists()
+    assert (tmp_path / "weights/mlnet-scratch-synthetic.weights.h5").exists()
 
     # unnamed, those in the box would serve, before any that were trained on synthetic scenes
-    own = ("--weights", "weights/mlnet-scratch.weights.h5")
+    own = ("--weights", "weights/mlnet-scratch-synthetic.weights.h5")
     tested = cli("test", "pictures", "--overlay", "--recursive", *own)
     assert tested.stderr == ""
     assert "3 maps written to predictions/" in tested.stdout
@@ -70,7 +70,7 @@ def test_train_test_evaluate_from_end_to_end(cli, tmp_path, pictures):
     assert "centre bias" in scored.stdout
     rows = json.loads((tmp_path / "eval/metrics.json").read_text())["rows"]
     assert list(rows) == [
-        "mlnet-scratch", "centre bias", "uniform", "humans, split half",
+        "mlnet-scratch-synthetic", "centre bias", "uniform", "humans, split half",
         "humans, one from the others",
     ]  # fmt: skip
     assert len((tmp_path / "eval/per_image.csv").read_text().splitlines()) == 1 + 5 * 32

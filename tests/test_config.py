@@ -123,9 +123,9 @@ def test_a_run_is_named_by_what_it_transfers():
         for weights in (None, "none")
     }
     assert names == {
-        (True, None): "mlnet-frozen",
-        (False, None): "mlnet-finetuned",
-        (True, "none"): "mlnet-scratch-frozen",
-        (False, "none"): "mlnet-scratch",
+        (True, None): "mlnet-frozen-osie",
+        (False, None): "mlnet-finetuned-osie",
+        (True, "none"): "mlnet-scratch-frozen-osie",
+        (False, "none"): "mlnet-scratch-osie",
     }
-    assert Config().run_folder == Path("runs/mlnet-frozen")
+    assert Config().run_folder == Path("runs/mlnet-frozen-osie")

@@ -49,19 +49,19 @@ class Networks:
     def found(
         cls, weights: Path | None, weights_dir: Path, engine: str, say: Callable[[str], None]
     ) -> "Networks":
-        """Return the weights named, or the best of a folder, then the folder's others.
+        """Return the weights named, or the default of a folder, then the folder's others.
 
         Args:
             weights: a file, or None.
             weights_dir: the folder.
             engine: see `engines.chosen`.
-            say: gets a line of each file that cannot be read.
+            say: gets each line: which begin, and which files cannot be read.
 
         Raises:
             UserError: there are none, or the engine is not installed.
         """
         cards = weight_files.cards_in(weights_dir, say)
-        first = weights or weight_files.best_of(cards, weights_dir)
+        first = weights or weight_files.told_default(cards, weights_dir, say)
         begin = {first: cards.get(first) or weight_files.read_card(first)}
         others = {path: card for path, card in cards.items() if path.resolve() != first.resolve()}
         return cls({**begin, **others}, engines.chosen(engine))

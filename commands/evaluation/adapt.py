@@ -90,7 +90,7 @@ def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str,
         return ModelMaps(file, name, settings.batch_size, settings.workers, kept=kept)
 
     source = maps_of(weights, BEFORE)
-    note_training_pictures(source.config, settings, split, notes)
+    note_training_pictures(source.config, settings, split, notes, source.weights)
     groups = [AdaptedGroup(BEFORE), *fitted_groups(settings, source, training, say)]
     rows = [model_row(source, split)]
     for group in groups:

@@ -80,10 +80,10 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
     note_reading(evaluation)
     # runs of one data set, split and start have the same training pictures, which are read once
     trainings = {
-        (run.config.dataset, run.config.plan, run.config.init_weights): run.config for run in runs
+        (run.config.sets_name, run.config.plan, run.config.init_weights): run for run in runs
     }
-    for trained in trainings.values():
-        note_training_pictures(trained, settings, split, notes)
+    for run in trainings.values():
+        note_training_pictures(run.config, settings, split, notes, run.weights)
     add_notes(notes, runs, arms, scored, settings.dataset)
     comparison = described_comparison(evaluation, arms, sources, settings)
     comparison["command"] = shlex.join([*COMMAND_LINE, "compare", *typed_flags(settings)])

@@ -51,7 +51,7 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = tell) -> Eva
         make_folder(settings.output)
     source = source_of(settings, split, notes, say)
     if isinstance(source, ModelMaps):
-        note_training_pictures(source.config, settings, split, notes)
+        note_training_pictures(source.config, settings, split, notes, source.weights)
     rows = [model_row(source, split)]
     if settings.tune:
         rows.append(tuned_row(settings, source, split, notes, say))

@@ -82,8 +82,16 @@ def truth_line(truth: dict[str, Any]) -> str:
     return f"density maps: {truth['own_maps']} the data set's own, {truth['made_maps']} {made}"
 
 
+# who asks for the validation pictures' scores knows that the best epoch was chosen on them
+USES = {"train": "that a model was trained on", "val": "that a model's epoch was chosen on"}
+
+
 def note_training_pictures(
-    trained: Config, settings: ScoringConfig, split: TruthSplit, notes: Notes
+    trained: Config,
+    settings: ScoringConfig,
+    split: TruthSplit,
+    notes: Notes,
+    weights: Path | None = None,
 ) -> None:
     """Note how many of the scored pictures a model was trained on.
 
@@ -92,7 +100,10 @@ def note_training_pictures(
         settings: of the scoring; says where the data set lies now.
         split: the scored pictures.
         notes: gets the finding.
+        weights: the model's file, whose card knows its pictures in a copy or a subset, too.
     """
+    if weights:
+        note_remembered_pictures(weights, settings, split, notes)
     from model import lineage
 
     trainings, unknown = lineage(trained)
@@ -109,9 +120,7 @@ def note_training_pictures(
         # two splits may each have a 0.png; built-in scenes have no file, but names of their own
         return sample.image if isinstance(sample.image, Path | Stored) else sample.name
 
-    # who asks for the validation pictures' scores knows that the best epoch was chosen on them
-    uses = {"train": "that a model was trained on", "val": "that a model's epoch was chosen on"}
-    for part, use in uses.items():
+    for part, use in USES.items():
         if part == "val" and settings.split == "val":
             continue
         seen: set[Path | Stored | str] = set()
@@ -123,4 +132,23 @@ def note_training_pictures(
                 seen |= {identity(sample) for sample in found}
         for sample in split.samples:
             if identity(sample) in seen:
+                notes.add(f"WARNING: scored pictures {use}", sample.name)
+
+
+def note_remembered_pictures(
+    weights: Path, settings: ScoringConfig, split: TruthSplit, notes: Notes
+) -> None:
+    """Note which of the scored pictures a card remembers, whatever they are called now."""
+    from salience.networks import provenance, weight_files
+
+    card = weight_files.read_card(weights)
+    known = {part: provenance.remembered(card, part) for part in USES}
+    if not any(known.values()):
+        return
+    scored = provenance.hashes(split.samples, settings.workers)
+    for part, use in USES.items():
+        if part == "val" and settings.split == "val":
+            continue
+        for sample, found in zip(split.samples, scored, strict=True):
+            if found in known[part]:
                 notes.add(f"WARNING: scored pictures {use}", sample.name)

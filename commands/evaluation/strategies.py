@@ -65,7 +65,9 @@ def run_strategies(
     """
     check(config.cluster, config.starts_at_random, strategies, seeds)
     choose_engine(config.devices, config.cluster)  # for all arms, and their comparison
-    root = make_folder(config.output or Path("runs") / f"{config.system}-strategies")
+    root = make_folder(
+        config.output or Path("runs") / f"{config.system}-strategies-{config.sets_name}"
+    )
     runs = runs_of(dataclasses.replace(config, output=root), strategies, seeds)
     for number, run in enumerate(runs, 1):
         if is_done(run):

@@ -16,6 +16,7 @@ What they ask for, and where it is said:
   2709). The challenge of 2015, with maps as text inside JSON (salicon.net/upload), is closed.
 """
 
+import hashlib
 import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -38,6 +39,7 @@ from salience.system.archives import Member, is_left_out, members, write_zip
 from salience.system.errors import UserError
 from salience.system.files import (
     composed,
+    content_stamp,
     file_digest,
     make_folder,
     read_json,
@@ -113,6 +115,7 @@ def export_maps(settings: ExportMapsConfig, say: Callable[[str], None] = tell) -
         "format": settings.format,
         "weights": file_digest(weights),
         "smooth": settings.smooth,
+        "pictures": contents(images),
     }
     claim(folder, images, [job.outputs["map"] for job in jobs], made_of, settings.overwrite)
     how = PredictConfig(
@@ -131,6 +134,15 @@ def export_maps(settings: ExportMapsConfig, say: Callable[[str], None] = tell) -
     around = f"{model}/" if form.in_folder else ""
     write_zip(archive, {around + name: folder / name for name in names})
     return told(archive, validate(archive, samples, settings.format), say)
+
+
+def contents(images: list[Path]) -> str:
+    """Return a digest of what pictures hold."""
+    digest = hashlib.sha256()
+    for image in images:
+        with suppress(OSError, UserError):  # told when it is read
+            digest.update(f"{image.name} {content_stamp(image)}\n".encode(errors="replace"))
+    return digest.hexdigest()
 
 
 def map_name(sample: Sample, suffix: str) -> str:

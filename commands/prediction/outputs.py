@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commands.prediction.inputs import Job
+from commands.prediction.map_record import MapRecord
 from config import PredictConfig
 from salience.pictures.marks import (
     Peak,
@@ -43,22 +44,29 @@ class Outputs:
     Args:
         settings: what to write and how.
 
+    Attributes:
+        record: gets what each output was made of; None where nothing is recorded.
+
     Raises:
         UserError: the aspect ratio is none, or the reference cannot be read or matched.
     """
 
     def __init__(self, settings: PredictConfig) -> None:
         self.settings = settings
+        self.record: MapRecord | None = None
         self.aspect = 1.0 if settings.crop is None else parse_aspect(settings.crop)
         self.reference = None if settings.match is None else read_reference(settings.match)
 
     def write(self, job: Job, saliency_map: NDArray) -> None:
         """Write what is asked for of a picture, by its map (0 to 1; it is changed)."""
         seen = RenderedOutputs(job, self.finished(saliency_map), self)
+        replaces = self.record and self.record.begin(job.source, job.outputs)
         for kind, path in job.outputs.items():
             make_folder(path.parent, inside=self.settings.output)
             write = WRITERS.get(path.suffix, write_image)
             write(path, MAKERS[kind](seen))
+        if self.record and replaces:
+            self.record.end(job.source, job.outputs)
 
     def finished(self, saliency_map: NDArray) -> NDArray:
         """Return a map (0 to 1; it is changed) as it is to be written."""

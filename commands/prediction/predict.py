@@ -3,6 +3,7 @@
 Videos that are named go to `video.py`.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from commands.prediction import engines, video
 from commands.prediction.engines import Engine
 from commands.prediction.inputs import Collection, Job
+from commands.prediction.map_record import MapRecord, State, made_of_else, no_record
 from commands.prediction.outputs import Outputs, job_sample
 from config import PredictConfig
 from salience.networks import weight_files
@@ -48,14 +50,16 @@ def predict(settings: PredictConfig, say: Callable[[str], None] = tell) -> int:
             written.
     """
     choose = cache(lambda: weight_files.choose(settings.weights, settings.weights_dir, say))
+    # asks for the weights, whose lack is told before anything counts as kept
+    record = cache(lambda: MapRecord(settings, choose()))
     clips, images = video.apart(list(settings.images), settings.recursive)
     failed = 0
     if images or settings.listed or not clips:
         with Collection(images, settings, say) as jobs:
-            failed = write_maps(jobs, choose, settings, say)
+            failed = write_maps(jobs, choose, settings, say, record)
     if clips:
         alone = not (images or settings.listed)
-        failed += video.predict_videos(clips, choose, settings, say, alone)
+        failed += video.predict_videos(clips, choose, settings, say, alone, record)
     return failed
 
 
@@ -64,20 +68,27 @@ def write_maps(
     weights: Callable[[], Path],
     settings: PredictConfig,
     say: Callable[[str], None] = tell,
+    record: Callable[[], MapRecord] | None = None,
 ) -> int:
     """Write the outputs that are not there yet; return how many pictures gave none.
+
+    What is there counts where the record says that it was made of the same picture, weights and
+    settings. Else it is made anew; what has no record is left as it is, and counted as none.
 
     Args:
         jobs: the pictures and where their outputs go.
         weights: returns the weights file; asked only where something is to be predicted.
         settings: how.
         say: gets each line of news.
+        record: returns that of what the outputs that are there were made of, and needs the weights;
+            None where the caller knows.
 
     Raises:
         UserError: the weights are not usable, or nothing can be written.
     """
-    outputs = Outputs(settings)
-    todo = Todo(jobs, settings.overwrite, say)
+    outputs = Outputs(settings)  # first: what is wrong with the settings is said alone
+    outputs.record = record() if record else None
+    todo = Todo(jobs, settings.overwrite, say, outputs.record)
     failed = 0
     if todo.first:
         engine = engines.chosen(settings.engine)  # what is absent leaves no empty folder behind
@@ -90,10 +101,12 @@ def write_maps(
     say(
         f"{todo.begun - failed} maps written to {settings.output}/"
         + (f" at {todo.rate:.1f} images/s" if todo.begun > failed else "")
+        + (f", {todo.replaced} of them in place of others" if todo.replaced else "")
         + (f", {todo.kept} kept (--overwrite predicts them again)" if todo.kept else "")
         + (f", {failed} pictures skipped" if failed else "")
+        + (f", {todo.unknown} left as they are, for want of a record" if todo.unknown else "")
     )
-    return failed
+    return failed + todo.unknown
 
 
 class Todo:
@@ -105,23 +118,50 @@ class Todo:
         jobs: all of them.
         overwrite: whether outputs that are there do not count.
         say: gets each line of news.
+        record: of what they were made of; None where all that are there count.
+
+    Attributes:
+        kept: pictures whose outputs are there.
+        replaced: those that have some that were made of something else.
+        unknown: those that have some of which nothing is on record.
     """
 
     def __init__(
-        self, jobs: list[Job] | Collection, overwrite: bool, say: Callable[[str], None]
+        self,
+        jobs: list[Job] | Collection,
+        overwrite: bool,
+        say: Callable[[str], None],
+        record: MapRecord | None = None,
     ) -> None:
         self.jobs, self.total, self.overwrite, self.say = iter(jobs), len(jobs), overwrite, say
-        self.kept = self.begun = self.ended = 0
+        self.record = record
+        self.kept = self.replaced = self.unknown = self.begun = self.ended = 0
         self.started = self.told = perf_counter()
         self.first = self._next()
 
     def _next(self) -> Job | None:
         """Return the next job with an output to write."""
         for job in self.jobs:
-            if self.overwrite or not job.done:
+            state = State.MISSING if self.overwrite else self._state(job)
+            if state is State.KEPT:
+                self.kept += 1
+            elif state is State.UNKNOWN:
+                self.unknown += 1
+                if self.unknown == 1:
+                    self.say(no_record(job.outputs["map"]))
+            else:
+                self.replaced += state is State.OTHER
+                if state is State.OTHER and self.replaced == 1:
+                    self.say(made_of_else(job.outputs["map"]))
                 return job
-            self.kept += 1
         return None
+
+    def _state(self, job: Job) -> State:
+        """Return how the outputs stand that are there."""
+        if self.record is None:
+            return State.KEPT if job.done else State.MISSING
+        # unlike Path.is_file, this answers for a name that is too long, too
+        return self.record.state(job.source, job.outputs, os.path.isfile)
 
     def __iter__(self) -> Iterator[Job]:
         """Yield the jobs; once."""
@@ -140,7 +180,7 @@ class Todo:
     def end(self, bar: tqdm, pictures: int) -> None:
         """Count pictures that have been predicted."""
         self.ended += pictures
-        bar.total = self.total - self.kept
+        bar.total = self.total - self.kept - self.unknown
         bar.update(pictures)
         if bar.disable and perf_counter() - self.told > NEWS_SECONDS:
             self.told = perf_counter()
@@ -155,7 +195,7 @@ def predict_and_write(engine: Engine, jobs: Todo, outputs: Outputs) -> int:
     writing overlap. As many threads predict as the engine takes, `workers` more read and write.
     """
     failed, settings = 0, outputs.settings
-    bar = progress(jobs.total - jobs.kept, "pictures")
+    bar = progress(jobs.total - jobs.kept - jobs.unknown, "pictures")
     turns = BoundedSemaphore(engine.at_once)
     threads = settings.workers + engine.at_once
     with bar, ThreadPoolExecutor(threads) as pool:

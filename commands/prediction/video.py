@@ -30,6 +30,7 @@ from tqdm import tqdm
 from commands.prediction import engines
 from commands.prediction.engines import Engine
 from commands.prediction.inputs import number
+from commands.prediction.map_record import MapRecord, State, made_of_else, no_record
 from commands.prediction.outputs import Outputs
 from config import PredictConfig
 from salience.pictures.headers import room
@@ -135,6 +136,7 @@ def predict_videos(
     settings: PredictConfig,
     say: Callable[[str], None],
     alone: bool,
+    record: Callable[[], MapRecord],
 ) -> int:
     """Write the overlays and maps of videos; return how many are not there, or not whole.
 
@@ -144,6 +146,7 @@ def predict_videos(
         settings: how.
         say: gets each line of news.
         alone: whether nothing else was named: then a single one that cannot be read is an error.
+        record: returns that of what the outputs that are there were made of; needs the weights.
 
     Raises:
         UserError: that, or the weights are not usable, or nothing can be written.
@@ -154,9 +157,17 @@ def predict_videos(
     for clip, outputs in outputs_of(clips, settings.output, settings.video_maps).items():
         if number(str(clip)) % parts != part:
             continue
-        if not settings.overwrite and all(map(os.path.exists, outputs.values())):
+        is_there = any(map(os.path.exists, outputs.values()))
+        state = record().state(clip, outputs, os.path.exists) if is_there else State.MISSING
+        if state is State.KEPT and not settings.overwrite:
             say(f"{clip}: kept (--overwrite predicts it again)")
             continue
+        if state is State.UNKNOWN and not settings.overwrite:
+            failed += 1
+            say(no_record(outputs["overlay"]))
+            continue
+        if state is State.OTHER:
+            say(made_of_else(outputs["overlay"]))
         try:
             todo.append((open_clip(clip), outputs))
         except UserError as error:
@@ -167,6 +178,7 @@ def predict_videos(
     if not todo:
         return failed
     how = Outputs(settings)
+    how.record = record()
     with heeded(say) as stop:
         name = engines.chosen(settings.engine)  # what is absent leaves no empty folder behind
         make_folder(settings.output)
@@ -208,8 +220,12 @@ def write(
         why_silent = add_sound(made["overlay"], clip.path, loud)
         if not why_silent:
             made["overlay"] = loud
+        if how.record:
+            how.record.begin(clip.path, outputs)
         for kind in reversed(outputs):  # the overlay last: it tells that all is done
             _put(made[kind], outputs[kind], folder)
+        if how.record:
+            how.record.end(clip.path, outputs)
     where = " and ".join(str(path) for path in outputs.values())
     say(f"{clip.path}: {count} frames written to {where} at {rate:.1f} frames/s")
     if why_silent:

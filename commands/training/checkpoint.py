@@ -9,6 +9,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from salience.system.errors import UserError
-from salience.system.files import atomic, make_folder, telling
+from salience.system.errors import StorageError, UserError
+from salience.system.files import atomic, make_folder, open_regular, telling
 
 VERSION = 1
 ABOUT = "about"  # the member that holds the JSON text
@@ -195,16 +196,19 @@ class Checkpoints:
         """
         damaged = []
         for path in reversed(self.paths()):
-            with telling(f"Cannot read {path}", "see why"):
-                data = path.read_bytes()
             try:
+                with telling(f"Cannot read {path}", "see why"), open_regular(path) as file:
+                    data = file.read()
                 read(data)
-            except DAMAGED as error:
+            except StorageError:
+                raise
+            except (UserError, *DAMAGED) as error:
                 say(f"passed over: the checkpoint {path} is damaged ({error})")
                 damaged.append(path)
             else:
                 for other in damaged:  # which would be taken for the newest of those to be kept
-                    other.unlink(missing_ok=True)
+                    with suppress(OSError):
+                        other.unlink()
                 return data
         return None
 
@@ -216,8 +220,9 @@ class Checkpoints:
         """
         paths = [path for path in self.paths() if is_between(path)]
         try:
-            return read(paths[-1].read_bytes())
-        except (IndexError, *DAMAGED) as error:
+            with open_regular(paths[-1]) as file:
+                return read(file.read())
+        except (IndexError, UserError, *DAMAGED) as error:
             raise UserError(
                 f"There is no readable checkpoint of the epoch's start in {self.folder}."
             ) from error
@@ -260,6 +265,8 @@ def read(data: bytes) -> Checkpoint:
     about = json.loads(arrays.pop(ABOUT).tobytes())
     if about.pop("version") != VERSION:
         raise ValueError("of another version of this program")
+    if name := unsound(arrays):
+        raise ValueError(f"its {name} is infinite or no number")
     return Checkpoint(Standing(**about), arrays)
 
 

@@ -106,6 +106,7 @@ class RunFolder:
     Attributes:
         started: when; part of the run's name.
         kept_back: why the best weights are not in weights/.
+        pictures: what the cards of its weights remember of its pictures, see `provenance`.
         resumed: the checkpoint that the run is taken up from, as bytes, or None.
         is_interrupted: it has ended before its time, to be taken up again.
 
@@ -117,6 +118,7 @@ class RunFolder:
     started = kept_back = ""
     is_interrupted = False
     resumed: bytes | None = None
+    pictures: dict[str, str] | None = None
 
     def __init__(
         self,
@@ -262,8 +264,8 @@ class RunFolder:
         """Copy the best weights to the weights folder, unless better ones of another run are there.
 
         Nor are weights published whose validation gave no number. Better is a higher validation
-        CC on the same data set; and weights from people's fixations are not replaced by those of a
-        trial on synthetic scenes. `kept_back` says which.
+        CC on the same pictures. Weights of another data set are not replaced at all. `kept_back`
+        says which.
         """
         self.kept_back = self.why_kept_back(card)
         if not self.kept_back:
@@ -280,6 +282,20 @@ class RunFolder:
         except UserError:
             there = {}  # nothing that could be used
         return weight_files.why_better(there, card) if there.get("run") != card["run"] else ""
+
+    def note_rival(self, rival: dict[str, Any]) -> str:
+        """Write on the cards of the best weights how the network in the box does; return a line.
+
+        Args:
+            rival: its scores on the same validation pictures, see `validation.score_shipped`.
+
+        Returns:
+            What to say where it does better, else "".
+        """
+        weight_files.amend(self.path("best.weights.h5"), {"box": rival})
+        if not self.kept_back:
+            weight_files.amend(self.published, {"box": rival})
+        return weight_files.rival_line({**self.card(self.best_epoch), "box": rival})
 
     def finish(self) -> None:
         """Mark the run as come to its end, by its last epoch or by patience."""
@@ -304,6 +320,7 @@ class RunFolder:
             "date": _now(),
             "versions": versions(),
             "config": to_json(self.config),
+            **({"pictures": self.pictures} if self.pictures else {}),
         }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import config as config_files
-from config import Config
+from config import OWN_SETS, Config
 from salience.measures.references import model_name
 from salience.system.errors import UserError
 from salience.system.files import read_text
@@ -25,7 +25,6 @@ WITHOUT_EFFECT = (
 )
 # those that do not tell two arms apart
 NOT_THE_ARM = (*WITHOUT_EFFECT, "seed", "xla")
-OWN_SETS = ("folder", "npy")  # named alike, whatever they hold
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,8 @@ def arms_of(runs: list[Run]) -> list[Arm]:
                 )
     of_one_system = len({arm[0].config.system for arm in arms}) == 1
     for names in (
-        [arm[0].config.strategy if of_one_system else arm[0].config.name for arm in arms],
+        [arm[0].config.strategy if of_one_system else "" for arm in arms],
+        [f"{arm[0].config.system}-{arm[0].config.strategy}" for arm in arms],
         [arm[0].config.name for arm in arms],
         [arm[0].folder.name for arm in arms],
     ):

@@ -17,11 +17,11 @@ from commands.training.epochs import Epochs
 from commands.training.objective import set_up
 from commands.training.run_folder import Earlier, RunFolder, WitnessedRun, earlier
 from commands.training.runs import history_of
-from commands.training.validation import scores_line
+from commands.training.validation import score_shipped, scores_line
 from config import Config
 from model import grid_of, system_module
 from salience.data import loading
-from salience.networks import weight_files
+from salience.networks import provenance, weight_files
 from salience.system.errors import Interrupted, UserError
 from salience.system.signals import Stop, heeded
 from salience.system.terminal import tell
@@ -78,6 +78,7 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
     run = WitnessedRun(config)
     if devices.is_chief:
         run = RunFolder(config, same, "on" if training.features else "off", say)
+    run.pictures = remembered(config, training, validation) if devices.is_chief else None
     with contextlib.closing(run):
         standing, arrays = start_of(run, devices)
         say(describe(config, model, training, validation, weights))
@@ -100,8 +101,15 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
             epochs.close()
         run.is_interrupted = epochs.is_interrupted
         if not run.is_interrupted:
+            rival = ""
+            if devices.is_chief and devices.count > 1:
+                say("the network in the box is not scored beside a training on several devices")
+            elif devices.is_chief and (scores := score_shipped(config, validation, stop, say)):
+                rival = run.note_rival(scores)
             run.finish()
             say(best_line(run))
+            if rival:
+                say(rival)
     return run
 
 
@@ -165,6 +173,23 @@ def names_of(training: SaliencyBatches, validation: SaliencyBatches) -> str:
 def size_of(source: object) -> int | None:
     """Return the bytes of a file that a sample names; None where it is none of its own."""
     return source.stat().st_size if isinstance(source, Path) and source.is_file() else None
+
+
+def remembered(
+    config: Config, training: SaliencyBatches, validation: SaliencyBatches
+) -> dict[str, str]:
+    """Return what the cards of a run remember of its pictures.
+
+    What the first weights had learned from was trained on, too.
+    """
+    found = provenance.hashes(training.samples, config.workers)
+    before: set[bytes] = set()
+    if config.init_weights:
+        before = provenance.remembered(weight_files.read_card(config.init_weights))
+    return {
+        "train": provenance.packed([*found, *before]),
+        "val": provenance.packed(provenance.hashes(validation.samples, config.workers)),
+    }
 
 
 def digest_of(model: keras.Model) -> str:

@@ -1,16 +1,20 @@
 """What the network is worth after an epoch: its scores on the validation pictures."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from commands.evaluation.map_sources import ModelMaps
 from commands.training.devices import Devices
 from commands.training.objective import loss_function, training_metrics
-from config import Config
+from config import BUILT_IN, Config
 from salience.measures.metrics import METRICS, mean_scores, score
-from salience.pictures.reading import sample_density, sample_image
+from salience.networks import weight_files
+from salience.pictures.reading import sample_density, sample_image, sample_shape
 from salience.system.errors import Interrupted, UserError
 from salience.system.signals import Stop
 from salience.system.terminal import progress
@@ -24,6 +28,45 @@ def scores_line(row: dict[str, float]) -> str:
     """Return an epoch's validation results as text."""
     scores = "  ".join(f"{METRICS[n].name} {row[f'val_{n}']:.3f}" for n in VALIDATED)
     return f"validation loss {row['val_loss']:.4f}  {scores}"
+
+
+def score_shipped(
+    config: Config, batches: SaliencyBatches, stop: Stop, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Return how the network in the box does on the validation pictures, at their original size.
+
+    Nothing where there is none, where nothing is concluded of the pictures (synthetic scenes),
+    where it cannot read them, or where a signal comes.
+
+    Args:
+        config: of the training that it is compared with.
+        batches: the validation pictures.
+        stop: whether a signal has asked for the end.
+        say: gets the line that says why there are no scores.
+    """
+    if config.dataset_name in BUILT_IN:
+        return {}
+    box = weight_files.SHIPPED
+    if not box.is_file():
+        say("no network is in the box, so none is scored on the validation pictures")
+        return {}
+    samples, rows = batches.samples, []
+    try:
+        source = ModelMaps(box, weight_files.name_of(box), config.batch_size, config.workers)
+        shapes = [sample_shape(sample) for sample in samples]
+        with progress(len(samples), "network in the box") as bar:
+            found = source.maps(samples, shapes)
+            for sample, shape, saliency_map in zip(samples, shapes, found, strict=True):
+                if stop:
+                    raise UserError("a signal came.")
+                density = sample_density(sample, shape, config.sigma_pixels)
+                rows.append(score(np.asarray(saliency_map), density, sample.fixations, VALIDATED))
+                bar.update()
+    except UserError as error:
+        say(f"the network in the box is not scored on the validation pictures: {error}")
+        return {}
+    means = {f"val_{name}": mean for name, mean in mean_scores(rows, VALIDATED).items()}
+    return {"weights": source.name, "sha256": source.digest, "pictures": len(rows), **means}
 
 
 class Validator:

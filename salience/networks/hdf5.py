@@ -41,7 +41,8 @@ def opened(path: Path) -> h5py.File:
 
     Raises:
         OSError: it is no HDF5 file.
-        UserError: reading it ends the process, or comes to no end.
+        UserError: it is a pipe, a device or a folder; or reading it ends the process, or comes to
+            no end.
     """
     open_regular(path).close()  # the library would wait for who writes into a pipe
     status = path.stat()

@@ -254,6 +254,8 @@ def load_vgg_m(model: keras.Model, path: Path) -> None:
             f"shape {_listed(expected)}; found {_listed(found)}. {model.name} takes them at "
             "full width alone."
         )
+    if not all(np.isfinite(value).all() for value in values):
+        raise UserError(f"{path}: its weights are not all finite numbers. Get it again.")
     for index, name in enumerate(VGG_M):
         model.get_layer(name).set_weights(values[2 * index : 2 * index + 2])
 

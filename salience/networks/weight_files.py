@@ -9,25 +9,42 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import json
+import math
+import os
 import platform
 import tomllib
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 
-from salience.networks import foreign_weights, hdf5
-from salience.system.errors import UserError
-from salience.system.files import HERE, atomic, is_installed, without_nan, write_bytes, write_json
+from salience.networks import foreign_weights, hdf5, provenance
+from salience.system.errors import UserError, did_you_mean
+from salience.system.files import (
+    HERE,
+    atomic,
+    is_installed,
+    open_regular,
+    read_json,
+    without_nan,
+    write_bytes,
+    write_json,
+)
 from salience.system.terminal import PROGRAM
 
 if TYPE_CHECKING:
     import keras
 
 SUFFIX = ".weights.h5"
+CARD = "card"  # an attribute of the file; a large one is an array of bytes
+LARGEST_ATTRIBUTE = 60_000  # bytes: HDF5 takes 64 KB
+PIN = "default.json"  # beside the weights: which of them serve where none are named
+NEWEST = "newest"  # what `weights --use` calls the choice without a pin
 # trained by us (docs/RESULTS.md), for who has trained nothing yet
 SHIPPED = HERE / "weights" / f"mlnet-osie{SUFFIX}"
 
@@ -35,8 +52,8 @@ SHIPPED = HERE / "weights" / f"mlnet-osie{SUFFIX}"
 def card_path(path: Path) -> Path:
     """Return where the JSON card of a weights file lies.
 
-    >>> card_path(Path("weights/mlnet-frozen.weights.h5")).name
-    'mlnet-frozen.json'
+    >>> card_path(Path("weights/mlnet-frozen-osie.weights.h5")).name
+    'mlnet-frozen-osie.json'
     """
     return path.with_name(path.name.removesuffix(SUFFIX) + ".json")
 
@@ -52,10 +69,32 @@ def save(model: keras.Model, path: Path, card: dict[str, Any], half: bool = Fals
     """
     made = InMemory()
     uncompiled(model).save_weights(made)
-    if half:
-        made = in_half(made)
+    _write(in_half(made) if half else made, path, card)
+
+
+def amend(path: Path, more: dict[str, Any]) -> None:
+    """Add fields to the card of a weights file, whole or not at all.
+
+    Raises:
+        UserError: the file carries no card, or it cannot be written.
+    """
+    card = read_card(path) | more
+    with open_regular(path) as file:
+        made = InMemory(file.read())
+    _write(made, path, card)
+
+
+def _write(made: InMemory, path: Path, card: dict[str, Any]) -> None:
+    """Write weights that are made, with their card, whole or not at all."""
+    text = json.dumps(without_nan(card))
     with h5py.File(made, "r+") as file:
-        file.attrs["card"] = json.dumps(without_nan(card))
+        for place in (file.attrs, file):
+            if CARD in place:
+                del place[CARD]
+        if len(text) < LARGEST_ATTRIBUTE:
+            file.attrs[CARD] = text
+        else:
+            file[CARD] = np.frombuffer(text.encode(), np.uint8)
     with atomic(card_path(path)) as beside:  # so that none of the two is refused without the other
         write_json(beside, card)
         write_bytes(path, made.getbuffer())
@@ -104,11 +143,19 @@ def read_card(path: Path) -> dict[str, Any]:
         UserError: the file is missing, is not HDF5, or carries no card and is no ML-Net of other
             hands (see `foreign_weights`).
     """
-    if not path.is_file():
-        raise UserError(f"No weights file at {path}. `train` writes one, or name another.")
+    try:
+        open_regular(path).close()
+    except FileNotFoundError as error:
+        raise UserError(
+            f"No weights file at {path}. `train` writes one, or name another."
+        ) from error
+    except OSError as error:
+        raise UserError(f"Cannot read the weights file {path}: {error.strerror}.") from error
     try:
         with hdf5.opened(path) as file:
-            text = hdf5.attribute(file, "card")
+            text = hdf5.attribute(file, CARD)
+            if (large := hdf5.inside(file, CARD)) is not None:
+                text = hdf5.numbers(large, f"{path}: its card").tobytes().decode()
             card = json.loads(text) if isinstance(text, str) else None
             ours = hdf5.inside(file, "layers") is not None
     except hdf5.DAMAGED as error:
@@ -124,9 +171,24 @@ def load(model: keras.Model, path: Path) -> None:
     """Set all weights of a model from a file.
 
     Raises:
-        UserError: the file is damaged, or its weights are not the model's. The shapes are compared
-            before anything is set.
+        UserError: the file is damaged, its weights are not the model's, or not all of them are
+            finite numbers. The shapes are compared before anything is set.
     """
+    import keras
+
+    with np.errstate(over="ignore"):  # what single precision cannot hold is seen below
+        _set(model, path)
+    for weight in model.weights:
+        # as the network computes with it: 1e39 is infinite in single precision
+        if not np.isfinite(keras.ops.convert_to_numpy(weight)).all():
+            raise UserError(
+                f"{path} holds weights that are infinite or no numbers ({weight.path}): its "
+                "training went wrong, or the file is broken. Get it again, or name another."
+            )
+
+
+def _set(model: keras.Model, path: Path) -> None:
+    """Set all weights of a model from a file; see `load`."""
     expected = Counter(tuple(weight.shape) for weight in model.weights)
     try:
         with hdf5.opened(path) as file:
@@ -171,21 +233,30 @@ def choose(weights: Path | None, folder: Path, say: Callable[[str], None]) -> Pa
     """Return the weights file to use and say what it was trained on.
 
     Args:
-        weights: the file asked for, or None for the best of `folder`: the highest validation CC of
-            one's own, trained on people's fixations before those on synthetic scenes; where there
-            are none, those that come with the program. In the program's own folder, where a trial
-            leaves its weights, the latter go before any that were trained on synthetic scenes.
+        weights: the file asked for, or None for the default of `folder`, see `default_of`.
         folder: where `train` copies its best weights to.
-        say: gets the line.
+        say: gets each line: which weights, and where those of the box do better.
 
     Raises:
         UserError: nothing there, or the file asked for is not usable.
     """
-    cards = {weights: read_card(weights)} if weights else cards_in(folder, say)
-    best = best_of(cards, folder)
-    if not weights and is_shipped(best):
+    if weights:
+        say(card_line(weights, read_card(weights)))
+        return weights
+    cards = cards_in(folder, say)
+    return told_default(cards, folder, say)
+
+
+def told_default(
+    cards: dict[Path, dict[str, Any]], folder: Path, say: Callable[[str], None]
+) -> Path:
+    """Return the weights that serve where none are named, as `default_of`, and say which."""
+    best, why = default_of(cards, folder)
+    if is_shipped(best) and why != PINNED:
         say(f"no weights in {folder}/ that you trained on fixations: those that come along serve")
-    say(card_line(best, cards[best]))
+    say(card_line(best, cards[best]) + (f" ({folder / PIN} pins them)" if why == PINNED else ""))
+    if why != PINNED and (line := rival_line(cards[best])):
+        say(line)
     return best
 
 
@@ -196,7 +267,9 @@ def cards_in(folder: Path, say: Callable[[str], None]) -> dict[Path, dict[str, A
     """
     cards: dict[Path, dict[str, Any]] = {}
     # not what an interrupted write left: those names begin with a dot
-    found = {path.resolve(): path for path in sorted(folder.glob("[!.]*" + SUFFIX))}
+    # realpath: `resolve` fails on a link to itself
+    files = sorted(folder.glob("[!.]*" + SUFFIX))
+    found = {Path(os.path.realpath(path)): path for path in files}
     if SHIPPED.exists():
         found.setdefault(SHIPPED.resolve(), SHIPPED)
     for path in found.values():
@@ -207,12 +280,32 @@ def cards_in(folder: Path, say: Callable[[str], None]) -> dict[Path, dict[str, A
     return cards
 
 
-def best_of(cards: dict[Path, dict[str, Any]], folder: Path) -> Path:
-    """Return the best weights of a folder, as `choose` does.
+# why weights are the default, as `weights` tells it
+PINNED, OWN, TRIAL, BOX = (
+    "pinned",
+    "the newest of your own",
+    "the newest of your trials on synthetic scenes",
+    "it comes with the program",
+)
+
+
+def default_of(cards: dict[Path, dict[str, Any]], folder: Path) -> tuple[Path, str]:
+    """Return the weights that serve where none are named, and why.
+
+    Those that are pinned. Else the newest of one's own, trained on people's fixations before those
+    on synthetic scenes: a validation CC says nothing of another data set's. Where there are none,
+    those that come with the program. In the program's own folder, where a trial leaves its weights,
+    the latter go before any that were trained on synthetic scenes.
+
+    Args:
+        cards: from `cards_in`.
+        folder: theirs.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, or those that are pinned are not there.
     """
+    if name := pinned(folder):
+        return named(name, cards, folder, f"{folder / PIN} pins {name}"), PINNED
     if not cards:
         raise UserError(
             f"No trained weights in {folder}/. Run {PROGRAM} train first, or name a file with "
@@ -220,18 +313,97 @@ def best_of(cards: dict[Path, dict[str, Any]], folder: Path) -> Path:
         )
 
     # whoever names a folder wants what lies in it
-    named = folder.resolve() != SHIPPED.resolve().parent
+    is_named = folder.resolve() != SHIPPED.resolve().parent
 
     def rank(path: Path) -> tuple:
         card, own = cards[path], not is_shipped(path)
-        return own and named, not is_toy(card), own, validation_cc(card)
+        return own and is_named, not is_toy(card), own, trained_at(path, card)
 
-    return max(cards, key=rank)
+    best = max(cards, key=rank)
+    return best, BOX if is_shipped(best) else TRIAL if is_toy(cards[best]) else OWN
+
+
+def pinned(folder: Path) -> str:
+    """Return the name of the weights that `weights --use` has pinned in a folder, or "".
+
+    Raises:
+        UserError: the file that says so cannot be read.
+    """
+    if not (folder / PIN).exists():
+        return ""
+    value = read_json(folder / PIN)
+    name = value.get("use") if isinstance(value, dict) else None
+    if not isinstance(name, str) or not name:
+        raise UserError(f'{folder / PIN} is damaged: {{"use": "NAME"}} is expected. Remove it.')
+    return name
+
+
+def named(name: str, cards: dict[Path, dict[str, Any]], folder: Path, who: str) -> Path:
+    """Return the weights of a name, with or without their suffix.
+
+    Args:
+        name: such as mlnet-osie.
+        cards: from `cards_in`.
+        folder: theirs.
+        who: names them, for the error.
+
+    Raises:
+        UserError: there are none of that name.
+    """
+    names = {name_of(path): path for path in reversed(cards)}  # a folder's own before the box's
+    wanted = Path(name).name.removesuffix(SUFFIX)
+    if wanted not in names:
+        raise UserError(
+            f"{who}, and {folder}/ has no such weights. {did_you_mean(wanted, names)} "
+            f"{PROGRAM} weights --use NAME pins others, --use {NEWEST} none."
+        )
+    return names[wanted]
+
+
+def name_of(path: Path) -> str:
+    """Return what weights are called.
+
+    >>> name_of(Path("weights/mlnet-frozen-osie.weights.h5"))
+    'mlnet-frozen-osie'
+    """
+    return path.name.removesuffix(SUFFIX)
+
+
+def trained_at(path: Path, card: dict[str, Any]) -> float:
+    """Return when weights were trained, seconds; by their file where the card does not tell."""
+    with suppress(ValueError, TypeError, OverflowError):
+        found = datetime.fromisoformat(card["date"]) if "date" in card else None
+        if found:
+            return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    with suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0
+
+
+def rival_line(card: dict[str, Any]) -> str:
+    """Return a line where the network in the box does better than a card's weights, else "".
+
+    Both were scored on the same validation pictures, at the end of the training.
+    """
+    rival = card.get("box")
+    theirs = validation_cc({"metrics": rival})
+    if not isinstance(rival, dict) or not SHIPPED.exists() or theirs <= validation_cc(card):
+        return ""
+    return (
+        f"the network in the box does better: on the same {rival.get('pictures')} validation "
+        f"pictures its CC is {theirs:.3f}, that of these weights {validation_cc(card):.3f}; "
+        f"--weights {shown(SHIPPED)} takes it"
+    )
+
+
+def shown(path: Path) -> Path:
+    """Return a path as one would type it here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def is_shipped(path: Path) -> bool:
     """Return whether a weights file is the one that comes with the program."""
-    return path.resolve() == SHIPPED.resolve()
+    return os.path.realpath(path) == os.path.realpath(SHIPPED)
 
 
 def card_line(path: Path, card: dict[str, Any]) -> str:
@@ -245,12 +417,37 @@ def card_line(path: Path, card: dict[str, Any]) -> str:
 
 def why_better(there: dict[str, Any], new: dict[str, Any]) -> str:
     """Return why the weights of one card are not to be replaced by another's; "" if they are."""
-    if is_toy(new) and there and not is_toy(there):
+    if not there:
+        return ""
+    if is_toy(new) and not is_toy(there):
         return f"it was trained on {there.get('dataset')}, not on synthetic scenes"
-    same = there.get("dataset") == new.get("dataset")
+    if there.get("dataset") != new.get("dataset"):
+        return f"it was trained on {there.get('dataset')}"
+    if other := _other_folder(there, new):
+        return f"it was trained on {other}"
+    pictures = [_of_card(card, "pictures").get("val") for card in (there, new)]
+    same = None in pictures or pictures[0] == pictures[1]
     if same and validation_cc(there) > validation_cc(new):
         return f"its validation CC is {validation_cc(there):.3f}, not {validation_cc(new):.3f}"
     return ""
+
+
+def _other_folder(there: dict[str, Any], new: dict[str, Any]) -> str:
+    """Return the folder of a card whose pictures are others than a new card's; "" if they are not.
+
+    Data sets of one's own are named alike, whatever they hold. One that was moved has its pictures.
+    """
+    folders = [_of_card(card, "config").get("data") or [] for card in (there, new)]
+    trained = [provenance.remembered(card) for card in (there, new)]
+    if folders[0] == folders[1] or not all(trained) or trained[0] & trained[1]:
+        return ""
+    return ", ".join(map(str, folders[0])) or "other pictures"
+
+
+def _of_card(card: dict[str, Any], field: str) -> dict[str, Any]:
+    """Return a field of a card that holds fields of its own; none where it does not."""
+    value = card.get(field)
+    return value if isinstance(value, dict) else {}
 
 
 def is_toy(card: dict[str, Any]) -> bool:
@@ -262,7 +459,7 @@ def validation_cc(card: dict[str, Any]) -> float:
     """Return the validation CC of a card's weights; -1 where it names none."""
     metrics = card.get("metrics")
     value = metrics.get("val_cc") if isinstance(metrics, dict) else None
-    return float(value) if isinstance(value, int | float) and value == value else -1.0
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else -1.0
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Scoring maps: a folder's or a model's, with what is missing named, and taken up again."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -469,3 +470,20 @@ def test_the_key_of_a_model_holds_its_blur(trained):
 def test_tuning_maps_needs_the_maps_of_the_validation_pictures(run, maps):
     with pytest.raises(UserError, match="--val_maps"):
         run(maps=maps, tune=True)
+
+
+def test_other_maps_of_the_same_size_and_time_are_scored_again(tmp_path, rng):
+    """Archives set times."""
+    samples = loading.load("synthetic", None, "test")
+    for sample in samples:
+        np.save(tmp_path / f"{sample.name}.npy", rng.random((30, 40)))
+
+    def key():
+        for path in tmp_path.glob("*.npy"):
+            os.utime(path, (10**9, 10**9))
+        return FolderMaps(tmp_path, "maps", samples, Notes()).fingerprint()
+
+    first = key()
+    assert key() == first
+    np.save(tmp_path / f"{samples[0].name}.npy", rng.random((30, 40)))
+    assert key() != first

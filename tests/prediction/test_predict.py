@@ -7,6 +7,7 @@ import pytest
 
 from commands.prediction import predict as predict_module
 from commands.prediction.inputs import Collection
+from commands.prediction.map_record import RECORD
 from commands.prediction.predict import predict
 from config import PredictConfig
 from model import load_model
@@ -29,7 +30,9 @@ def run(trained, tmp_path):
 
 
 def files(folder):
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    """Return the outputs in a folder, without the record of what they were made of."""
+    found = (p for p in folder.rglob("*") if p.is_file() and p.name != RECORD)
+    return sorted(str(p.relative_to(folder)) for p in found)
 
 
 def test_each_picture_gets_an_8_bit_map_of_its_size(run, pictures, tmp_path, trained):
@@ -236,15 +239,16 @@ def test_nothing_to_do_is_said(run, tmp_path):
         run(tmp_path / "missing" / "*.jpg")
 
 
-def test_best_weights_of_the_folder_are_chosen(tmp_path, trained):
+def test_newest_weights_of_the_folder_are_chosen(tmp_path, trained):
     import shutil
 
     card = weight_files.read_card(trained)
     folder = tmp_path / "weights"
     folder.mkdir()
     model = load_model(trained)
-    for name, cc in (("good", 0.7), ("bad", 0.2), ("unscored", None)):
-        changed = {**card, "metrics": {} if cc is None else {"val_cc": cc}}
+    for name, cc, day in (("good", 0.7, 3), ("bad", 0.8, 2), ("unscored", None, 1)):
+        scores = {} if cc is None else {"val_cc": cc}
+        changed = {**card, "metrics": scores, "date": f"2026-01-0{day}T00:00:00+00:00"}
         weight_files.save(model, folder / f"{name}.weights.h5", changed)
     (folder / "broken.weights.h5").write_text("no HDF5")
     shutil.copy(folder / "good.json", folder / "other.json")

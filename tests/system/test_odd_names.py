@@ -14,6 +14,7 @@ import pytest
 from conftest import PROJECT, TINY
 
 from commands.prediction.inputs import ENDINGS
+from commands.prediction.map_record import RECORD
 from commands.prediction.predict import predict
 from commands.settings import CheckConfig, EvaluateConfig, PrepareConfig, SubsetConfig
 from config import PredictConfig
@@ -57,7 +58,8 @@ def fill(folder, image):
 
 
 def files(folder):
-    return {os.path.relpath(path, folder) for path in folder.rglob("*") if path.is_file()}
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
+    return {os.path.relpath(path, folder) for path in found}
 
 
 def is_fit_to_print(text):

@@ -241,7 +241,7 @@ def test_a_job_trains_and_a_failing_one_says_why(project, queue):
     log = sbatch(queue, "batch/one_gpu.sh", *TRAIN, "--output", "runs/x")
     assert "epoch 1: loss" in log
     assert (project / "runs/x/done.json").exists()
-    assert (project / "weights/mlnet-scratch-frozen.weights.h5").exists()
+    assert (project / "weights/mlnet-scratch-frozen-synthetic.weights.h5").exists()
     # submitted again, or put back into the queue, it replaces nothing
     log = sbatch(queue, "batch/one_gpu.sh", *TRAIN, "--output", "runs/x", code=2)
     assert "holds an earlier run" in log
@@ -259,8 +259,8 @@ def test_an_array_trains_a_study_and_ends_in_its_page(project, queue):
     assert "scratch minus scratch-frozen" in next(
         log for name, log in logs.items() if name.startswith("compare")
     )
-    assert (root / "weights/mlnet-scratch.weights.h5").exists()
-    assert (root / "weights-seed1/mlnet-scratch.weights.h5").exists()
+    assert (root / "weights/mlnet-scratch-synthetic.weights.h5").exists()
+    assert (root / "weights-seed1/mlnet-scratch-synthetic.weights.h5").exists()
     assert "all 4 runs are done" in submit(queue, *STUDY)
     wait_for_the_end(queue)
 

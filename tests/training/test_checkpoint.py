@@ -1,6 +1,7 @@
 """What is kept of a training on its way, and what an earlier run in the folder allows."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from commands.training import checkpoint, train
-from commands.training.checkpoint import Checkpoints, Standing
+from commands.training.checkpoint import Checkpoints, Standing, read
 from commands.training.run_folder import RunFolder
 from salience.system.errors import Interrupted, StorageError, UserError
 
@@ -182,7 +183,7 @@ def test_a_run_whose_checkpoints_cannot_be_read_is_left_alone(unfinished, monkey
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pathlib.Path.read_bytes", refused)
+        patch.setattr("commands.training.checkpoint.open_regular", refused)
         with pytest.raises(StorageError, match="Input/output error"):
             train.train(unfinished, **QUIET)
     shutil.rmtree(folder / "checkpoints")
@@ -239,3 +240,22 @@ def test_a_file_system_without_locks_is_told_and_trained_on(tiny, monkeypatch):
     lines = []
     train.train(tiny(), say=lines.append)
     assert "cannot be held against other trainings: Operation not supported" in lines[0]
+
+
+def test_a_pipe_or_a_folder_named_like_a_checkpoint_is_passed_over(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(Standing(), {"network/0000": np.zeros(2, np.float32)})
+    os.mkfifo(tmp_path / "00009-00000001.npz")
+    (tmp_path / "00009-00000002.npz").mkdir()
+    lines = []
+    data = checkpoints.newest(lines.append)
+    assert data and read(data).standing == Standing()
+    assert len(lines) == 2 and all("is not a file" in line for line in lines)
+
+
+def test_a_checkpoint_that_holds_infinities_is_passed_over(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(Standing(), {"network/0000": np.array([1, np.inf], np.float32)})
+    lines = []
+    assert checkpoints.newest(lines.append) is None
+    assert "infinite or no number" in lines[0]

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -93,7 +94,7 @@ def test_run_writes_all_that_it_promises(tiny):
     for name in ("curves.png", "examples.png"):
         assert cv2.imread(str(folder / name)).std() > 5
     assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
-    card = json.loads((config.weights_dir / "mlnet-scratch-frozen.json").read_text())
+    card = json.loads((config.weights_dir / "mlnet-scratch-frozen-synthetic.json").read_text())
     assert card["model"] == "mlnet"
     assert card["strategy"] == "scratch-frozen"
     assert card["input_shape"] == [48, 64]
@@ -122,7 +123,7 @@ def test_validation_scores_equal_the_evaluation_of_the_same_weights(tiny, traine
 
     card = weight_files.read_card(trained)
     results = evaluate(EvaluateConfig(weights=trained, dataset="synthetic", split="val"), **QUIET)
-    means = results.row("mlnet-scratch-frozen").means
+    means = results.row("mlnet-scratch-frozen-synthetic").means
     for name in validation.VALIDATED:
         assert means[name].mean == pytest.approx(card["metrics"][f"val_{name}"], abs=1e-5)
 
@@ -139,7 +140,7 @@ def test_best_weights_are_those_of_the_lowest_validation_loss(tiny, monkeypatch)
         for name, path in {
             "best": run.path("best.weights.h5"),
             "last": run.path("last.weights.h5"),
-            "published": run.weights_dir / "mlnet-scratch-frozen.weights.h5",
+            "published": run.weights_dir / "mlnet-scratch-frozen-synthetic.weights.h5",
         }.items()
     }
     assert epochs == {"best": 2, "last": 3, "published": 2}
@@ -214,7 +215,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run_in_one_line(tiny):
 
 
 def card_of(weights_dir):
-    return weight_files.read_card(weights_dir / "mlnet-scratch-frozen.weights.h5")
+    return weight_files.read_card(weights_dir / "mlnet-scratch-frozen-synthetic.weights.h5")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ def test_weights_that_are_better_are_not_replaced_unasked(tiny, trained, tmp_pat
     config, lines = tiny(), []
     config.weights_dir.mkdir()
     old = {**weight_files.read_card(trained), "run": "another", **there}
-    published = config.weights_dir / "mlnet-scratch-frozen.weights.h5"
+    published = config.weights_dir / "mlnet-scratch-frozen-synthetic.weights.h5"
     weight_files.save(load_model(trained), published, old)
     run = train.train(config, say=lines.append)
     assert (card_of(config.weights_dir)["run"] == "another") == bool(kept)
@@ -307,7 +308,7 @@ def test_several_sets_train_one_network_in_the_shares_asked_for(tiny, tmp_path, 
     mixed = tiny(dataset=("synthetic", "folder"), data=root, mix=(1.0, 3.0))
     run = train.train(mixed, say=lines.append)
     assert "synthetic+folder: 16 training and 6 validation pictures" in lines[0]
-    assert run.published.name == "mlnet-scratch-frozen.weights.h5"
+    assert run.published.name == "mlnet-scratch-frozen-synthetic+folder-own.weights.h5"
     assert weight_files.read_card(run.published)["dataset"] == "synthetic+folder"
     assert Run(run.folder).config == mixed
 
@@ -323,7 +324,7 @@ def test_training_goes_on_from_another_networks_weights(tiny, trained, tmp_path,
     run = train.train(config, say=lines.append)
     assert lines[0].startswith(f"weights {trained}: mlnet (scratch-frozen), trained on synthetic")
     assert f"start: {trained}" in lines[1]
-    assert run.published.name == "mlnet-finetuned-on-folder.weights.h5"
+    assert run.published.name == "mlnet-finetuned-on-folder-own.weights.h5"
     pairs = zip(
         load_model(trained).weights, load_model(run.published).weights, strict=True
     )  # fmt: skip
@@ -356,6 +357,83 @@ def test_run_folder_under_a_file_is_refused(tiny, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="Cannot create the folder"):
         RunFolder(tiny(output=tmp_path / "file" / "run"))
+
+
+@pytest.fixture
+def box(trained, tmp_path, monkeypatch):
+    """Put weights into the box; they are tiny ones, too."""
+    path = tmp_path / "box" / "mlnet-box.weights.h5"
+    path.parent.mkdir()
+    shutil.copy(trained, path)
+    monkeypatch.setattr(weight_files, "SHIPPED", path)
+    return path
+
+
+def test_the_network_in_the_box_is_scored_on_the_same_pictures(
+    tiny, tmp_path, picture, box, trained
+):
+    from commands.evaluation.evaluate import evaluate
+    from commands.settings import EvaluateConfig
+
+    root = write_set(tmp_path / "own", picture)
+    run = train.train(tiny(dataset="folder", data=root), **QUIET)
+    rival = weight_files.read_card(run.path("best.weights.h5"))["box"]
+    assert weight_files.read_card(run.published)["box"] == rival
+    assert (rival["weights"], rival["pictures"]) == ("mlnet-box", 2)
+    asked = EvaluateConfig(weights=trained, dataset="folder", data=root, split="val", metrics="cc")
+    means = evaluate(asked, **QUIET).row("mlnet-scratch-frozen-synthetic").means
+    assert rival["val_cc"] == pytest.approx(means["cc"].mean, abs=1e-5)
+
+
+@pytest.mark.parametrize(("theirs", "is_better"), [(0.99, True), (-0.99, False)])
+def test_the_last_line_says_where_the_box_does_better(
+    tiny, tmp_path, picture, box, monkeypatch, theirs, is_better
+):
+    lines = []
+    scores = {"val_cc": theirs, "pictures": 2}
+    monkeypatch.setattr(train, "score_shipped", lambda *a: scores)
+    config = tiny(dataset="folder", data=write_set(tmp_path / "own", picture))
+    train.train(config, say=lines.append)
+    assert ("the network in the box does better" in lines[-1]) == is_better
+    assert not is_better or ("0.990" in lines[-1] and f"--weights {box}" in lines[-1])
+
+
+def test_where_the_box_cannot_be_scored_training_says_so_and_ends_well(
+    tiny, tmp_path, picture, box
+):
+    box.write_text("damaged")
+    lines = []
+    config = tiny(dataset="folder", data=write_set(tmp_path / "own", picture))
+    run = train.train(config, say=lines.append)
+    assert any("the network in the box is not scored" in line for line in lines)
+    assert run.path(DONE).exists()
+
+
+def test_cards_know_the_training_pictures_in_a_copy_under_other_names(tiny, tmp_path, picture):
+    from commands.evaluation.evaluate import evaluate
+    from commands.settings import EvaluateConfig
+
+    root, copy = write_set(tmp_path / "own", picture), tmp_path / "copy"
+    first = train.train(tiny(dataset="folder", data=root), **QUIET)
+    # what goes on from weights knows what those had learned from
+    second = train.train(
+        tiny(dataset="synthetic", init_weights=first.published, backbone_weights=None,
+             output=tmp_path / "second"),
+        **QUIET,
+    )  # fmt: skip
+    for kind in ("images", "maps"):
+        (copy / "test" / kind).mkdir(parents=True)
+        for i, source in enumerate(("train/{}/0.png", "train/{}/1.png", "val/{}/0.png")):
+            shutil.copy(root / source.format(kind), copy / "test" / kind / f"renamed{i}.png")
+    for weights in (first.published, second.published):
+        asked = EvaluateConfig(weights=weights, dataset="folder", data=copy, metrics="cc")
+        told = "\n".join(evaluate(asked, **QUIET).notes.lines())
+        assert "2 WARNING: scored pictures that a model was trained on (renamed0.png" in told
+
+
+def test_two_folders_of_ones_own_go_to_files_of_their_own(tiny, tmp_path):
+    names = {tiny(dataset="folder", data=tmp_path / name).name for name in ("a", "b", "ü b")}
+    assert names == {f"mlnet-scratch-frozen-folder-{name}" for name in ("a", "b", "_b")}
 
 
 @needs(VGG16)

@@ -57,7 +57,7 @@ def test_all_commands_work_without_tensorflow(backend, tmp_path, pictures, train
     assert "epoch 1: loss" in done.stdout
     for file in ("evaluation/metrics.json", "comparison/comparison.json", "probe/probe.json"):
         assert (tmp_path / file).exists()
-    card = json.loads((tmp_path / "weights/mlnet-scratch-frozen.json").read_text())
+    card = json.loads((tmp_path / "weights/mlnet-scratch-frozen-synthetic.json").read_text())
     assert card["versions"]["backend"].startswith(backend)
 
     monkeypatch.chdir(tmp_path)
