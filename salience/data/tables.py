@@ -110,6 +110,8 @@ def parse_all(*paths: Path) -> dict[str, Looks]:
         if (table.subjects is None) != (tables[0].subjects is None):
             raise UserError(f"{paths[0]} and {path}: one has a column 'subject', the other none.")
     looks, images = _looks(tables, paths[0])
+    if not images:
+        raise UserError(f"{paths[0]} names columns, but has no row: no fixation of any picture.")
     names, places = np.unique(images, return_inverse=True)
     order = np.argsort(places, kind="stable")
     ends = np.cumsum(np.bincount(places, minlength=len(names)))[:-1]

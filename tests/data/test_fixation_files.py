@@ -317,6 +317,7 @@ def test_a_table_of_all_splits_is_shared_out_and_what_fits_none_is_named(tmp_pat
     ("text", "message"),
     [
         ("x,y\n1,2\n", r"other\.csv is called like no picture and has no column 'image'"),
+        ("image,x,y\n", r"other\.csv names columns, but has no row"),
         ("image,x,y\na.png,1,2\na.jpg,1,2\nb,1,1\n", r"a\.jpg and a\.png: one picture under two"),
     ],
 )

@@ -191,8 +191,7 @@ def npy_seeds() -> tuple[bytes, ...]:
     points, rgb = layouts.points_of(0), np.zeros((2, 6, 9, 3), np.uint8)
     arrays = (points, rgb, rgb.transpose(0, 3, 1, 2), rgb[..., :1] / 255, (rgb - 0.45) / 0.22,
               np.asfortranarray(rgb[0]), rgb[0, ..., 0] > 1, points.astype(">f8"))  # fmt: skip
-    table = np.zeros(3, [("x", "f4"), ("y", "f8"), ("subject", "U5")])
-    return tuple(saved(np.save, array) for array in (*arrays, table))
+    return tuple(saved(np.save, array) for array in arrays)
 
 
 def make_npy(data: bytes, pick: random.Random, seeds: tuple[bytes, ...]) -> bytes:
@@ -277,10 +276,12 @@ def table_seeds() -> tuple[bytes, ...]:
 
 def read_table(data: bytes, room: Path) -> None:
     path = in_file(room / "fixations.csv", data)
-    for read in (tables.parse_all, tables.columns_of):
-        with contextlib.suppress(UserError):
-            read(path)
-    fixation_files.parse(path, room / "picture.png")
+    with contextlib.suppress(UserError):
+        fixation_files.parse(path, room / "picture.png")
+    with contextlib.suppress(UserError):
+        tables.parse_all(path)
+    tables.columns_of(path)
+    tables.read(path)
 
 
 # JSON
