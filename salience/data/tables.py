@@ -208,7 +208,9 @@ def _columns(text: str, path: Path) -> tuple[Columns, Any]:
 def _named(line: str, delimiter: str) -> list[str]:
     """Return the names of columns in a line, of which NumPy makes a comment."""
     try:
-        names = next(csv.reader([line.strip(" \r\n").removeprefix("#")], delimiter=delimiter), [])
+        names = next(
+            csv.reader([line.strip(" \r\n").removeprefix("#").lstrip(" ")], delimiter=delimiter), []
+        )
     except csv.Error:
         return []
     return [name.strip() for name in names]
