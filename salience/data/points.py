@@ -6,7 +6,7 @@ about many pictures, a dictionary of them; on a damaged file it raises UserError
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +17,20 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from salience.data.mat import checked
+from salience.pictures.headers import read_header
 from salience.pictures.picture_files import read_stored_map
+from salience.pictures.sample import Stored
 from salience.system.arrays import divided, joined
 from salience.system.cache import default_cache
 from salience.system.code_digest import code_digest
 from salience.system.errors import UserError
+from salience.system.files import content_stamp, open_regular
 from salience.system.terminal import progress
 
-JPEG = {".jpg", ".jpeg"}
+LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")  # Pillow's names of what smears a white pixel
 DENSE = 0.2  # share of a picture's pixels that no observers look at one by one
+WHITE = 128  # the least value, of 255, that is a mask's white rather than a count
+WHITEST = (255, 65535)  # white in pictures of 8 and of 16 bits
 
 
 class Looks(NamedTuple):
@@ -55,7 +60,9 @@ class Read:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def read_files(files: dict[str, tuple[Path, ...]], parser: Callable[..., Looks]) -> Read:
+def read_files(
+    files: Mapping[str, tuple[Path | Stored, ...]], parser: Callable[..., Looks]
+) -> Read:
     """Return the fixations of pictures that have a file each, from the cache where unchanged.
 
     Args:
@@ -77,38 +84,66 @@ def read_files(files: dict[str, tuple[Path, ...]], parser: Callable[..., Looks])
     cache = default_cache()
     kept = cache.recall(key)
     if kept is not None:  # by their order: another set of the same files may have other keys
-        return Read(dict(zip(files, _unpacked(kept).values(), strict=True)))
-    bar = progress(len(files), "reading fixations")
-    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
-        looks = dict(found for found in pool.map(parse, files) if found)
-    if looks and not failures:
-        cache.keep(key, _packed(looks))
+        looks = dict(zip(files, _unpacked(kept).values(), strict=True))
+    else:
+        bar = progress(len(files), "reading fixations")
+        with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+            looks = dict(found for found in pool.map(parse, files) if found)
+        if looks and not failures:
+            cache.keep(key, _packed(looks))
+    if not failures and files:
+        first = next(iter(files.values()))[0]
+        _refuse_empty(looks, f"{len(files)} fixation files such as {first}")
     return Read(looks, dict(sorted(failures.items())))
 
 
-def read_table(path: Path, parser: Callable[[Path], dict[str, Looks]]) -> Read:
+def read_table(path: Path, parser: Callable[..., dict[str, Looks]], *others: Path) -> Read:
     """Return the fixations of all pictures of one file, from the cache where unchanged.
 
+    Args:
+        path: the file.
+        parser: a function of a module, from these files to the fixations by the picture's name.
+        others: further files of the same kind, which only together tell all.
+
     Raises:
-        UserError: the file cannot be read.
+        UserError: a file cannot be read, or no picture has a fixation.
     """
-    cache, key = default_cache(), _key(parser, [path])
+    cache, key = default_cache(), _key(parser, [path, *others])
     kept = cache.recall(key)
-    if kept is not None:
-        return Read(_unpacked(kept))
-    looks = parser(path)
-    if looks:
+    looks = _unpacked(kept) if kept is not None else parser(path, *others)
+    if kept is None and looks:
         cache.keep(key, _packed(looks))
+    _refuse_empty(looks, f"{len(looks)} pictures of {path}")
     return Read(looks)
 
 
-def _key(parser: Callable, paths: Sequence[Path]) -> str:
-    """Return a name for what a parser makes of files: the code, and each file's size and time."""
+def _refuse_empty(looks: dict[str, Looks], of: str) -> None:
+    """Raise UserError where there are pictures, and none of them has a fixation."""
+    if looks and not any(len(found.fixations) for found in looks.values()):
+        raise UserError(
+            f"No fixation in any of {of}: all of them are empty. Were the points lost when they "
+            "were written?"
+        )
+
+
+def _key(parser: Callable, sources: Sequence[Path | Stored]) -> str:
+    """Return a name for what a parser makes of files: the code, and what each file holds."""
     digest = hashlib.sha256(f"{parser.__qualname__} {code_digest(parser)}".encode())
-    for path in paths:
-        status = path.stat()
-        digest.update(repr((str(path.absolute()), status.st_size, status.st_mtime_ns)).encode())
+    files = [source.file if isinstance(source, Stored) else source for source in sources]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for source, stamp in zip(sources, pool.map(_stamp, files), strict=True):
+            place = source.index if isinstance(source, Stored) else None
+            # where an error names the file it must be this one, so its name counts
+            digest.update(repr((str(source), place, stamp)).encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def _stamp(path: Path) -> str:
+    """Return the digest of a file's content; nothing where its parser will have to refuse it."""
+    try:
+        return content_stamp(path)
+    except (OSError, UserError):
+        return ""
 
 
 def _packed(looks: dict[str, Looks]) -> dict[str, NDArray]:
@@ -140,26 +175,112 @@ def _unpacked(arrays: dict[str, NDArray]) -> dict[str, Looks]:
 def points_of_mask(mask: NDArray, where: object) -> NDArray[np.floating]:
     """Return the points of a picture-sized mask, one for each count, as (x, y), float32.
 
+    A mask of 0 and one other value of at least 128 marks its points in white. Any other value
+    counts the fixations of its pixel. All masks come through here, whatever file they are in.
+
     Args:
-        mask: [rows, columns], counts, or 0 and 255.
+        mask: [rows, columns], counts, or 0 and one white.
         where: what the error names.
 
-    >>> points_of_mask(np.array([[0, 2], [1, 0]]), "").tolist()
+    Raises:
+        UserError: it holds anything else, as a density map does.
+
+    >>> points_of_mask(np.array([[0, 2, 0, 0, 0], [1, 0, 0, 0, 0]]), "").tolist()
     [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
     """
-    counts = mask.astype(np.float64)
-    if counts.size and counts.max() > 100:
-        counts = (counts > 0) * 1.0  # a mask of 0 and 255
-    if counts.size and (not np.isfinite(counts).all() or counts.min() < 0 or (counts % 1).any()):
-        raise UserError(f"{where} is a mask of counts, but not all of them are 0, 1, 2 and so on.")
-    if counts.sum() > counts.size:
-        raise UserError(
-            f"{where} counts more fixations than it has pixels: a density map rather than "
-            "fixations?"
-        )
-    rows, columns = np.nonzero(counts)
+    values = mask.astype(np.float64)
+    if not np.isfinite(values).all() or (values < 0).any():
+        raise _no_mask(where, "numbers that are negative or not finite")
+    rows, columns = np.nonzero(values)
+    if len(rows) > DENSE * values.size:
+        raise _no_mask(where, f"values above 0 on {len(rows) / values.size:.0%} of its pixels")
+    counts = values[rows, columns]
+    kinds = np.unique(counts)
+    if len(kinds) == 1 and kinds[0] >= WHITE:
+        counts[:] = 1
+    if (counts % 1).any():
+        raise _no_mask(where, f"fractions such as {counts[counts % 1 > 0][0]:.4g}")
+    if len(kinds) > 1 and kinds[-1] in WHITEST:
+        raise _no_mask(where, f"{len(kinds)} shades from {kinds[0]:g} to {kinds[-1]:g}")
+    if counts.sum() > values.size:
+        raise _no_mask(where, f"{counts.sum():.0f} fixations on {values.size} pixels")
     points = np.stack([columns, rows], axis=1)
-    return np.repeat(points, counts[rows, columns].astype(int), axis=0).astype(np.float32)
+    return np.repeat(points, counts.astype(int), axis=0).astype(np.float32)
+
+
+def mask_of(mask: NDArray, where: object) -> Looks:
+    """Return the fixations of what a file holds in place of a mask.
+
+    Raises:
+        UserError: it is none: no numbers [rows, columns], or those of a density map.
+    """
+    if np.ndim(mask) != 2 or mask.dtype.kind not in "buif":
+        raise UserError(f"{where} holds {mask.dtype} of shape {mask.shape}, not a mask.")
+    return Looks(points_of_mask(mask, where), None, (mask.shape[0], mask.shape[1]))
+
+
+def _no_mask(where: object, holds: str) -> UserError:
+    """Return the error of what is no mask of fixations."""
+    return UserError(
+        f"{where} holds {holds}: a density map rather than fixations? A mask of fixations counts "
+        "those of each pixel, 0, 1, 2 and so on, or is 0 and 255."
+    )
+
+
+def observers_of(values: NDArray, count: int, where: object) -> NDArray[np.int32]:
+    """Return who made each fixation as int32 [n], from numbers or names of any type.
+
+    Whole numbers of up to 32 bits stay as they are. Larger ones and names become 0, 1, 2 and so
+    on, by their first appearance.
+
+    Args:
+        values: [n], [n, 1] or [1, n]: integers, whole floats, texts, bytes or MATLAB's cells.
+        count: how many fixations there are.
+        where: what the error names.
+
+    Raises:
+        UserError: they are of another number, or of a type that names nobody.
+
+    >>> observers_of(np.array(["ann", "bob", "ann"]), 3, "").tolist()
+    [0, 1, 0]
+    """
+    who = np.ravel(values)
+    if who.dtype == object:  # a cell each
+        who = np.array([_content_of(cell, where) for cell in who])
+    if who.size != count or who.dtype.kind not in "buifUS":
+        raise UserError(
+            f"{where} holds observers as {values.dtype} of shape {np.shape(values)}; whole numbers "
+            f"or names of shape ({count},), one a fixation, are expected."
+        )
+    if who.dtype.kind in "US":
+        if any(not name.strip() for name in who.tolist()):
+            raise UserError(f"{where} has fixations whose observer is blank.")
+        return _numbered(who)
+    if who.dtype.kind == "f":
+        # beyond that, one number of this type may stand for two observers
+        told_apart = (np.abs(who) < 2.0 ** (np.finfo(who.dtype).nmant + 1)).all()
+        if not told_apart or (who % 1).any():
+            raise UserError(
+                f"{where} has observers that are no whole numbers, or larger than {who.dtype} "
+                "tells apart. Store them as integers or names."
+            )
+    if not who.size or (int(who.min()) >= -(2**31) and int(who.max()) < 2**31):
+        return who.astype(np.int32)
+    return _numbered(who)
+
+
+def _content_of(cell: Any, where: object) -> Any:
+    """Return the one number or text of a MATLAB cell."""
+    inner = np.ravel(cell)
+    if inner.size != 1 or inner.dtype.kind not in "buifUS":
+        raise UserError(f"{where} has a cell of observers that holds no one number or name.")
+    return inner[0]
+
+
+def _numbered(labels: NDArray) -> NDArray[np.int32]:
+    """Return labels as 0, 1, 2 and so on, by their first appearance."""
+    _, first, places = np.unique(labels, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[places.ravel()].astype(np.int32)
 
 
 def as_points(values: NDArray) -> NDArray[np.floating]:
@@ -182,39 +303,38 @@ def gathered_looks(observers: Sequence[NDArray], shape: tuple[int, int] | None =
 
 
 def looks_of_picture(path: Path) -> Looks:
-    """Return the fixations of a mask that is stored as a grey picture: its white pixels.
+    """Return the fixations of a mask that is stored as a grey picture.
 
-    JPEG smears a white pixel and rings about it, so white is what is above half. PNG keeps what
-    was stored, which may be 1 instead of 255: there white is what is not black.
+    A lossy format smears a white pixel and rings about it, so white is what is above half. Others
+    keep what was stored: a mask, or counts.
 
     Raises:
         UserError: it is no picture, or no mask.
     """
     mask = read_stored_map(path)
-    white = mask > 127 if path.suffix.lower() in JPEG else mask > 0
-    rows, columns = np.nonzero(white)
-    if len(rows) > DENSE * white.size:
-        raise UserError(
-            f"{path} is white on {len(rows) / white.size:.0%} of the picture: a density map rather "
-            "than fixations?"
-        )
-    points = np.stack([columns, rows], axis=1).astype(np.float32)
-    return Looks(points, None, (white.shape[0], white.shape[1]))
+    header = read_header(path, turn=False)
+    if mask.dtype == np.uint8 and header and header.format in LOSSY:
+        mask = np.where(mask >= WHITE, np.uint8(255), np.uint8(0))
+    return Looks(points_of_mask(mask, path), None, (mask.shape[0], mask.shape[1]))
 
 
-def read_mat(path: Path, names: Sequence[str], what: str) -> tuple[Any, dict[str, Any]]:
-    """Return the first of some variables that a .mat file holds, and all that it holds of them.
+def read_mat(
+    path: Path, names: Sequence[str], what: str, besides: Sequence[str] = ()
+) -> tuple[Any, dict[str, Any]]:
+    """Return the first of some variables that a .mat file holds, and all that was asked for.
 
     Args:
         path: the file.
         names: of the variables, the one to be preferred first.
         what: the file should be, for the error.
+        besides: further variables, none of which is needed.
 
     Raises:
         UserError: the file is damaged, holds none of them, or of a class that is not read.
     """
+    asked = [*names, *besides]
     try:
-        content = loadmat(checked(path.read_bytes(), names, path), variable_names=list(names))
+        content = loadmat(checked(_bytes_of(path), asked, path), variable_names=asked)
     except UserError:
         raise
     except Exception as error:  # scipy raises many types on a damaged file
@@ -227,3 +347,9 @@ def read_mat(path: Path, names: Sequence[str], what: str) -> tuple[Any, dict[str
         wanted = " or ".join(f"'{name}'" for name in names)
         raise UserError(f"{path} has no variable {wanted}.")
     return content[name], content
+
+
+def _bytes_of(path: Path) -> bytes:
+    """Return what a file holds, if it is a regular one."""
+    with open_regular(path) as file:
+        return file.read()

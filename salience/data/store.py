@@ -516,6 +516,9 @@ def read_points(
 def inventory(root: Path, besides: Path) -> str:
     """Return a name for the names, sizes and times of all files below a folder, hidden ones not.
 
+    Times are also those of a file's last change, which no archive and no program sets back: what is
+    equal in all of them need not be read, however large the data set is.
+
     Args:
         root: the folder; links to folders are followed.
         besides: a folder inside it that is left out: the store itself.
@@ -532,7 +535,8 @@ def inventory(root: Path, besides: Path) -> str:
         for name in sorted(names):
             path = Path(folder, name)
             if not name.startswith(".") and path.exists():
-                told = (path.relative_to(root).as_posix(), *size_and_time(path))
+                status = path.stat()
+                told = (path.relative_to(root).as_posix(), *size_and_time(path), status.st_ctime_ns)
                 digest.update(repr(told).encode(errors="surrogateescape"))
     return digest.hexdigest()
 
@@ -596,8 +600,5 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _differs(source: Path | Stored, entry: dict[str, Any]) -> bool:
-    """Return whether a source is another; it is read where its file's size or time is another."""
-    path = source.file if isinstance(source, Stored) else source
-    if size_and_time(path) == (entry["size"], entry["mtime_ns"]):
-        return False
+    """Return whether a source holds anything else: neither size nor time would tell."""
     return sha256(source) != entry["sha256"]

@@ -15,6 +15,7 @@ from salience.pictures.sample import Sample, Stored
 from salience.system.arrays import Array
 from salience.system.code_digest import code_digest
 from salience.system.errors import UserError
+from salience.system.files import content_stamp
 
 
 def sample_image(sample: Sample) -> NDArray[np.uint8]:
@@ -86,7 +87,7 @@ def unequal(path: object, shape: tuple, other: str, other_shape: tuple) -> UserE
 
 
 def stamp(source: object) -> tuple:
-    """Return what changes with the content of a picture or map: size, time, place in its file.
+    """Return what changes with the content of a picture or map: a digest, its place in its file.
 
     Of one in an array file also how it is read, which no import tells. Empty for what comes from no
     file.
@@ -94,9 +95,8 @@ def stamp(source: object) -> tuple:
     file = source.file if isinstance(source, Stored) else source
     if not isinstance(file, Path):
         return ()
-    status = file.stat()
     place = (source.index, *_way(source.read)) if isinstance(source, Stored) else ()
-    return (status.st_size, status.st_mtime_ns, *place)
+    return (content_stamp(file), *place)
 
 
 def _way(read: Callable) -> tuple[str, str]:

@@ -25,6 +25,9 @@ MOST_BYTES = 2**32  # of the arrays of a .npz, which may be packed a thousandfol
 LONGEST_HEADER = 10_000  # bytes, as NumPy has it
 # the header of a .npy file is a Python dictionary; what it says is picked out rather than evaluated
 KIND = re.compile(rb"""['"]descr['"]\s*:\s*['"]([<>|=]?[biufcUS]\d{1,9})['"]""")
+# of a table, whose columns have names
+FIELD = re.compile(rb"\('(\w{1,64})', '([<>|=]?[biufUS]\d{1,9})'\)")
+FIELDS = re.compile(rb"'descr': \[(%s(?:, %s){0,63})\]" % (FIELD.pattern, FIELD.pattern))
 ORDER = re.compile(rb"""['"]fortran_order['"]\s*:\s*(True|False)""")
 SHAPE = re.compile(rb"""['"]shape['"]\s*:\s*\(([\d\s,L]{0,400})\)""")
 
@@ -42,18 +45,23 @@ def write_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def read_array(path: Path, mapped: bool = False) -> NDArray:
+def read_array(path: Path, mapped: bool = False, table: bool = False) -> NDArray:
     """Return the array of a .npy file, in memory or mapped.
+
+    Args:
+        path: the file.
+        mapped: whether it stays on disk until it is used.
+        table: whether it may be one of named columns, NumPy's structured array.
 
     Raises:
         one of UNREADABLE: it is missing or damaged, or holds anything but numbers or text.
     """
     with open_regular(path) as file:
         size = path.stat().st_size
-        shape, kind, order = _header(file, size)
+        shape, kind, order = _header(file, size, table)
         if not mapped or not math.prod(shape):  # nothing cannot be mapped
             file.seek(0)
-            return _array_of(file, size)
+            return _array_of(file, size, table)
         return np.memmap(path, kind, "r", file.tell(), shape, order)
 
 
@@ -76,9 +84,9 @@ def read_arrays(path: Path) -> dict[str, NDArray]:
     return found
 
 
-def _array_of(file: IO[bytes], size: int) -> NDArray:
+def _array_of(file: IO[bytes], size: int, table: bool = False) -> NDArray:
     """Return the array of an open .npy file of so many bytes."""
-    shape, kind, order = _header(file, size)
+    shape, kind, order = _header(file, size, table)
     size = math.prod(shape) * kind.itemsize
     data = file.read(size)
     if len(data) < size:  # of a member that claims more than it has
@@ -86,7 +94,9 @@ def _array_of(file: IO[bytes], size: int) -> NDArray:
     return np.ndarray(shape, kind, bytearray(data), order=order)
 
 
-def _header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], np.dtype, Literal["C", "F"]]:
+def _header(
+    file: IO[bytes], size: int, table: bool = False
+) -> tuple[tuple[int, ...], np.dtype, Literal["C", "F"]]:
     """Return the shape, type and order of the array that follows in a .npy file.
 
     NumPy's own reader has Python parse the header, whose parser fails in many ways, and takes the
@@ -97,16 +107,19 @@ def _header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], np.dtype, Lite
     if begin[:6] != b"\x93NUMPY" or width is None:
         raise ValueError("no .npy file")
     text = file.read(min(int.from_bytes(file.read(width), "little"), LONGEST_HEADER))
-    found = [pattern.search(text) for pattern in (KIND, ORDER, SHAPE)]
+    fields = FIELDS.search(text) if table else None
+    found = [pattern.search(text) for pattern in (FIELDS if fields else KIND, ORDER, SHAPE)]
     if None in found:
         raise ValueError(f"its header is damaged, or tells of objects: {text[:200]!r}")
     name, order, sides = (match[1].decode() for match in found if match)
+    pairs = FIELD.findall(fields[1]) if fields else []
     try:
-        kind = np.dtype(name)
+        kind = np.dtype([(column.decode(), of.decode()) for column, of in pairs] or name)
     except TypeError as error:
         raise ValueError(f"it holds {name}") from error
     shape, left = tuple(int(side) for side in re.findall(r"\d+", sides)), size - file.tell()
-    if kind.kind not in "biufcUS" or math.prod(shape) * max(kind.itemsize, 1) > left:
+    known = bool(pairs) or kind.kind in "biufcUS"
+    if not known or math.prod(shape) * max(kind.itemsize, 1) > left:
         raise ValueError(
             f"it claims {kind} of shape {shape}, but has {left} bytes of numbers or text"
         )

@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.io import savemat
 from scipy.sparse import csc_matrix
 
-from salience.data import loading
+from salience.data import fixation_files, loading
 from salience.data.parts import divided
 from salience.data.plan import SPLITS, Plan
 from salience.data.sets import folder, osie, synthetic
@@ -231,28 +231,33 @@ def test_fixation_files_of_every_form_give_the_same_points(tmp_path, blank):
     savemat(tmp_path / "points.mat", {"fixations": np.array(expected) + 1})  # 1-based
     savemat(tmp_path / "mask.mat", {"fixLocs": mask.astype(np.uint8)})
     for path in sorted(tmp_path.iterdir()):
-        found = folder.parse(path, picture).fixations
+        found = fixation_files.parse(path, picture).fixations
         np.testing.assert_array_equal(found, expected, err_msg=path.name)
 
 
 def test_a_sparse_mask_is_refused_in_one_line(tmp_path, blank):
     savemat(tmp_path / "m.mat", {"fixLocs": csc_matrix(np.eye(3))})
     with pytest.raises(UserError, match=r"m\.mat: 'fixLocs' is sparse\. Save it with .*full"):
-        folder.parse(tmp_path / "m.mat", blank(3, 3))
+        fixation_files.parse(tmp_path / "m.mat", blank(3, 3))
 
 
 def test_white_mask_means_one_fixation_a_pixel(tmp_path, blank):
-    np.save(tmp_path / "m.npy", np.diag([0, 255, 255]).astype(np.uint8))
-    assert folder.parse(tmp_path / "m.npy", blank(3, 3)).fixations.tolist() == [[1, 1], [2, 2]]
+    np.save(tmp_path / "m.npy", np.diag([0, 255, 255, 0, 0, 0]).astype(np.uint8))
+    found = fixation_files.parse(tmp_path / "m.npy", blank(6, 6))
+    assert found.fixations.tolist() == [[1, 1], [2, 2]]
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.ones((9, 3)), "9 x 3 numbers: neither points .* nor a mask of blank.png, which has 3"),
+        (np.ones((9, 4)), "9 x 4 numbers: neither points .* nor a mask of blank.png, which has 3"),
+        (np.full((9, 3), 0.21), "three columns, of which the third .* as a duration does"),
+        (np.arange(60).reshape(20, 3), "three columns, of which the third .* as a duration does"),
         (np.ones((2, 9)), "2 x 9 numbers"),  # points lying on their side
-        (np.full((3, 6), -1), "not all of them are 0, 1, 2"),
-        (np.full((3, 6), 0.5), "not all of them are 0, 1, 2"),
+        (np.full((3, 6), -1), "negative or not finite: a density map"),
+        (np.full((3, 6), 0.5), "values above 0 on 100% of its pixels: a density map"),
+        (np.eye(3, 6) * 0.5, "fractions such as 0.5: a density map"),
+        (np.eye(3, 6) * [[1], [2], [255]], "3 shades from 1 to 255: a density map"),
         (np.full((9, 2), np.nan), "not finite"),
     ],
 )
@@ -261,7 +266,7 @@ def test_numbers_that_are_neither_points_nor_the_pictures_mask_are_refused(
 ):
     np.save(tmp_path / "f.npy", values)
     with pytest.raises(UserError, match=message):
-        folder.parse(tmp_path / "f.npy", blank(3, 6))
+        fixation_files.parse(tmp_path / "f.npy", blank(3, 6))
 
 
 def test_pickled_and_shapeless_fixations_are_refused(tmp_path, blank):
@@ -274,7 +279,7 @@ def test_pickled_and_shapeless_fixations_are_refused(tmp_path, blank):
         ("n.mat", "no variable 'fixLocs' or 'fixations'"),
     ):
         with pytest.raises(UserError, match=message):
-            folder.parse(tmp_path / name, blank(3, 3))
+            fixation_files.parse(tmp_path / name, blank(3, 3))
 
 
 # --- synthetic and the rest ---

@@ -248,7 +248,7 @@ def test_a_density_map_among_the_masks_is_refused(tmp_path):
     layouts.salicon(tmp_path, "png")
     name = "train/COCO_train2014_000000000003.png"
     shutil.copy(tmp_path / "maps" / name, tmp_path / "fixations" / name)
-    with pytest.raises(UserError, match=r"0003\.png is white on \d+% .* a density map"):
+    with pytest.raises(UserError, match=r"0003\.png holds values above 0 on \d+% .* a density map"):
         loading.load("salicon", tmp_path, "train")
 
 
@@ -363,7 +363,7 @@ def test_cat2000_bad_input_is_named(tmp_path):
     layouts.cat2000(tmp_path)
     mat = tmp_path / "trainSet/FIXATIONLOCS/Art/002.mat"
     savemat(mat, {"fixLocs": np.full(layouts.SHAPE, 0.5)})
-    with pytest.raises(UserError, match=r"Art/002\.mat is a mask of counts, but"):
+    with pytest.raises(UserError, match=r"Art/002\.mat holds .*: a density map rather than fix"):
         loading.load("cat2000", tmp_path, "train")
     mat.unlink()
     with pytest.raises(UserError, match=r"30 images but 29 fixation records .*: Art/002"):

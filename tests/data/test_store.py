@@ -390,6 +390,17 @@ def test_a_changed_map_is_noticed(own, prepared):
         load(folder, "val")
 
 
+def test_a_source_replaced_by_one_of_the_same_size_and_time_is_a_change(own, prepared):
+    root = own()
+    path = root / "images/train/p3.jpg"
+    folder = prepared(root)
+    before, data = path.stat(), path.read_bytes()
+    path.write_bytes(data[:-2] + b"ab")  # of which only the content tells
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(UserError, match=r"images/train/p3\.jpg differs"):
+        load(folder)
+
+
 def test_what_is_touched_or_laid_beside_is_no_change(own, prepared):
     root = own()
     folder = prepared(root)

@@ -21,10 +21,10 @@ from scipy.io import loadmat, savemat
 import config
 from commands.evaluation.score_log import ScoreLog
 from commands.training import hosts
+from salience.data import fixation_files, store
 from salience.data import mat as _mat
 from salience.data import points as _points
-from salience.data import store
-from salience.data.sets import cat2000, folder, salicon
+from salience.data.sets import cat2000, salicon
 from salience.networks import foreign_weights, hdf5, weight_files
 from salience.system import archives, arrays, files
 from salience.system.errors import LONGEST, UserError
@@ -149,7 +149,7 @@ def test_arrays_of_objects_are_refused_and_run_nothing(tmp_path):
     np.savez(tmp_path / "a.npz", fixations=np.array([Touches(touched)], object), allow_pickle=True)
     for name in ("a.npy", "a.npz"):
         with pytest.raises(UserError, match=r"a\.np. cannot be read as an array"):
-            folder.parse(tmp_path / name, tmp_path / "a.png")
+            fixation_files.parse(tmp_path / name, tmp_path / "a.png")
     assert not touched.exists()
 
 
@@ -215,7 +215,7 @@ def test_an_array_that_claims_too_much_is_one_error(tmp_path, data):
         file.writestr("fixations.npy", data)
     for name in ("a.npy", "a.npz"):
         with pytest.raises(UserError, match="cannot be read as an array"):
-            folder.parse(tmp_path / name, tmp_path / "a.png")
+            fixation_files.parse(tmp_path / name, tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -237,7 +237,7 @@ def test_a_npz_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path, monkeypatch):
     np.savez_compressed(path, fixations=np.zeros((10**5, 2)))
     monkeypatch.setattr(arrays, "MOST_BYTES", 10**5)
     with pytest.raises(UserError, match="take more than 100000 bytes"):
-        folder.parse(path, tmp_path / "a.png")
+        fixation_files.parse(path, tmp_path / "a.png")
 
 
 def test_lengths_that_do_not_fit_are_one_error(tmp_path):

@@ -23,7 +23,7 @@ from salience.data.parts import (
     stored_shape,
 )
 from salience.data.plan import BY_SHARES, Plan
-from salience.data.points import Looks, Read, points_of_mask, read_files, read_mat
+from salience.data.points import Looks, Read, mask_of, read_files, read_mat
 from salience.pictures.headers import header_shape
 from salience.pictures.sample import IMAGE_SUFFIXES, Sample
 from salience.system.errors import UserError
@@ -117,6 +117,4 @@ def parse_mat(path: Path) -> Looks:
         UserError: it is damaged, or holds no mask.
     """
     mask, _ = read_mat(path, ("fixLocs", "fixations"), "a mask of fixations")
-    if mask.ndim != 2 or mask.dtype.kind not in "buif":
-        raise UserError(f"{path} holds {mask.dtype} of shape {mask.shape}, not a mask.")
-    return Looks(points_of_mask(mask, path), None, (mask.shape[0], mask.shape[1]))
+    return mask_of(mask, path)

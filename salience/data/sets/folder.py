@@ -1,37 +1,46 @@
 """One's own data: `images/` and `maps/` and/or `fixations/`, paired by file name.
 
 Either `ROOT/images/...`, or with the split spelt out `ROOT/train/images/...` or
-`ROOT/images/train/...` (and val, and test if there is one); else a seeded split. A map is
-a grey picture of the image's size, or `.npy` [rows, columns] of numbers that are 0 or more.
-Fixations are either points or a picture-sized mask of counts: `.npy`
-holds 0-based (x, y) points [n, 2] or a mask; `.mat` holds 1-based (x, y) points, as MATLAB counts,
-in `fixations`, or a mask in `fixLocs` or `fixations`; `.npz` holds 0-based points in `fixations`
-and who made each in `subjects` [n].
+`ROOT/images/train/...` (and val, and test if there is one); else a seeded split. A map is a grey
+picture of the image's size, or `.npy` [rows, columns] of numbers that are 0 or more. Fixations are
+points (x, y), or a mask of the picture's size. Points count pixels from 0, and in `.mat` from 1, as
+MATLAB does. `fixations/` has of each picture one of:
+
+* `.npy`: points [n, 2], or [n, 3] with who made each, or columns named x, y and subject, or a mask;
+* `.npz`: points or a mask in `fixations`, and who made each point in `subjects` [n];
+* `.mat`: points in `fixations`, who made each in `subjects`, or a mask in `fixLocs` or `fixations`;
+* `.csv` or `.tsv`: columns x, y, and maybe subject, named in the first line;
+* `.png` or another picture: a mask, 0 and 255 or counts.
+
+Or one table is about all pictures: `fixations.csv`, or any in `fixations/` that is called like no
+picture, with a column `image`, too.
 
 `ROOT/dataset.json` may say more, as that of `data subset` does: `{"pictures": {"train/a.jpg":
 {"sigma_pixels": 24, "category": "Indoor", "shape": [600, 800]}}}`, each of them if it is known.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from salience.data.fixation_files import FORMS, found_in
 from salience.data.parts import FileGroup, by_stem, find_root, load_parts, offer, unpacked
 from salience.data.plan import BY_SHARES, SPLITS, Plan
-from salience.data.points import Looks, Read, points_of_mask, read_files, read_mat
-from salience.pictures.headers import header_shape
+from salience.data.points import Read
 from salience.pictures.picture_files import read_stored_map
 from salience.pictures.sample import IMAGE_SUFFIXES, Sample, Stored
-from salience.system.arrays import UNREADABLE, read_array, read_arrays
 from salience.system.errors import UserError
 from salience.system.files import composed, read_json
 
 NEEDS_FILES = True
-SOURCE = "Point --data at a folder with images/ and maps/ (grey PNG) or fixations/ (.npy, .mat)."
-FIXATION_SUFFIXES = {".npy", ".npz", ".mat"}
+SOURCE = (
+    "Point --data at a folder with images/ and maps/ (grey PNG) or fixations/: .npy, .npz or .csv "
+    "with (x, y) in pixels counted from 0, .mat counted from 1, or masks as .png."
+)
 MAP_SUFFIXES = {*IMAGE_SUFFIXES, ".npy"}
 CARD = "dataset.json"
 
@@ -92,7 +101,15 @@ def parts(root: Path) -> list[FileGroup]:
     base = _base(root)
     by_split = {split: _folders(base, split) for split in SPLITS}
     there = {split: folders for split, folders in by_split.items() if folders["images"].is_dir()}
-    return [_part(base, *found) for found in (there or {"": _folders(base, None)}).items()]
+    if not there:
+        return [_part(base, "", _folders(base, None))]
+    keys = {
+        split: by_stem(folders["images"], IMAGE_SUFFIXES, []) for split, folders in there.items()
+    }
+    return [
+        _part(base, split, folders, [key for of, own in keys.items() if of != split for key in own])
+        for split, folders in there.items()
+    ]
 
 
 def _base(root: Path) -> Path:
@@ -116,35 +133,36 @@ def _folders(root: Path, split: str | None) -> dict[str, Path]:
     return {kind: unpacked(root / kind) / split for kind in kinds}
 
 
-def _part(root: Path, split: str, folders: dict[str, Path]) -> FileGroup:
-    """Return what one set of folders holds."""
+def _part(
+    root: Path, split: str, folders: dict[str, Path], others: Sequence[str] = ()
+) -> FileGroup:
+    """Return what one set of folders holds; `others` are the keys of other splits' pictures."""
     clashes: list[str] = []
     images = by_stem(folders["images"], IMAGE_SUFFIXES, clashes)
     if not images:
         raise UserError(f"No images in {folders['images']}. {offer(SOURCE)}")
     maps = by_stem(folders["maps"], MAP_SUFFIXES, clashes)
-    points = by_stem(folders["fixations"], FIXATION_SUFFIXES, clashes)
-    if not maps and not points:
+    found = found_in(
+        folders["fixations"],
+        images,
+        clashes,
+        (folders["images"].parent, root, root / "fixations"),
+        others,
+    )
+    if not maps and not found.read:
         raise UserError(f"{root} has images but neither maps nor fixations. {offer(SOURCE)}")
-    # a mask is told from points by its picture's size; one without picture is reported as unpaired
-    files = {key: (path, images[key]) for key, path in points.items() if key in images}
-    alone = dict.fromkeys(points.keys() - files.keys(), Looks(np.zeros((0, 2), np.float32)))
-
-    def read() -> Read:
-        found = read_files(files, parse)
-        return Read({**found.looks, **alone}, found.failures)
-
-    forms = ", ".join(sorted(FIXATION_SUFFIXES))
+    forms = ", ".join(sorted({*FORMS[0], *FORMS[1], ".png"}))
     return FileGroup(
         split or "all",
         split,
         folders["images"].parent,
         images,
         {key: _map_source(path) for key, path in maps.items()},
-        read if points else Read,
+        found.read or Read,
         sought=f"maps/ (grey pictures, .npy) and fixations/ ({forms})",
         clashes=tuple(clashes),
-        known=(*points.values(), root / CARD),
+        remarks=found.remarks,
+        known=(*found.files, root / CARD),
     )
 
 
@@ -167,63 +185,3 @@ def read_array_map(path: Path, index: int = -1) -> NDArray[np.floating]:
     if values.size and values.min() < 0:
         raise UserError(f"{path} holds values below 0, down to {values.min():g}: no density map.")
     return values.astype(np.float32)
-
-
-def parse(path: Path, image: Path) -> Looks:
-    """Return the fixations of a .npy, .npz or .mat file.
-
-    Args:
-        path: the file.
-        image: its picture, whose size tells a mask from points.
-
-    Raises:
-        UserError: the file cannot be read, or holds neither points nor a mask of that picture.
-    """
-    first_pixel, subjects = 0, None
-    if path.suffix.lower() in (".npy", ".npz"):
-        try:
-            values, subjects = _read_arrays(path)
-        except (*UNREADABLE, KeyError) as error:
-            raise UserError(f"{path} cannot be read as an array: {error}") from error
-    else:
-        values, _ = read_mat(path, ("fixLocs", "fixations"), "fixations")
-        first_pixel = 1  # MATLAB counts pixels from one
-    if values.dtype.kind not in "buif" or values.ndim != 2:
-        raise UserError(
-            f"{path} holds {values.dtype} of shape {values.shape}; points [n, 2] or a mask "
-            "[rows, columns] are expected."
-        )
-    if not np.isfinite(values).all():
-        raise UserError(f"{path} holds values that are not finite.")
-    if not values.size:  # MATLAB's [] is 0 x 0
-        return Looks(np.zeros((0, 2), np.float32), subjects)
-    if values.shape[1] == 2:
-        return Looks((values - float(first_pixel)).astype(np.float32), subjects)
-    shape = header_shape(image)
-    if values.shape != shape:  # (x, y, duration) would else pass for a mask, three pixels wide
-        of = f"{shape[0]} rows and {shape[1]} columns" if shape else "a damaged header"
-        raise UserError(
-            f"{path} holds {values.shape[0]} x {values.shape[1]} numbers: neither points [n, 2] "
-            f"nor a mask of {image.name}, which has {of}."
-        )
-    return Looks(points_of_mask(values, path), None, shape)
-
-
-def _read_arrays(path: Path) -> tuple[NDArray, NDArray[np.int32] | None]:
-    """Return the values of a .npy or .npz file, and who made each fixation where it says.
-
-    Raises:
-        UserError: it does not say it of each fixation.
-    """
-    if path.suffix.lower() == ".npy":
-        return read_array(path), None
-    found = read_arrays(path)
-    values, subjects = found["fixations"], found.get("subjects")
-    if subjects is None:
-        return values, None
-    if subjects.dtype.kind not in "ui" or subjects.shape != values.shape[:1]:
-        raise UserError(
-            f"{path} holds subjects of type {subjects.dtype} and shape {subjects.shape}; whole "
-            f"numbers of shape {values.shape[:1]}, one a fixation, are expected."
-        )
-    return values, subjects.astype(np.int32)

@@ -8,6 +8,10 @@ as `train/images/` or `images/train/`; else the plan divides.
 Pictures are RGB, channels last or first. Whole numbers are taken as 0 to 255; fractions are told
 apart by their range: 0 to 1, -1 to 1, 0 to 255, or beyond -1, which is how ImageNet's mean and
 deviation normalise, and is undone. Files are mapped into memory, and read a picture at a time.
+
+Fixations may be beside them: `fixations.npy`, masks [n, rows, columns], or a folder `fixations/`
+with a file a picture, or tables, as `folder.py` describes them; pixels are counted from 0. Pictures
+of one array are called `picture_00000` and so on, or `train_00000` where the split is spelt out.
 """
 
 from functools import partial
@@ -16,8 +20,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from salience.data.fixation_files import Found, found_in
 from salience.data.parts import FileGroup, by_stem, files_of, find_root, load_parts, offer
 from salience.data.plan import BY_SHARES, SPLITS, Plan
+from salience.data.points import Looks, Read, mask_of, read_files
 from salience.pictures.sample import Sample, Stored
 from salience.system.arrays import UNREADABLE, read_array
 from salience.system.errors import UserError
@@ -25,7 +31,8 @@ from salience.system.errors import UserError
 NEEDS_FILES = True
 SOURCE = "Point --data at a folder with images.npy and maps.npy, or images/*.npy and maps/*.npy."
 SIGMA_PIXELS = 24.0
-IMAGES, MAPS = ("images", "x", "X"), ("maps", "y", "Y")  # what the arrays are called
+# what the arrays are called
+IMAGES, MAPS, FIXATIONS = ("images", "x", "X"), ("maps", "y", "Y"), "fixations"
 LOOKED_AT = 16  # pictures whose range tells that of all
 # the mean and deviation of ImageNet's RGB from 0 to 1, as torchvision states them
 MEAN_RGB = np.array([0.485, 0.456, 0.406], np.float32)
@@ -87,17 +94,44 @@ def _part(root: Path, split: str) -> FileGroup | None:
     if not images:
         return None
     form = form_of(images)
+    stored = {
+        key: Stored(file, i, partial(read_picture, form)) for key, (file, i) in images.items()
+    }
+    fixations = _fixations(root, split, stored, clashes)
     return FileGroup(
         split or "all",
         split,
         root,
-        {key: Stored(file, i, partial(read_picture, form)) for key, (file, i) in images.items()},
+        stored,
         {key: Stored(file, i, read_map) for key, (file, i) in maps.items()},
-        sigma_pixels=SIGMA_PIXELS,
+        fixations.read or Read,
+        SIGMA_PIXELS,
         sought="maps.npy or maps/*.npy",
         clashes=tuple(clashes),
-        remarks=(f"{split + ': ' if split else ''}pictures read as {form}",),
+        remarks=(f"{split + ': ' if split else ''}pictures read as {form}", *fixations.remarks),
+        known=fixations.files,
     )
+
+
+def _fixations(root: Path, split: str, images: dict[str, Stored], clashes: list[str]) -> Found:
+    """Return what tells where people looked at the pictures of a split."""
+    files, folders = _places(root, FIXATIONS, split)
+    file = next((file for file in files if file.is_file()), None)
+    if file:
+        count, name = len(opened(file)), split or "picture"
+        masks = {f"{name}_{i:05d}": (Stored(file, i, one),) for i in range(count)}
+        return Found(lambda: read_files(masks, parse_mask), files=(file,))
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+    return found_in(folder, images, clashes, (root / split,))
+
+
+def parse_mask(stored: Stored) -> Looks:
+    """Return the fixations of one of the masks of an array.
+
+    Raises:
+        UserError: it is no mask.
+    """
+    return mask_of(stored(), stored)
 
 
 def _found(

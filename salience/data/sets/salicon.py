@@ -6,8 +6,8 @@ any one form:
 
 * `fixations/{train,val}/*.mat`, editions of 2015 and 2017: `gaze`, an array of one struct an
   observer (a column in one edition, a row in the other), whose `fixations` are [m, 2] in (x, y),
-  1-based as MATLAB counts; `location` is the mouse's whole way and is not read. Copies made for
-  networks hold a mask instead, `I`, [rows, columns], hence 0-based, without observers.
+  1-based as MATLAB counts; `location` is the mouse's whole way and is not read. Copies of others
+  hold a mask in `I` instead, without observers.
 * `fixations/{train,val}/*.png`: masks of 0 and 255, hence 0-based, without observers.
 * `fixations_train2014*.json`, also in `annotations/`, of the API: **[row, column]**, 1-based.
 
@@ -40,7 +40,7 @@ from salience.data.points import (
     as_points,
     gathered_looks,
     looks_of_picture,
-    points_of_mask,
+    mask_of,
     read_files,
     read_mat,
     read_table,
@@ -168,11 +168,9 @@ def parse_mat(path: Path) -> Looks:
     Raises:
         UserError: it is damaged, or of another layout.
     """
-    gaze, content = read_mat(path, ("gaze", "I", "resolution"), "SALICON's fixations")
-    if "gaze" not in content and "I" in content:
-        if gaze.ndim != 2 or gaze.dtype.kind not in "buif":
-            raise UserError(f"{path}: 'I' is {gaze.dtype} of shape {gaze.shape}, not a mask.")
-        return Looks(points_of_mask(gaze, path), None, (gaze.shape[0], gaze.shape[1]))
+    gaze, content = read_mat(path, ("gaze", "I"), "SALICON's fixations", ("resolution",))
+    if "gaze" not in content:
+        return mask_of(gaze, path)
     try:
         observers = [as_points(_field(record, "fixations")) for record in gaze.ravel()]
         # every picture lies, so the lesser number is the rows, in whichever order they are stored

@@ -12,8 +12,6 @@ what is trained on does not test; `data check` names them.
 import re
 from pathlib import Path
 
-import numpy as np
-
 from salience.data.parts import (
     FileGroup,
     by_stem,
@@ -24,7 +22,7 @@ from salience.data.parts import (
     offer,
 )
 from salience.data.plan import BY_SHARES, Plan
-from salience.data.points import Looks, points_of_mask, read_mat, read_table
+from salience.data.points import Looks, mask_of, read_mat, read_table
 from salience.pictures.sample import IMAGE_SUFFIXES, Sample
 from salience.system.errors import UserError
 
@@ -111,10 +109,7 @@ def parse_mat(path: Path) -> dict[str, Looks]:
     white, _ = read_mat(path, ("white",), "Toronto's fixations")
     looks = {}
     for i, mask in enumerate(white.ravel() if white.dtype == object else []):
-        if np.ndim(mask) != 2 or mask.dtype.kind not in "buif":
-            raise UserError(f"{path}: cell {i + 1} of 'white' is no mask [rows, columns].")
-        points = points_of_mask(mask, f"{path}, cell {i + 1}")
-        looks[str(i + 1)] = Looks(points, None, (mask.shape[0], mask.shape[1]))
+        looks[str(i + 1)] = mask_of(mask, f"{path}, cell {i + 1} of 'white',")
     if not looks:
         raise UserError(f"{path}: 'white' is {white.dtype} of shape {white.shape}, not cells.")
     return looks

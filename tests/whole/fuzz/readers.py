@@ -47,7 +47,7 @@ from scipy.sparse import csc_matrix
 import config
 from commands.evaluation.score_log import ScoreLog
 from commands.training import hosts
-from salience.data import feature_store, plan, store
+from salience.data import feature_store, fixation_files, plan, store, tables
 from salience.data import points as _points
 from salience.data.sets import cat2000, folder, npy, osie, salicon, toronto
 from salience.measures import adaptation
@@ -180,7 +180,7 @@ def read_mat(data: bytes, room: Path) -> None:
         with contextlib.suppress(UserError):
             parser(path)
     if not asked:
-        folder.parse(path, room / "picture.png")
+        fixation_files.parse(path, room / "picture.png")
 
 
 # .npy and .npz
@@ -202,7 +202,7 @@ def read_npy(data: bytes, room: Path) -> None:
     path = in_file(room / "images.npy", data)
     ArrayCache(in_cache(data, room, ".npy")).get("xx", lambda: np.zeros(1))
     for read in (
-        lambda: folder.parse(path, room / "picture.png"),
+        lambda: fixation_files.parse(path, room / "picture.png"),
         lambda: picture_files.read_stored_map(path),
         lambda: npy.read_map(path, -1),
         lambda: npy.read_picture("RGB from 0 to 1", path, 0),
@@ -256,9 +256,32 @@ def read_npz(data: bytes, room: Path) -> None:
     path = in_file(room / "x.npz", data)
     kept = ArrayCache(in_cache(data, room, ".npz")).recall("xx")
     with contextlib.suppress(UserError):
-        folder.parse(path, room / "picture.png")
+        fixation_files.parse(path, room / "picture.png")
     if kept is None or "fixations" not in kept:
         store.read_points(path, 2, "Mend it.")
+
+
+# tables
+
+
+@cache
+def table_seeds() -> tuple[bytes, ...]:
+    return (
+        b"x,y,subject\n1,2,ann\n3.5,4,bob\n",
+        "\ufeffimage;x;y\r\na.jpg;1,5;2\r\nb.jpg;3;4\r\n".encode(),
+        "Image\tX\tY\tduration\nimages/a.jpg\t1\t2\t90\n".encode("utf-16"),
+        b'sep=;\n# "x";"y"\n1;2\n\n',
+    )
+
+
+def read_table(data: bytes, room: Path) -> None:
+    path = in_file(room / "fixations.csv", data)
+    with contextlib.suppress(UserError):
+        fixation_files.parse(path, room / "picture.png")
+    with contextlib.suppress(UserError):
+        tables.parse_all(path)
+    tables.columns_of(path)
+    tables.read(path)
 
 
 # JSON
@@ -556,6 +579,7 @@ READERS = {
     "picture": Reader(picture_seeds, make_picture, read_picture, 2048),
     "mat": Reader(mat_seeds, make_mat, read_mat),
     "npy": Reader(npy_seeds, make_npy, read_npy),
+    "table": Reader(table_seeds, damaged, read_table),
     "npz": Reader(npz_seeds, make_npz, read_npz),
     "json": Reader(json_seeds, make_json, read_json),
     "config": Reader(config_seeds, make_json, read_config),

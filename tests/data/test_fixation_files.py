@@ -1,0 +1,413 @@
+"""What fixation files hold: masks and densities, observers, tables, and what is kept of them."""
+
+import os
+
+import cv2
+import layouts
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from salience.data import loading, points, tables
+from salience.data.plan import SPLITS, Plan
+from salience.pictures.reading import stamp
+from salience.system.errors import UserError
+
+ALL = Plan(val=0, test=0)
+SHAPE = (30, 40)
+
+
+def filled(root, files, pictures=("a", "b"), shape=SHAPE):
+    """Write pictures, and the files that are given by path and text, bytes or what is called."""
+    for name in pictures:
+        layouts.picture(root / f"images/{name}.png", shape)
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if callable(content):
+            content(path)
+        else:
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return root
+
+
+def mask(*places, shape=SHAPE, kind=np.uint8):
+    """Return a mask with (x, y, value) at some places."""
+    found = np.zeros(shape, kind)
+    for x, y, value in places:
+        found[y, x] = value
+    return found
+
+
+def npy(values):
+    return lambda path: np.save(path, values)
+
+
+def npz(**arrays):
+    return lambda path: np.savez(path, **arrays)
+
+
+def mat(**content):
+    return lambda path: savemat(path, content)
+
+
+def picture(values):
+    return lambda path: cv2.imwrite(str(path), values)
+
+
+FORMS = {
+    "a.npy": npy,
+    "a.npz": lambda values: npz(fixations=values),
+    "a.mat": lambda values: mat(fixLocs=values),
+    "a.png": picture,
+    "a.tif": picture,
+    "a.bmp": picture,
+    "a.pgm": picture,
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        (((3, 4, 255), (5, 6, 255)), [[3, 4], [5, 6]]),
+        (((3, 4, 128), (5, 6, 128)), [[3, 4], [5, 6]]),
+        (((3, 4, 1), (5, 6, 2)), [[3, 4], [5, 6], [5, 6]]),
+        (((3, 4, 1), (5, 6, 105)), [[3, 4]] + [[5, 6]] * 105),
+        (((5, 6, 105),), [[5, 6]] * 105),
+    ],
+)
+def test_a_mask_is_two_colours_and_anything_else_counts(tmp_path, name, places, expected):
+    filled(tmp_path, {f"fixations/{name}": FORMS[name](mask(*places))}, "a")
+    [sample] = loading.load("folder", tmp_path, "train", ALL)
+    assert sample.fixations.tolist() == expected
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("times", [255, 1])
+def test_a_density_in_place_of_fixations_is_refused_whatever_its_file(tmp_path, name, times):
+    blurred = cv2.GaussianBlur(mask((20, 15, 1), kind=np.float32), (0, 0), 5)
+    density = np.uint8(np.ceil(blurred / blurred.max() * times))
+    filled(tmp_path, {f"fixations/{name}": FORMS[name](density)}, "a")
+    with pytest.raises(UserError, match=r"above 0 on \d+% of its pixels: a density map rather"):
+        loading.load("folder", tmp_path, "train", ALL)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_a_lossy_mask_has_its_points_where_it_is_above_half(tmp_path, suffix):
+    one = mask((3, 4, 255), (20, 20, 255))
+    filled(tmp_path, {f"fixations/a{suffix}": picture(one)}, "a")
+    [sample] = loading.load("folder", tmp_path, "train", ALL)
+    assert sample.fixations.tolist() == [[3, 4], [20, 20]]
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.uint16, np.int64, bool])
+def test_a_mask_of_any_type_of_number_is_read(kind):
+    assert points.points_of_mask(mask((1, 2, 1), kind=kind), "").tolist() == [[1, 2]]
+    white = 1 if kind is bool else 300
+    assert points.points_of_mask(mask((1, 2, white), kind=kind), "").tolist() == [[1, 2]]
+
+
+def test_masks_that_are_all_zero_are_refused_and_single_ones_have_no_fixation(tmp_path):
+    empty = picture(mask())
+    filled(tmp_path, {"fixations/a.png": empty, "fixations/b.png": picture(mask((1, 1, 1)))})
+    samples = loading.load("folder", tmp_path, "train", ALL)
+    assert [len(sample.fixations) for sample in samples] == [0, 1]
+    filled(tmp_path, {"fixations/b.png": empty})
+    for _ in range(2):  # also where it was kept
+        with pytest.raises(UserError, match=r"any of 2 fixation files such as .*a\.png"):
+            loading.load("folder", tmp_path, "train", ALL)
+    layouts.toronto(tmp_path / "toronto")
+    white = layouts.cells([np.zeros(layouts.SHAPE)] * 10, columns=True)
+    [file] = (tmp_path / "toronto").rglob("origfixdata.mat")
+    savemat(file, {"white": white})
+    with pytest.raises(UserError, match="No fixation in any of 10 pictures of "):
+        loading.load("toronto", tmp_path / "toronto", "train")
+
+
+# --- observers ---
+
+PEOPLE = {
+    "beyond 32 bits": np.array([2**33 + 1, 5, 2**33 + 2, 2**33 + 1]),
+    "unsigned 64": np.array([2**64 - 1, 5, 2**64 - 2, 2**64 - 1], np.uint64),
+    "texts": np.array(["ann", "bob", "cy", "ann"]),
+    "bytes": np.array([b"ann", b"bob", b"cy", b"ann"]),
+    "column": np.array([[7], [8], [9], [7]], np.uint8),
+    "row": np.array([[7, 8, 9, 7]], np.int16),
+    "whole floats": np.array([7.0, 8, 9, 7]),
+    "negative": np.array([-7, 8, 9, -7], np.int8),
+}
+WHERE = np.array([[1.0, 2], [3, 4], [5, 6], [7, 8]])
+
+
+@pytest.mark.parametrize("who", PEOPLE.values(), ids=PEOPLE)
+def test_observers_of_any_type_stay_as_many_as_they_are(tmp_path, who):
+    filled(tmp_path, {"fixations/a.npz": npz(fixations=WHERE, subjects=who)}, "a")
+    for _ in range(2):  # also where they are kept
+        [sample] = loading.load("folder", tmp_path, "train", ALL)
+        labels = sample.subjects
+        assert labels.dtype == np.int32
+        assert [labels.tolist().index(label) for label in labels] == [0, 1, 2, 0]
+
+
+def test_small_numbers_of_observers_stay_and_others_count_by_first_appearance():
+    assert points.observers_of(np.array([9, 4, 9], np.uint8), 3, "").tolist() == [9, 4, 9]
+    assert points.observers_of(np.array(["z", "a", "z"]), 3, "").tolist() == [0, 1, 0]
+    assert points.observers_of(np.array([2**40, 4, 2**40]), 3, "").tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("who", "message"),
+    [
+        (np.array([1, 2, 3]), r"of shape \(3,\); whole numbers or names of shape \(4,\)"),
+        (np.array([1.5, 2, 3, 4]), "no whole numbers"),
+        (np.array([np.nan, 2, 3, 4]), "no whole numbers"),
+        (np.array([2.0**60, 2, 3, 4]), "larger than float64 tells apart"),
+        (np.array([1j, 2, 3, 4]), "observers as complex128"),
+        (np.array(["a", " ", "b", "c"]), "observer is blank"),
+    ],
+)
+def test_observers_that_cannot_be_told_are_refused(tmp_path, who, message):
+    filled(tmp_path, {"fixations/a.npz": npz(fixations=WHERE, subjects=who)}, "a")
+    with pytest.raises(UserError, match=message):
+        loading.load("folder", tmp_path, "train", ALL)
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        np.array([[4.0], [5], [6], [4]]),
+        layouts.cells(["ann", "bob", "cy", "ann"]),
+        layouts.cells(["ann", "bob", "cy", "ann"], columns=True),
+        layouts.cells([4, 5, 6, 4]),
+        np.array(["ann", "bob", "cyy", "ann"]),  # rows of characters
+    ],
+)
+def test_observers_in_a_mat_file_are_numbers_cells_or_characters(tmp_path, who):
+    filled(tmp_path, {"fixations/a.mat": mat(fixations=WHERE + 1, subjects=who)}, "a")
+    [sample] = loading.load("folder", tmp_path, "train", ALL)
+    np.testing.assert_array_equal(sample.fixations, WHERE)
+    assert [sample.subjects.tolist().index(label) for label in sample.subjects] == [0, 1, 2, 0]
+    filled(
+        tmp_path, {"fixations/a.mat": mat(fixations=WHERE, subjects=layouts.cells([[1, 2]] * 4))}
+    )
+    with pytest.raises(UserError, match="a cell of observers that holds no one number or name"):
+        loading.load("folder", tmp_path, "train", ALL)
+
+
+def test_observers_are_the_third_column_or_named_in_an_npy(tmp_path):
+    rows = [(1.0, 2.0, 4), (3.0, 4.0, 5), (5.0, 6.0, 4)]
+    named = np.array(rows, [("X", "f4"), ("y", "f8"), ("Subject", "i8")])
+    words = np.array([(1, 2, "ann"), (3, 4, "bob"), (5, 6, "ann")],
+                     [("x", "i4"), ("y", "i4"), ("subject", "U5")])  # fmt: skip
+    alone = words[["x", "y"]].astype([("x", "f4"), ("y", "f4")])
+    files = {"a": np.array(rows), "b": named, "c": words, "d": alone}
+    filled(tmp_path, {f"fixations/{k}.npy": npy(v) for k, v in files.items()}, "abcd")
+    samples = loading.load("folder", tmp_path, "train", ALL)
+    for sample, who in zip(samples, ([4, 5, 4], [4, 5, 4], [0, 1, 0], None), strict=True):
+        assert sample.fixations.tolist() == [[1, 2], [3, 4], [5, 6]]
+        assert (None if sample.subjects is None else sample.subjects.tolist()) == who
+    [remark] = loading.remarks("folder", tmp_path)
+    assert "a.npy: three columns are read as x, y and who made the fixation" in remark
+    filled(tmp_path, {"fixations/b.npy": npy(np.zeros(3, [("x", "f4"), ("when", "f4")]))})
+    with pytest.raises(UserError, match=r"b\.npy has the columns x, when .* x and y are needed"):
+        loading.load("folder", tmp_path, "train", ALL)
+
+
+# --- tables ---
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x,y,subject\n1.5,2,ann\n3,4,bob\n",
+        "\ufeffX,Y,Subject\r\n1.5,2,ann\r\n3,4,bob\r\n",
+        "subject;y;x\n ann;2;1,5\nbob;4;3\n\n",
+        "x\ty\tobserver\n1.5\t2\tann\n3\t4\tbob",
+        "sep=;\nx;y;participant\n1.5;2;ann\n3;4;bob\n",
+        "# x,y,subject\n1.5,2,ann\n3,4,bob\n",
+        '"x","y","subject"\n"1.5","2","ann"\n"3","4","bob"\n',
+        "x,y,subject\n1.5,2,ann\n3,4,bob\n".encode("utf-16"),
+        ",x,y,duration,subject\n0,1.5,2,210,ann\n1,3,4,190,bob\n",
+        "image,x,y,subject\nimages/a.png,1.5,2,ann\na,3,4,bob\n",
+    ],
+)
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_a_table_of_a_picture_is_read_as_programs_write_it(tmp_path, text, suffix):
+    filled(tmp_path, {f"fixations/a{suffix}": text}, "a")
+    [sample] = loading.load("folder", tmp_path, "train", ALL)
+    assert (sample.fixations.tolist(), sample.fixations.dtype) == ([[1.5, 2], [3, 4]], np.float32)
+    assert sample.subjects.tolist() == [0, 1]
+
+
+def test_a_table_without_observers_tells_of_none_and_other_columns_are_named(tmp_path):
+    filled(tmp_path, {"fixations/a.csv": "x,y,start,duration\n1,2,3,4\n"}, "a")
+    [sample] = loading.load("folder", tmp_path, "train", ALL)
+    assert (sample.fixations.tolist(), sample.subjects) == ([[1, 2]], None)
+    [remark] = loading.remarks("folder", tmp_path)
+    assert remark.endswith("a.csv: the columns start, duration are passed over")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1,2\n3,4\n", r"a\.csv has the columns '1', '2'; its first line must name one column x"),
+        ("FixX,FixY\n3,4\n", "has the columns 'FixX', 'FixY'"),
+        ("x,X,y\n1,2,3\n", "has the columns 'x', 'X', 'y'"),
+        ("x,y,subject,observer\n1,2,3,4\n", "at most one subject"),
+        ("", "has the columns ; its first line"),
+        ("x,y\n1,2\n12,5,13,5\n", r"a\.csv, line 3: 4 values for 2 columns"),
+        ("x,y\n1\n", "line 2: 1 values for 2 columns"),
+        ("x,y\n1,\n", "line 2: could not convert string to float: ''"),
+        ("x,y\n.,3\n", r"line 2: could not convert string to float: '\.'"),
+        ("x,y\n1,nan\n", "line 2: 'nan' is no place in a picture"),
+        ("x,y\n1_0,2\n", "line 2: '1_0' is no place in a picture"),
+        ('x,y\n1,"2\n', "line 2: unexpected end of data"),
+        ("x,y,subject\n1,2,\n", "observer is blank"),
+        (b"x,y,subject\n1,2,\xe4\n", "no text in UTF-8"),
+        ("image,x,y\nb.png,1,2\n", r"about a\.png by its name, but names b\.png"),
+        ("image,x,y\n,1,2\n", "whose picture is blank"),
+    ],
+)
+def test_a_table_that_is_not_clear_is_refused_with_what_was_found(tmp_path, text, message):
+    filled(tmp_path, {"fixations/a.csv": text}, "a")
+    with pytest.raises(UserError, match=message) as caught:
+        loading.load("folder", tmp_path, "train", ALL)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["fixations.csv", "fixations/fixations.tsv", "fixations/all.csv"])
+def test_one_table_is_about_all_pictures(tmp_path, where):
+    text = "Image,x,y,subject\nb.png,5,6,bob\nimages/a.jpg,1,2,bob\nC:\\x\\b.png,3,4,ann\n"
+    filled(tmp_path, {where: text})
+    first, second = loading.load("folder", tmp_path, "train", ALL)
+    assert (first.fixations.tolist(), first.subjects.tolist()) == ([[1, 2]], [0])
+    assert (second.fixations.tolist(), second.subjects.tolist()) == ([[5, 6], [3, 4]], [0, 1])
+
+
+def test_several_tables_are_read_together(tmp_path):
+    tables_of = {f"fixations/s{i}.csv": f"image,x,y,subject\na,{i},2,s{i}\nb,1,1,s{i}\n"
+                 for i in range(3)}  # fmt: skip
+    filled(tmp_path, tables_of)
+    first, _ = loading.load("folder", tmp_path, "train", ALL)
+    assert (first.fixations[:, 0].tolist(), first.subjects.tolist()) == ([0, 1, 2], [0, 1, 2])
+    filled(tmp_path, {"fixations/s1.csv": "image,x,y\na,1,2\n"})
+    with pytest.raises(UserError, match="one has a column 'subject', the other none"):
+        loading.load("folder", tmp_path, "train", ALL)
+
+
+def test_a_table_of_all_splits_is_shared_out_and_what_fits_none_is_named(tmp_path):
+    for split, name in zip(SPLITS, "abc", strict=True):
+        layouts.picture(tmp_path / split / f"images/{name}.png", SHAPE)
+    table = tmp_path / "fixations.csv"
+    table.write_text("image,x,y\na,1,2\nb,3,4\nc,5,6\n")
+    for split, x in zip(SPLITS, (1, 3, 5), strict=True):
+        [sample] = loading.load("folder", tmp_path, split)
+        assert sample.fixations[0, 0] == x
+    table.write_text("image,x,y\na,1,2\nb,3,4\nc,5,6\nother.png,5,6\n")
+    with pytest.raises(UserError, match=r"1 images but 2 fixation records .*first unpaired: other"):
+        loading.load("folder", tmp_path, "train")
+    layouts.picture(tmp_path / "test/images/a.png", SHAPE)
+    table.write_text("image,x,y\na,1,2\nb,3,4\nc,5,6\n")
+    with pytest.raises(UserError, match="has a, which several splits hold"):
+        loading.load("folder", tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x,y\n1,2\n", r"other\.csv is called like no picture and has no column 'image'"),
+        ("image,x,y\n", r"other\.csv names columns, but has no row"),
+        ("image,x,y\na.png,1,2\na.jpg,1,2\nb,1,1\n", r"a\.jpg and a\.png: one picture under two"),
+    ],
+)
+def test_a_table_about_nothing_known_is_refused(tmp_path, text, message):
+    filled(tmp_path, {"fixations/other.csv": text})
+    with pytest.raises(UserError, match=message):
+        loading.load("folder", tmp_path, "train", ALL)
+
+
+def test_of_several_files_of_a_picture_the_one_that_tells_most_is_read_and_it_is_said(tmp_path):
+    own = {f"fixations/{k}.npy": npy(np.array([[1, 2]])) for k in "ab"}
+    masks = {f"fixations/{k}.png": picture(mask((9, 9, 1))) for k in "ab"}
+    filled(tmp_path, own | masks | {"fixations.csv": "image,x,y\na,7,7\nb,7,7\n"})
+    samples = loading.load("folder", tmp_path, "train", ALL)
+    assert [sample.fixations.tolist() for sample in samples] == [[[1, 2]]] * 2
+    pictures, table = loading.remarks("folder", tmp_path)
+    assert (
+        pictures.startswith("a.png, b.png in ")
+        and "not read: files of another form tell" in pictures
+    )
+    assert table == "fixations.csv not read: pictures have files of their own"
+
+
+# --- arrays of all pictures, and SALICON's masks ---
+
+
+def test_arrays_have_fixations_beside_them(tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((2, *SHAPE, 3), np.uint8))
+    np.save(tmp_path / "fixations.npy", np.stack([mask((1, 2, 255)), mask((3, 4, 255))]))
+    samples = loading.load("npy", tmp_path, "train", ALL)
+    assert [sample.fixations.tolist() for sample in samples] == [[[1, 2]], [[3, 4]]]
+    (tmp_path / "fixations.npy").unlink()
+    names = {"picture_00000": [[1.0, 2, 7]], "picture_00001": [[3.0, 4, 8]]}
+    filled(tmp_path, {f"fixations/{name}.npy": npy(rows) for name, rows in names.items()}, ())
+    samples = loading.load("npy", tmp_path, "train", ALL)
+    assert [sample.subjects.tolist() for sample in samples] == [[7], [8]]
+    for name in names:
+        (tmp_path / f"fixations/{name}.npy").unlink()
+    text = "image,x,y\npicture_00000,1,2\npicture_00001,3,4\n"
+    filled(tmp_path, {"fixations.csv": text}, ())
+    samples = loading.load("npy", tmp_path, "train", ALL)
+    assert [sample.fixations.tolist() for sample in samples] == [[[1, 2]], [[3, 4]]]
+
+
+def test_salicon_masks_in_a_mat_file_are_read(tmp_path):
+    known = layouts.salicon(tmp_path, "png", counts={"train": 2, "val": 1})
+    for path in (tmp_path / "fixations").rglob("*.png"):
+        savemat(path.with_suffix(".mat"), {"I": cv2.imread(str(path), 0)})
+        path.unlink()
+    for sample in loading.load("salicon", tmp_path, "train"):
+        assert sorted(sample.fixations.tolist()) == sorted(known["train"][sample.name].tolist())
+        assert (sample.subjects, sample.shape) == (None, layouts.SHAPE)
+
+
+# --- what is kept ---
+
+
+def swapped(path, content):
+    """Write another content of the same size into a file, and set its time back."""
+    before = path.stat()
+    content(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+
+
+def test_kept_fixations_follow_the_content_though_size_and_time_are_the_same(tmp_path):
+    filled(tmp_path, {"fixations/a.npy": npy(np.array([[1.0, 2]]))}, "a")
+    assert loading.load("folder", tmp_path, "train", ALL)[0].fixations.tolist() == [[1, 2]]
+    swapped(tmp_path / "fixations/a.npy", npy(np.array([[3.0, 4]])))
+    assert loading.load("folder", tmp_path, "train", ALL)[0].fixations.tolist() == [[3, 4]]
+
+
+def test_kept_tables_follow_the_content_though_size_and_time_are_the_same(tmp_path):
+    filled(tmp_path, {"fixations.csv": "image,x,y\na,1,2\n"}, "a")
+    assert loading.load("folder", tmp_path, "train", ALL)[0].fixations.tolist() == [[1, 2]]
+    other = "image,x,y\na,3,4\n"
+    swapped(tmp_path / "fixations.csv", lambda path: path.write_text(other))
+    assert loading.load("folder", tmp_path, "train", ALL)[0].fixations.tolist() == [[3, 4]]
+
+
+def test_what_is_kept_of_a_picture_or_map_follows_its_content(tmp_path):
+    path = tmp_path / "a.bmp"
+    cv2.imwrite(str(path), mask((1, 1, 9)))
+    before = stamp(path)
+    swapped(path, picture(mask((1, 1, 8))))
+    assert stamp(path) != before
+
+
+def test_columns_are_told_without_the_rows(tmp_path):
+    (tmp_path / "a.csv").write_text("Y;X;when\nno number\n")
+    found = tables.columns_of(tmp_path / "a.csv")
+    assert (found.places, found.others) == ({"x": 1, "y": 0}, ("when",))
