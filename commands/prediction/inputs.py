@@ -44,6 +44,7 @@ ENDINGS = {
     "mask": ".mask.png",
     "side_by_side": ".side_by_side.png",
 }
+LONGEST_NAME = 255  # bytes that file systems take for a name
 # what a picture's own name may end with so that its map would be another's output
 MARKS = tuple(end[:-4] for end in ENDINGS.values() if end.endswith(".png") and end != ".png")
 
@@ -143,6 +144,7 @@ class Collection:
         for source, relative in found(
             images, self.settings.recursive, self.settings.listed, self.settings.output, say
         ):
+            relative = _fitting(relative, source)
             sources.add(source)
             stems.add(_claim(_stem(relative)))
             names.add(_claim(relative))
@@ -199,7 +201,7 @@ class Collection:
         if not self.stems[claim] and self.names[claim] == 1 and self._harmless(relative):
             return relative
         while True:
-            relative = f"{relative}-{number(source):016x}"
+            relative = _numbered(relative, source)
             claim = _claim(relative)
             if not self.stems[claim] and not self.names[claim] and self._harmless(relative):
                 return relative
@@ -244,6 +246,28 @@ def asked_for(settings: PredictConfig) -> list[str]:
 def _stem(name: str) -> str:
     """Return a path without its suffix."""
     return os.path.splitext(name)[0]  # noqa: PTH122, Path takes ten times as long
+
+
+def _fitting(relative: str, source: str) -> str:
+    """Return a picture's relative path, cut where the names of its outputs would be too long.
+
+    A number made from the picture's path takes the place of what is cut.
+    """
+    folder, name = os.path.split(relative)
+    room = LONGEST_NAME - max(map(len, ENDINGS.values())) - len(_numbered("", source))
+    if len(os.fsencode(name)) <= room:
+        return relative
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122
+    whole = os.fsencode(stem)
+    end = max(room - len(_numbered("", source)) - len(os.fsencode(suffix)), 0)
+    while 0 < end < len(whole) and whole[end] & 0xC0 == 0x80:  # not amid the bytes of a letter
+        end -= 1
+    return os.path.join(folder, _numbered(os.fsdecode(whole[:end]), source) + suffix)  # noqa: PTH118
+
+
+def _numbered(name: str, source: str) -> str:
+    """Return a name that no other picture's path has."""
+    return f"{name}-{number(source):016x}"
 
 
 def _claim(name: str) -> str:
