@@ -288,7 +288,7 @@ def test_only_what_is_missing_is_read(eight, monkeypatch):
     predict(PredictConfig(**eight), lambda line: None)
     read, seen = predict_module._read, []
     monkeypatch.setattr(
-        predict_module, "_read", lambda job, shape: seen.append(job.source) or read(job, shape)
+        predict_module, "_read", lambda job, *more: seen.append(job.source) or read(job, *more)
     )
     Path("predictions/in/3.png").unlink()
     predict(PredictConfig(**eight), lambda line: None)
