@@ -359,7 +359,8 @@ class PassedOver:
                 f"passed over: {videos} videos in {folder}; to predict one, name it: "
                 f"{self.first[VIDEOS]}"
             )
-        kinds = [f"{n} {kind} ({self.first[kind]})" for kind, n in self.counts.most_common()]
+        ordered = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
+        kinds = [f"{count} {kind} ({self.first[kind]})" for kind, count in ordered]
         if kinds:
             self.say(f"passed over in {folder}, with the first of each: {', '.join(kinds)}")
 

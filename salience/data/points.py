@@ -24,7 +24,7 @@ from salience.system.code_digest import code_digest
 from salience.system.errors import UserError
 from salience.system.terminal import progress
 
-JPEG = {".jpg", ".jpeg"}
+JPEG = {".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"}
 DENSE = 0.2  # share of a picture's pixels that no observers look at one by one
 
 

@@ -43,6 +43,8 @@ SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange rows and columns
 PNG = b"\x89PNG\r\n\x1a\n"
 # what decides about a PNG's pixels; texts, profiles and gamma may be damaged or unpack to anything
 PNG_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf")
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+TRAILING, LACKING = "have bytes after their end", "lack their end marker, and nothing else"
 # formats that people have, by the bytes at a place of their files, and what makes another of them
 OTHERS = (
     (4, (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1"), "a HEIC picture",
@@ -219,6 +221,8 @@ def read_content(path: Path, largest: int | None = None) -> tuple[bytes, Header]
             data = file.read()
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    except ValueError as error:  # a name with a NUL
+        raise UserError(f"Cannot read {path}: {error}.") from error
     if not data:
         raise UserError(f"{path} is empty (0 bytes). Copy or download it again.")
     header = read_header(io.BytesIO(data), turn=False)
@@ -255,10 +259,9 @@ def _jpeg(path: Path, data: bytes, header: Header) -> Header:
     if found.scans > MOST_SCANS:
         raise UserError(f"{path} is a JPEG of more than {MOST_SCANS} scans. Save it anew.")
     if found.end is None:
-        remark = "lack their end marker, and nothing else" if found.complete else ""
-        return replace(header, endless=found.complete, remark=remark)
+        return replace(header, endless=found.complete, remark=LACKING if found.complete else "")
     more = len(data) > found.end and header.format == "JPEG"  # behind an MPO there are others
-    return replace(header, remark="have bytes after their end" if more else "")
+    return replace(header, remark=TRAILING if more else "")
 
 
 def _png(path: Path, data: bytes, header: Header) -> tuple[bytes, Header]:
@@ -267,21 +270,22 @@ def _png(path: Path, data: bytes, header: Header) -> tuple[bytes, Header]:
     Raises:
         UserError: it is cut off, or unpacks to more than its header says.
     """
-    found = list(_png_chunks(io.BytesIO(data)))
-    end = max((place + 12 + length for _, place, length in found), default=0)
-    if end > len(data):
-        # OpenCV takes minutes over rows that a chunk claims and the file has not
-        raise UserError(f"{path} {_why_not(data)}")
-    chunks = [
-        (kind, data[place : place + length + 12])
-        for kind, place, length in found
-        if kind in PNG_CHUNKS
-    ]
+    chunks, end, endless = [], 0, True
+    for kind, place, length in _png_chunks(io.BytesIO(data)):
+        if place + 12 + length <= len(data):
+            end, endless = place + 12 + length, kind != b"IEND"
+            chunks += [(kind, data[place:end])] if kind in PNG_CHUNKS else []
+        elif kind != b"IEND":
+            # OpenCV takes minutes over rows that a chunk claims and the file has not
+            raise UserError(f"{path} {_why_not(data)}")
     if _unpacks_beyond([chunk[8:-4] for kind, chunk in chunks if kind == b"IDAT"], header.shape):
         rows, cols = header.shape
         raise UserError(f"{path} unpacks to more than {cols} x {rows} pixels. Save it anew.")
-    more = len(data) > end
-    remark = "have bytes after their end" if more else ""
+    if endless:  # if rows are missing, too, the decoder refuses it
+        chunks.append((b"IEND", PNG_END))
+        remark = LACKING
+    else:
+        remark = TRAILING if len(data) > end else ""
     return PNG + b"".join(chunk for _, chunk in chunks), replace(header, remark=remark)
 
 

@@ -335,6 +335,22 @@ def test_a_jpeg_that_lacks_its_end_marker_alone_is_read(tmp_path, kind, lacking,
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("lacking", [1, 5, 12])
+def test_a_png_that_lacks_its_end_chunk_alone_is_read(tmp_path, lacking):
+    path = tmp_path / "p.png"
+    noise().save(path)
+    whole, data = read_image(path), path.read_bytes()
+    path.write_bytes(data[:-lacking])
+    np.testing.assert_array_equal(read_image(path), whole)
+    assert whole_picture(path).remark == "lack their end marker, and nothing else"
+    last = data.rindex(b"IDAT") - 4
+    for shorter in (data[: -12 - lacking], data[:last], data[:last] + data[-12:]):
+        path.write_bytes(shorter)
+        for read in (read_image, whole_picture):
+            with pytest.raises(UserError, match=r"p\.png is not a"):
+                read(path)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("lacking", [4, 10, 100, 1000, 3000])
 def test_a_jpeg_that_lacks_more_stays_refused(tmp_path, kind, lacking):
