@@ -336,9 +336,9 @@ def reductions(monkeypatch):
     seen = []
     read = reading.read_image
 
-    def noting(path, turn=True, reduction=1):
+    def noting(path, turn=True, reduction=1, notes=None):
         seen.append(reduction)
-        return read(path, turn, reduction)
+        return read(path, turn, reduction, notes)
 
     monkeypatch.setattr(reading, "read_image", noting)
     monkeypatch.setattr(letterbox, "REDUCED_PIXELS", 0)  # small pictures are quick to test with

@@ -273,12 +273,14 @@ def shapes_of(part: FileGroup, key: str, findings: Findings) -> list[Shape]:
         if isinstance(image, Stored):
             rows, columns = image().shape[:2]
             return [(rows, columns)]
-        stored, grey = whole_picture(image)
+        stored, grey, remark = whole_picture(image)
     except UserError:
         findings.problems.add(f"{part.title}: pictures that cannot be read", part.name(key))
         return []
     if grey:
         findings.remarks.add(f"{part.title}: grey pictures", part.name(key))
+    if remark:
+        findings.remarks.add(f"{part.title}: pictures that {remark}", part.name(key))
     return [header_shape(image) or stored, stored]
 
 
@@ -291,8 +293,11 @@ def map_of(part: FileGroup, key: str, findings: Findings) -> NDArray | None:
         if isinstance(source, Path):
             whole_picture(source)
         saliency_map = read_map(source) if isinstance(source, Path) else source()
-    except UserError:
-        findings.problems.add(f"{part.title}: maps that cannot be read", part.name(key))
+    except UserError as error:
+        unread = f"{part.title}: maps that cannot be read"
+        if unread not in findings.problems.found:  # of one, why: the others are mostly like it
+            findings.problems.explain(str(error))
+        findings.problems.add(unread, part.name(key))
         return None
     if not np.ptp(saliency_map):
         findings.remarks.add(f"{part.title}: maps of one value", part.name(key))

@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from config import PredictConfig
 from salience.pictures.sample import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from salience.system.errors import UserError
-from salience.system.files import telling
+from salience.system.files import is_clutter, telling
 from salience.system.terminal import tell
 
 SPOOL_BYTES = 2**24  # the paths of more pictures than fit here go to the disk
@@ -45,6 +46,9 @@ ENDINGS = {
     "side_by_side": ".side_by_side.png",
 }
 LONGEST_NAME = 255  # bytes that file systems take for a name
+VIDEOS = "videos"
+MOST_KINDS = 12  # of what is passed over; the rest is counted together
+LONGEST_SUFFIX = 12  # what is longer is part of a name
 # what a picture's own name may end with so that its map would be another's output
 MARKS = tuple(end[:-4] for end in ENDINGS.values() if end.endswith(".png") and end != ".png")
 
@@ -318,6 +322,7 @@ def found(
                 if os.path.isfile(p)  # noqa: PTH113
                 and _suffix(p) not in VIDEO_SUFFIXES  # done by `video.py`
                 and not (inside and _in(p, into))
+                and not any(map(is_clutter, set(Path(p).parts) - set(path.parts)))
             ]
             if not text or not files:
                 raise UserError(f"No picture or folder at '{text}'.")
@@ -342,49 +347,93 @@ def in_folder(
         )
     # only what lies in the output may be of an earlier run
     skip = output if _inside(output, real) else ""
-    empty = True
-    for path, relative in _walk(str(folder), root, recursive, skip, say):
+    empty, passed = True, PassedOver(say)
+    for path, relative in _walk(str(folder), root, recursive, skip, passed):
         empty = False
         yield path, relative
+    passed.tell(folder)
     if empty:
         hint = "" if recursive else " Its sub-folders are searched with --recursive."
         raise UserError(f"No pictures in the folder {folder}.{hint}")
 
 
+class PassedOver:
+    """What a folder holds and nobody reads: how much of each kind, and the first of it.
+
+    Args:
+        say: gets a line for each folder that cannot be read, and one for all the rest.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.counts: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
+
+    def add(self, kind: str, path: str) -> None:
+        """Note a file or folder."""
+        if kind not in self.first and len(self.first) >= MOST_KINDS:
+            kind = "others"
+        self.counts[kind] += 1
+        self.first[kind] = min(path, self.first.get(kind, path))
+
+    def tell(self, folder: Path) -> None:
+        """Say what there was, the most frequent first."""
+        if videos := self.counts.pop(VIDEOS, 0):
+            self.say(
+                f"passed over: {videos} videos in {folder}; to predict one, name it: "
+                f"{self.first[VIDEOS]}"
+            )
+        ordered = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
+        kinds = [f"{count} {kind} ({self.first[kind]})" for kind, count in ordered]
+        if kinds:
+            self.say(f"passed over in {folder}, with the first of each: {', '.join(kinds)}")
+
+
 def _walk(
-    folder: str, relative: str, recursive: bool, skip: str, say: Callable[[str], None]
+    folder: str, relative: str, recursive: bool, skip: str, passed: PassedOver
 ) -> Iterator[tuple[str, str]]:
     """Yield the pictures of a folder and their relative paths by name, but none of `skip`."""
     names, folders, links = [], set(), set()  # names alone, as a folder may hold a million
-    videos, video = 0, ""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
+                if is_clutter(entry.name):
+                    continue
                 if entry.is_dir(follow_symlinks=False):
                     folders.add(entry.name)
-                elif (suffix := _suffix(entry.name)) not in IMAGE_SUFFIXES:
-                    if suffix in VIDEO_SUFFIXES:
-                        videos += 1
-                        video = _path_in(folder, entry.name)
+                elif kind := _unread(entry):
+                    passed.add(kind, _path_in(folder, entry.name))
                     continue
                 elif entry.is_symlink():
                     links.add(entry.name)
-                elif not entry.is_file():
-                    continue
                 names.append(entry.name)
     except OSError as error:
-        say(f"passed over: cannot read the folder {folder}: {error.strerror}")
-    if videos:
-        say(f"passed over: {videos} videos in {folder}; to predict one, name it: {video}")
+        passed.say(f"passed over: cannot read the folder {folder}: {error.strerror}")
     for name in sorted(names):
         path = _path_in(folder, name)
         inner = os.path.join(relative, name)  # noqa: PTH118
         if name in folders:
-            if recursive and not (skip and os.path.realpath(path) == skip):
-                yield from _walk(path, inner, recursive, skip, say)
+            if skip and os.path.realpath(path) == skip:
+                continue
+            if recursive:
+                yield from _walk(path, inner, recursive, skip, passed)
+            else:
+                passed.add("folders, which --recursive searches", path)
+        elif name in links and os.path.isdir(path):  # noqa: PTH112
+            passed.add("links to folders", path)
         # a broken link is named when it is read
-        elif name not in links or not (os.path.isdir(path) or (skip and _in(path, skip))):  # noqa: PTH112
+        elif name not in links or not (skip and _in(path, skip)):
             yield path, inner
+
+
+def _unread(entry: os.DirEntry[str]) -> str:
+    """Return of what kind a file is that is not read; empty for a picture, and a link to one."""
+    suffix = _suffix(entry.name)
+    if suffix in VIDEO_SUFFIXES:
+        return VIDEOS
+    if suffix not in IMAGE_SUFFIXES:
+        return suffix if 1 < len(suffix) <= LONGEST_SUFFIX else "without a suffix"
+    return "" if entry.is_symlink() or entry.is_file() else "pipes or devices"
 
 
 def _path_in(folder: str, name: str) -> str:

@@ -5,6 +5,7 @@ Videos that are named go to `video.py`.
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -27,6 +28,7 @@ from salience.pictures.headers import room
 from salience.pictures.letterbox import Letterbox, postprocess, read_input
 from salience.system.errors import StorageError, UserError
 from salience.system.files import make_folder
+from salience.system.notes import Notes
 from salience.system.terminal import NEWS_SECONDS, progress, tell
 from salience.system.threads import groups, in_order
 
@@ -194,7 +196,8 @@ def predict_and_write(engine: Engine, jobs: Todo, outputs: Outputs) -> int:
     Each thread sees a batch through, from its files to its maps, so that reading, the network and
     writing overlap. As many threads predict as the engine takes, `workers` more read and write.
     """
-    failed, settings = 0, outputs.settings
+    failed, settings, odd = 0, outputs.settings, Counter[str]()
+    first: dict[str, str] = {}
     bar = progress(jobs.total - jobs.kept - jobs.unknown, "pictures")
     turns = BoundedSemaphore(engine.at_once)
     threads = settings.workers + engine.at_once
@@ -202,32 +205,39 @@ def predict_and_write(engine: Engine, jobs: Todo, outputs: Outputs) -> int:
         batches = groups(iter(jobs), settings.batch_size)
         done = in_order(pool, lambda batch: _see_through(batch, engine, turns, outputs), batches,
                         threads)  # fmt: skip
-        for batch, errors in done:
+        for batch, (errors, notes) in done:
             for error in errors:
                 failed += 1
                 tqdm.write(f"skipped: {error}", file=sys.stderr)
+            for kind, names in notes.found.items():  # of a million pictures one name is kept
+                odd[kind] += len(names)
+                first.setdefault(kind, names[0])
             jobs.end(bar, len(batch))
+    for kind, count in odd.items():
+        jobs.say(f"note: {count} pictures {kind}; read nevertheless, the first is {first[kind]}")
     return failed
 
 
 def _see_through(
     batch: list[Job], engine: Engine, turns: BoundedSemaphore, outputs: Outputs
-) -> list[UserError]:
+) -> tuple[list[UserError], Notes]:
     """Read a batch, predict it and write its maps; return what went wrong with single pictures.
+
+    The notes say what was odd about others, and did no harm.
 
     Raises:
         UserError: no map can be written.
     """
-    errors, good = [], []
+    errors, good, notes = [], [], Notes()
     for job in batch:
         try:
-            good.append((job, *_read(job, engine.input_shape)))
+            good.append((job, *_read(job, engine.input_shape, notes)))
         except UserError as error:
             errors.append(error)
         except MemoryError:
             errors.append(too_large(job))
     if not good:
-        return errors
+        return errors, notes
     with turns:
         predictions = engine.maps(np.stack([x for _, x, _ in good]))
     for (job, _, box), prediction in zip(good, predictions, strict=True):
@@ -240,7 +250,7 @@ def _see_through(
             errors.append(error)
         except MemoryError:
             errors.append(too_large(job))
-    return errors
+    return errors, notes
 
 
 def too_large(job: Job) -> UserError:
@@ -248,13 +258,15 @@ def too_large(job: Job) -> UserError:
     return UserError(f"{job.source} takes more memory than there is. Scale it down.")
 
 
-def _read(job: Job, input_shape: tuple[int, int]) -> tuple[NDArray[np.uint8], Letterbox]:
+def _read(
+    job: Job, input_shape: tuple[int, int], notes: Notes
+) -> tuple[NDArray[np.uint8], Letterbox]:
     """Return the network's input, and the box that placed the picture.
 
     Raises:
         UserError: the picture cannot be read.
     """
-    return read_input(job_sample(job), input_shape)
+    return read_input(job_sample(job), input_shape, notes)
 
 
 def _write(job: Job, prediction: NDArray, box: Letterbox, engine: Engine, outputs: Outputs) -> None:

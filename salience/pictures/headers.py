@@ -10,13 +10,14 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock, RLock
 from typing import BinaryIO
 
 from PIL import Image
 
+from salience.pictures.formats import TIFF_MARKS, Tiff, deep_most, jpeg_end, pnm_most, read_tiff
 from salience.system.errors import UserError
 from salience.system.files import open_regular
 from salience.system.terminal import PROGRAM
@@ -37,10 +38,13 @@ MOST_SCANS = 200
 # what OpenCV reads, too, and none whose reader starts other programs
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange rows and columns
-TURNED = (*JPEG, "PNG", "WEBP")  # OpenCV turns TIFF in any case, and the rest never
+TURNED = (*JPEG, "PNG", "WEBP", "AVIF")  # OpenCV turns TIFF in any case, and the rest never
+SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange rows and columns
 PNG = b"\x89PNG\r\n\x1a\n"
 # what decides about a PNG's pixels; texts, profiles and gamma may be damaged or unpack to anything
 PNG_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf")
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+TRAILING, LACKING = "have bytes after their end", "lack their end marker, and nothing else"
 # formats that people have, by the bytes at a place of their files, and what makes another of them
 OTHERS = (
     (4, (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1"), "a HEIC picture",
@@ -50,6 +54,8 @@ OTHERS = (
      f"If it ends in .mp4 or the like, {PROGRAM} test CLIP.mp4 takes it"),
     (0, (b"8BPS",), "a Photoshop file", "Save it as PNG"),
     (0, (b"%PDF", b"%!PS"), "a document", "Convert its pages to PNG: pdftoppm -png IN OUT"),
+    (0, (b"Pf", b"PF"), "a PFM picture, whose floats have no white",
+     "Save a picture as PNG, a map as .npy or float TIFF"),
     (0, (b"<svg", b"<?xml"), "a drawing, which has no pixels", "Save it as PNG"),
 )  # fmt: skip
 
@@ -66,10 +72,28 @@ class Header:
     Attributes:
         format: Pillow's name of it.
         shape: rows and columns, turned as the EXIF data say, where these were to be heeded.
+        orientation: what EXIF data say, where they were to be heeded; 1 is as it is stored.
+        tiff: what a TIFF says beside.
+        most: the value that is white; None for the greatest of its type. Filled by `read_content`,
+            as is what follows.
+        endless: whether a JPEG lacks its end marker, and nothing else as far as its markers tell.
+        remark: what was odd, and does no harm to its pixels; empty where nothing was.
     """
 
     format: str
     shape: tuple[int, int]
+    orientation: int = 1
+    tiff: Tiff | None = None
+    most: int | None = None
+    endless: bool = False
+    remark: str = ""
+
+    @property
+    def deep(self) -> bool:
+        """Whether OpenCV makes no bytes of its values, or wrong ones."""
+        if self.tiff:
+            return self.tiff.deep and not self.tiff.by_pillow
+        return self.format == "PPM" and self.most is not None
 
 
 def room(shape: tuple[int, int] | None) -> AbstractContextManager:
@@ -99,15 +123,24 @@ def read_header(source: Path | BinaryIO, turn: bool = True) -> Header | None:
     """
     try:
         with _opened(source) if isinstance(source, Path) else nullcontext(source) as file:
-            if file.read(len(PNG)) == PNG:
+            start = file.read(len(PNG))
+            if start == PNG:
                 return _png_header(file, turn)
             file.seek(0)
+            if start.startswith(b"Pf"):
+                return None  # which Pillow takes for one of the PNM
             with _warnings, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a damaged EXIF block
+                if start.startswith(TIFF_MARKS):
+                    tiff = read_tiff(file)
+                    return _header("TIFF", *tiff.shape, tiff.orientation, tiff)
                 with Image.open(file, formats=IMAGE_FORMATS) as picture:
                     turn = turn and picture.format in TURNED
-                    orientation = picture.getexif().get(ORIENTATION, 1) if turn else 1
-                    return _header(str(picture.format), picture.height, picture.width, orientation)
+                    # not `getexif`, which heeds XMP, too, as no viewer and OpenCV does
+                    exif = picture.info.get("exif", b"") if turn else b""
+                    return _header(
+                        str(picture.format), picture.height, picture.width, _orientation(exif)
+                    )
     except Exception:  # Pillow raises many types on a damaged file
         return None
 
@@ -127,9 +160,17 @@ def _opened(path: Path) -> BinaryIO:
     return file
 
 
-def _header(kind: str, rows: int, cols: int, orientation: int) -> Header:
+def _orientation(exif: bytes) -> int:
+    """Return what EXIF data say of the way in which a picture is turned."""
+    found = Image.Exif()
+    found.load(exif)
+    return found.get(ORIENTATION, 1)
+
+
+def _header(kind: str, rows: int, cols: int, orientation: int, tiff: Tiff | None = None) -> Header:
     """Return a header for the rows and columns that are stored."""
-    return Header(kind, (cols, rows) if orientation in (5, 6, 7, 8) else (rows, cols))
+    shape = (cols, rows) if orientation in SIDEWAYS else (rows, cols)
+    return Header(kind, shape, orientation, tiff)
 
 
 def _png_header(file: BinaryIO, turn: bool) -> Header:
@@ -142,22 +183,24 @@ def _png_header(file: BinaryIO, turn: bool) -> Header:
             if not turn:
                 break
         elif kind == b"eXIf":
-            exif = Image.Exif()
-            exif.load(file.read(length))
-            orientation = exif.get(ORIENTATION, 1)
+            orientation = _orientation(file.read(length))
     return _header("PNG", rows, cols, orientation)
 
 
 def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    """Yield each chunk's kind, place and length of content, with the file at its content."""
+    """Yield each chunk's kind, place and length of content, with the file at its content.
+
+    What follows the last is nobody's chunk.
+    """
     place = len(PNG)
-    while True:
+    kind = b""
+    while kind != b"IEND":
         file.seek(place)
         head = file.read(8)
         if len(head) < 8:
             return
-        length = int.from_bytes(head[:4], "big")
-        yield head[4:], place, length
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        yield kind, place, length
         place += 12 + length  # with the checksum
 
 
@@ -178,34 +221,72 @@ def read_content(path: Path, largest: int | None = None) -> tuple[bytes, Header]
             data = file.read()
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    except ValueError as error:  # a name with a NUL
+        raise UserError(f"Cannot read {path}: {error}.") from error
     if not data:
         raise UserError(f"{path} is empty (0 bytes). Copy or download it again.")
     header = read_header(io.BytesIO(data), turn=False)
     if header is None or min(header.shape) < 1:
         raise UserError(f"{path} {_why_not(data)}")
     rows, cols = header.shape
-    most = min(largest or 2**63, LARGEST.get(header.format, LARGEST_OTHER))
+    deep = header.tiff is not None and header.tiff.deep  # up to 24 bytes a pixel
+    most = min(
+        largest or 2**63, LARGEST_OTHER if deep else LARGEST.get(header.format, LARGEST_OTHER)
+    )
     if rows * cols > most or max(rows, cols) > LARGEST_SIDE:
         raise UserError(
             f"{path} is {cols} x {rows} pixels; at most {most:,} are read of such a file, and "
             f"{LARGEST_SIDE:,} a side. Scale it down."
         )
-    if header.format in JPEG and data.count(b"\xff\xda") > MOST_SCANS:
-        raise UserError(f"{path} is a JPEG of more than {MOST_SCANS} scans. Save it anew.")
+    if header.format in JPEG:
+        return data, _jpeg(path, data, header)
+    if header.tiff and header.tiff.unread:
+        raise UserError(f"{path} is a TIFF that {header.tiff.unread}.")
     if header.format != "PNG":
-        return data, header
-    found = list(_png_chunks(io.BytesIO(data)))
-    if any(place + 12 + length > len(data) for _, place, length in found):
-        # OpenCV takes minutes over rows that a chunk claims and the file has not
-        raise UserError(f"{path} {_why_not(data)}")
-    chunks = [
-        (kind, data[place : place + length + 12])
-        for kind, place, length in found
-        if kind in PNG_CHUNKS
-    ]
+        most = pnm_most(data) if header.format == "PPM" else deep_most(header.format, data)
+        # as text, OpenCV asks for something after the last number
+        return data + b"\n" * data.startswith((b"P1", b"P2", b"P3")), replace(header, most=most)
+    return _png(path, data, header)
+
+
+def _jpeg(path: Path, data: bytes, header: Header) -> Header:
+    """Return a JPEG's header, with what there is to remark on its end.
+
+    Raises:
+        UserError: it has more scans than any encoder writes.
+    """
+    found = jpeg_end(data)
+    if found.scans > MOST_SCANS:
+        raise UserError(f"{path} is a JPEG of more than {MOST_SCANS} scans. Save it anew.")
+    if found.end is None:
+        return replace(header, endless=found.complete, remark=LACKING if found.complete else "")
+    more = len(data) > found.end and header.format == "JPEG"  # behind an MPO there are others
+    return replace(header, remark=TRAILING if more else "")
+
+
+def _png(path: Path, data: bytes, header: Header) -> tuple[bytes, Header]:
+    """Return a PNG without what does not decide about its pixels, and its header.
+
+    Raises:
+        UserError: it is cut off, or unpacks to more than its header says.
+    """
+    chunks, end, endless = [], 0, True
+    for kind, place, length in _png_chunks(io.BytesIO(data)):
+        if place + 12 + length <= len(data):
+            end, endless = place + 12 + length, kind != b"IEND"
+            chunks += [(kind, data[place:end])] if kind in PNG_CHUNKS else []
+        elif kind != b"IEND":
+            # OpenCV takes minutes over rows that a chunk claims and the file has not
+            raise UserError(f"{path} {_why_not(data)}")
     if _unpacks_beyond([chunk[8:-4] for kind, chunk in chunks if kind == b"IDAT"], header.shape):
+        rows, cols = header.shape
         raise UserError(f"{path} unpacks to more than {cols} x {rows} pixels. Save it anew.")
-    return PNG + b"".join(chunk for _, chunk in chunks), header
+    if endless:  # if rows are missing, too, the decoder refuses it
+        chunks.append((b"IEND", PNG_END))
+        remark = LACKING
+    else:
+        remark = TRAILING if len(data) > end else ""
+    return PNG + b"".join(chunk for _, chunk in chunks), replace(header, remark=remark)
 
 
 def _unpacks_beyond(packed: list[bytes], shape: tuple[int, int]) -> bool:

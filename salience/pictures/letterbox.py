@@ -16,6 +16,7 @@ from salience.pictures.headers import room
 from salience.pictures.reading import known_shape, reduced_image
 from salience.pictures.sample import Sample
 from salience.system.arrays import Array
+from salience.system.notes import Notes
 
 # a JPEG decoded smaller must still be so many times larger than what it is averaged to, or a whole
 # multiple of it: then the two differ by about half a grey level on average
@@ -187,10 +188,17 @@ def preprocess(
     return box.place(image), box
 
 
-def read_input(sample: Sample, input_shape: tuple[int, int]) -> tuple[NDArray[np.uint8], Letterbox]:
+def read_input(
+    sample: Sample, input_shape: tuple[int, int], notes: Notes | None = None
+) -> tuple[NDArray[np.uint8], Letterbox]:
     """Return a sample's picture as the network's input, and the box that placed it.
 
     A JPEG that is much larger than the input is decoded at a part of its size, which is faster.
+
+    Args:
+        sample: whose picture.
+        input_shape: rows and columns of the input.
+        notes: gets what is odd about the picture's file, and does no harm.
 
     Raises:
         UserError: the picture cannot be read.
@@ -198,7 +206,7 @@ def read_input(sample: Sample, input_shape: tuple[int, int]) -> tuple[NDArray[np
     # what was made of its pixels is kept by others: a change here is one of `input_identity`, too
     with room(known_shape(sample)):
         image, shape = reduced_image(
-            sample, lambda full: Letterbox.fit(full, input_shape).reduction
+            sample, lambda full: Letterbox.fit(full, input_shape).reduction, notes
         )
         box = Letterbox.fit(shape, input_shape)
         return box.place(image), box

@@ -7,6 +7,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,14 +17,23 @@ from PIL import Image
 from salience.pictures.headers import (
     IMAGE_FORMATS,
     LARGEST_MAP,
+    SIDEWAYS,
+    Header,
     read_content,
+    read_header,
     room,
 )
 from salience.system.arrays import UNREADABLE, Array, read_array
 from salience.system.errors import UserError
 from salience.system.files import write_bytes
+from salience.system.notes import Notes
 
-GREY_TOLERANCE = 8  # levels that JPEG's colour coding may put between the channels of a grey map
+GREY_TOLERANCE = 8 / 255  # what JPEG's colour coding may put between a grey map's channels
+JPEG_END = b"\xff\xd9"
+OTHER_BITS = b"\x5a" * 64  # longer than any block
+VALUES = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
+# by orientation: along which axes `cv2.flip` turns a picture, after rows and columns are exchanged
+FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
 
 BAND_PIXELS = 2**24  # what a picture's drawing is worked on at a time
 # by how many times smaller a JPEG is decoded: its blocks of 8 x 8 as 4 x 4, 2 x 2 or 1
@@ -35,7 +45,23 @@ REDUCED = {
 }
 
 
-def read_image(path: Path, turn: bool = True, reduction: int = 1) -> NDArray[np.uint8]:
+class Whole(NamedTuple):
+    """What `whole_picture` finds.
+
+    Attributes:
+        shape: rows and columns as they are stored.
+        grey: whether it has no colours.
+        remark: what is odd about the file, and does no harm; empty where nothing is.
+    """
+
+    shape: tuple[int, int]
+    grey: bool
+    remark: str
+
+
+def read_image(
+    path: Path, turn: bool = True, reduction: int = 1, notes: Notes | None = None
+) -> NDArray[np.uint8]:
     """Return a picture as BGR uint8 [rows, columns, 3].
 
     Grey, 16-bit, CMYK and transparent pictures are converted (transparency is dropped), and a
@@ -46,25 +72,60 @@ def read_image(path: Path, turn: bool = True, reduction: int = 1) -> NDArray[np.
         turn: whether EXIF data are heeded.
         reduction: 2, 4 or 8 decodes a JPEG so many times smaller, sides rounded up. Only JPEG is
             then averaged, so nothing else may be asked for smaller.
+        notes: gets what is odd about the file, and does no harm.
 
     Raises:
         UserError: the file is missing, empty, truncated or not a picture.
     """
-    return _decode(path, REDUCED[reduction] | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION))
+    data, header = read_content(path)
+    if notes and header.remark:
+        notes.add(header.remark, str(path))
+    with room(header.shape):
+        if header.deep:
+            return _levels(path, _values(path, data, header, turn), header.most)
+        flags = REDUCED[reduction] | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION)
+        return _decode(path, data, header, flags)
+
+
+def _levels(path: Path, values: NDArray, most: int | None) -> NDArray[np.uint8]:
+    """Return a picture's values as BGR bytes.
+
+    Raises:
+        UserError: which of them is white cannot be told.
+    """
+    if values.dtype.kind == "f":
+        most, fits = 1, values.min() >= 0 and values.max() <= 1  # NaN is neither
+    else:
+        most, fits = most or np.iinfo(values.dtype).max, values.dtype.kind == "u"
+    if not fits:
+        raise UserError(
+            f"{path} holds {values.dtype} of {values.min():g} to {values.max():g}; a picture's "
+            "values are unsigned whole numbers, or floats of 0 to 1. Save it as 8 or 16 bits."
+        )
+    image = np.empty((*values.shape[:2], 3), np.uint8)
+    for band in bands(image.shape):
+        part = values[band] if values.ndim == 3 else values[band][..., None]
+        image[band] = np.minimum(np.round(part * (255 / most)), 255)
+    return image
 
 
 def read_map(path: Path) -> Array:
     """Return a map, stored as a grey picture, as float32 [rows, columns], 0 to 1.
 
+    Floats are divided by their maximum, and whole numbers by the greatest that the file can hold.
+
     Raises:
-        UserError: the file is missing, empty, truncated or not a picture.
+        UserError: the file is missing, empty, truncated, no grey picture, or has negative values.
     """
-    values = _decode(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH, LARGEST_MAP)
+    values, header = _map_values(path)
+    # NaN is not above 0 either
+    if values.dtype.kind != "u" and not (values.min() >= 0 and np.isfinite(values).all()):
+        raise UserError(f"{path} holds values that are negative or not finite.")
     if values.dtype.kind == "f":  # a floating-point TIFF has no greatest value of its own
-        if not np.isfinite(values).all() or values.min() < 0:
-            raise UserError(f"{path} holds values that are negative or not finite.")
-        return values.astype(np.float32) / max(float(values.max()), 1e-12)
-    return values.astype(np.float32) / np.iinfo(values.dtype).max
+        most = max(float(values.max()), 1e-12)
+    else:
+        most = header.most or np.iinfo(values.dtype).max
+    return np.minimum(values.astype(np.float32) / np.float32(most), 1)
 
 
 def read_stored_map(path: Path) -> NDArray:
@@ -74,12 +135,7 @@ def read_stored_map(path: Path) -> NDArray:
         UserError: the file is missing, empty, truncated, or holds no map of finite numbers.
     """
     if path.suffix.lower() != ".npy":
-        values = _decode(path, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH, LARGEST_MAP)
-        if values.ndim == 3 and np.ptp(values, axis=2).max() > GREY_TOLERANCE:
-            raise UserError(
-                f"{path} is in colour: the colours of a heat-map are no saliency. Store grey maps."
-            )
-        values = values[..., 0] if values.ndim == 3 else values
+        values, _ = _map_values(path)
     else:
         try:
             values = read_array(path)
@@ -93,8 +149,32 @@ def read_stored_map(path: Path) -> NDArray:
     return values
 
 
-def whole_picture(path: Path) -> tuple[tuple[int, int], bool]:
-    """Return the rows and columns of a picture as it is stored, and whether it is grey.
+def _map_values(path: Path) -> tuple[NDArray, Header]:
+    """Return the values of a map that is stored as a picture, [rows, columns], and its header.
+
+    Raises:
+        UserError: the file is missing, empty, truncated, no picture, or in colour.
+    """
+    data, header = read_content(path, LARGEST_MAP)
+    with room(header.shape):
+        values = _values(path, data, header)
+        if values.ndim == 2:
+            return values, header
+        most = float(values.max()) if values.dtype.kind == "f" else np.iinfo(values.dtype).max
+        channels = cv2.split(values)
+        apart = max(cv2.absdiff(channels[i], channels[i - 1]).max() for i in range(3))
+        if apart > GREY_TOLERANCE * most:
+            raise UserError(
+                f"{path} is in colour: the colours of a heat-map are no saliency. Store grey maps."
+            )
+        # its luminance; of other types OpenCV tells none
+        weighted = values.dtype in (np.uint8, np.uint16, np.float32)
+        grey = cv2.cvtColor(values, cv2.COLOR_BGR2GRAY) if weighted else channels[1]
+        return np.asarray(grey), header
+
+
+def whole_picture(path: Path) -> Whole:
+    """Return what is stored in a picture's file.
 
     The file is read to its end: OpenCV fills what a truncated one lacks with grey, Pillow refuses.
 
@@ -102,34 +182,112 @@ def whole_picture(path: Path) -> tuple[tuple[int, int], bool]:
         UserError: it is no picture, too large, or not whole.
     """
     data, header = read_content(path)
-    try:
-        with warnings.catch_warnings(), room(header.shape):
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as picture:
-                picture.load()
-                return (picture.height, picture.width), picture.mode in ("1", "L", "I;16")
-    except Exception as error:  # Pillow raises many types on a damaged file
-        raise UserError(f"{path} is not a whole picture: {error}.") from error
+    with room(header.shape):
+        if header.tiff:  # of which OpenCV refuses what is truncated, and reads more kinds
+            values = _values(path, data, header)
+            return Whole(header.shape, values.ndim == 2, header.remark)
+        if header.endless:
+            data = _with_end(path, data)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as picture:
+                    picture.load()
+                    grey = picture.mode in ("1", "L", "I", "I;16")
+                    return Whole((picture.height, picture.width), grey, header.remark)
+        except Exception as error:  # Pillow raises many types on a damaged file
+            raise UserError(f"{path} is not a whole picture: {error}.") from error
 
 
-def _decode(path: Path, flags: int, largest: int | None = None) -> NDArray:
-    """Decode a picture file of at most so many pixels, or say in one line why not.
+def _values(path: Path, data: bytes, header: Header, turn: bool = True) -> NDArray:
+    """Return a picture's values as they are stored, but with the greatest for white.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    values = _decode(path, data, header, VALUES | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION))
+    if header.tiff is None or not header.tiff.inverted:
+        return values
+    if values.dtype.kind != "f":
+        return ~values
+    if not (values.min() >= 0 and values.max() <= 1):
+        raise UserError(
+            f"{path} holds floats of {values.min():g} to {values.max():g} whose least is white; "
+            "which is black cannot be told. Store it with the least for black."
+        )
+    return 1 - values
+
+
+def _decode(path: Path, data: bytes, header: Header, flags: int) -> NDArray:
+    """Decode a picture, turned as it says, or say in one line why not.
 
     Raises:
         UserError: it cannot be read.
         MemoryError: there is not enough for it.
     """
-    data, header = read_content(path, largest)
-    with room(header.shape):
-        try:
-            picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        except cv2.error as error:
-            if error.code == cv2.Error.StsNoMem:
-                raise MemoryError(f"{path} has {header.shape} pixels") from error
-            picture = None
+    if header.endless:
+        data = _with_end(path, data)
+    try:
+        if header.tiff and header.tiff.by_pillow:
+            return _by_pillow(data, flags)
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        if picture is not None and header.format == "AVIF":  # which OpenCV leaves as it is stored
+            picture = _turned(picture, data, flags)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a decoder meets costs this picture, and no other
+        if isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem:
+            raise MemoryError(f"{path} has {header.shape} pixels") from error
+        picture = None
     if picture is None:
         raise UserError(f"{path} is not a picture that can be read: truncated or of another type.")
     return picture
+
+
+def _turned(picture: NDArray, data: bytes, flags: int) -> NDArray:
+    """Return a picture turned as its header says, unless the flags forbid that."""
+    header = read_header(io.BytesIO(data))
+    if header is None or flags & cv2.IMREAD_IGNORE_ORIENTATION:
+        return picture
+    if header.orientation in SIDEWAYS:
+        picture = cv2.transpose(picture)
+    flip = FLIPS.get(header.orientation)
+    return picture if flip is None else cv2.flip(picture, flip)
+
+
+def _by_pillow(data: bytes, flags: int) -> NDArray[np.uint8]:
+    """Return a picture that OpenCV reads wrongly, without its transparency."""
+    with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as picture:
+        grey = picture.mode in ("1", "L", "LA")
+        colour = flags & cv2.IMREAD_COLOR or not grey
+        picture.load()
+        pixels = np.asarray(picture.convert("RGB" if colour else "L"))
+    return np.ascontiguousarray(pixels[..., ::-1]) if colour else pixels
+
+
+def _with_end(path: Path, data: bytes) -> bytes:
+    """Return a JPEG that lacks its end marker with one, if it lacks nothing else.
+
+    Decoders fill in what is missing of the last scan. So it is whole if other bits in the place of
+    what follows make no other picture.
+
+    Raises:
+        UserError: it lacks more.
+    """
+    data = data.rstrip(b"\xff")  # half of the marker
+    try:
+        whole, other = (_pixels(data + bits + JPEG_END) for bits in (b"", OTHER_BITS))
+    except Exception:  # Pillow raises many types on a damaged file
+        whole, other = b"", b"-"
+    if whole != other:
+        raise UserError(f"{path} is not a picture that can be read: truncated or of another type.")
+    return data + JPEG_END
+
+
+def _pixels(data: bytes) -> bytes:
+    """Return a JPEG's pixels; unlike OpenCV, Pillow prints nothing of what it fills in."""
+    with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as picture:
+        return picture.tobytes()
 
 
 def as_bgr(image: NDArray | Image.Image, rgb: bool = False) -> NDArray[np.uint8]:

@@ -16,19 +16,24 @@ from salience.system.arrays import Array
 from salience.system.code_digest import code_digest
 from salience.system.errors import UserError
 from salience.system.files import content_stamp
+from salience.system.notes import Notes
 
 
-def sample_image(sample: Sample) -> NDArray[np.uint8]:
+def sample_image(sample: Sample, notes: Notes | None = None) -> NDArray[np.uint8]:
     """Return the picture of a sample, BGR uint8 [rows, columns, 3].
 
     A picture that its EXIF data turn away from the shape of its truth is left as it is stored.
+
+    Args:
+        sample: whose picture.
+        notes: gets what is odd about its file, and does no harm.
 
     Raises:
         UserError: it cannot be read, or is of another shape than its truth.
     """
     if not isinstance(sample.image, Path):
         return sample.image()
-    image = read_image(sample.image)
+    image = read_image(sample.image, notes=notes)
     if sample.shape in (None, image.shape[:2]):
         return image
     unturned = read_image(sample.image, turn=False)
@@ -38,13 +43,14 @@ def sample_image(sample: Sample) -> NDArray[np.uint8]:
 
 
 def reduced_image(
-    sample: Sample, reduction: Callable[[tuple[int, int]], int]
+    sample: Sample, reduction: Callable[[tuple[int, int]], int], notes: Notes | None = None
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """Return a sample's picture, maybe decoded smaller, and the rows and columns it has in full.
 
     Args:
         sample: as for `sample_image`.
         reduction: from the full shape to how many times smaller a JPEG may be: 1, 2, 4 or 8.
+        notes: as for `sample_image`.
 
     Raises:
         UserError: as `sample_image` does.
@@ -54,11 +60,11 @@ def reduced_image(
     if isinstance(path, Path) and large and (jpeg := _jpeg_shape(path, sample.shape)):
         shape, turn = jpeg
         times = reduction(shape)
-        image = read_image(path, turn, times)
+        image = read_image(path, turn, times, notes)
         # the decoder may take damaged EXIF data otherwise than the header's reader does
         if image.shape[:2] == tuple(-(-length // times) for length in shape):
             return image, shape
-    image = sample_image(sample)
+    image = sample_image(sample, notes)
     return image, (image.shape[0], image.shape[1])
 
 

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 # what a folder of pictures is searched for
 IMAGE_SUFFIXES = {
-    ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".avif",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".tif",
+    ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".j2c",
+    ".jpc", ".jpf", ".jpx",
     ".heic", ".heif",  # which are not read: found, so that they are named
 }  # fmt: skip
 # what videos are called; .ts is TypeScript, too, and is opened to see

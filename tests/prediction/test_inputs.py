@@ -15,6 +15,7 @@ from commands.prediction import predict as predict_module
 from commands.prediction.inputs import ENDINGS, Collection
 from commands.prediction.predict import predict
 from config import PredictConfig
+from salience.pictures.picture_files import read_image, read_map, whole_picture
 from salience.system.errors import UserError
 
 
@@ -220,6 +221,71 @@ def test_an_unreadable_folder_is_passed_over_and_named(tmp_path, monkeypatch):
     assert said == [f"passed over: cannot read the folder {tmp_path}/in/closed: Permission denied"]
 
 
+def listed_and_said(*images, **changes):
+    said = []
+    with Collection(list(images), PredictConfig(**changes), said.append) as made:
+        return [str(job.source) for job in made], said
+
+
+@pytest.mark.parametrize(
+    "suffix", ["jfif", "jpe", "JP2", "j2k", "pnm", "pbm", "Tiff", "mpo", "avif"]
+)
+def test_a_folder_is_searched_for_every_suffix_that_is_read(jobs, suffix):
+    touch(f"in/a.{suffix}")
+    assert jobs("in") == {f"in/a.{suffix}": "a.png"}
+
+
+@pytest.mark.parametrize("what", ["in", "in/**/*"])
+def test_what_systems_leave_beside_pictures_is_none(jobs, what):
+    touch(
+        "in/a.png", "in/._a.png", "in/.DS_Store", "in/.hidden.png", "in/__MACOSX/a.png",
+        "in/.ipynb_checkpoints/a-checkpoint.png", "in/Thumbs.db", "in/b/c.jpg", "in/b/._c.jpg",
+    )  # fmt: skip
+    assert list(jobs(what, recursive=True)) == ["in/a.png", "in/b/c.jpg"]
+    assert listed_and_said("in", recursive=True)[1] == []
+    assert list(jobs("in/__MACOSX", "in/.hidden.png")) == ["in/__MACOSX/a.png", "in/.hidden.png"]
+
+
+def test_what_a_folder_holds_and_is_not_read_is_named_by_kind(jobs):
+    touch("in/a.png", "in/x.npy", "in/b/y.npy", "in/b/notes.TXT", "in/README", "in/b/c.pfm")
+    os.mkfifo("in/f.jpg")
+    listed, said = listed_and_said("in", recursive=True)
+    assert listed == ["in/a.png"]
+    kinds = (
+        "2 .npy (in/b/y.npy), 1 .pfm (in/b/c.pfm), 1 .txt (in/b/notes.TXT), "
+        "1 pipes or devices (in/f.jpg), 1 without a suffix (in/README)"
+    )
+    assert said == [f"passed over in in, with the first of each: {kinds}"]
+    Path("in/out").mkdir()  # of an earlier run
+    said = listed_and_said("in", output=Path("in/out"))[1]
+    assert "1 folders, which --recursive searches (in/b)" in said[0]
+    touch(*(f"many/{i}.{i}" for i in range(100)), "many/a.png")
+    said = listed_and_said("many")[1]
+    assert "88 others (many/" in said[0]
+    assert said[0].count("(") == 13
+
+
+def test_pictures_of_a_folder_without_any_are_named_by_what_is_there(jobs):
+    touch("in/a.pfm")
+    said = []
+    with pytest.raises(UserError, match="No pictures in the folder in"):
+        Collection(["in"], PredictConfig(), said.append)
+    assert said == ["passed over in in, with the first of each: 1 .pfm (in/a.pfm)"]
+
+
+@pytest.mark.parametrize("name", ["loop.png", f"{'x' * 300}.png", f"{'y/' * 3000}p.png", "a\0.png"])
+def test_a_path_that_no_system_opens_gets_one_line(jobs, name):
+    Path("loop.png").symlink_to("loop.png")
+    with pytest.raises(UserError, match="No picture or folder at"):
+        jobs(name)
+    for read in (read_image, read_map, whole_picture):
+        with pytest.raises(UserError, match="Cannot read "):
+            read(Path(name))
+    Path("in").mkdir()
+    Path("in/loop.png").symlink_to("loop.png")
+    assert list(jobs("in")) == ["in/loop.png"]  # named when it is read
+
+
 def test_paths_that_do_not_fit_into_memory_go_to_the_disk(jobs, monkeypatch):
     listed = write_list(*(f"{i}.jpg" for i in range(50_000)))
     in_memory = jobs(listed=listed)
@@ -288,7 +354,7 @@ def test_only_what_is_missing_is_read(eight, monkeypatch):
     predict(PredictConfig(**eight), lambda line: None)
     read, seen = predict_module._read, []
     monkeypatch.setattr(
-        predict_module, "_read", lambda job, shape: seen.append(job.source) or read(job, shape)
+        predict_module, "_read", lambda job, *more: seen.append(job.source) or read(job, *more)
     )
     Path("predictions/in/3.png").unlink()
     predict(PredictConfig(**eight), lambda line: None)

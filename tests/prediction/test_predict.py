@@ -327,10 +327,10 @@ def test_a_picture_that_may_not_be_read_is_one_pictures_fault(run, pictures, mon
     """Not to be confused with an output that may not be written, which ends the run."""
     read = predict_module.read_input
 
-    def refused(sample, input_shape):
+    def refused(sample, input_shape, notes=None):
         if sample.name == "a.jpg":
             raise UserError("Cannot read a.jpg: denied.") from OSError(errno.EACCES, "denied")
-        return read(sample, input_shape)
+        return read(sample, input_shape, notes)
 
     monkeypatch.setattr(predict_module, "read_input", refused)
     failed, lines = run(pictures)
