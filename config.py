@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 from salience.data.plan import Plan
 from salience.networks.backbone_table import BACKBONES
 from salience.system.errors import UserError, did_you_mean
-from salience.system.files import HERE, read_json, write_json
+from salience.system.files import HERE, read_json, real_path, write_json
 from salience.system.flags import Checked, option, takes_many, to_json, typed, value_type
 
 
@@ -370,9 +370,7 @@ class Config(TruthConfig):
         "pool, and up-sample the prior, as the code of 2016 did on Theano; for weights trained so, "
         "which bring it along (mlnet on VGG)",
     )
-    dropout: float = option(
-        0.5, "share of the features dropped before the head", least=0, most=0.99
-    )
+    dropout: float = option(0.5, "share of the features dropped before the head", least=0, most=1)
     dataset: tuple[str, ...] = shared(
         "dataset",
         default=("osie",),
@@ -411,12 +409,12 @@ class Config(TruthConfig):
         group="training",
     )
     optimizer: str = option("sgd", "optimiser", choices=OPTIMIZERS)
-    learning_rate: float = option(1e-3, "step size at the start", least=0, most=1e3)
+    learning_rate: float = option(1e-3, "step size at the start", least=0, most=1e30)
     learning_rate_end: float | None = option(
         None,
         "step size of the last epoch, reached in equal steps from epoch to epoch; default: off",
         least=0,
-        most=1e3,
+        most=1e30,
     )
     momentum: float = option(0.9, "momentum of sgd, at the start", least=0, most=1)
     momentum_end: float | None = option(
@@ -654,7 +652,7 @@ class Config(TruthConfig):
     def sets_name(self) -> str:
         """The data sets in a file's name; of one's own, such as folder-mine, with the folder's."""
         words = [
-            f"{name}-{re.sub(r'[^A-Za-z0-9_.+-]+', '_', root.resolve().name)[:40]}"
+            f"{name}-{re.sub(r'[^A-Za-z0-9_.+-]+', '_', real_path(root).name)[:40]}"
             if name in OWN_SETS and root
             else name
             for name, root in self.sets

@@ -3,16 +3,19 @@
 Networks, and most of what else takes time to import, are imported inside a command.
 """
 
-if __name__ == "__main__":  # a signal may come while the rest is imported, too
-    from salience.system.signals import as_interrupts
+import os
+import signal
 
-    as_interrupts(at_once=True).__enter__()
+if __name__ == "__main__":  # before the rest is imported: a signal may come meanwhile, too
+    for _name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
+        _number = getattr(signal, _name, None)  # Windows has the first two
+        if _number is not None and signal.getsignal(_number) != signal.SIG_IGN:
+            signal.signal(_number, lambda *_: (os.write(2, b"interrupted\n"), os._exit(130)))
 
 import errno
 import importlib
 import inspect
 import io
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext

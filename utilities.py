@@ -23,6 +23,7 @@ from salience.system.arrays import Array
 from salience.system.cache import ArrayCache, default_cache
 from salience.system.code_digest import code_digest
 from salience.system.errors import UserError
+from salience.system.files import real_path
 
 __all__ = [
     "Features",
@@ -73,7 +74,7 @@ def input_identity(sample: Sample, input_shape: tuple[int, int]) -> str | None:
         if not about:
             return None
         file = sample.image.file if isinstance(sample.image, Stored) else sample.image
-        about = (str(Path(file).resolve()), *about, sample.shape)  # type: ignore[arg-type]
+        about = (str(real_path(Path(file))), *about, sample.shape)  # type: ignore[arg-type]
     parts = (code_digest(network_input), cv2.__version__, input_shape, about)
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
@@ -290,5 +291,5 @@ def _truth_key(sample: Sample, box: Letterbox, grid: OutputGrid, sigma_pixels: f
         digest.update(np.ascontiguousarray(sample.fixations, np.float32).tobytes())
     if sample.map is not None:
         file = sample.map if isinstance(sample.map, Path) else sample.map.file
-        digest.update(repr((file.resolve(), *stamp(sample.map))).encode())
+        digest.update(repr((real_path(file), *stamp(sample.map))).encode())
     return digest.hexdigest()

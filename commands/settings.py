@@ -427,6 +427,8 @@ class SubsetConfig(PlanConfig):
     folder reads.
     """
 
+    trains: ClassVar[bool] = False
+
     dataset: str = shared("dataset", group="data")
     data: tuple[Path, ...] = shared("sources")
     n: int = option(1000, "pictures of the working copy", unit="pictures", least=1, most=10**7)

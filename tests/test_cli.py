@@ -124,7 +124,10 @@ BAD = {
     "missing weights": (["test", "p.png", "--weights", "no.h5"], "No weights file at no.h5"),
     "text as weights": (["test", "p.png", "--weights", "text.h5"], "not an HDF5 file"),
     "zero batch": (["test", "p.png", "--batch_size", "0"], "--batch_size 0 is too small"),
-    "unwritable output": (["test", "p.png", "--output", "text.h5/x"], "Cannot create the folder"),
+    "unwritable output": (
+        ["data", "subset", "--dataset", "synthetic", "--n", "1", "--output", "text.h5/x"],
+        "Cannot create the folder",
+    ),
     "no config": (["train", "--config", "no.json"], "Cannot read no.json"),
     "seeds alone": (["train", "--seeds", "1"], "--seeds goes with --strategies"),
     "both": (

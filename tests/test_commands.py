@@ -64,7 +64,7 @@ def test_every_number_has_bounds(name):
     """What no library takes is told in one line, before anything is read."""
     field = NUMBERS[name]
     kind = value_type(field.type)
-    for value in (kind(-1e12), kind(1e12)):
+    for value in (kind(-1e35), kind(1e35)):
         with pytest.raises(UserError, match=f"--{field.metadata['flag'] or name} {value} is too"):
             check_value(field, value)
 

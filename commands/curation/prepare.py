@@ -30,7 +30,17 @@ from salience.pictures.sample import Sample, Stored
 from salience.system import archives
 from salience.system.arrays import UNREADABLE, read_array, write_array
 from salience.system.errors import StorageError, UserError
-from salience.system.files import PARTIAL, atomic, make_folder, telling, write_json, write_text
+from salience.system.files import (
+    PARTIAL,
+    atomic,
+    content_stamp,
+    make_folder,
+    read_text,
+    real_path,
+    telling,
+    write_json,
+    write_text,
+)
 from salience.system.terminal import progress, tell
 from utilities import OutputGrid, make_truth, network_input
 
@@ -61,7 +71,7 @@ def prepare(settings: PrepareConfig, say: Callable[[str], None] = tell) -> None:
         raise UserError(f"{settings.dataset} is built in and has no files that could be prepared.")
     folder = settings.output
     # the name of "." is that of the folder it stands for
-    kept = folder.resolve()
+    kept = real_path(folder)
     root = source_folder(settings.data, kept.with_name(f"{kept.name}.source"))
     splits, left_out = loading.load_splits(
         settings.dataset, root, settings.plan, settings.out_of_bounds
@@ -74,7 +84,7 @@ def prepare(settings: PrepareConfig, say: Callable[[str], None] = tell) -> None:
     header = {
         "version": store.VERSION,
         "model": network.model,
-        "source": str(root.resolve()),
+        "source": str(real_path(root)),
         "inventory": store.inventory(root, folder),
         "left_out": left_out,
         "settings": {
@@ -119,7 +129,7 @@ def source_folder(data: Sequence[Path], keep: Path) -> Path | None:
         loading.refuse_store(data[0] if data else None)
         return data[0] if data else None
     together = sorted(data)
-    told = repr([(path.name, *store.size_and_time(path)) for path in together])
+    told = repr([(path.name, content_stamp(path)) for path in together])
     # other archives of these names go to another folder
     unpacked = keep / f"{together[0].name}-{sha256(told.encode()).hexdigest()[:8]}"
     return unpacked if unpacked.is_dir() else archives.extract(together, unpacked)
@@ -177,7 +187,7 @@ def entries_of(manifest: dict[str, Any]) -> dict[Place, dict[str, Any]]:
 def read_journal(path: Path) -> dict[Place, dict[str, Any]]:
     """Return what a journal says of each picture that is done; its last line may be cut off."""
     entries = {}
-    lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
+    lines = read_text(path, errors="replace").splitlines() if path.exists() else []
     for line in lines:
         with contextlib.suppress(ValueError, TypeError, RecursionError):
             split, index, entry = json.loads(line)

@@ -19,7 +19,7 @@ from salience.pictures.reading import sample_image
 from salience.pictures.sample import Sample
 from salience.system.arrays import write_array
 from salience.system.errors import UserError
-from salience.system.files import telling
+from salience.system.files import real_path, telling
 
 READY = 3  # networks that are held; of more, the one that was used longest ago makes room
 LONGEST_NAME = 80  # characters of a picture's name in that of its map
@@ -63,7 +63,7 @@ class Networks:
         cards = weight_files.cards_in(weights_dir, say)
         first = weights or weight_files.told_default(cards, weights_dir, say)
         begin = {first: cards.get(first) or weight_files.read_card(first)}
-        others = {path: card for path, card in cards.items() if path.resolve() != first.resolve()}
+        others = {path: card for path, card in cards.items() if real_path(path) != real_path(first)}
         return cls({**begin, **others}, engines.chosen(engine))
 
     @property

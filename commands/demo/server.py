@@ -27,7 +27,7 @@ from commands.demo.offered import Networks
 from commands.prediction import engines
 from commands.settings import DemoConfig
 from salience.system.errors import UserError
-from salience.system.files import how_to_install, telling
+from salience.system.files import how_to_install, real_path, telling
 from salience.system.terminal import tell
 
 HOST = "127.0.0.1"  # no other machine reaches this one by it
@@ -234,7 +234,7 @@ class RequestGuard:
     """
 
     def __init__(self, app: Any, port: int, folder: Path, root: str) -> None:
-        self._app, self._folder = app, folder.resolve()
+        self._app, self._folder = app, real_path(folder)
         # browsers leave out the port that they take where none is given
         self._hosts = {f"{name}:{port}" for name in NAMES} | set(NAMES if port == 80 else ())
         self._token, self._cookie = secrets.token_urlsafe(), secrets.token_urlsafe()
@@ -295,7 +295,7 @@ class RequestGuard:
     def _lies_inside(self, path: str) -> bool:
         """Return whether a path is that of a file in the folder; an address is none."""
         try:
-            found = Path(path).resolve()
+            found = real_path(Path(path))
             return found.is_relative_to(self._folder) and found.is_file()
         except (OSError, ValueError):  # too long; of bytes that no path has
             return False

@@ -20,7 +20,7 @@ from salience.data.plan import ALL_SPLITS
 from salience.measures.adaptation import LEAST, asked_for, fitted, told
 from salience.measures.references import TruthSplit
 from salience.system.errors import UserError
-from salience.system.files import make_folder
+from salience.system.files import make_folder, real_path
 from salience.system.flags import to_json
 from salience.system.notes import Notes
 from salience.system.terminal import tell
@@ -76,7 +76,7 @@ def source_of(
 ) -> Source:
     """Return where the maps come from: the folder asked for, else a model."""
     if settings.maps:
-        name = settings.maps.resolve().name
+        name = real_path(settings.maps).name
         return FolderMaps(
             settings.maps, name, split.samples, notes, settings.smooth, settings.stretch
         )

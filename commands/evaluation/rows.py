@@ -120,6 +120,12 @@ def key_of(split: TruthSplit, about: str) -> str:
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
+def unscored(notes: Notes) -> str:
+    """Return why no picture is scored: what the pictures were left out for, then what was told."""
+    reasons = [line for line in notes.lines() if "left out of every row" in line]
+    return "; ".join([*reasons, *reversed(notes.remarks)][:3]).rstrip(".")
+
+
 def score_rows(
     split: TruthSplit, rows: list[Row], log: ScoreLog, notes: Notes, seed: int, workers: int
 ) -> Evaluation:
@@ -167,7 +173,7 @@ def score_rows(
             take(future)
     pictures = [name for name in names if all(log.has(row.key, name) for row in rows)]
     if not pictures:
-        raise UserError("No picture has a map that can be scored. " + "; ".join(notes.lines()))
+        raise UserError(f"No picture has a map that can be scored: {unscored(notes)}.")
     left_out = [name for name in names if name not in set(pictures)]
     scores = {row.name: [log.scores[row.key, name] for name in pictures] for row in rows}
     kinds = {row.name: row.kind for row in rows}

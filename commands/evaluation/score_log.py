@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from salience.measures.references import Scores
-from salience.system.files import telling, without_nan, write_text
+from salience.system.files import read_text, telling, without_nan, write_text
 from salience.system.notes import Notes
 
 LOG = "scores.jsonl"
@@ -27,7 +27,7 @@ class ScoreLog:
         self.findings: dict[str, dict[str, list[str]]] = {}
         if path and path.exists() and not overwrite:
             with telling(f"Cannot read {path}", "choose another --output"):
-                text = path.read_text(encoding="utf-8", errors="replace")
+                text = read_text(path, errors="replace")
             for line in text.split("\n"):
                 # what is no line of ours, as where an interruption tore it, is scored again
                 with suppress(ValueError, TypeError, AttributeError, RecursionError):

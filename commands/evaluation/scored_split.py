@@ -27,7 +27,8 @@ def load_split(settings: ScoringConfig, split: str, notes: Notes) -> TruthSplit:
     )
     for part, why in left_out.items():
         notes.explain(f"The {part} split is left out: {why}")
-    for remark in loading.remarks(settings.dataset, settings.data):
+    apart = [getattr(settings, name, None) for name in ("maps", "val_maps", "output")]
+    for remark in loading.remarks(settings.dataset, settings.data, apart):
         notes.explain(remark)
     found = TruthSplit(
         samples,

@@ -237,8 +237,8 @@ def _check_aspect(map_shape: tuple[int, ...], shape: tuple[int, int], stretch: b
 def _logarithms(values: NDArray) -> tuple[str, float] | None:
     """Return what logarithms a map holds, in words and by their base; None for other maps.
 
-    Of a density, the exponentials sum to 1. What is negative everywhere, but for a peak of 0, is
-    taken for natural logarithms, too.
+    Of a density, the exponentials sum to 1. What is negative everywhere, but for a peak of about 0,
+    is taken for natural logarithms, too.
     """
     if values.dtype.kind != "f" or values.max() > LOG_TOLERANCE or values.min() == values.max():
         return None
@@ -246,7 +246,8 @@ def _logarithms(values: NDArray) -> tuple[str, float] | None:
         logarithm = float(values.max()) * np.log(base) + np.log(_exponentials(values, base).sum())
         if abs(logarithm) <= LOG_TOLERANCE:
             return f"of {kind} of densities", base
-    if values.max() <= 0 and np.count_nonzero(values == 0) <= max(1, AT_PEAK * values.size):
+    # log(map + epsilon) of a map with the peak 1 has its own a little above 0
+    if np.count_nonzero(values >= min(0, values.max())) <= max(1, AT_PEAK * values.size):
         return "of negative values alone, which sum to no density: taken for logarithms", np.e
     return None
 

@@ -43,6 +43,7 @@ from salience.system.files import (
     file_digest,
     make_folder,
     read_json,
+    real_path,
     telling,
     write_json,
 )
@@ -98,6 +99,7 @@ def export_maps(settings: ExportMapsConfig, say: Callable[[str], None] = tell) -
     if settings.check:
         return told(settings.check, validate(settings.check, samples, settings.format), say)
 
+    from commands.prediction.outputs import Outputs
     from commands.prediction.predict import write_maps
     from salience.networks import weight_files  # here: a check needs no network
 
@@ -126,7 +128,7 @@ def export_maps(settings: ExportMapsConfig, say: Callable[[str], None] = tell) -
     )
     with suppress(OSError):
         archive.unlink()  # an earlier one, which would be taken for that of the maps to come
-    failed = write_maps(jobs, lambda: weights, how, say)
+    failed = write_maps(jobs, lambda: weights, Outputs(how), say)
     if failed:
         problem = f"{failed} pictures gave no map, so no archive is written"
         say(f"problem: {problem}")
@@ -163,7 +165,7 @@ def claim(
         UserError: the maps that are there are made of something else, or pictures are in their
             place.
     """
-    if not {image.resolve() for image in images}.isdisjoint(path.resolve() for path in maps):
+    if not {real_path(image) for image in images}.isdisjoint(real_path(path) for path in maps):
         raise UserError(f"{folder} holds the pictures themselves. Choose another --output.")
     # not MODEL.json: so is the card of weights called, which may lie in the same folder
     record = folder.with_name(f"{folder.name}.maps.json")

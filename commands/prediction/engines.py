@@ -30,7 +30,7 @@ from salience.system.arrays import Array
 from salience.system.cache import default_cache
 from salience.system.code_digest import code_digest
 from salience.system.errors import UserError
-from salience.system.files import file_digest, how_to_install, read_json
+from salience.system.files import file_digest, how_to_install, read_json, real_path
 
 Maps = Callable[[NDArray[np.uint8]], Array]
 # Batches that are predicted at the same time, each on its share of the cores. Two halves wait less
@@ -288,7 +288,7 @@ def make(name: str, weights: Path, folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as scratch:
             output = Path(scratch, "made", f"network{RUNTIMES[name].suffix}")
             done = subprocess.run(
-                quiet.program("export", "--format", name, "--weights", str(weights.resolve()),
+                quiet.program("export", "--format", name, "--weights", str(real_path(weights)),
                                "--output", str(output)),
                 env={**os.environ, "KERAS_BACKEND": "tensorflow"},
                 capture_output=True, text=True, check=False,

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from config import PredictConfig
 from salience.pictures.sample import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from salience.system.errors import UserError
-from salience.system.files import is_clutter, telling
+from salience.system.files import is_clutter, real_path, telling
 from salience.system.terminal import tell
 
 SPOOL_BYTES = 2**24  # the paths of more pictures than fit here go to the disk
@@ -148,7 +148,6 @@ class Collection:
         for source, relative in found(
             images, self.settings.recursive, self.settings.listed, self.settings.output, say
         ):
-            relative = _fitting(relative, source)
             sources.add(source)
             stems.add(_claim(_stem(relative)))
             names.add(_claim(relative))
@@ -219,7 +218,7 @@ class Collection:
     def _outputs(self, name: str) -> dict[str, str]:
         """Return every file that a picture could write, whether asked for or not: names stay."""
         base = os.path.join(self.settings.output, name)  # noqa: PTH118
-        return {kind: base + ending for kind, ending in ENDINGS.items()}
+        return {kind: _fitting(base, ending) for kind, ending in ENDINGS.items()}
 
     def _real(self, path: str) -> str:
         """Return a path with the links of its folder followed; the file itself may be one."""
@@ -252,25 +251,23 @@ def _stem(name: str) -> str:
     return os.path.splitext(name)[0]  # noqa: PTH122, Path takes ten times as long
 
 
-def _fitting(relative: str, source: str) -> str:
-    """Return a picture's relative path, cut where the names of its outputs would be too long.
+def _fitting(base: str, ending: str) -> str:
+    """Return an output's path, cut where its name would be longer than file systems take.
 
-    A number made from the picture's path takes the place of what is cut.
+    A number made from all of the name takes the place of what is cut.
     """
-    folder, name = os.path.split(relative)
-    room = LONGEST_NAME - max(map(len, ENDINGS.values())) - len(_numbered("", source))
-    if len(os.fsencode(name)) <= room:
-        return relative
-    stem, suffix = os.path.splitext(name)  # noqa: PTH122
-    whole = os.fsencode(stem)
-    end = max(room - len(_numbered("", source)) - len(os.fsencode(suffix)), 0)
-    while 0 < end < len(whole) and whole[end] & 0xC0 == 0x80:  # not amid the bytes of a letter
+    folder, name = os.path.split(base)
+    whole = os.fsencode(name)
+    if len(whole) + len(ending) <= LONGEST_NAME:
+        return base + ending
+    end = LONGEST_NAME - len(_numbered("", name) + ending)
+    while end and whole[end] & 0xC0 == 0x80:  # not amid the bytes of a letter
         end -= 1
-    return os.path.join(folder, _numbered(os.fsdecode(whole[:end]), source) + suffix)  # noqa: PTH118
+    return os.path.join(folder, _numbered(os.fsdecode(whole[:end]), name) + ending)  # noqa: PTH118
 
 
 def _numbered(name: str, source: str) -> str:
-    """Return a name that no other picture's path has."""
+    """Return a name with the number of another, such as of a picture's path."""
     return f"{name}-{number(source):016x}"
 
 
@@ -309,7 +306,7 @@ def found(
         path = Path(text)
         if text and os.path.isdir(text):  # noqa: PTH112
             # the maps of several folders go to a folder each
-            root = path.resolve().name if len(images) > 1 else ""
+            root = real_path(path).name if len(images) > 1 else ""
             yield from in_folder(path, root, recursive, into, say)
         elif os.path.isfile(text):  # noqa: PTH113
             yield str(path), path.name

@@ -54,11 +54,12 @@ def predict(settings: PredictConfig, say: Callable[[str], None] = tell) -> int:
     choose = cache(lambda: weight_files.choose(settings.weights, settings.weights_dir, say))
     # asks for the weights, whose lack is told before anything counts as kept
     record = cache(lambda: MapRecord(settings, choose()))
+    outputs = Outputs(settings)  # first: what is wrong with the settings is said alone
     clips, images = video.apart(list(settings.images), settings.recursive)
     failed = 0
     if images or settings.listed or not clips:
         with Collection(images, settings, say) as jobs:
-            failed = write_maps(jobs, choose, settings, say, record)
+            failed = write_maps(jobs, choose, outputs, say, record)
     if clips:
         alone = not (images or settings.listed)
         failed += video.predict_videos(clips, choose, settings, say, alone, record)
@@ -68,7 +69,7 @@ def predict(settings: PredictConfig, say: Callable[[str], None] = tell) -> int:
 def write_maps(
     jobs: list[Job] | Collection,
     weights: Callable[[], Path],
-    settings: PredictConfig,
+    outputs: Outputs,
     say: Callable[[str], None] = tell,
     record: Callable[[], MapRecord] | None = None,
 ) -> int:
@@ -80,7 +81,7 @@ def write_maps(
     Args:
         jobs: the pictures and where their outputs go.
         weights: returns the weights file; asked only where something is to be predicted.
-        settings: how.
+        outputs: how they are made and written.
         say: gets each line of news.
         record: returns that of what the outputs that are there were made of, and needs the weights;
             None where the caller knows.
@@ -88,7 +89,7 @@ def write_maps(
     Raises:
         UserError: the weights are not usable, or nothing can be written.
     """
-    outputs = Outputs(settings)  # first: what is wrong with the settings is said alone
+    settings = outputs.settings
     outputs.record = record() if record else None
     todo = Todo(jobs, settings.overwrite, say, outputs.record)
     failed = 0

@@ -40,7 +40,7 @@ from salience.pictures.sample import VIDEO_SUFFIXES
 from salience.pictures.video_files import Clip, Movie, add_sound, is_video, open_clip, steady
 from salience.system.arrays import Array
 from salience.system.errors import NotBegun, UserError, printable
-from salience.system.files import make_folder, move, scratch
+from salience.system.files import make_folder, move, real_path, scratch
 from salience.system.signals import heeded
 from salience.system.terminal import NEWS_SECONDS, progress
 from salience.system.threads import groups, in_order
@@ -119,10 +119,10 @@ def outputs_of(clips: list[Path], output: Path, video_maps: str) -> dict[Path, d
         if video_maps != "none":
             suffix = MAPS[video_maps].suffix
             outputs[clip]["maps"] = output / f"{unique}.maps{suffix}"
-    sources = {clip.resolve() for clip in clips}
+    sources = {real_path(clip) for clip in clips}
     for clip, paths in outputs.items():
         for path in paths.values():
-            if path.resolve() in sources:
+            if real_path(path) in sources:
                 raise UserError(
                     f"{path}, which {clip} would be written to, is one of the videos. Choose "
                     "another folder with --output."

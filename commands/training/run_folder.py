@@ -24,7 +24,15 @@ from config import Config
 from salience.networks import weight_files
 from salience.networks.weight_files import versions
 from salience.system.errors import UserError
-from salience.system.files import as_csv, make_folder, read_json, sweep, write_json, write_text
+from salience.system.files import (
+    as_csv,
+    make_folder,
+    read_json,
+    real_path,
+    sweep,
+    write_json,
+    write_text,
+)
 from salience.system.flags import to_json
 from salience.system.terminal import tell
 
@@ -315,7 +323,7 @@ class RunFolder:
             "strategy": self.config.strategy,
             "input_shape": list(self.config.input_shape),
             "dataset": self.config.dataset_name,
-            "run": f"{self.folder.resolve()} {self.started}",
+            "run": f"{real_path(self.folder)} {self.started}",
             "metrics": without_clock(row),
             "date": _now(),
             "versions": versions(),

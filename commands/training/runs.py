@@ -11,7 +11,7 @@ import config as config_files
 from config import OWN_SETS, Config
 from salience.measures.references import model_name
 from salience.system.errors import UserError
-from salience.system.files import read_text
+from salience.system.files import read_text, real_path
 from salience.system.flags import to_json
 from salience.system.terminal import PROGRAM
 
@@ -119,7 +119,7 @@ def arms_of(runs: list[Run]) -> list[Arm]:
     Raises:
         UserError: a run is named twice, or two are alike in all, the seed included.
     """
-    if len({run.folder.resolve() for run in runs}) < len(runs):
+    if len({real_path(run.folder) for run in runs}) < len(runs):
         raise UserError("A run folder is named twice; each run counts once.")
     groups: dict[str, list[Run]] = {}
     for run in runs:

@@ -78,7 +78,7 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
     run = WitnessedRun(config)
     if devices.is_chief:
         run = RunFolder(config, same, "on" if training.features else "off", say)
-    run.pictures = remembered(config, training, validation) if devices.is_chief else None
+    run.pictures = remembered(config, training, validation, say) if devices.is_chief else None
     with contextlib.closing(run):
         standing, arrays = start_of(run, devices)
         say(describe(config, model, training, validation, weights))
@@ -176,13 +176,25 @@ def size_of(source: object) -> int | None:
 
 
 def remembered(
-    config: Config, training: SaliencyBatches, validation: SaliencyBatches
+    config: Config,
+    training: SaliencyBatches,
+    validation: SaliencyBatches,
+    say: Callable[[str], None],
 ) -> dict[str, str]:
     """Return what the cards of a run remember of its pictures.
 
     What the first weights had learned from was trained on, too.
     """
     found = provenance.hashes(training.samples, config.workers)
+    lost = sum(
+        one is None and sample.prepared is not None
+        for one, sample in zip(found, training.samples, strict=True)
+    )
+    if lost:
+        say(
+            f"note: the weights will not remember {lost} training pictures, since their store is "
+            "without its sources: scoring copies of these pictures will not be told"
+        )
     before: set[bytes] = set()
     if config.init_weights:
         before = provenance.remembered(weight_files.read_card(config.init_weights))

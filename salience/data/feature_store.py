@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salience.system.errors import UserError
-from salience.system.files import atomic
+from salience.system.files import atomic, open_regular, read_text
 
 MAGIC = b"features 1\n"
 HEAD = struct.Struct("<BIQ")  # of each array: how it is written, its checksum, its bytes
@@ -188,7 +188,8 @@ class FeatureStore:
         """Fill arrays with the features of a name; return whether they are there."""
         self.touch()
         try:
-            unpack(self.path(name).read_bytes(), arrays)
+            with open_regular(self.path(name)) as file:
+                unpack(file.read(), arrays)
         except (OSError, ValueError):  # absent or damaged: made again
             return False
         return True
@@ -225,7 +226,7 @@ class FeatureStore:
         """Return what is known of pictures, by their identity; half-written lines are let be."""
         found = {}
         with suppress(OSError):
-            for line in (self.folder / PICTURES).read_text(errors="replace").splitlines():
+            for line in read_text(self.folder / PICTURES, errors="replace").splitlines():
                 words = line.split()
                 if len(words) == 4 and [len(w) for w in words[:2]] == [64, 64]:
                     with suppress(ValueError):

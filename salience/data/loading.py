@@ -20,6 +20,7 @@ from salience.pictures.fixations import are_within
 from salience.pictures.headers import header_shape
 from salience.pictures.sample import Sample
 from salience.system.errors import UserError
+from salience.system.files import real_path
 from salience.system.terminal import PROGRAM
 
 # shares of 0 to 1 are recognised by so many of all fixations, as some lie beyond the picture ...
@@ -173,23 +174,37 @@ def parts(name: str, root: Path | None) -> list[FileGroup]:
     return module.parts(root) if module.NEEDS_FILES else []
 
 
-def remarks(name: str, root: Path | None) -> list[str]:
-    """Return what a user should know of how a data set's files were understood."""
+def remarks(name: str, root: Path | None, apart: Sequence[Path | None] = ()) -> list[str]:
+    """Return what a user should know of how a data set's files were understood.
+
+    Args:
+        name: of the data set.
+        root: its folder.
+        apart: folders that are no part of it, wherever they lie.
+    """
     if root is not None and store.is_store(root):
         return []  # they were understood when it was prepared
     found = parts(name, root)
     read = [remark for part in found for remark in part.remarks]
-    return read + not_read(root, found)
+    return read + not_read(root, found, apart)
 
 
-def not_read(root: Path | None, found: list[FileGroup]) -> list[str]:
+def not_read(
+    root: Path | None, found: list[FileGroup], apart: Sequence[Path | None] = ()
+) -> list[str]:
     """Return a line for each kind of file of a data set's folder that is not read.
 
     Args:
         root: the folder; a store in it is another data set's folder.
         found: its parts; none of a built-in set.
+        apart: folders that are no part of it.
     """
-    return unread(root, found, store.is_store) if root is not None and found else []
+    others = {real_path(path) for path in apart if path is not None}
+
+    def is_other(folder: Path) -> bool:
+        return store.is_store(folder) or real_path(folder) in others
+
+    return unread(root, found, is_other) if root is not None and found else []
 
 
 def splits_of(name: str, root: Path | None) -> tuple[dict[str, str], list[str]]:

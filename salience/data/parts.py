@@ -18,7 +18,7 @@ from salience.data.points import Looks, Read
 from salience.pictures.headers import header_shape
 from salience.pictures.sample import IMAGE_SUFFIXES, Sample, Stored
 from salience.system.errors import UserError
-from salience.system.files import composed, is_clutter
+from salience.system.files import composed, is_clutter, real_path
 
 DEPTH = 2  # folders below --data that a data set may lie in, as archives unpack
 MOST_ENTRIES = 200_000  # files and folders below --data that are looked at for unread ones
@@ -268,7 +268,7 @@ def _below(root: Path, taken: set[Path], is_other: Callable[[Path], bool]) -> It
                 if not path.is_dir():
                     yield path
                     continue
-                leads_up = entry.is_symlink() and folder.resolve().is_relative_to(path.resolve())
+                leads_up = entry.is_symlink() and real_path(folder).is_relative_to(real_path(path))
                 if not leads_up and not is_other(path):
                     waiting.append(path)
 

@@ -31,7 +31,7 @@ from salience.system.arrays import (
     write_arrays,
 )
 from salience.system.errors import UserError
-from salience.system.files import file_digest, read_json
+from salience.system.files import file_digest, read_json, real_path
 from salience.system.terminal import PROGRAM
 
 VERSION = 1
@@ -554,7 +554,7 @@ def source_entry(source: Path | Stored, root: Path) -> dict[str, Any]:
         source: a file, or one of the pictures or maps in an array file.
         root: the data set's folder.
     """
-    path = (source.file if isinstance(source, Stored) else source).resolve()
+    path = real_path(source.file if isinstance(source, Stored) else source)
     size, time = size_and_time(path)
     inside = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
     place = {"index": source.index} if isinstance(source, Stored) else {}

@@ -448,8 +448,8 @@ def told(fit: AdaptationFit) -> str:
 def path_of(name: str | Path, weights: Path) -> Path:
     """Return the file of an adaptation: the one named, or that of a name beside the weights.
 
-    >>> path_of("eyecrowd", Path("weights/mlnet-frozen.weights.h5")).name
-    'mlnet-frozen.eyecrowd.adapt.json'
+    >>> path_of("eyecrowd", Path("weights/mlnet-frozen-osie.weights.h5")).name
+    'mlnet-frozen-osie.eyecrowd.adapt.json'
 
     Raises:
         UserError: it is neither.

@@ -31,6 +31,7 @@ from salience.system.files import (
     is_installed,
     open_regular,
     read_json,
+    real_path,
     without_nan,
     write_bytes,
     write_json,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 SUFFIX = ".weights.h5"
 CARD = "card"  # an attribute of the file; a large one is an array of bytes
 LARGEST_ATTRIBUTE = 60_000  # bytes: HDF5 takes 64 KB
-PIN = "default.json"  # beside the weights: which of them serve where none are named
+PIN = ".pinned.json"  # beside the weights: which of them serve where none are named
 NEWEST = "newest"  # what `weights --use` calls the choice without a pin
 # trained by us (docs/RESULTS.md), for who has trained nothing yet
 SHIPPED = HERE / "weights" / f"mlnet-osie{SUFFIX}"
@@ -271,7 +272,7 @@ def cards_in(folder: Path, say: Callable[[str], None]) -> dict[Path, dict[str, A
     files = sorted(folder.glob("[!.]*" + SUFFIX))
     found = {Path(os.path.realpath(path)): path for path in files}
     if SHIPPED.exists():
-        found.setdefault(SHIPPED.resolve(), SHIPPED)
+        found.setdefault(real_path(SHIPPED), SHIPPED)
     for path in found.values():
         try:
             cards[path] = read_card(path)
@@ -313,7 +314,7 @@ def default_of(cards: dict[Path, dict[str, Any]], folder: Path) -> tuple[Path, s
         )
 
     # whoever names a folder wants what lies in it
-    is_named = folder.resolve() != SHIPPED.resolve().parent
+    is_named = real_path(folder) != real_path(SHIPPED).parent
 
     def rank(path: Path) -> tuple:
         card, own = cards[path], not is_shipped(path)

@@ -22,6 +22,7 @@ from salience.system.files import (
     is_clutter,
     make_folder,
     move,
+    open_regular,
     scratch,
     telling,
 )
@@ -62,7 +63,7 @@ def members(archive: Path) -> Iterator[Iterator[Member]]:
     if not name.endswith(SUFFIXES):
         raise UserError(f"{archive} is no archive of a known type: {', '.join(SUFFIXES)}.")
     try:
-        raw = archive.open("rb")
+        raw = open_regular(archive)
     except OSError as error:
         raise UserError(f"Cannot read {archive}: {error.strerror}.") from error
     opened = _zipped(raw) if name.endswith(".zip") else _tarred(raw, not name.endswith(".tar"))

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from salience.system.files import HERE
+from salience.system.files import HERE, real_path
 
 # the project's modules and packages: where it is installed, those of others lie beside them
 OURS = ("main", "commands", "salience", "config", "model", "utilities", "eltwise_product")
@@ -38,7 +38,7 @@ def code_digest(maker: Callable | str, root: Path = HERE) -> str:
 def _start(maker: Callable | str, root: Path) -> Path:
     """Return the file that a function stands in, or a module."""
     if not isinstance(maker, str):
-        return Path(inspect.getfile(maker)).resolve()
+        return real_path(Path(inspect.getfile(maker)))
     start = _file_of(maker, root)
     if start is None:
         raise ModuleNotFoundError(f"{root} has no module {maker}", name=maker)

@@ -307,6 +307,14 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def real_path(path: Path | str) -> Path:
+    """Return an absolute path without links; one that links to itself stays as it is.
+
+    `Path.resolve` raises RuntimeError for the latter.
+    """
+    return Path(os.path.realpath(path))
+
+
 def open_regular(path: Path) -> io.BufferedReader:
     """Return a file that is open for reading, if it is a regular one.
 
@@ -324,8 +332,12 @@ def open_regular(path: Path) -> io.BufferedReader:
     return os.fdopen(handle, "rb")
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, errors: str = "strict") -> str:
     """Return a text file of UTF-8, with or without a byte-order mark, as Windows writes one.
+
+    Args:
+        path: the file.
+        errors: what becomes of bytes that are not UTF-8, as `bytes.decode` has it.
 
     Raises:
         UserError: it is no regular file.
@@ -333,7 +345,7 @@ def read_text(path: Path) -> str:
         UnicodeDecodeError: it is not UTF-8.
     """
     with open_regular(path) as file:
-        return file.read().decode("utf-8-sig")
+        return file.read().decode("utf-8-sig", errors)
 
 
 def content_stamp(path: Path) -> str:

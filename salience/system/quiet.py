@@ -16,7 +16,7 @@ from threading import RLock
 from typing import Any
 
 from salience.system.errors import UserError, did_you_mean
-from salience.system.files import HERE, is_installed
+from salience.system.files import HERE, is_installed, read_text
 from salience.system.signals import as_interrupts
 
 BACKENDS = ("tensorflow", "jax", "torch")  # what Keras runs on: KERAS_BACKEND
@@ -126,7 +126,7 @@ def _refuse_backend_of(file: Path) -> None:
     Earlier versions of Keras knew others, and wrote them there.
     """
     with suppress(OSError, ValueError, AttributeError):
-        named = json.loads(file.read_text(encoding="utf-8")).get("backend", BACKENDS[0])
+        named = json.loads(read_text(file)).get("backend", BACKENDS[0])
         if named not in BACKENDS:
             raise UserError(
                 f"{file} asks for the backend '{named}'. {did_you_mean(str(named), BACKENDS)} "

@@ -390,13 +390,16 @@ def test_a_log_is_told_now_and_then_how_far_it_is(eight, monkeypatch):
 
 @pytest.mark.parametrize("letter", ["n", "ü", "眼"])
 def test_every_output_of_a_long_name_has_one_that_the_file_system_takes(tmp_path, letter):
-    """Two names that are alike where they are cut stay two; short ones stay as they are."""
+    """Two names that are alike where they are cut stay two; what fits stays as it is."""
     stem = letter * ((251 - 1) // len(letter.encode()))
-    for name in (f"{stem}1.png", f"{stem}2.png", "short.png"):
-        (tmp_path / name).write_bytes(b"")
+    names = [f"{stem}1", f"{stem}2", "short"]
+    for name in names:
+        (tmp_path / f"{name}.png").write_bytes(b"")
     settings = PredictConfig(output=tmp_path / "out", overlay=True, side_by_side=True)
     with Collection([str(tmp_path)], settings, lambda line: None) as collection:
-        outputs = [path.name for job in collection for path in job.outputs.values()]
-    assert len(set(outputs)) == len(outputs) == 9 and "short.png" in outputs
-    assert all(len(name.encode()) <= 255 for name in outputs)
-    assert all(name.startswith((letter * 20, "short")) for name in outputs)
+        outputs = [{kind: path.name for kind, path in job.outputs.items()} for job in collection]
+    assert sorted(own["map"] for own in outputs) == [f"{name}.png" for name in sorted(names)]
+    every = [name for own in outputs for name in own.values()]
+    assert len(set(every)) == len(every) == 9 and "short_overlay.png" in every
+    assert all(len(name.encode()) <= 255 for name in every)
+    assert all(name.startswith((letter * 20, "short")) for name in every)

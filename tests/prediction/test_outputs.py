@@ -208,8 +208,8 @@ def test_a_picture_that_could_be_another_runs_output_is_not_written_over(
 
 
 def test_nothing_unfinished_is_left_where_one_output_cannot_be_written(run, pictures, out):
-    """A name that is long enough for a map, but not for all that is asked for."""
-    (pictures / "a.jpg").rename(pictures / f"{'n' * 245}.jpg")
+    """A folder is in the way of one of them."""
+    (out / "a.mask.png").mkdir(parents=True)
     code, said = run(pictures, *ALL)
     assert code == 1
     assert "1 pictures skipped" in said

@@ -20,6 +20,7 @@ from commands.settings import CheckConfig, EvaluateConfig, PrepareConfig, Subset
 from config import PredictConfig
 from salience.data import loading
 from salience.system.errors import UNPRINTABLE, UserError, printable
+from salience.system.files import FORMULA, composed
 from salience.system.terminal import tell
 
 # all are legal on Linux
@@ -41,7 +42,7 @@ STEMS = [
     "n" * 251,
 ]
 SEEN = [stem for stem in STEMS if not stem.startswith(".")]  # the others are hidden
-OF_A_SET = {f"{stem}.png" for stem in SEEN}
+OF_A_SET = {composed(f"{stem}.png") for stem in SEEN}
 
 
 @pytest.fixture
@@ -223,7 +224,7 @@ def test_scores_of_strange_names_are_whole_rows(strange_set, trained, tmp_path, 
     names = {name.encode(errors="backslashreplace").decode() for name in OF_A_SET}
     # what a spreadsheet would reckon out is a text with a quote before it
     assert {row["picture"] for row in rows} == {
-        f"'{name}" if name[0] in "=+-@" else name for name in names
+        f"'{name}" if name.startswith(FORMULA) else name for name in names
     }
     json.loads((tmp_path / "out/metrics.json").read_text())
     assert is_fit_to_print(capsys.readouterr().out)

@@ -248,7 +248,7 @@ def test_weights_whose_validation_is_no_number_are_not_published(
     from model import load_model
 
     config, lines = tiny(), []
-    published = config.weights_dir / "mlnet-scratch-frozen.weights.h5"
+    published = config.weights_dir / f"{config.name}.weights.h5"
     if there:
         config.weights_dir.mkdir()
         old = {**weight_files.read_card(trained), "run": "another"}
@@ -278,7 +278,8 @@ def write_set(root: Path, picture, broken=None, fixations=False):
         for kind in ("images", "maps"):
             (root / split / kind).mkdir(parents=True)
             for i in range(count):
-                cv2.imwrite(str(root / split / kind / f"{i}.png"), picture())
+                image = picture() if kind == "images" else picture()[..., 0]
+                cv2.imwrite(str(root / split / kind / f"{i}.png"), image)
     if broken:
         (root / broken).write_text("not a picture")
     return root

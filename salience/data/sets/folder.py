@@ -99,6 +99,22 @@ def parts(root: Path) -> list[FileGroup]:
         UserError: there are no images, or neither maps nor fixations.
     """
     base = _base(root)
+    found = _parts(base)
+    keys = {composed(part.name(key)) for part in found for key in part.images}
+    try:
+        named = read_card(base / CARD)
+    except UserError:
+        named = {}  # `load` says what is wrong with it
+    strange = [name for name in named if composed(name.removeprefix("/")) not in keys
+               and composed(name.partition("/")[2]) not in keys]  # fmt: skip
+    if strange:
+        line = f"{CARD}: {len(strange)} entries name no picture ({strange[0]}): they count for none"
+        found[0] = dataclasses.replace(found[0], remarks=(*found[0].remarks, line))
+    return found
+
+
+def _parts(base: Path) -> list[FileGroup]:
+    """Return the same of the folder that holds images/, or the splits that do."""
     by_split = {split: _folders(base, split) for split in SPLITS}
     there = {split: folders for split, folders in by_split.items() if folders["images"].is_dir()}
     if not there:
@@ -151,6 +167,7 @@ def _part(
     )
     if not maps and not found.read:
         raise UserError(f"{root} has images but neither maps nor fixations. {offer(SOURCE)}")
+    shown = {kind: folder.relative_to(root).as_posix() for kind, folder in folders.items()}
     forms = ", ".join(sorted({*FORMS[0], *FORMS[1], ".png"}))
     return FileGroup(
         split or "all",
@@ -159,7 +176,7 @@ def _part(
         images,
         {key: _map_source(path) for key, path in maps.items()},
         found.read or Read,
-        sought=f"maps/ (grey pictures, .npy) and fixations/ ({forms})",
+        sought=f"{shown['maps']}/ (grey pictures, .npy) and {shown['fixations']}/ ({forms})",
         clashes=tuple(clashes),
         remarks=found.remarks,
         known=(*found.files, root / CARD),
