@@ -220,6 +220,8 @@ def carry_out(flags: dict[str, Any]) -> bool:
 def main(words: list[str] | None = None) -> int:
     """Run the program; return its exit code, see `EXIT_CODES`."""
     open_closed_streams()
+    # a bad picture gets our one line, not OpenCV's, which reads this when it is first imported
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the letters of a name
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

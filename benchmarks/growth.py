@@ -19,7 +19,7 @@ from statistics import median
 if not __package__:  # run as a file: the program is not in this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from salience.system.quiet import environment, hushed
+from salience.system.quiet import hushed
 
 KINDS = ("forward", "frozen", "finetuned")
 SIZES = ((120, 160), (240, 320), (480, 640))
@@ -84,7 +84,7 @@ def measure(kind: str, rows: int, cols: int, batch: int, steps: int) -> dict[str
 def in_its_own_process(kind: str, rows: int, cols: int, batch: int, steps: int) -> dict[str, float]:
     """Return what `measure` gives in a process of its own."""
     words = [sys.executable, __file__, "--one", kind, *map(str, (rows, cols, batch, steps))]
-    done = subprocess.run(words, env=environment(), check=True, capture_output=True, text=True)
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -9,6 +9,7 @@ to come to rest. `tests/whole/test_leaks.py` does the same for shorter. Linux on
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,8 +25,6 @@ if not __package__:  # run as a file: the program is not in this folder
 
 import cv2
 import numpy as np
-
-from salience.system.quiet import environment
 
 SECONDS = 0.25  # between two looks
 WARM_UP = 0.25  # of a run
@@ -89,7 +88,7 @@ def watched(words: list[str], folder: Path, done: Callable[[], int], **more: str
     with (folder / "said.txt").open("w+") as said:
         command = [sys.executable, str(PROJECT / "main.py"), *words]
         process = subprocess.Popen(
-            command, cwd=folder, env={**environment(), **more}, stdout=said, stderr=said
+            command, cwd=folder, env={**os.environ, **more}, stdout=said, stderr=said
         )
         while process.poll() is None:
             with suppress(OSError):  # it, or one of its threads, has just ended

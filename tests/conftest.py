@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # as main.py has it
 # XLA's and oneDNN's own threads would make tiny models slower on two cores, not faster
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 

@@ -101,7 +101,6 @@ def test_what_is_missing_is_told_before_keras_is_imported(words, monkeypatch, tm
     [
         "train --dataset synthetic --output",
         "test picture.png --weights",
-        "test picture.png --output",
         "evaluate --dataset synthetic --maps",
         "data check --dataset folder --data",
         "compare --output x",

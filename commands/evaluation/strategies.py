@@ -20,7 +20,7 @@ from commands.training.runs import DONE, changed_settings
 from config import STRATEGIES, Config, TrainConfig
 from salience.system.errors import Interrupted, StorageError, UserError
 from salience.system.files import make_folder
-from salience.system.quiet import environment, keras_conventions, program, start_keras
+from salience.system.quiet import keras_conventions, program, start_keras
 from salience.system.signals import SIGNALS
 from salience.system.terminal import tell
 
@@ -194,7 +194,7 @@ def ended(words: list[str]) -> tuple[int, bool]:
         if signal.getsignal(number) != signal.SIG_IGN
     }
     try:
-        process.append(subprocess.Popen(words, env=environment()))
+        process.append(subprocess.Popen(words))
         for number in came[:1]:  # it came between the two
             process[0].send_signal(number)
         return process[0].wait(), bool(came)

@@ -290,7 +290,7 @@ def make(name: str, weights: Path, folder: Path) -> None:
             done = subprocess.run(
                 quiet.program("export", "--format", name, "--weights", str(weights.resolve()),
                                "--output", str(output)),
-                env={**quiet.environment(), "KERAS_BACKEND": "tensorflow"},
+                env={**os.environ, "KERAS_BACKEND": "tensorflow"},
                 capture_output=True, text=True, check=False,
             )  # fmt: skip
             if done.returncode:

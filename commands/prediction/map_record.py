@@ -24,7 +24,7 @@ from salience.measures.adaptation import asked_for
 from salience.system.errors import UserError
 from salience.system.files import content_stamp, file_digest, open_regular, telling
 
-RECORD = "maps.jsonl"
+RECORD = ".maps.jsonl"
 # what kinds of output depend on, besides what all do
 SETTINGS_OF = {
     "overlay": ("colormap", "peaks"),

@@ -9,7 +9,7 @@ A constant saliency map scores what chance scores. NaN in a map gives NaN, never
 infinities, which only the AUCs that rank the map as it is put in their place.
 """
 
-import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from salience.pictures.fixations import pixels
 from salience.system.errors import UserError, did_you_mean
+from salience.system.quiet import variables
 
 Profile = Literal["tuebingen", "mit"]
 Seed = int | Sequence[int]
@@ -35,6 +36,10 @@ SHUFFLED_PICTURES = {
 CELL_PIXELS = 32  # the MIT benchmark's reduction before EMD
 SSIM_WINDOW = 11  # pixels: what scikit-image makes of a Gaussian of 1.5 pixels, cut at 3.5 of them
 BUCKETS = 1 << 16
+# POT imports every tensor library that it finds, unless told not to
+NUMPY_ALONE = {
+    f"POT_BACKEND_DISABLE_{library}": "1" for library in ("PYTORCH", "JAX", "TENSORFLOW", "CUPY")
+}
 FAR_FROM_ONE = 2.0**50  # what squares of single precision, in which maps are blurred, can bear
 
 
@@ -320,9 +325,9 @@ def emd(
     2.0
     """
     _check_same_shape(saliency_map, density_map)
-    for library in ("PYTORCH", "JAX", "TENSORFLOW", "CUPY"):
-        # POT imports every tensor library that it finds, unless told not to
-        os.environ.setdefault(f"POT_BACKEND_DISABLE_{library}", "1")
+    if "ot" not in sys.modules:
+        with variables(NUMPY_ALONE):
+            import ot  # noqa: F401
     from ot import emd2
 
     (p, centres), (q, _) = (

@@ -9,7 +9,7 @@ import os
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock, RLock
@@ -59,10 +59,8 @@ OTHERS = (
     (0, (b"<svg", b"<?xml"), "a drawing, which has no pixels", "Save it as PNG"),
 )  # fmt: skip
 
-# sizes are judged here, by what the decoder takes, and not by Pillow's limit
-Image.MAX_IMAGE_PIXELS = None
 _one_large = RLock()
-_warnings = Lock()  # Python's filters of warnings are one for all threads
+_global = Lock()  # Pillow's limit, and Python's filters of warnings, are one for all threads
 
 
 @dataclass(frozen=True)
@@ -105,6 +103,23 @@ def room(shape: tuple[int, int] | None) -> AbstractContextManager:
     return _one_large if large else nullcontext()
 
 
+@contextmanager
+def opened_by_pillow(source: BinaryIO) -> Iterator[Image.Image]:
+    """Give a picture as Pillow opens it, without its warnings and its limit of size.
+
+    Sizes are judged here by what the decoder takes. Afterwards both are the caller's again.
+    """
+    with _global, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a damaged EXIF block
+        kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            picture = Image.open(source, formats=IMAGE_FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = kept
+    with picture:
+        yield picture
+
+
 def header_shape(source: Path | BinaryIO, turn: bool = True) -> tuple[int, int] | None:
     """Return a picture's rows and columns, turned as its EXIF data say, without decoding it.
 
@@ -129,18 +144,16 @@ def read_header(source: Path | BinaryIO, turn: bool = True) -> Header | None:
             file.seek(0)
             if start.startswith(b"Pf"):
                 return None  # which Pillow takes for one of the PNM
-            with _warnings, warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of a damaged EXIF block
-                if start.startswith(TIFF_MARKS):
-                    tiff = read_tiff(file)
-                    return _header("TIFF", *tiff.shape, tiff.orientation, tiff)
-                with Image.open(file, formats=IMAGE_FORMATS) as picture:
-                    turn = turn and picture.format in TURNED
-                    # not `getexif`, which heeds XMP, too, as no viewer and OpenCV does
-                    exif = picture.info.get("exif", b"") if turn else b""
-                    return _header(
-                        str(picture.format), picture.height, picture.width, _orientation(exif)
-                    )
+            if start.startswith(TIFF_MARKS):
+                tiff = read_tiff(file)
+                return _header("TIFF", *tiff.shape, tiff.orientation, tiff)
+            with opened_by_pillow(file) as picture:
+                turn = turn and picture.format in TURNED
+                # not `getexif`, which heeds XMP, too, as no viewer and OpenCV does
+                exif = picture.info.get("exif", b"") if turn else b""
+                return _header(
+                    str(picture.format), picture.height, picture.width, _orientation(exif)
+                )
     except Exception:  # Pillow raises many types on a damaged file
         return None
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from salience.pictures.headers import (
-    IMAGE_FORMATS,
     LARGEST_MAP,
     SIDEWAYS,
     Header,
+    opened_by_pillow,
     read_content,
     read_header,
     room,
@@ -191,7 +191,7 @@ def whole_picture(path: Path) -> Whole:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as picture:
+                with opened_by_pillow(io.BytesIO(data)) as picture:
                     picture.load()
                     grey = picture.mode in ("1", "L", "I", "I;16")
                     return Whole((picture.height, picture.width), grey, header.remark)
@@ -257,7 +257,7 @@ def _turned(picture: NDArray, data: bytes, flags: int) -> NDArray:
 
 def _by_pillow(data: bytes, flags: int) -> NDArray[np.uint8]:
     """Return a picture that OpenCV reads wrongly, without its transparency."""
-    with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as picture:
+    with opened_by_pillow(io.BytesIO(data)) as picture:
         grey = picture.mode in ("1", "L", "LA")
         colour = flags & cv2.IMREAD_COLOR or not grey
         picture.load()
@@ -286,7 +286,7 @@ def _with_end(path: Path, data: bytes) -> bytes:
 
 def _pixels(data: bytes) -> bytes:
     """Return a JPEG's pixels; unlike OpenCV, Pillow prints nothing of what it fills in."""
-    with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as picture:
+    with opened_by_pillow(io.BytesIO(data)) as picture:
         return picture.tobytes()
 
 

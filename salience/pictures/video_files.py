@@ -22,15 +22,17 @@ from salience.pictures.headers import header_shape
 from salience.pictures.sample import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from salience.system.errors import UserError
 from salience.system.files import open_regular, refusal_in, refused
+from salience.system.quiet import variables
 
 CONTAINERS = (
     "mov,matroska,avi,mpeg,mpegts,mpegvideo,flv,ogg,asf,mxf,nut,rm,dv,ivf,h264,hevc,m4v,mjpeg,"
     "yuv4mpegpipe,obu"
 )
-# OpenCV reads it each time that it opens a file
-os.environ.setdefault(
-    "OPENCV_FFMPEG_CAPTURE_OPTIONS", f"protocol_whitelist;file|format_whitelist;{CONTAINERS}"
-)
+# OpenCV reads these each time that it opens a file
+ONLY_FILES = {
+    "OPENCV_FFMPEG_CAPTURE_OPTIONS": f"protocol_whitelist;file|format_whitelist;{CONTAINERS}",
+    "OPENCV_FFMPEG_LOGLEVEL": "-8",  # a bad video gets our one line, not libav's
+}
 CODEC = "mp4v"  # MPEG-4 part 2: what OpenCV's wheels can write on every system
 MOST_SIDE = 8190  # of that codec, even
 RATES = 0.1, 1000.0  # frames a second
@@ -74,7 +76,8 @@ class Clip:
 def _reader(path: Path) -> Iterator[cv2.VideoCapture]:
     """Open a video by libav alone: OpenCV's other readers take a name for a pattern or a number."""
     # an absolute path, as libav takes what stands before a colon for a protocol
-    capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)  # noqa: PTH100
+    with variables(ONLY_FILES):
+        capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)  # noqa: PTH100
     try:
         yield capture
     finally:

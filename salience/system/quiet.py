@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 from salience.system.errors import UserError, did_you_mean
@@ -19,12 +20,24 @@ from salience.system.files import HERE, is_installed
 from salience.system.signals import as_interrupts
 
 BACKENDS = ("tensorflow", "jax", "torch")  # what Keras runs on: KERAS_BACKEND
-LEVEL = "TF_CPP_MIN_LOG_LEVEL"
-# a bad picture gets our one line, not OpenCV's; it reads this when it is first imported
-os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # the same of a bad video and its libav
-# whoever sets the level wants to read what TensorFlow says, and does
-ASKED_FOR_WORDS = LEVEL in os.environ
+LEVEL = "TF_CPP_MIN_LOG_LEVEL"  # whoever sets it wants to read what TensorFlow says, and does
+_one_at_a_time = RLock()  # environment variables are one for all threads
+
+
+@contextmanager
+def variables(values: dict[str, str]) -> Iterator[None]:
+    """Set environment variables, which a library reads, while the block runs.
+
+    One that is set already stays as it is.
+    """
+    with _one_at_a_time:
+        new = {name: value for name, value in values.items() if name not in os.environ}
+        os.environ.update(new)
+        try:
+            yield
+        finally:
+            for name in new:
+                os.environ.pop(name, None)
 
 
 @contextmanager
@@ -36,16 +49,13 @@ def hushed(stream: int = 2) -> Iterator[None]:
     Args:
         stream: 2, or 1 for standard output.
     """
-    if ASKED_FOR_WORDS:
+    if LEVEL in os.environ:
         yield
         return
-    os.environ[LEVEL] = "3"
-    for name in ("tensorflow", "jax"):  # JAX says later on, too, what it did not find
-        logging.getLogger(name).setLevel(logging.ERROR)
     for ours in (sys.stdout, sys.stderr):
         ours.flush()
     kept = os.dup(stream)
-    with Path(os.devnull).open("w") as nowhere:
+    with Path(os.devnull).open("w") as nowhere, variables({LEVEL: "3"}):
         os.dup2(nowhere.fileno(), stream)
         try:
             yield
@@ -92,11 +102,15 @@ def import_keras() -> None:
 def start_keras() -> None:
     """Import Keras for a command: a signal that comes meanwhile ends the program at once.
 
-    TensorFlow takes seconds for that, and an exception inside it for a failure of its own.
+    TensorFlow takes seconds for that, and an exception inside it for a failure of its own. What
+    it and JAX log later is kept from the terminal, too.
 
     Raises:
         UserError: as `import_keras` does.
     """
+    if LEVEL not in os.environ:
+        for name in ("tensorflow", "jax"):
+            logging.getLogger(name).setLevel(logging.ERROR)
     with as_interrupts(at_once=True):
         import_keras()
 
@@ -159,8 +173,3 @@ def program(*words: str) -> list[str]:
     """
     start = ["-P", "-m", "main"] if is_installed() else [str(HERE / "main.py")]
     return [sys.executable, *start, *words]
-
-
-def environment() -> dict[str, str]:
-    """Return the environment for a process of our own, which decides for itself what to hush."""
-    return {k: v for k, v in os.environ.items() if k != LEVEL or ASKED_FOR_WORDS}

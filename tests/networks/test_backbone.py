@@ -280,6 +280,6 @@ def test_mlnet_takes_every_backbone(name):
 
 def test_a_run_on_another_backbone_has_a_name_of_its_own():
     assert Config().name == "mlnet-frozen-osie"
-    assert Config(backbone="resnet50").name == "mlnet-resnet50-frozen"
+    assert Config(backbone="resnet50").name == "mlnet-resnet50-frozen-osie"
     with pytest.raises(UserError, match="as the input of mlnet-mobilenet_v2 must"):
         Config(rows=240, cols=320, backbone="mobilenet_v2")

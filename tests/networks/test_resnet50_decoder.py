@@ -69,7 +69,7 @@ def test_recipe_is_the_published_one():
         config.momentum, config.decay, config.batch_size, config.epochs, config.val_share,
         config.backbone,
     )  # fmt: skip
-    assert config.name == "resnet50-decoder-frozen"
+    assert config.name == "resnet50-decoder-frozen-osie"
     grid = grid_of(built(width=0.02))
     assert (grid.stride, grid.crop, grid.blur) == (1, 0, 0.0)
 

@@ -115,9 +115,9 @@ def test_recipes_are_the_published_ones():
         shallow.epochs,
     )  # fmt: skip
     assert [c.name for c in (deep, half, shallow)] == [
-        "salnet-deep-scratch",
-        "salnet-half-scratch",
-        "salnet-shallow-scratch",
+        "salnet-deep-scratch-osie",
+        "salnet-half-scratch-osie",
+        "salnet-shallow-scratch-osie",
     ]
 
 
@@ -248,7 +248,7 @@ def caffe(arrays):
 def test_vgg_m_starts_the_first_three_convolutions(tmp_path, vgg_m, suffix, order, deep):
     path = write(tmp_path / f"vgg_m{suffix}", order(vgg_m))
     config = resolve({"model": "salnet-deep", "backbone_weights": str(path)})
-    assert (config.name, config.starts_at_random) == ("salnet-deep-finetuned", False)
+    assert (config.name, config.starts_at_random) == ("salnet-deep-finetuned-osie", False)
     before = deep.get_layer("conv4").get_weights()[0]
     assert salnet.load_pretrained(deep, config) == path
     for index, name in enumerate(("conv1", "conv2", "conv3")):
