@@ -255,10 +255,7 @@ def _third(values: NDArray, path: Path) -> NDArray:
 
 def _shape_of(image: Image) -> tuple[int, int] | None:
     """Return a picture's rows and columns, without decoding it."""
-    if isinstance(image, Path):
-        return header_shape(image)
-    rows, cols = image().shape[:2]
-    return rows, cols
+    return header_shape(image) if isinstance(image, Path) else image.shape()
 
 
 def _name(image: Image) -> str:

@@ -17,7 +17,7 @@ from salience.data import store
 from salience.data.parts import FileGroup, offer, unread
 from salience.data.plan import ALL_SPLITS, BY_SHARES, SPLITS, Plan
 from salience.pictures.fixations import are_within
-from salience.pictures.headers import header_shape
+from salience.pictures.reading import known_shape
 from salience.pictures.sample import Sample
 from salience.system.errors import UserError
 from salience.system.files import real_path
@@ -311,9 +311,7 @@ def bounded(sample: Sample, out_of_bounds: str) -> Sample:
     """
     if sample.fixations is None or out_of_bounds == "keep":
         return sample
-    shape = sample.shape
-    if shape is None and isinstance(sample.image, Path):
-        shape = header_shape(sample.image)
+    shape = known_shape(sample)
     if shape is None:
         return sample
     inside = are_within(sample.fixations, shape)

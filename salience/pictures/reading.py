@@ -1,6 +1,7 @@
 """What a sample holds, read: its picture, its shape, its density map. No network is known here."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from inspect import isroutine
 from pathlib import Path
@@ -31,13 +32,13 @@ def sample_image(sample: Sample, notes: Notes | None = None) -> NDArray[np.uint8
     Raises:
         UserError: it cannot be read, or is of another shape than its truth.
     """
-    if not isinstance(sample.image, Path):
-        return sample.image()
-    image = read_image(sample.image, notes=notes)
-    if sample.shape in (None, image.shape[:2]):
-        return image
-    unturned = read_image(sample.image, turn=False)
-    if unturned.shape[:2] != sample.shape:
+    if isinstance(sample.image, Path):
+        image = read_image(sample.image, notes=notes)
+        same = sample.shape in (None, image.shape[:2])
+        unturned = image if same else read_image(sample.image, turn=False)
+    else:
+        unturned = image = sample.image()
+    if sample.shape not in (None, unturned.shape[:2]):
         raise unequal(sample.image, image.shape, "its map or fixations are", sample.shape)
     return unturned
 
@@ -117,6 +118,9 @@ def known_shape(sample: Sample) -> tuple[int, int] | None:
     """Return the rows and columns of a sample's picture where they are known without decoding."""
     if sample.shape is None and isinstance(sample.image, Path):
         return header_shape(sample.image)
+    if sample.shape is None and isinstance(sample.image, Stored):
+        with suppress(UserError):  # reading it says what is wrong
+            return sample.image.shape()
     return sample.shape
 
 

@@ -61,15 +61,24 @@ class Stored:
         file: the array file.
         index: which of its pictures.
         read: from file and index to the picture, BGR uint8, or the map.
+        shape_of: from file and index to its rows and columns, where those cost less than reading.
     """
 
     file: Path
     index: int
     read: Callable[[Path, int], NDArray]
+    shape_of: Callable[[Path, int], tuple[int, int]] | None = None
 
     def __call__(self) -> NDArray:
         """Return the picture or the map."""
         return self.read(self.file, self.index)
+
+    def shape(self) -> tuple[int, int]:
+        """Return the rows and columns of the picture or the map."""
+        if self.shape_of:
+            return self.shape_of(self.file, self.index)
+        rows, cols = self().shape[:2]
+        return rows, cols
 
     def __str__(self) -> str:
         """Return where it is."""

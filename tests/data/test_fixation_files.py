@@ -6,11 +6,13 @@ import cv2
 import layouts
 import numpy as np
 import pytest
+from PIL import Image, features
 from scipy.io import savemat
 
 from salience.data import loading, points, tables
 from salience.data.plan import SPLITS, Plan
-from salience.pictures.reading import stamp
+from salience.data.sets import npy as npy_set
+from salience.pictures.reading import sample_image, stamp
 from salience.system.errors import UserError
 
 ALL = Plan(val=0, test=0)
@@ -93,12 +95,110 @@ def test_a_density_in_place_of_fixations_is_refused_whatever_its_file(tmp_path, 
         loading.load("folder", tmp_path, "train", ALL)
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
-def test_a_lossy_mask_has_its_points_where_it_is_above_half(tmp_path, suffix):
-    one = mask((3, 4, 255), (20, 20, 255))
-    filled(tmp_path, {f"fixations/a{suffix}": picture(one)}, "a")
-    [sample] = loading.load("folder", tmp_path, "train", ALL)
-    assert sample.fixations.tolist() == [[3, 4], [20, 20]]
+def spots(deviation, peak, shape=SHAPE, rounded=np.rint):
+    """Return a density of whole numbers, of spots that cover less than a fifth."""
+    blurred = mask((12, 9, 1), (30, 20, 1), shape=shape, kind=np.float32)
+    blurred = cv2.GaussianBlur(blurred, (0, 0), deviation)
+    return np.uint8(rounded(blurred / blurred.max() * peak))
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize(
+    ("deviation", "peak"),
+    [(1.5, 254), (1.5, 200), (1.5, 127), (1.5, 60), (2, 11), (2, 2), (2, 1), (1, 3), (0.6, 254)],
+)
+def test_a_small_density_of_whole_numbers_is_refused_whatever_its_peak(
+    tmp_path, name, deviation, peak
+):
+    density = spots(deviation, peak)
+    assert 0 < np.count_nonzero(density) < 0.2 * density.size
+    filled(tmp_path, {f"fixations/{name}": FORMS[name](density)}, "a")
+    with pytest.raises(UserError, match=r"(spots of|shades from) .*: a density map rather"):
+        loading.load("folder", tmp_path, "train", ALL)
+
+
+def test_a_mask_of_many_observers_is_no_density_though_its_fixations_lie_together():
+    random = np.random.default_rng(0)
+    places = np.clip(random.normal((48, 64), 14, (1000, 2)), 0, (95, 127)).astype(int)
+    counts = np.zeros((96, 128), int)
+    np.add.at(counts, tuple(places.T), 1)
+    counts[40, 60] += 105
+    assert len(points.points_of_mask(counts, "")) == 1105
+    even = np.zeros((48, 64), int)
+    even[random.random(even.shape) < 0.19] = 1  # as dense as is allowed
+    assert len(points.points_of_mask(even, "")) == even.sum()
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("value", [11, 100, 127])
+def test_a_mask_of_a_grey_that_is_neither_count_nor_white_is_refused(tmp_path, name, value):
+    places = [(3 * i, 2 * i, value) for i in range(3)]
+    filled(tmp_path, {f"fixations/{name}": FORMS[name](mask(*places))}, "a")
+    with pytest.raises(UserError, match=f"holds {value} on most of 3 pixels, neither count nor"):
+        loading.load("folder", tmp_path, "train", ALL)
+
+
+def test_small_counts_stay_counts_though_all_are_equal():
+    places = [(3 * i, 2 * i, 10) for i in range(3)]
+    assert len(points.points_of_mask(mask(*places), "")) == 30
+
+
+# format, and how it is written
+SMEARED = {
+    **{f"a{q}.jpg": {"quality": q} for q in (75, 85, 95, 100)},
+    **{f"colour{q}.jpg": {"quality": q, "subsampling": 2} for q in (75, 85, 95, 100)},
+    **{f"a{q}.webp": {"quality": q} for q in (50, 75, 100)},
+    "whole.webp": {"lossless": True},
+    "a.jp2": {},
+    "a20.jp2": {"quality_mode": "rates", "quality_layers": [20], "irreversible": True},
+    "a75.avif": {"quality": 75},
+    "a100.avif": {"quality": 100},
+}
+
+
+def written(folder, name, values):
+    """Return the path of a picture in a format that may smear it."""
+    if name.endswith(".avif") and not features.check("avif"):
+        pytest.skip("Pillow without AVIF")
+    colour = "RGB" if name.startswith("colour") else "L"
+    Image.fromarray(values).convert(colour).save(folder / name, **SMEARED[name])
+    return folder / name
+
+
+@pytest.mark.parametrize("name", SMEARED)
+def test_a_lossy_mask_has_its_points_where_it_is_above_half(tmp_path, name):
+    random = np.random.default_rng(0)
+    places = {(int(x), int(y)) for x, y in random.integers(0, (320, 240), (80, 2))}
+    places |= {(100, 100), (101, 100), (101, 101)}  # some are adjacent
+    path = written(tmp_path, name, mask(*((x, y, 255) for x, y in places), shape=(240, 320)))
+    found = {tuple(point) for point in points.looks_of_picture(path).fixations.astype(int).tolist()}
+    assert found == places
+
+
+@pytest.mark.parametrize("name", SMEARED)
+@pytest.mark.parametrize(("deviation", "peak"), [(5, 255), (5, 140), (1.5, 255), (25, 255)])
+def test_a_density_in_a_lossy_format_is_refused(tmp_path, name, deviation, peak):
+    path = written(tmp_path, name, spots(deviation, peak, (80, 120)))
+    with pytest.raises(
+        UserError, match=r"(spots of grey|64 or more on \d+%).*: a density map rath"
+    ):
+        points.looks_of_picture(path)
+
+
+@pytest.mark.parametrize("name", SMEARED)
+def test_counts_in_a_format_that_loses_them_are_refused(tmp_path, name):
+    places = [(7 * i, 5 * i, 1 + i % 3) for i in range(12)]
+    if SMEARED[name].get("quality", 100) < 100:
+        places = [(x, y, 25 * value) for x, y, value in places]  # smaller ones are black there
+    path = written(tmp_path, name, mask(*places, shape=(80, 120)))
+    with pytest.raises(UserError, match=r"values up to \d+ in a format that keeps white alone"):
+        points.looks_of_picture(path)
+
+
+@pytest.mark.parametrize("name", SMEARED)
+def test_black_in_a_lossy_format_is_no_fixation_though_it_is_rounded(tmp_path, name):
+    path = written(tmp_path, name, mask(shape=(80, 120)))
+    assert points.looks_of_picture(path).fixations.shape == (0, 2)
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.uint16, np.int64, bool])
@@ -360,6 +460,69 @@ def test_arrays_have_fixations_beside_them(tmp_path):
     filled(tmp_path, {"fixations.csv": text}, ())
     samples = loading.load("npy", tmp_path, "train", ALL)
     assert [sample.fixations.tolist() for sample in samples] == [[[1, 2]], [[3, 4]]]
+
+
+def arrayed(root, kind, rows, shape=SHAPE):
+    """Write two pictures as arrays, and the same points about each in a form."""
+    pictures = np.zeros((2, *shape, 3), np.uint8)
+    if kind.startswith("folder"):
+        (root / "images").mkdir()
+        for i, picture in enumerate(pictures):
+            np.save(root / f"images/picture_0000{i}.npy", picture)
+    else:
+        np.save(root / "images.npy", pictures.transpose(0, 3, 1, 2) if "chw" in kind else pictures)
+    keys = [f"picture_0000{i}" for i in range(2)]
+    if kind.endswith("table"):
+        lines = [f"{key},{x},{y}" for key in keys for x, y in rows]
+        return filled(root, {"fixations.csv": "\n".join(["image,x,y", *lines])}, ())
+    values = np.array(rows, float)
+    form = {"npz": npz(fixations=values), "mat": mat(fixations=values + 1)}.get(kind, npy(values))
+    suffix = kind if kind in ("npz", "mat") else "npy"
+    return filled(root, {f"fixations/{key}.{suffix}": form for key in keys}, ())
+
+
+ARRAYED = ["npy", "npz", "mat", "table", "chw", "chw table", "folder", "folder table"]
+
+
+@pytest.mark.parametrize("kind", ARRAYED)
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            [(700, 400), (801, 500)],
+            "None of the train split.s 4 fixations .*40 columns and 30 rows",
+        ),
+        ([(0.25, 0.5), (0.5, 0.125), (1, 0)], "between -1 and 1, 6 of 6 of them: shares"),
+        ([(-0.25, 0.5), (0.5, -0.125)], "shares"),
+    ],
+)
+def test_points_that_are_not_in_pictures_of_arrays_are_refused(tmp_path, kind, rows, message):
+    arrayed(tmp_path, kind, rows)
+    with pytest.raises(UserError, match=message):
+        loading.load("npy", tmp_path, "train", ALL)
+
+
+@pytest.mark.parametrize("kind", ARRAYED)
+def test_single_points_outside_pictures_of_arrays_are_dropped_and_counted(tmp_path, kind):
+    arrayed(tmp_path, kind, [(1, 2), (40, 2), (39, 29)])
+    for sample in loading.load("npy", tmp_path, "train", ALL):
+        assert sample.fixations.tolist() == [[1, 2], [39, 29]]
+        assert (sample.shape, sample.outside) == (SHAPE, 1)
+
+
+def test_masks_of_another_size_than_the_pictures_of_an_array_are_refused(tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((2, *SHAPE, 3), np.uint8))
+    np.save(tmp_path / "fixations.npy", np.stack([mask((1, 2, 255), shape=(15, 20))] * 2))
+    [sample, _] = loading.load("npy", tmp_path, "train", ALL)
+    with pytest.raises(UserError, match=r"images\.npy\[0\] is 40 x 30 but .*fixations are 20 x 15"):
+        sample_image(sample)
+
+
+def test_the_shape_of_a_picture_in_an_array_is_told_without_its_pixels(tmp_path, monkeypatch):
+    arrayed(tmp_path, "npy", [(1, 2)])
+    monkeypatch.setattr(npy_set, "read_picture", lambda *_: pytest.fail("read"))
+    [sample, _] = loading.load("npy", tmp_path, "train", ALL)
+    assert sample.shape == SHAPE
 
 
 def test_salicon_masks_in_a_mat_file_are_read(tmp_path):

@@ -95,7 +95,8 @@ def _part(root: Path, split: str) -> FileGroup | None:
         return None
     form = form_of(images)
     stored = {
-        key: Stored(file, i, partial(read_picture, form)) for key, (file, i) in images.items()
+        key: Stored(file, i, partial(read_picture, form), shape_of)
+        for key, (file, i) in images.items()
     }
     fixations = _fixations(root, split, stored, clashes)
     return FileGroup(
@@ -204,6 +205,32 @@ def read_picture(form: str, file: Path, index: int) -> NDArray[np.uint8]:
     Raises:
         UserError: it is no picture of one or three channels.
     """
+    values = arranged(file, index)
+    if form == "ImageNet-normalised RGB":
+        values = values * DEVIATION_RGB + MEAN_RGB
+    if form == "RGB from -1 to 1":
+        values = (values + 1) / 2
+    scale = 1 if form == "RGB from 0 to 255" else 255
+    rgb = np.clip(np.round(values.astype(np.float32) * scale), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(rgb[..., ::-1], (*rgb.shape[:2], 3)))
+
+
+def shape_of(file: Path, index: int) -> tuple[int, int]:
+    """Return the rows and columns of one picture, whose pixels stay on disk.
+
+    Raises:
+        UserError: it is no picture of one or three channels.
+    """
+    rows, cols, _ = arranged(file, index).shape
+    return rows, cols
+
+
+def arranged(file: Path, index: int) -> NDArray:
+    """Return one picture as it is stored, but channels last; its pixels stay on disk.
+
+    Raises:
+        UserError: it is no picture of one or three channels.
+    """
     values = one(file, index)
     if values.ndim == 3 and values.shape[0] in (1, 3) and values.shape[2] not in (1, 3):
         values = values.transpose(1, 2, 0)  # channels first, as PyTorch has them
@@ -212,13 +239,7 @@ def read_picture(form: str, file: Path, index: int) -> NDArray[np.uint8]:
         raise UserError(
             f"{file} holds {values.dtype} of shape {values.shape}; a picture is [rows, columns, 3]."
         )
-    if form == "ImageNet-normalised RGB":
-        values = values * DEVIATION_RGB + MEAN_RGB
-    if form == "RGB from -1 to 1":
-        values = (values + 1) / 2
-    scale = 1 if form == "RGB from 0 to 255" else 255
-    rgb = np.clip(np.round(values.astype(np.float32) * scale), 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(rgb[..., ::-1], (*rgb.shape[:2], 3)))
+    return values
 
 
 def read_map(file: Path, index: int) -> NDArray[np.floating]:
