@@ -104,6 +104,8 @@ def check(settings: CheckConfig, say: Callable[[str], None] = tell) -> bool:
             findings.problems.explain(line)
     say(f"{name} at {root}\n{file_table(rows)}")
     for label, notes in (("problem", findings.problems), ("note", findings.remarks)):
+        for names in notes.found.values():
+            names.sort()  # threads find them in any order
         for line in notes.lines():
             say(f"{label}: {line}")
     well = not findings.problems.lines()

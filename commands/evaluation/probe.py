@@ -34,7 +34,6 @@ from commands.evaluation.tables import metric_definitions, write_per_image
 from commands.pages import figures
 from commands.pages.report import write_probe_page
 from commands.settings import ProbeConfig
-from commands.training import backends
 from salience.data import loading
 from salience.measures.references import TruthSplit
 from salience.measures.ridge import PENALTIES, Moments, RidgeFit, solve
@@ -53,8 +52,6 @@ from utilities import Letterbox, OutputGrid, SaliencyBatches, network_input, pos
 
 ALL, GLOBAL = "all stages", "global"
 TRAINED, RANDOM = "ImageNet", "random weights"
-CHECKED_PICTURES = 40  # whose features are held in memory for the check by gradient descent
-CHECK_EPOCHS = 40
 
 
 class Network:
@@ -226,14 +223,12 @@ def probe(settings: ProbeConfig, say: Callable[[str], None] = tell) -> dict[str,
             f"pictures, {sum(network.channels.values())} features a cell, read-outs solved in "
             f"{seconds[network.label]:.0f} s"
         )
-    check = checked_by_descent(readouts, training, settings.seed)
-    say(check["sentence"])
     rows = [model_row(readout, split) for readout in readouts] + all_reference_rows(split)
     log = ScoreLog(settings.output / LOG, settings.overwrite)
     evaluation = score_rows(split, rows, log, notes, settings.seed, settings.workers)
     note_reading(evaluation)
     note_penalties(readouts, notes)
-    found = results(settings, evaluation, readouts, len(training), len(validation), check)
+    found = results(settings, evaluation, readouts, len(training), len(validation))
     found["seconds"] = {
         "solving": seconds,
         "all": round(time.monotonic() - started, 1),
@@ -323,70 +318,6 @@ def read(
             yield index * settings.batch_size, x, y[..., 0], reader
 
 
-def checked_by_descent(
-    readouts: list[ReadOut], training: list[Sample], seed: int
-) -> dict[str, Any]:
-    """Return how near gradient descent comes to the exact solution, on a few training pictures.
-
-    The first network's last stage alone is read: the cells of so few pictures fit into memory.
-    """
-    network = readouts[0].network
-    stage = list(network.channels)[-1]
-    penalty = next(readout.fit.penalty for readout in readouts if readout.stage == stage)
-    xs, ys = [], []
-    for _, x, y, _ in read(network, training[:CHECKED_PICTURES]):
-        part = network.of(x)[..., network.part(stage)]
-        xs.append(part.reshape(-1, part.shape[-1]))
-        ys.append(y.reshape(-1, 1))
-    gap, agreement = descent(np.concatenate(xs), np.concatenate(ys), penalty, seed)
-    count = min(CHECKED_PICTURES, len(training))
-    return {
-        "stage": f"{network.label}: {stage}",
-        "pictures": count,
-        "excess_loss": gap,
-        "correlation": agreement,
-        "sentence": f"Check by gradient descent ({network.label}: {stage}, {count} pictures, "
-        f"{CHECK_EPOCHS} epochs): its loss is {gap:.2%} above the exact solution's, and their maps "
-        f"correlate by {agreement:.4f}.",
-    }
-
-
-def descent(x: NDArray, y: NDArray, penalty: float, seed: int) -> tuple[float, float]:
-    """Return by how much a read-out trained by Adam has the higher loss, and how both correlate.
-
-    Args:
-        x: features [n, channels], as they come.
-        y: targets [n, 1].
-        penalty: of both.
-        seed: of the start and the order.
-    """
-    sums = Moments(x.shape[1])
-    sums.add(x, y)
-    exact = solve(sums, sums, (penalty,))
-    mean, spread = sums.means[0], x.std(axis=0, dtype=np.float64)
-    z = (x - mean) / np.where(spread > 0, spread, np.inf)
-    backends.seed_all(seed)
-    dense = keras.layers.Dense(
-        1,
-        kernel_regularizer=keras.regularizers.L2(penalty),
-        bias_initializer=keras.initializers.Constant(float(y.mean())),
-    )
-    trained = keras.Sequential([keras.Input((x.shape[1],)), dense])
-    steps = CHECK_EPOCHS * -(-len(x) // 128)
-    rate = keras.optimizers.schedules.CosineDecay(1e-2, steps)
-    trained.compile(keras.optimizers.Adam(rate), "mse")
-    trained.fit(z.astype(np.float32), y, batch_size=128, epochs=CHECK_EPOCHS, verbose=0)
-    kernel, bias = (np.asarray(w, np.float64) for w in trained.get_weights())
-
-    def loss(predicted: NDArray, kernel: NDArray) -> float:
-        return float(np.mean((predicted - y) ** 2) + penalty * (kernel**2).sum())
-
-    by_descent, by_solving = z @ kernel + bias, x @ exact.kernel + exact.intercept
-    least = loss(by_solving, exact.kernel * spread[:, None])
-    correlation = np.corrcoef(by_descent[:, 0], by_solving[:, 0])[0, 1]
-    return loss(by_descent, kernel) / least - 1, float(correlation)
-
-
 def note_penalties(readouts: list[ReadOut], notes: Notes) -> None:
     """Note which read-outs would have liked a penalty beyond those tried."""
     for readout in readouts:
@@ -400,7 +331,6 @@ def results(
     readouts: list[ReadOut],
     training: int,
     validation: int,
-    check: dict[str, Any],
 ) -> dict[str, Any]:
     """Return what was found as plain values."""
     stages = []
@@ -447,7 +377,6 @@ def results(
         ],
         "read_outs": stages,
         "references": references,
-        "check": check,
         "notes": evaluation.notes.lines(),
     }
     return {**found, "sentence": sentence(found)}

@@ -214,15 +214,10 @@ def _unpack(member: Member, folder: Path) -> None:
         target.mkdir(parents=True, exist_ok=True)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    left = member.size
     with member.open() as source, target.open("wb") as file:
-        while block := source.read(BLOCK):
-            left -= len(block)
-            if left < 0:
-                break
-            file.write(block)
-    if left:
-        raise tarfile.ReadError(f"{member.name!r} is not as long as it says")
+        shutil.copyfileobj(source, file, BLOCK)  # zipfile and tarfile give no byte beyond the size
+        if file.tell() != member.size:
+            raise tarfile.ReadError(f"{member.name!r} is not as long as it says")
 
 
 def write_zip(path: Path, files: dict[str, Path]) -> None:
@@ -235,6 +230,4 @@ def write_zip(path: Path, files: dict[str, Path]) -> None:
         for name, file in sorted(files.items()):
             info = zipfile.ZipInfo(name)  # of 1980-01-01
             info.create_system, info.external_attr = 3, (stat.S_IFREG | 0o644) << 16
-            info.file_size = file.stat().st_size  # decides what is written of a great file
-            with file.open("rb") as source, archive.open(info, "w") as target:
-                shutil.copyfileobj(source, target, BLOCK)
+            archive.writestr(info, file.read_bytes())

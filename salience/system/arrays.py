@@ -3,15 +3,17 @@
 import io
 import lzma
 import math
+import os
 import re
 import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from salience.system.files import atomic, open_regular, write_bytes
@@ -22,14 +24,10 @@ Array = NDArray[np.floating]
 UNREADABLE = (OSError, ValueError, EOFError, BadZipFile, zlib.error, lzma.LZMAError, RuntimeError,
               struct.error, OverflowError, MemoryError)  # fmt: skip
 MOST_BYTES = 2**32  # of the arrays of a .npz, which may be packed a thousandfold
-LONGEST_HEADER = 10_000  # bytes, as NumPy has it
-# the header of a .npy file is a Python dictionary; what it says is picked out rather than evaluated
-KIND = re.compile(rb"""['"]descr['"]\s*:\s*['"]([<>|=]?[biufcUS]\d{1,9})['"]""")
-# of a table, whose columns have names
-FIELD = re.compile(rb"\('(\w{1,64})', '([<>|=]?[biufUS]\d{1,9})'\)")
-FIELDS = re.compile(rb"'descr': \[(%s(?:, %s){0,63})\]" % (FIELD.pattern, FIELD.pattern))
-ORDER = re.compile(rb"""['"]fortran_order['"]\s*:\s*(True|False)""")
-SHAPE = re.compile(rb"""['"]shape['"]\s*:\s*\(([\d\s,L]{0,400})\)""")
+LONGEST_HEADER = 10_000  # characters, as NumPy has it
+MOST_BEGIN = 12 + LONGEST_HEADER  # bytes: the signature and a length come before the header
+# Python 2 wrote (10L, 2L): NumPy reads that, too, but with a warning
+LONG = re.compile(rb"(\d)L(?=[,)])")
 
 
 def write_array(path: Path, array: NDArray) -> None:
@@ -57,12 +55,12 @@ def read_array(path: Path, mapped: bool = False, table: bool = False) -> NDArray
         one of UNREADABLE: it is missing or damaged, or holds anything but numbers or text.
     """
     with open_regular(path) as file:
-        size = path.stat().st_size
-        shape, kind, order = _header(file, size, table)
-        if not mapped or not math.prod(shape):  # nothing cannot be mapped
-            file.seek(0)
-            return _array_of(file, size, table)
-        return np.memmap(path, kind, "r", file.tell(), shape, order)
+        size = os.fstat(file.fileno()).st_size
+        shape, kind, order, start = _header(file.read(MOST_BEGIN), size, table)
+        if mapped and math.prod(shape):  # nothing cannot be mapped
+            return np.memmap(path, kind, "r", start, shape, order)
+        file.seek(0)
+        return _array_of(file.read(size), table)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray]:
@@ -76,54 +74,50 @@ def read_arrays(path: Path) -> dict[str, NDArray]:
         members = file.infolist()
         if sum(member.file_size for member in members) > MOST_BYTES:
             raise ValueError(f"its arrays take more than {MOST_BYTES} bytes")
-        for member in members:
-            with file.open(member) as array:
-                found[member.filename.removesuffix(".npy")] = _array_of(array, member.file_size)
-                if array.read(1):  # at its end the checksum is compared
-                    raise ValueError(f"{member.filename} goes on after its array")
+        for member in members:  # each whole, so that its checksum is compared
+            found[member.filename.removesuffix(".npy")] = _array_of(file.read(member))
     return found
 
 
-def _array_of(file: IO[bytes], size: int, table: bool = False) -> NDArray:
-    """Return the array of an open .npy file of so many bytes."""
-    shape, kind, order = _header(file, size, table)
-    size = math.prod(shape) * kind.itemsize
-    data = file.read(size)
-    if len(data) < size:  # of a member that claims more than it has
-        raise ValueError("its array is cut off")
-    return np.ndarray(shape, kind, bytearray(data), order=order)
+def _array_of(data: bytes, table: bool = False) -> NDArray:
+    """Return the array that the bytes of a .npy file hold."""
+    shape, kind, order, start = _header(data[:MOST_BEGIN], len(data), table)
+    return np.ndarray(shape, kind, bytearray(memoryview(data)[start:]), order=order)
 
 
 def _header(
-    file: IO[bytes], size: int, table: bool = False
-) -> tuple[tuple[int, ...], np.dtype, Literal["C", "F"]]:
-    """Return the shape, type and order of the array that follows in a .npy file.
+    begin: bytes, size: int, table: bool
+) -> tuple[tuple[int, ...], np.dtype, Literal["C", "F"], int]:
+    """Return shape, type and order of the array of a .npy file, and where it begins.
 
-    NumPy's own reader has Python parse the header, whose parser fails in many ways, and takes the
-    memory for all that is claimed before it reads any.
+    NumPy's `read_array` would take the memory for all that the header claims before it reads any.
+
+    Args:
+        begin: the first MOST_BEGIN bytes of the file.
+        size: of the file, bytes.
+        table: whether the array may have named columns.
+
+    Raises:
+        ValueError: the header is damaged, or claims objects or more than the file has.
     """
-    begin = file.read(8)
-    width = {b"\1\0": 2, b"\2\0": 4, b"\3\0": 4}.get(begin[6:])
-    if begin[:6] != b"\x93NUMPY" or width is None:
-        raise ValueError("no .npy file")
-    text = file.read(min(int.from_bytes(file.read(width), "little"), LONGEST_HEADER))
-    fields = FIELDS.search(text) if table else None
-    found = [pattern.search(text) for pattern in (FIELDS if fields else KIND, ORDER, SHAPE)]
-    if None in found:
-        raise ValueError(f"its header is damaged, or tells of objects: {text[:200]!r}")
-    name, order, sides = (match[1].decode() for match in found if match)
-    pairs = FIELD.findall(fields[1]) if fields else []
+    head = io.BytesIO(LONG.sub(rb"\1 ", begin))
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    found, why = None, ""
     try:
-        kind = np.dtype([(column.decode(), of.decode()) for column, of in pairs] or name)
-    except TypeError as error:
-        raise ValueError(f"it holds {name}") from error
-    shape, left = tuple(int(side) for side in re.findall(r"\d+", sides)), size - file.tell()
-    known = bool(pairs) or kind.kind in "biufcUS"
-    if not known or math.prod(shape) * max(kind.itemsize, 1) > left:
+        found = readers[npy.read_magic(head)](head, LONGEST_HEADER)
+    except Exception as error:  # NumPy has Python parse it, whose parser fails in many ways
+        why = " ".join(str(error).split())[:200] or "it is nested too deep"
+    if found is None:  # not above: nesting is a MemoryError there, and no memory was lacking
+        raise ValueError(f"its header is damaged: {why}")
+    shape, is_fortran, kind = found
+    columns = [column[0].kind for column in (kind.fields or {}).values()] if table else []
+    known = set(columns) <= set("biufUS") if columns else kind.kind in "biufcUS"
+    left, needed = size - head.tell(), math.prod(shape) * max(kind.itemsize, 1)
+    if not known or min(shape, default=0) < 0 or needed > left:
         raise ValueError(
             f"it claims {kind} of shape {shape}, but has {left} bytes of numbers or text"
         )
-    return shape, kind, "F" if order == "True" else "C"
+    return tuple(map(int, shape)), kind, "F" if is_fortran else "C", head.tell()
 
 
 def joined(kind: str, arrays: Sequence[NDArray | None], empty: NDArray) -> dict[str, NDArray]:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import platformdirs
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -77,11 +78,13 @@ class ArrayCache:
 
 
 def default_cache() -> ArrayCache:
-    """Return the user's cache: $SALIENCY_CACHE, or a folder of the user's own cache folder.
+    """Return the user's cache: $SALIENCY_CACHE, or a folder where the system has such.
 
     Whoever has no home, as some services and containers, has none.
     """
     if folder := os.environ.get("SALIENCY_CACHE"):
         return ArrayCache(Path(folder))
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111, Path raises
-    return ArrayCache(None if home.startswith("~") else Path(home) / "saliency-maps")
+    try:
+        return ArrayCache(platformdirs.user_cache_path("saliency-maps", appauthor=False))
+    except RuntimeError:  # platformdirs finds no home
+        return ArrayCache(None)

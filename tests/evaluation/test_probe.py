@@ -161,14 +161,6 @@ def test_cells_on_the_padding_do_not_count():
     assert probe.inside(Letterbox.fit((2, 128), (128, 128))).all()  # thinner than a cell
 
 
-def test_descent_comes_to_the_exact_solution(rng):
-    x = rng.normal(size=(2000, 12)) @ (np.eye(12) + 0.1 * rng.normal(size=(12, 12))) + 30
-    y = (x[:, :3].sum(axis=1, keepdims=True) + rng.normal(size=(2000, 1))) / 10
-    gap, correlation = probe.descent(x, y, 1e-3, seed=0)
-    assert -1e-6 < gap < 0.02
-    assert correlation > 0.999
-
-
 def test_wrong_settings_are_refused():
     for flags, message in (
         ({"backbone": "resnet5"}, "unknown 'resnet5'. Did you mean 'resnet50'"),

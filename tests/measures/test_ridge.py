@@ -28,6 +28,26 @@ def summed(x, y, batch=30):
     return sums
 
 
+def test_gradient_descent_comes_to_the_same_solution(rng):
+    x = rng.normal(size=(2000, 12)) @ (np.eye(12) + 0.1 * rng.normal(size=(12, 12))) + 30
+    y = (x[:, :3].sum(axis=1, keepdims=True) + rng.normal(size=(2000, 1))) / 10
+    z, penalty = (x - x.mean(axis=0)) / x.std(axis=0), 1e-3
+    kernel, bias = np.zeros((12, 1)), 0.0
+
+    def loss(predicted, kernel):
+        return np.mean((predicted - y) ** 2) + penalty * (kernel**2).sum()
+
+    for _ in range(500):
+        gap = z @ kernel + bias - y
+        kernel -= 0.2 * (z.T @ gap / len(z) + penalty * kernel)
+        bias -= 0.2 * gap.mean()
+    exact = solve(summed(x, y), summed(x, y), (penalty,))
+    by_descent, by_solving = z @ kernel + bias, x @ exact.kernel + exact.intercept
+    least = loss(by_solving, exact.kernel * x.std(axis=0)[:, None])
+    assert -1e-6 < loss(by_descent, kernel) / least - 1 < 1e-6
+    assert np.corrcoef(by_descent[:, 0], by_solving[:, 0])[0, 1] > 0.999999
+
+
 @pytest.mark.parametrize("penalty", [0.0, 1e-4, 0.1, 10.0])
 def test_sums_give_the_dense_solution(data, penalty):
     train, validation = data

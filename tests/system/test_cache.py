@@ -1,5 +1,8 @@
 """The cache: what is damaged in it only costs the time to make it again."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -64,3 +67,15 @@ def test_whoever_has_no_home_has_no_cache_and_no_folder_of_that_name(monkeypatch
     with pytest.raises(UserError, match="SALIENCY_CACHE"):
         engines.exported_engine("onnx", tmp_path / "a.weights.h5", print)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have folders of their own")
+def test_the_caches_place_on_linux(monkeypatch):
+    for name in ("SALIENCY_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/home/a")
+    assert default_cache().folder == Path("/home/a/.cache/saliency-maps")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/other")
+    assert default_cache().folder == Path("/other/saliency-maps")
+    monkeypatch.setenv("SALIENCY_CACHE", "/mine")
+    assert default_cache().folder == Path("/mine")

@@ -206,7 +206,9 @@ def npy(kind="<f8", shape="(5, 2)", body=bytes(80)):
     "data",
     [npy(shape="(1000000000000, 2)"), npy(kind="|O"), npy(shape="(-1, 2)"), npy(kind="<U999999999"),
      npy(kind="__import__"),
-     npy(kind="01f4"), npy(shape="(" * 900), b"\x93NUMPY\1\0\xff\xff", b"PK\3\4"],
+     npy(kind="01f4"), npy(shape="(" * 900), npy(shape="-" * 9000), npy(shape="+1" * 4500),
+     npy(shape="not " * 2000 + "1"), npy(shape="(5, 2" + " " * 10**4 + ")"),
+     b"\x93NUMPY\1\0\xff\xff", b"PK\3\4"],
 )  # fmt: skip
 def test_an_array_that_claims_too_much_is_one_error(tmp_path, data):
     path = tmp_path / "a.npy"
@@ -230,6 +232,29 @@ def test_what_numpy_writes_is_read(tmp_path, order, kind):
         assert found.dtype == array.dtype and found.flags.f_contiguous == array.flags.f_contiguous
     np.testing.assert_array_equal(arrays.read_arrays(tmp_path / "a.npz")["x"], array)
     assert arrays.read_arrays(tmp_path / "a.npz")["y"].shape == (0, 3)
+
+
+def test_what_other_writers_write_is_read_without_a_warning(tmp_path):
+    """Python 2's whole numbers, and a header with a length of four bytes where two would do."""
+    whole = npy(shape="(5L, 2L)")
+    for data in (whole, whole[:6] + b"\2\0" + whole[8:10] + b"\0\0" + whole[10:]):
+        (tmp_path / "a.npy").write_bytes(data)
+        for mapped in (False, True):
+            assert arrays.read_array(tmp_path / "a.npy", mapped).shape == (5, 2)
+
+
+def test_a_table_is_read_where_one_is_asked_for_and_holds_numbers_or_text_alone(tmp_path):
+    for kind, is_read in (([("x", "f4"), ("who", "U3")], True), ([("x", "f4"), ("o", "O")], False),
+                          ([("x", "f4", (2,))], False), ([("x", "c8")], False)):  # fmt: skip
+        np.save(tmp_path / "a.npy", np.zeros(3, kind), allow_pickle=True)
+        for mapped in (False, True):
+            with pytest.raises(ValueError, match="it claims"):
+                arrays.read_array(tmp_path / "a.npy", mapped)
+            if is_read:
+                assert arrays.read_array(tmp_path / "a.npy", mapped, table=True).shape == (3,)
+            else:
+                with pytest.raises(ValueError, match="it claims"):
+                    arrays.read_array(tmp_path / "a.npy", mapped, table=True)
 
 
 def test_a_npz_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path, monkeypatch):
