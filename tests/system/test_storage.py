@@ -30,6 +30,7 @@ from weights_of_2016 import theano_weights, write_2016
 
 import main
 from commands.prediction import engines, predict
+from commands.prediction.map_record import RECORD
 from commands.training.run_folder import RunFolder
 from model import load_model
 from salience.pictures.sample import Sample
@@ -206,7 +207,7 @@ def run(command, inputs, out, capsys, more=()):
 def refuse_half_files(folder):
     """Assert that each file that has a name is whole, and that no other is left."""
     for path in folder.rglob("*"):
-        assert not path.name.startswith("."), path
+        assert path.name == RECORD or not path.name.startswith("."), path
         if path.suffix in (".png", ".jpg"):
             Image.open(path).load()
         elif path.suffix == ".json":

@@ -94,12 +94,15 @@ def in_file(path: Path, data: bytes) -> Path:
 
 @cache
 def picture_seeds() -> tuple[bytes, ...]:
-    noise = np.random.default_rng(0).integers(0, 256, (32, 36, 3), dtype=np.uint8)
+    grey = np.random.default_rng(0).integers(0, 256, (32, 36, 1), dtype=np.uint8)
+    noise = np.repeat(grey, 3, axis=2)  # in three channels, which maps may have as well
     kinds = ((".png", []), (".jpg", []), (".bmp", []), (".tiff", []), (".webp", []), (".ppm", []),
-             (".jpg", [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]), (".gif", []), (".jp2", []))  # fmt: skip
+             (".jpg", [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]), (".jp2", []))  # fmt: skip
     found = [cv2.imencode(suffix, noise, options)[1].tobytes() for suffix, options in kinds]
     found += [cv2.imencode(".png", noise[..., 0].astype(np.uint16) * 257)[1].tobytes()]
     found += [cv2.imencode(".tiff", noise[..., 0].astype(np.float32))[1].tobytes()]
+    # OpenCV's own colours of a GIF are few, and none of them grey
+    found += [saved(Image.fromarray(grey[..., 0]).save, format="gif")]
     turned = Image.Exif()
     turned[headers.ORIENTATION] = 6
     found += [saved(Image.fromarray(noise).save, format="jpeg", exif=turned)]
