@@ -225,10 +225,12 @@ def points_of_mask(mask: NDArray, where: object) -> NDArray[np.floating]:
 
 def _neighbours(marked: NDArray[np.bool_]) -> float:
     """Return how many of the eight pixels about one that is marked are, too, on average."""
+    if not marked.any():  # or there is no pixel, which OpenCV does not take
+        return 0.0
     near = cv2.boxFilter(
         marked.astype(np.float32), -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT
     )
-    return float(near[marked].mean()) - 1 if marked.any() else 0.0
+    return float(near[marked].mean()) - 1
 
 
 def mask_of(mask: NDArray, where: object) -> Looks:

@@ -574,3 +574,8 @@ def test_columns_are_told_without_the_rows(tmp_path):
     (tmp_path / "a.csv").write_text("Y;X;when\nno number\n")
     found = tables.columns_of(tmp_path / "a.csv")
     assert (found.places, found.others) == ({"x": 1, "y": 0}, ("when",))
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 5), (5, 0), (3, 4)])
+def test_a_mask_without_a_pixel_above_0_has_no_points(shape):
+    assert points.points_of_mask(np.zeros(shape), "").shape == (0, 2)
