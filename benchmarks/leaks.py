@@ -114,13 +114,13 @@ def slope(looks: list[Look]) -> float:
 
 
 def make_pictures(folder: Path, count: int) -> None:
-    """Fill a folder with small pictures."""
+    """Fill a folder with small pictures, grey, so that they serve as maps, too."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     for index in range(count):
         path = folder / f"{index:06d}.png"
         if index < FILES:
-            noise = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+            noise = rng.integers(0, 256, (24, 32), dtype=np.uint8)
             cv2.imwrite(str(path), cv2.GaussianBlur(noise, (0, 0), 3))
         else:
             path.hardlink_to(folder / f"{index % FILES:06d}.png")
