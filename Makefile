@@ -21,7 +21,7 @@ INSTALL := pip install --quiet --disable-pip-version-check --require-hashes
 
 demo: .venv/installed
 	$(BIN)/python examples/write_photographs.py $(DEMO)/photographs
-	$(BIN)/python main.py test $(DEMO)/photographs --overlay --side_by_side --peaks 5 --output $(DEMO)/predictions
+	$(BIN)/python main.py test $(DEMO)/photographs --overlay --side_by_side --peaks 5 --overwrite --output $(DEMO)/predictions
 	$(BIN)/python main.py train $(TOY) --strategies frozen finetuned --output $(DEMO)
 	@echo "Look at $(DEMO)/predictions/ and $(DEMO)/comparison/index.html; python main.py demo is a page for pictures of your own."
 
