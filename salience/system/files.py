@@ -362,9 +362,9 @@ def content_stamp(path: Path) -> str:
     return _stamp(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-@lru_cache(2**16)
+@lru_cache(2**9)  # what is at work now: a million pictures are not to be remembered
 def _stamp(path: Path, inode: int, size: int, time_ns: int, changed_ns: int) -> str:
-    """Return the digest of `content_stamp`; a process reads an unchanged file once."""
+    """Return the digest of `content_stamp`; a file asked for again soon is not read again."""
     with open_regular(path) as file:
         if size <= SMALL_FILE:
             return hashlib.file_digest(file, "sha256").hexdigest()
