@@ -41,7 +41,7 @@ from salience.system.code_digest import OURS
 from salience.system.errors import Interrupted, StorageError, UserError
 from salience.system.files import MISNAMED, how_to_install, refused
 from salience.system.flags import Checked, Parser, add_flags
-from salience.system.quiet import keras_conventions, start_keras
+from salience.system.quiet import keras_started
 from salience.system.signals import as_interrupts
 from salience.system.terminal import PROGRAM, drop_output, open_closed_streams
 
@@ -62,8 +62,7 @@ def keras(settings: Checked) -> Iterator[None]:
     from commands.preflight import check_inputs  # here: `--help` is to be quick
 
     check_inputs(settings)
-    start_keras()
-    with keras_conventions():
+    with keras_started():
         yield
 
 

@@ -14,6 +14,7 @@ from conftest import PROJECT
 
 from config import SHARED
 from main import COMMANDS, main, parser
+from salience.system import quiet
 from salience.system.errors import UserError
 from salience.system.flags import Checked, check_value, value_type
 
@@ -92,8 +93,7 @@ def test_every_number_has_bounds(name):
 )
 def test_what_is_missing_is_told_before_keras_is_imported(words, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    for module in ("main", "commands.evaluation.strategies"):
-        monkeypatch.setattr(f"{module}.start_keras", lambda: pytest.fail("Keras is imported"))
+    monkeypatch.setattr(quiet, "start_keras", lambda: pytest.fail("Keras is imported"))
     assert main(words.split()) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not list(tmp_path.iterdir())

@@ -47,7 +47,7 @@ def weights(settings: WeightsConfig, say: Callable[[str], None] = tell) -> Path:
             raise
         default, why, lost = Path(), "", str(error)  # the list tells what could be pinned
     lines = [COLUMNS, *(row_of(path, card, path == default) for path, card in cards.items())]
-    say(aligned([[line[0], *line[1:]] for line in lines]))
+    say(aligned(lines))
     if lost:
         raise UserError(lost)
     say(f"* serves where no --weights is given: {why}")

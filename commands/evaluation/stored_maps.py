@@ -10,15 +10,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
 
-from salience.data.mat import checked
+from salience.data import mat
 from salience.measures.metrics import from_8bit, in_range
-from salience.pictures.picture_files import read_stored_map
+from salience.pictures.picture_files import as_map, read_stored_map
 from salience.pictures.sample import IMAGE_SUFFIXES, Sample
 from salience.system.arrays import UNREADABLE, read_array, read_arrays
 from salience.system.errors import UserError
-from salience.system.files import composed, is_clutter, open_regular
+from salience.system.files import composed, lies_in_clutter
 from salience.system.notes import Notes
 
 # where there are several, the first is taken
@@ -85,8 +84,7 @@ def paired(folder: Path, samples: list[Sample], notes: Notes) -> dict[str, Path]
 def _files(folder: Path) -> Iterator[Path]:
     """Yield the files of a folder and its sub-folders, sorted, without a system's clutter."""
     for path in sorted(folder.rglob("*")):
-        clutter = any(map(is_clutter, path.relative_to(folder).parts))
-        if not clutter and path.is_file():
+        if not lies_in_clutter(path.relative_to(folder)) and path.is_file():
             yield path
 
 
@@ -148,37 +146,13 @@ def read_values(path: Path) -> NDArray:
         there = ", ".join(f"{n}: {v.dtype} of shape {v.shape}" for n, v in found.items())
         raise UserError(f"{path} holds {len(found)} arrays ({there}); a map's file holds one.")
     (values,) = found.values()
-    number = values.ndim == 2 and values.size and values.dtype.kind in "uif"
-    if not number or not np.max(values) < np.inf:  # NaN is not less either
-        raise UserError(
-            f"{path} holds {values.dtype} of shape {values.shape}; a map is [rows, columns] of "
-            "finite numbers, with one pixel at least."
-        )
-    return values
-
-
-def _read_mat(path: Path) -> dict[str, NDArray]:
-    """Return the variables of a .mat file by their names.
-
-    Raises:
-        ValueError: the file is damaged.
-        UserError: a variable is of a class that is not read.
-    """
-    with open_regular(path) as file:
-        data = file.read()
-    try:
-        content = loadmat(checked(data, None, path))
-    except UserError:
-        raise
-    except Exception as error:  # scipy raises many types on a damaged file
-        raise ValueError(f"{type(error).__name__}: {error}") from error
-    return {name: values for name, values in content.items() if not name.startswith("__")}
+    return as_map(values, path, logarithms=True)
 
 
 READERS: dict[str, Callable[[Path], dict[str, NDArray]]] = {
     ".npy": lambda path: {path.stem: read_array(path)},
     ".npz": read_arrays,
-    ".mat": _read_mat,
+    ".mat": lambda path: mat.read(path, None),
 }
 
 

@@ -20,7 +20,7 @@ from commands.training.runs import DONE, changed_settings
 from config import STRATEGIES, Config, TrainConfig
 from salience.system.errors import Interrupted, StorageError, UserError
 from salience.system.files import make_folder
-from salience.system.quiet import keras_conventions, program, start_keras
+from salience.system.quiet import keras_started, program
 from salience.system.signals import SIGNALS
 from salience.system.terminal import tell
 
@@ -34,11 +34,10 @@ def run(settings: TrainConfig) -> bool:
     if not config.cluster and not is_done(config):
         check_inputs(config)  # in a cluster each process is to hear of it, once all have met
     choose_engine(config.devices, config.cluster)
-    start_keras()
-    # here: the arms of a study are processes of their own
-    from commands.training.train import train
+    with keras_started():
+        # here: the arms of a study are processes of their own
+        from commands.training.train import train
 
-    with keras_conventions():
         train(config)
     return True
 
@@ -76,12 +75,12 @@ def run_strategies(
         say(f"run {number} of {len(runs)}: {run.run_folder}")
         train_apart(run)
     say("")
-    start_keras()  # not before: while the runs train, their memory is theirs
-    from commands.evaluation.compare import compare
-
     folders = tuple(run.run_folder for run in runs)
     asked = {"runs": folders, "output": root / "comparison", "workers": config.workers}
-    return compare(CompareConfig.from_flags(asked), say)
+    with keras_started():  # not before: while the runs train, their memory is theirs
+        from commands.evaluation.compare import compare
+
+        return compare(CompareConfig.from_flags(asked), say)
 
 
 def runs_of(config: Config, strategies: list[str], seeds: list[int]) -> list[Config]:

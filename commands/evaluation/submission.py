@@ -35,12 +35,13 @@ from config import PredictConfig
 from salience.data.loading import submission_pictures
 from salience.pictures.headers import header_shape
 from salience.pictures.sample import Sample
-from salience.system.archives import Member, is_left_out, members, write_zip
+from salience.system.archives import Member, members, write_zip
 from salience.system.errors import UserError
 from salience.system.files import (
     composed,
     content_stamp,
     file_digest,
+    lies_in_clutter,
     make_folder,
     read_json,
     real_path,
@@ -209,7 +210,7 @@ def validate(submission: Path, samples: list[Sample], format: str) -> list[str]:
     with _entries(submission) as entries:
         names = Counter(composed(entry.name) for entry in entries if not entry.is_folder)
     wanted = _wanted(names, samples, BENCHMARK_FORMATS[format])
-    clutter = [name for name in names if is_left_out(name)]
+    clutter = [name for name in names if lies_in_clutter(PurePosixPath(name))]
     problems = [f"{name} is missing" for name in wanted if name not in names]
     if clutter:
         problems.append(f"{len(clutter)} files are a system's own ({clutter[0]!r}): leave them out")
@@ -242,7 +243,7 @@ def _entries(submission: Path) -> Iterator[Iterator[Member]]:
             partial(path.open, "rb"), 0,
         )
         for path in sorted(submission.rglob("*"))
-        if path.is_file() and not is_left_out(path.relative_to(submission).as_posix())
+        if path.is_file() and not lies_in_clutter(path.relative_to(submission))
     )  # fmt: skip
 
 
@@ -253,7 +254,7 @@ def _wanted(
 
     One kind of file and, where the format has one, one folder around all are taken as they are.
     """
-    names = [name for name in names if not is_left_out(name)]
+    names = [name for name in names if not lies_in_clutter(PurePosixPath(name))]
     suffix = next(
         (s for s in form.suffixes if any(name.endswith(s) for name in names)), form.suffixes[0]
     )

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from config import PredictConfig
 from salience.pictures.sample import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from salience.system.errors import UserError
-from salience.system.files import is_clutter, real_path, telling
+from salience.system.files import is_clutter, lies_in_clutter, real_path, telling
 from salience.system.terminal import tell
 
 SPOOL_BYTES = 2**24  # the paths of more pictures than fit here go to the disk
@@ -319,7 +319,7 @@ def found(
                 if os.path.isfile(p)  # noqa: PTH113
                 and _suffix(p) not in VIDEO_SUFFIXES  # done by `video.py`
                 and not (inside and _in(p, into))
-                and not any(map(is_clutter, set(Path(p).parts) - set(path.parts)))
+                and not lies_in_clutter(PurePath(*set(Path(p).parts) - set(path.parts)))
             ]
             if not text or not files:
                 raise UserError(f"No picture or folder at '{text}'.")

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from commands.prediction.inputs import number
 from config import PredictConfig
 from salience.measures.adaptation import asked_for
-from salience.system.errors import UserError
-from salience.system.files import content_stamp, file_digest, open_regular, telling
+from salience.system.files import file_digest, open_regular, stamp_or_nothing, telling
 
 RECORD = ".maps.jsonl"
 # what kinds of output depend on, besides what all do
@@ -84,7 +83,7 @@ class MapRecord:
             settings.mirror,
             settings.smooth,
             settings.threshold,
-            settings.match and _stamp(settings.match),
+            settings.match and stamp_or_nothing(settings.match),
         )
         self._lock = Lock()
         self._keys, self._digests, self._is_torn = self._read()
@@ -121,6 +120,8 @@ class MapRecord:
             is_there: whether an output is.
         """
         there = {kind: path for kind, path in outputs.items() if is_there(path)}
+        if not there:
+            return State.MISSING  # nothing to compare a picture with, which is not read for it
         known = {kind: self._known(path) for kind, path in there.items()}
         if None in known.values():
             return State.UNKNOWN
@@ -142,7 +143,7 @@ class MapRecord:
 
     def digests(self, source: Path, outputs: dict[str, Path]) -> dict[str, str]:
         """Return by kind what an output made now has on record."""
-        picture = _stamp(source)
+        picture = stamp_or_nothing(source)
         is_video = any(path.suffix == ".mp4" for path in outputs.values())
         found = {}
         for kind in outputs:
@@ -174,11 +175,3 @@ class MapRecord:
         with self._lock, telling(f"Cannot write {self.path}"), self.path.open("a") as file:
             file.write("\n" * self._is_torn + text)
             self._is_torn = False
-
-
-def _stamp(path: Path) -> str:
-    """Return the stamp of a file's content; "" where it cannot be read, which its reader tells."""
-    try:
-        return content_stamp(path)
-    except (OSError, UserError):
-        return ""

@@ -62,7 +62,7 @@ def predict(settings: PredictConfig, say: Callable[[str], None] = tell) -> int:
             failed = write_maps(jobs, choose, outputs, say, record)
     if clips:
         alone = not (images or settings.listed)
-        failed += video.predict_videos(clips, choose, settings, say, alone, record)
+        failed += video.predict_videos(clips, choose, outputs, say, alone, record)
     return failed
 
 

@@ -32,7 +32,6 @@ from commands.prediction.engines import Engine
 from commands.prediction.inputs import number
 from commands.prediction.map_record import MapRecord, State, made_of_else, no_record
 from commands.prediction.outputs import Outputs
-from config import PredictConfig
 from salience.pictures.headers import room
 from salience.pictures.letterbox import Letterbox, postprocess
 from salience.pictures.picture_files import overlay, to_8_bit
@@ -133,7 +132,7 @@ def outputs_of(clips: list[Path], output: Path, video_maps: str) -> dict[Path, d
 def predict_videos(
     clips: list[Path],
     weights: Callable[[], Path],
-    settings: PredictConfig,
+    how: Outputs,
     say: Callable[[str], None],
     alone: bool,
     record: Callable[[], MapRecord],
@@ -143,7 +142,7 @@ def predict_videos(
     Args:
         clips: the videos.
         weights: returns the weights file; asked only where something is to be predicted.
-        settings: how.
+        how: what is made of them, and where to.
         say: gets each line of news.
         alone: whether nothing else was named: then a single one that cannot be read is an error.
         record: returns that of what the outputs that are there were made of; needs the weights.
@@ -152,7 +151,7 @@ def predict_videos(
         UserError: that, or the weights are not usable, or nothing can be written.
         NotBegun: a signal came; of the video at hand nothing is kept.
     """
-    part, parts = settings.part
+    settings, (part, parts) = how.settings, how.settings.part
     todo, failed = [], 0
     for clip, outputs in outputs_of(clips, settings.output, settings.video_maps).items():
         if number(str(clip)) % parts != part:
@@ -177,7 +176,6 @@ def predict_videos(
             tqdm.write(f"skipped: {error}", file=sys.stderr)
     if not todo:
         return failed
-    how = Outputs(settings)
     how.record = record()
     with heeded(say) as stop:
         name = engines.chosen(settings.engine)  # what is absent leaves no empty folder behind

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salience.system.errors import StorageError, UserError
-from salience.system.files import atomic, make_folder, open_regular, telling
+from salience.system.files import atomic, make_folder, read_bytes, telling
 
 VERSION = 1
 ABOUT = "about"  # the member that holds the JSON text
@@ -197,8 +197,8 @@ class Checkpoints:
         damaged = []
         for path in reversed(self.paths()):
             try:
-                with telling(f"Cannot read {path}", "see why"), open_regular(path) as file:
-                    data = file.read()
+                with telling(f"Cannot read {path}", "see why"):
+                    data = read_bytes(path)
                 read(data)
             except StorageError:
                 raise
@@ -220,8 +220,7 @@ class Checkpoints:
         """
         paths = [path for path in self.paths() if is_between(path)]
         try:
-            with open_regular(paths[-1]) as file:
-                return read(file.read())
+            return read(read_bytes(paths[-1]))
         except (IndexError, UserError, *DAMAGED) as error:
             raise UserError(
                 f"There is no readable checkpoint of the epoch's start in {self.folder}."

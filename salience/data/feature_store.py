@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salience.system.errors import UserError
-from salience.system.files import atomic, open_regular, read_text
+from salience.system.files import atomic, read_bytes, read_text
 
 MAGIC = b"features 1\n"
 HEAD = struct.Struct("<BIQ")  # of each array: how it is written, its checksum, its bytes
@@ -188,8 +188,7 @@ class FeatureStore:
         """Fill arrays with the features of a name; return whether they are there."""
         self.touch()
         try:
-            with open_regular(self.path(name)) as file:
-                unpack(file.read(), arrays)
+            unpack(read_bytes(self.path(name)), arrays)
         except (OSError, ValueError):  # absent or damaged: made again
             return False
         return True

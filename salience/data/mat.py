@@ -10,8 +10,13 @@ import math
 import struct
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy.io import loadmat
 
 from salience.system.errors import UserError
+from salience.system.files import read_bytes
 
 HEAD = 128  # bytes before the first element
 MOST_BYTES = 2**30  # of the variables, unpacked
@@ -30,6 +35,26 @@ WIDTH_4 = (8, 4, 4, 2, 2, 1)  # bytes of a number in version 4, by the type that
 
 class Damaged(ValueError):
     """The file contradicts itself."""
+
+
+def read(path: Path, names: Sequence[str] | None) -> dict[str, Any]:
+    """Return the variables of a .mat file that are wanted, by their names.
+
+    Args:
+        path: the file.
+        names: of the variables; None for all.
+
+    Raises:
+        Damaged: it cannot be read.
+        UserError: it is no regular file, or a variable is of a class that is not read.
+    """
+    try:
+        content = loadmat(checked(read_bytes(path), names, path), variable_names=names)
+    except UserError:
+        raise
+    except Exception as error:  # scipy raises many types on a damaged file
+        raise Damaged(f"{type(error).__name__}: {error}") from error
+    return {name: values for name, values in content.items() if not name.startswith("__")}
 
 
 def checked(data: bytes, names: Sequence[str] | None, where: object) -> io.BytesIO:

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
 
-from salience.data.mat import checked
+from salience.data import mat
 from salience.pictures.headers import read_header
 from salience.pictures.picture_files import read_stored_map
 from salience.pictures.sample import Stored
@@ -25,7 +24,7 @@ from salience.system.arrays import divided, joined
 from salience.system.cache import default_cache
 from salience.system.code_digest import code_digest
 from salience.system.errors import UserError
-from salience.system.files import content_stamp, open_regular
+from salience.system.files import stamp_or_nothing
 from salience.system.terminal import progress
 
 # Pillow's names of what may smear a white pixel; some files of these kinds do not, as none tells
@@ -139,19 +138,11 @@ def _key(parser: Callable, sources: Sequence[Path | Stored]) -> str:
     digest = hashlib.sha256(f"{parser.__qualname__} {code_digest(parser)}".encode())
     files = [source.file if isinstance(source, Stored) else source for source in sources]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for source, stamp in zip(sources, pool.map(_stamp, files), strict=True):
+        for source, stamp in zip(sources, pool.map(stamp_or_nothing, files), strict=True):
             place = source.index if isinstance(source, Stored) else None
             # where an error names the file it must be this one, so its name counts
             digest.update(repr((str(source), place, stamp)).encode(errors="surrogateescape"))
     return digest.hexdigest()
-
-
-def _stamp(path: Path) -> str:
-    """Return the digest of a file's content; nothing where its parser will have to refuse it."""
-    try:
-        return content_stamp(path)
-    except (OSError, UserError):
-        return ""
 
 
 def _packed(looks: dict[str, Looks]) -> dict[str, NDArray]:
@@ -376,22 +367,13 @@ def read_mat(
     """
     asked = [*names, *besides]
     try:
-        content = loadmat(checked(_bytes_of(path), asked, path), variable_names=asked)
-    except UserError:
-        raise
-    except Exception as error:  # scipy raises many types on a damaged file
+        content = mat.read(path, asked)
+    except mat.Damaged as error:
         raise UserError(
-            f"{path} cannot be read as {what} ({type(error).__name__}: {error}). Is the "
-            "download whole?"
+            f"{path} cannot be read as {what} ({error}). Is the download whole?"
         ) from error
     name = next((name for name in names if name in content), None)
     if name is None:
         wanted = " or ".join(f"'{name}'" for name in names)
         raise UserError(f"{path} has no variable {wanted}.")
     return content[name], content
-
-
-def _bytes_of(path: Path) -> bytes:
-    """Return what a file holds, if it is a regular one."""
-    with open_regular(path) as file:
-        return file.read()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from salience.data.points import Looks, observers_of
 from salience.system.errors import UserError
-from salience.system.files import composed, open_regular
+from salience.system.files import composed, read_bytes
 
 SUFFIXES = {".csv", ".tsv"}
 DELIMITERS = (",", ";", "\t")
@@ -171,8 +171,7 @@ def _values(row: list[str], columns: Columns) -> dict[str, str]:
 def _text(path: Path) -> str:
     """Return the text of a file, by its byte-order mark or else UTF-8."""
     try:
-        with open_regular(path) as file:
-            data = file.read()
+        data = read_bytes(path)
         return data.decode("utf-16" if data.startswith(UTF_16) else "utf-8-sig")
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from error

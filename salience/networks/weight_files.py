@@ -10,7 +10,6 @@ import importlib.metadata
 import io
 import json
 import math
-import os
 import platform
 import tomllib
 from collections import Counter
@@ -30,6 +29,7 @@ from salience.system.files import (
     atomic,
     is_installed,
     open_regular,
+    read_bytes,
     read_json,
     real_path,
     without_nan,
@@ -80,9 +80,7 @@ def amend(path: Path, more: dict[str, Any]) -> None:
         UserError: the file carries no card, or it cannot be written.
     """
     card = read_card(path) | more
-    with open_regular(path) as file:
-        made = InMemory(file.read())
-    _write(made, path, card)
+    _write(InMemory(read_bytes(path)), path, card)
 
 
 def _write(made: InMemory, path: Path, card: dict[str, Any]) -> None:
@@ -268,9 +266,7 @@ def cards_in(folder: Path, say: Callable[[str], None]) -> dict[Path, dict[str, A
     """
     cards: dict[Path, dict[str, Any]] = {}
     # not what an interrupted write left: those names begin with a dot
-    # realpath: `resolve` fails on a link to itself
-    files = sorted(folder.glob("[!.]*" + SUFFIX))
-    found = {Path(os.path.realpath(path)): path for path in files}
+    found = {real_path(path): path for path in sorted(folder.glob("[!.]*" + SUFFIX))}
     if SHIPPED.exists():
         found.setdefault(real_path(SHIPPED), SHIPPED)
     for path in found.values():
@@ -404,7 +400,7 @@ def shown(path: Path) -> Path:
 
 def is_shipped(path: Path) -> bool:
     """Return whether a weights file is the one that comes with the program."""
-    return os.path.realpath(path) == os.path.realpath(SHIPPED)
+    return real_path(path) == real_path(SHIPPED)
 
 
 def card_line(path: Path, card: dict[str, Any]) -> str:

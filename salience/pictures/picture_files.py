@@ -141,10 +141,28 @@ def read_stored_map(path: Path) -> NDArray:
             values = read_array(path)
         except UNREADABLE as error:
             raise UserError(f"{path} cannot be read as an array: {error}") from error
-    if values.ndim != 2 or values.dtype.kind not in "uif" or not np.isfinite(values).all():
+    return as_map(values, path)
+
+
+def as_map(values: NDArray, path: Path, logarithms: bool = False) -> NDArray:
+    """Return the numbers of a file if they are a map's.
+
+    Args:
+        values: what the file holds.
+        path: the file, for the error.
+        logarithms: whether minus infinity, the logarithm of nothing, is a number; then there must
+            be a pixel at least.
+
+    Raises:
+        UserError: they are no map.
+    """
+    is_map = values.ndim == 2 and values.dtype.kind in "uif"
+    if logarithms:
+        is_map = is_map and values.size and np.max(values) < np.inf  # NaN is not less either
+    if not is_map or not (logarithms or np.isfinite(values).all()):
         raise UserError(
             f"{path} holds {values.dtype} of shape {values.shape}; a map is [rows, columns] of "
-            "finite numbers."
+            f"finite numbers{', with one pixel at least' * logarithms}."
         )
     return values
 

@@ -19,7 +19,7 @@ from salience.system.errors import UserError
 from salience.system.files import (
     atomic,
     composed,
-    is_clutter,
+    lies_in_clutter,
     make_folder,
     move,
     open_regular,
@@ -190,7 +190,7 @@ def _refusal(member: Member, kinds: dict[str, bool]) -> str:
         )
     if member.trouble:
         return member.trouble
-    if is_left_out(member.name):
+    if lies_in_clutter(path):
         return ""  # is not written, so each archive may have its own
     # upper and lower case, and two codings of an accent, are one name to some file systems
     own, *above = (composed(str(p)).casefold() for p in (path, *path.parents))
@@ -200,16 +200,12 @@ def _refusal(member: Member, kinds: dict[str, bool]) -> str:
     return "has the name of another, or differs from it in case alone" if clash else ""
 
 
-def is_left_out(name: str) -> bool:
-    """Return whether an entry is nobody's data: hidden, or added by a system."""
-    return any(is_clutter(part) for part in PurePosixPath(name).parts)
-
-
 def _unpack(member: Member, folder: Path) -> None:
     """Write one entry that was not refused below a folder."""
-    if is_left_out(member.name):
+    path = PurePosixPath(member.name)
+    if lies_in_clutter(path):
         return
-    target = folder / PurePosixPath(member.name)
+    target = folder / path
     if member.is_folder:
         target.mkdir(parents=True, exist_ok=True)
         return

@@ -19,7 +19,7 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from salience.system.errors import StorageError, UserError
@@ -296,6 +296,15 @@ def is_clutter(name: str) -> bool:
     return name.startswith(".") or name in CLUTTER
 
 
+def lies_in_clutter(path: PurePath) -> bool:
+    """Return whether a path leads through, or to, what is nobody's data.
+
+    >>> lies_in_clutter(PurePath("__MACOSX/a/._a.jpg")), lies_in_clutter(PurePath("a/a.jpg"))
+    (True, False)
+    """
+    return any(map(is_clutter, path.parts))
+
+
 def composed(name: str) -> str:
     """Return a name in Unicode's composed form (NFC), by which names are compared.
 
@@ -332,6 +341,12 @@ def open_regular(path: Path) -> io.BufferedReader:
     return os.fdopen(handle, "rb")
 
 
+def read_bytes(path: Path) -> bytes:
+    """Return what a file holds, if it is a regular one; raises what `open_regular` does."""
+    with open_regular(path) as file:
+        return file.read()
+
+
 def read_text(path: Path, errors: str = "strict") -> str:
     """Return a text file of UTF-8, with or without a byte-order mark, as Windows writes one.
 
@@ -344,8 +359,7 @@ def read_text(path: Path, errors: str = "strict") -> str:
         OSError: it cannot be read.
         UnicodeDecodeError: it is not UTF-8.
     """
-    with open_regular(path) as file:
-        return file.read().decode("utf-8-sig", errors)
+    return read_bytes(path).decode("utf-8-sig", errors)
 
 
 def content_stamp(path: Path) -> str:
@@ -360,6 +374,14 @@ def content_stamp(path: Path) -> str:
     """
     status = path.stat()
     return _stamp(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def stamp_or_nothing(path: Path) -> str:
+    """Return a file's `content_stamp`; "" where it cannot be read, which its reader tells."""
+    try:
+        return content_stamp(path)
+    except (OSError, UserError):
+        return ""
 
 
 @lru_cache(2**9)  # what is at work now: a million pictures are not to be remembered

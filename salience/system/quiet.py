@@ -115,6 +115,14 @@ def start_keras() -> None:
         import_keras()
 
 
+@contextmanager
+def keras_started() -> Iterator[None]:
+    """Run a command's block with Keras, as `start_keras` and `keras_conventions` have it."""
+    start_keras()
+    with keras_conventions():
+        yield
+
+
 def _settings_file() -> Path:
     """Return where Keras looks for its settings."""
     return Path(os.path.expanduser(os.environ.get("KERAS_HOME") or "~/.keras"), "keras.json")  # noqa: PTH111, Path raises where there is no home

@@ -20,6 +20,7 @@ from model import load_model
 from model import predict as predict_one
 from salience.networks import weight_files
 from salience.pictures.sample import Sample
+from salience.system import quiet
 from salience.system.errors import UserError
 
 NAMES = {
@@ -438,7 +439,7 @@ def test_a_picture_that_cannot_be_read_leaves_its_map_unchecked(submission, samp
 
 
 def test_check_is_a_command_that_loads_no_network(submission, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(main, "start_keras", lambda: pytest.fail("Keras"))
+    monkeypatch.setattr(quiet, "start_keras", lambda: pytest.fail("Keras"))
     folder = submission("cat2000")
     words = ["export-maps", "--format", "cat2000", "--data", str(tmp_path / "cat2000")]
     assert main.main([*words, "--check", str(pack(folder))]) == 0

@@ -183,7 +183,7 @@ def test_a_run_whose_checkpoints_cannot_be_read_is_left_alone(unfinished, monkey
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("commands.training.checkpoint.open_regular", refused)
+        patch.setattr("commands.training.checkpoint.read_bytes", refused)
         with pytest.raises(StorageError, match="Input/output error"):
             train.train(unfinished, **QUIET)
     shutil.rmtree(folder / "checkpoints")

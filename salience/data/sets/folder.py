@@ -20,7 +20,8 @@ picture, with a column `image`, too.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,17 +101,26 @@ def parts(root: Path) -> list[FileGroup]:
     """
     base = _base(root)
     found = _parts(base)
-    keys = {composed(part.name(key)) for part in found for key in part.images}
-    try:
+    named: dict[str, dict[str, Any]] = {}
+    with suppress(UserError):  # `load` says what is wrong with it
         named = read_card(base / CARD)
-    except UserError:
-        named = {}  # `load` says what is wrong with it
-    strange = [name for name in named if composed(name.removeprefix("/")) not in keys
-               and composed(name.partition("/")[2]) not in keys]  # fmt: skip
-    if strange:
+    if strange := _of_no_picture(named, found):
         line = f"{CARD}: {len(strange)} entries name no picture ({strange[0]}): they count for none"
         found[0] = dataclasses.replace(found[0], remarks=(*found[0].remarks, line))
     return found
+
+
+def _of_no_picture(named: Iterable[str], parts: list[FileGroup]) -> list[str]:
+    """Return the entries of a card that are no picture's, with or without its split."""
+    names = list(named)
+    if not names:
+        return []
+    known = set()
+    for part in parts:
+        splits = [part.split] if part.split else SPLITS
+        for own in map(part.name, part.images):
+            known |= {own, *(f"{split}/{own}" for split in splits)}
+    return [name for name in names if composed(name) not in known]
 
 
 def _parts(base: Path) -> list[FileGroup]:
