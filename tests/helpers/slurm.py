@@ -105,13 +105,15 @@ def cluster() -> Iterator[dict[str, str]]:
         for node in nodes:
             start("slurmd", "-D", "-N", node, log=f"{node}.out")
 
-        def idle() -> bool:
-            states = called(["sinfo", "--noheader", "--Node", "--format=%T"], environment)
-            return states.split() == ["idle"] * len(nodes)
-
-        wait_until(idle, daemons, folder)
+        wait_until(lambda: is_idle(environment), daemons, folder)
         stack.callback(called, ["scancel", f"--user={user}"], environment)
         yield environment
+
+
+def is_idle(environment: dict[str, str]) -> bool:
+    """Return whether both nodes have reported, and nothing runs or ends on them."""
+    states = called(["sinfo", "--noheader", "--Node", "--format=%T"], environment)
+    return states.split() == ["idle", "idle"]
 
 
 def free_ports(count: int) -> list[int]:
@@ -138,9 +140,14 @@ def wait_until(come: Callable[[], bool], daemons: list[subprocess.Popen], folder
     until = time.monotonic() + SECONDS
     while not come():
         if time.monotonic() > until or any(daemon.poll() is not None for daemon in daemons):
-            logs = {log.name: log.read_text()[-1500:] for log in folder.glob("*.out")}
-            raise TimeoutError("\n".join(f"{name}:\n{text}" for name, text in logs.items()))
+            raise TimeoutError(last_words(folder))
         time.sleep(0.2)
+
+
+def last_words(folder: Path) -> str:
+    """Return the last lines that each daemon logged."""
+    logs = {log.name: log.read_text()[-1500:] for log in folder.glob("*.out")}
+    return "\n".join(f"{name}:\n{text}" for name, text in logs.items())
 
 
 def end(process: subprocess.Popen) -> None:

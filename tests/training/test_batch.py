@@ -352,7 +352,8 @@ def test_a_job_that_is_near_its_time_limit_goes_on_later(project, queue, several
                     slurm.called(words, queue)
                     for words in (["scontrol", "show", "job"], ["scontrol", "show", "node"])
                 ]
-                raise TimeoutError("\n".join([log.read_text(), *of_queue]))
+                of_daemons = slurm.last_words(Path(queue["SLURM_CONF"]).parent)
+                raise TimeoutError("\n".join([log.read_text(), *of_queue, of_daemons]))
             for words in meanwhile:
                 slurm.called(words, queue)
             time.sleep(0.5)
@@ -363,6 +364,8 @@ def test_a_job_that_is_near_its_time_limit_goes_on_later(project, queue, several
     # SLURM lets what it took back rest for two minutes. It hears no wish before the job has ended,
     # and fails a job that it is made to begin beside what is left of its first time.
     wait_until(lambda: not runs(f"slurmstepd: [{job}."))
+    wait_until(lambda: slurm.is_idle(queue))
+    wait_until(lambda: slurm.called(["squeue", "-h", "-o", "%T"], queue).split() == ["PENDING"])
     wait_for("going on from epoch", ["scontrol", "update", f"JobId={job}", "StartTime=now"])
     wait_for_the_end(queue)
     assert (project / "runs/x/done.json").exists(), log.read_text()

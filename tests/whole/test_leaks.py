@@ -23,6 +23,7 @@ from conftest import PROJECT
 
 from benchmarks import leaks
 from benchmarks.leaks import Look
+from commands.prediction import map_record
 from commands.training.devices import Feed
 from salience.system.errors import Interrupted
 from utilities import SaliencyBatches
@@ -30,7 +31,7 @@ from utilities import SaliencyBatches
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 pytestmark = linux
 
-EPOCHS, PICTURES, TIMES = 40, 4000, 4
+EPOCHS, PICTURES, TIMES = 40, 4000, 6
 # KiB for each epoch or picture. What examples.png is drawn on, 900x480 pixels of 4 bytes, would be
 # 1,700 an epoch; the network's input 9 a picture.
 EPOCH_KB, PICTURE_KB = 200.0, 1.0
@@ -121,7 +122,9 @@ def test_one_process_may_train_and_predict_again_and_again(backend, tmp_path):
     second, last = looks[1], looks[-1]
     assert (last.files, last.children) == (second.files, 0)
     assert last.threads <= second.threads
-    assert (last.memory - second.memory) / (TIMES - 2) < CALL_MB
+    # JAX's memory rises and falls by 80 MiB between calls: the least of a half is compared
+    early, late = (min(one.memory for one in half) for half in (looks[1:4], looks[4:]))
+    assert (late - early) / 3 < CALL_MB
 
 
 @dataclass
@@ -258,5 +261,5 @@ def test_ctrl_c_leaves_nothing_behind(name, used, tmp_path, monkeypatch):
         # the bar hides no cursor, and echo and line ends are as they were
         assert termios.tcgetattr(command.ours) == command.state
     assert list(scratch.iterdir()) == []
-    unnamed = [path for folder in (used, tmp_path) for path in folder.rglob(".*")]
-    assert unnamed == []
+    hidden = {path.name for folder in (used, tmp_path) for path in folder.rglob(".*")}
+    assert hidden <= {map_record.RECORD}  # no half of a file
