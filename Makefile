@@ -8,7 +8,7 @@ TOY := --dataset synthetic --rows 240 --cols 320 --init_weights weights/mlnet-os
 	--loss kld --optimizer adam --learning_rate 1e-4 --decay 0 --epochs 2 --precision mixed_bfloat16 \
 	--weights_dir $(DEMO)/weights
 
-.PHONY: demo weights test test-slow fuzz lint lock licences audit clean
+.PHONY: demo weights test test-slow coverage fuzz lint lock licences audit clean
 
 # every package at the version and with the hash that the lock names
 INSTALL := pip install --quiet --disable-pip-version-check --require-hashes
@@ -39,6 +39,14 @@ test: .venv/installed lint
 
 test-slow: .venv/installed
 	$(PYTEST) -m slow
+
+# lines and branches that the quick tests reach, by folder; COVERED=slow for the slow ones, too
+coverage: .venv/installed
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 2 --dist loadfile -m "not signals $(if $(COVERED),,and not slow)"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage json --quiet
+	$(BIN)/python .ci/coverage_by_folder.py coverage.json
 
 # 100,000 hostile files a reader: FUZZ_INPUTS=1000 for fewer, FUZZ_READERS="mat npy" for some
 fuzz: .venv/installed
