@@ -1,5 +1,7 @@
 """Shared by all tests: a quiet backend, a private cache, tiny settings, one tiny trained model."""
 
+import contextlib
+import io
 import os
 import shutil
 import signal
@@ -26,7 +28,7 @@ TINY = {
     "cols": 64,
     "width": 0.05,
     "backbone_weights": "none",
-    "batch_size": 8,
+    "batch_size": 4,  # divides the numbers of scenes: another size is another graph to trace
     "epochs": 1,
     "loss": "kld",
     "optimizer": "adam",
@@ -81,6 +83,22 @@ def no_shipped_weights(monkeypatch, tmp_path):
     from salience.networks import weight_files
 
     monkeypatch.setattr(weight_files, "SHIPPED", tmp_path / "none.weights.h5")
+
+
+@pytest.fixture(autouse=True)
+def few_figures(request, monkeypatch):
+    """Draw no figures of an epoch, which take a quarter of a tiny training's time, unless asked."""
+    epochs = sys.modules.get("commands.training.epochs")  # to import it takes seconds
+    if epochs and "figures" not in request.keywords:
+        monkeypatch.setattr(epochs.Epochs, "draw", lambda self: None)
+
+
+@pytest.fixture(autouse=True)
+def one_rehearsal(monkeypatch):
+    """Rehearse the reading of HDF5 files in one process: a new one takes a third of a second."""
+    import rehearsal
+
+    monkeypatch.setattr("salience.networks.hdf5.survives", rehearsal.survives)
 
 
 @pytest.fixture
@@ -138,7 +156,7 @@ def pictures(tmp_path, picture):
 
 
 @pytest.fixture
-def cli(tmp_path):
+def shell(tmp_path):
     """Return a function that runs main.py in a fresh process, in an empty folder."""
 
     def run(*words, code=0, **environment):
@@ -152,6 +170,29 @@ def cli(tmp_path):
             text=True,
             timeout=300,
         )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch):
+    """Return a function that runs main.py in this process, in an empty folder.
+
+    What depends on a process of its own, such as what libraries print when imported, needs `shell`.
+    """
+    from main import main
+
+    def run(*words, code=0):
+        monkeypatch.chdir(tmp_path)
+        printed, complained = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(complained):
+            try:
+                ended = main([str(word) for word in words])
+            except SystemExit as left:  # argparse
+                ended = left.code
+        done = subprocess.CompletedProcess(words, ended, printed.getvalue(), complained.getvalue())
         assert done.returncode == code, done.stdout + done.stderr
         return done
 

@@ -1,4 +1,4 @@
-"""The program as its users start it: in a fresh process, from another folder."""
+"""The program as its users start it: by its words, from another folder."""
 
 import json
 import subprocess
@@ -51,8 +51,8 @@ def test_help_is_complete_without_loading_a_network(words):
     assert len(done.stdout.splitlines()) > 10
 
 
-def test_train_test_evaluate_from_end_to_end(cli, tmp_path, pictures):
-    trained = cli("train", *FLAGS, "--freeze-backbone", "False", "--output", "runs/x")
+def test_train_test_evaluate_from_end_to_end(shell, tmp_path, pictures):
+    trained = shell("train", *FLAGS, "--freeze-backbone", "False", "--output", "runs/x")
     assert "epoch 1: loss" in trained.stdout
     # not a word of the libraries', and no progress bar where there is no terminal
     assert trained.stderr == ""
@@ -60,12 +60,12 @@ def test_train_test_evaluate_from_end_to_end(cli, tmp_path, pictures):
 
     # unnamed, those in the box would serve, before any that were trained on synthetic scenes
     own = ("--weights", "weights/mlnet-scratch-synthetic.weights.h5")
-    tested = cli("test", "pictures", "--overlay", "--recursive", *own)
+    tested = shell("test", "pictures", "--overlay", "--recursive", *own)
     assert tested.stderr == ""
     assert "3 maps written to predictions/" in tested.stdout
     assert cv2.imread(str(tmp_path / "predictions/sub/c.png")).shape == (24, 64, 3)
 
-    scored = cli("evaluate", "--dataset", "synthetic", "--output", "eval", *own)
+    scored = shell("evaluate", "--dataset", "synthetic", "--output", "eval", *own)
     assert scored.stderr == ""
     assert "centre bias" in scored.stdout
     rows = json.loads((tmp_path / "eval/metrics.json").read_text())["rows"]
@@ -75,7 +75,7 @@ def test_train_test_evaluate_from_end_to_end(cli, tmp_path, pictures):
     ]  # fmt: skip
     assert len((tmp_path / "eval/per_image.csv").read_text().splitlines()) == 1 + 5 * 32
 
-    repeated = cli("train", "--config", "runs/x/config.json", "--output", "runs/y")
+    repeated = shell("train", "--config", "runs/x/config.json", "--output", "runs/y")
     losses = [
         next(line for line in done.stdout.splitlines() if line.startswith("epoch 1:")).split("  ")
         for done in (trained, repeated)

@@ -243,9 +243,9 @@ def test_a_limit_that_is_no_size_is_refused():
 HIDDEN = "import sys; sys.modules['gradio'] = None"  # as if it were not installed
 
 
-def test_without_gradio_one_line_says_how_to_install_it(cli, tmp_path):
+def test_without_gradio_one_line_says_how_to_install_it(shell, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(HIDDEN)
-    done = cli("demo", code=2, PYTHONPATH=str(tmp_path))
+    done = shell("demo", code=2, PYTHONPATH=str(tmp_path))
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: demo needs the package gradio, which is not installed in ")
     assert line.endswith("pip install --no-deps -r requirements/demo.lock")

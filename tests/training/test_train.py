@@ -75,6 +75,7 @@ def test_same_seed_gives_the_same_weights_bit_for_bit(tiny, tmp_path):
     assert history[0] == history[1] != history[2]
 
 
+@pytest.mark.figures
 def test_run_writes_all_that_it_promises(tiny):
     config = tiny(epochs=2)
     lines = []

@@ -15,6 +15,7 @@ import h5py
 import layouts
 import numpy as np
 import pytest
+import rehearsal
 from conftest import PROJECT
 from scipy.io import loadmat, savemat
 
@@ -452,14 +453,24 @@ def test_a_number_of_arrays_beyond_reason_is_refused(tmp_path):
         foreign_weights.read(path)
 
 
+@pytest.fixture
+def rehearsed(monkeypatch):
+    """Rehearse each file in a process of its own, as the program does."""
+    rehearsal.with_a_process_each.cache_clear()
+    monkeypatch.setattr(hdf5, "survives", rehearsal.with_a_process_each)
+    yield
+    rehearsal.with_a_process_each.cache_clear()
+
+
+@pytest.mark.usefixtures("rehearsed")
 def test_a_module_in_the_current_folder_is_not_run(tmp_path, monkeypatch, trained):
     """A folder of pictures is often the current one, and not always one's own."""
     (tmp_path / "h5py.py").write_text("raise SystemExit(3)")
     monkeypatch.chdir(tmp_path)
-    hdf5.survives.cache_clear()
     hdf5.opened(trained).close()
 
 
+@pytest.mark.usefixtures("rehearsed")
 def test_a_file_that_ends_the_library_is_refused_by_a_process_of_its_own(
     weights, tmp_path, monkeypatch
 ):
@@ -471,4 +482,3 @@ def test_a_file_that_ends_the_library_is_refused_by_a_process_of_its_own(
         hdf5.survives.cache_clear()
         with pytest.raises(UserError, match="the HDF5 library fails on it"):
             hdf5.opened(path)
-    hdf5.survives.cache_clear()

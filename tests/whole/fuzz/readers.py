@@ -3,17 +3,14 @@
 A reader returns a value or raises UserError in one line. Nothing else, whatever the file is.
 """
 
-import atexit
 import contextlib
 import hashlib
 import io
 import json
 import os
 import random
-import select
 import shutil
 import struct
-import subprocess
 import tarfile
 import zipfile
 import zlib
@@ -28,6 +25,7 @@ import cv2
 import h5py
 import layouts
 import numpy as np
+import rehearsal
 from mutations import (
     ODD_NAMES,
     damaged,
@@ -398,40 +396,9 @@ def make_hdf5(data: bytes, pick: random.Random, seeds: tuple[bytes, ...]) -> byt
     return made if made is not data and pick.randrange(2) else damaged(made, pick, seeds)
 
 
-class Rehearsal:
-    """`hdf5.survives` by one process for many files, which another replaces where it fails."""
-
-    SECONDS = 2
-
-    def __init__(self) -> None:
-        self.process: subprocess.Popen | None = None
-
-    def __call__(self, path: Path) -> bool:
-        if self.process is None:
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
-            self.process = subprocess.Popen(hdf5.CHILD, **pipes)
-            atexit.register(self.process.kill)
-        assert self.process.stdin and self.process.stdout
-        waited = 0 if self.process.pid in self.warm else 30
-        self.process.stdin.write(os.fsencode(path).hex().encode() + b"\n")
-        answers, _, _ = select.select([self.process.stdout], [], [], self.SECONDS + waited)
-        self.warm.add(self.process.pid)
-        if answers and self.process.stdout.readline().strip() == b"fine":
-            return True
-        self.process.kill()
-        self.process.communicate()
-        self.process = None
-        return False
-
-    warm: set[int] = set()  # processes that have imported what they need
-
-
-survives = Rehearsal()
-
-
 def read_hdf5(data: bytes, room: Path) -> None:
     path = in_file(room / "x.weights.h5", data)
-    survived = survives(path)
+    survived = rehearsal.survives(path)
     with mock.patch.object(hdf5, "survives", lambda *_: survived):
         _read_hdf5(path)
 
