@@ -40,6 +40,7 @@ def walk(folder, backend, absent, *commands, code=0):
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_all_commands_work_without_tensorflow(backend, tmp_path, pictures, trained, monkeypatch):
     """Weights of each backend give the same maps on the other."""

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 from conftest import PROJECT
 
 # what a notebook may have set: none of it is a default
@@ -78,5 +79,6 @@ def test_no_module_changes_the_settings_of_the_program_that_imports_it():
     assert changes("with keras") == ""
 
 
+@pytest.mark.slow
 def test_nor_where_keras_is_not_imported_yet():
     assert changes("alone") == ""

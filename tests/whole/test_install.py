@@ -127,6 +127,7 @@ def predicted(program, folder, **environment):
     assert cv2.imread(str(folder / "predictions/picture_overlay.png")) is not None
 
 
+@pytest.mark.slow
 def test_installed_it_predicts_from_an_empty_folder(wheel, tmp_path):
     """Beside the packages that the tests have, since to fetch these anew takes minutes."""
     room = tmp_path / "environment"
