@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import config as config_files
-from commands.preflight import check_inputs
+from commands.preflight import check_inputs, choose_engine
 from commands.settings import CompareConfig
-from commands.training.hosts import choose_engine
 from commands.training.runs import DONE, changed_settings
 from config import STRATEGIES, Config, TrainConfig
 from salience.system.errors import Interrupted, StorageError, UserError

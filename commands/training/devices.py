@@ -5,11 +5,9 @@ A batch is the batch of an update, whatever the number of devices. Each process 
 it; one that does not divide by the devices is computed whole by all of them.
 """
 
-import atexit
 import contextlib
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -18,14 +16,14 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.training import hosts
+from commands.preflight import Place, find_place, refuse_other_engine
+from commands.training.hosts import together
 from config import Config
 from salience.system.errors import UserError
 from salience.system.flags import to_json
 from salience.system.quiet import hushed
 from utilities import BatchShare, SaliencyBatches
 
-HEARTBEAT_SECONDS = 100  # a frozen process is noticed after these, a dead one at once (hosts.py)
 # what may differ between the processes of a run: where its files are, and what no result depends on
 OWN_SETTINGS = ("data", "output", "weights_dir", "overwrite", "workers", "init_weights")
 
@@ -94,10 +92,8 @@ class Devices:
             UserError: this one's are not the chief's.
         """
 
-    @contextlib.contextmanager
-    def chief_first(self) -> Iterator[None]:
-        """Have the chief do something before the others do: it may download what they read."""
-        yield
+    def copy_weights(self, model: keras.Model) -> None:
+        """Set a network's weights to those of the chief's."""
 
 
 class Feed(keras.utils.PyDataset):
@@ -147,7 +143,7 @@ class Mesh(Devices):
         UserError: there are fewer devices.
     """
 
-    def __init__(self, place: hosts.Place, local: int) -> None:
+    def __init__(self, place: Place, local: int) -> None:
         import jax  # pyright: ignore[reportMissingImports]
 
         self.number, self.processes = place.rank, place.count
@@ -279,14 +275,16 @@ class Mesh(Devices):
         if numbers[self.number] != numbers[0]:
             raise UserError(f"{what} are not those of process 0. Give all processes the same.")
 
-    @contextlib.contextmanager
-    def chief_first(self) -> Iterator[None]:
-        """Have the chief do something before the others do."""
-        if not self.is_chief:
-            self.gather(np.zeros((1, 1)))  # all wait in it for the last
-        yield
-        if self.is_chief:
-            self.gather(np.zeros((1, 1)))
+    def copy_weights(self, model: keras.Model) -> None:
+        """Set a network's weights to those of the chief's, bit by bit."""
+        if self.processes == 1:
+            return
+        from jax.experimental.multihost_utils import broadcast_one_to_all  # pyright: ignore[reportMissingImports]
+
+        values = [np.array(keras.ops.convert_to_numpy(weight)) for weight in model.weights]
+        bits = broadcast_one_to_all([value.reshape(-1).view(np.uint8) for value in values])
+        for weight, value, told in zip(model.weights, values, bits, strict=True):
+            weight.assign(np.asarray(told).view(value.dtype).reshape(value.shape))
 
 
 class WholeOrShared(keras.distribution.DataParallel):
@@ -320,13 +318,15 @@ def started(config: Config) -> Iterator[Devices]:
     Raises:
         UserError: devices or processes are not there, or the batch does not divide by them.
     """
-    place = hosts.find_place(os.environ) if config.cluster else hosts.Place()
+    place = find_place(os.environ) if config.cluster else Place()
     check_batch(config.batch_size, config.part_size, config.devices, place)
     if place.count * config.devices == 1:
         yield Devices()
         return
-    hosts.refuse_other_engine(keras.backend.backend())
-    with together(config, place) if place.count > 1 else contextlib.nullcontext():
+    refuse_other_engine(keras.backend.backend())
+    same = {k: v for k, v in to_json(config).items() if k not in OWN_SETTINGS}
+    joined = together(place, same, config.devices, config.cluster_timeout)
+    with joined if place.count > 1 else contextlib.nullcontext():
         try:
             mesh = Mesh(place, config.devices)
             with hushed(1):  # what joins the processes on a CPU says so
@@ -336,50 +336,7 @@ def started(config: Config) -> Iterator[Devices]:
             keras.distribution.set_distribution(None)
 
 
-@contextlib.contextmanager
-def together(config: Config, place: hosts.Place) -> Iterator[None]:
-    """Begin and end together with the other processes of a run; an error of one is one of all."""
-    import jax  # pyright: ignore[reportMissingImports]
-
-    same = {k: v for k, v in to_json(config).items() if k not in OWN_SETTINGS}
-    group = hosts.ProcessGroup(place, same, config.cluster_timeout)
-    # it would take SIGTERM away from us (signals.py) and only note it
-    jax.config.update("jax_enable_preemption_service", False)
-    try:
-        jax.distributed.initialize(
-            f"{place.host}:{group.port}",
-            place.count,
-            place.rank,
-            local_device_ids=hosts.own_devices(
-                os.environ.get("CUDA_VISIBLE_DEVICES"), place.local, config.devices
-            ),
-            cluster_detection_method="deactivate",  # it has been found out
-            initialization_timeout=round(config.cluster_timeout),
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-        )
-        yield
-        group.finish()
-        jax.distributed.shutdown()
-    except BaseException as error:
-        group.fail(error)
-        code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
-        # at its own end JAX would wait for processes that are no more
-        atexit.register(leave, code)
-        if isinstance(error, UserError):
-            raise type(error)(f"{place.name}: {error}") from error
-        raise
-    finally:
-        group.close()
-
-
-def leave(code: int) -> None:
-    """End this process now."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def check_batch(batch_size: int, part_size: int | None, devices: int, place: hosts.Place) -> None:
+def check_batch(batch_size: int, part_size: int | None, devices: int, place: Place) -> None:
     """Refuse a batch, or a part of one, that does not divide by the devices.
 
     Raises:

@@ -6,7 +6,7 @@ Where a run stands in the middle of its work is `checkpoint.py`'s.
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,6 +110,8 @@ class RunFolder:
             that it starts from.
         features: how it decided on the feature cache.
         say: gets what is to be told.
+        writes: whether this process writes files; one that does not keeps the history alone.
+        history: the rows of earlier epochs.
 
     Attributes:
         started: when; part of the run's name.
@@ -134,12 +136,17 @@ class RunFolder:
         same: dict[str, str] | None = None,
         features: str = "",
         say: Callable[[str], None] = tell,
+        writes: bool = True,
+        history: Sequence[dict[str, float]] = (),
     ) -> None:
-        self.config = config
-        self.folder = make_folder(config.run_folder)
-        self.weights_dir = make_folder(config.weights_dir, "--weights_dir")
-        self.history: list[dict[str, float]] = []
+        self.config, self.writes = config, writes
+        self.folder, self.weights_dir = config.run_folder, config.weights_dir
+        self.history = list(history)
         self.checkpoints = _checkpoints(self.folder)
+        if not writes:
+            return
+        make_folder(self.folder)
+        make_folder(self.weights_dir, "--weights_dir")
         self.lock = self._locked(say)
         try:
             self._open(same or {}, features, say)
@@ -222,6 +229,8 @@ class RunFolder:
         """Go on from where an earlier process came to."""
         self.started = standing.started
         self.history = standing.history
+        if not self.writes:
+            return
         # the files may be an epoch further than the checkpoint, which is written last
         self.write_history()
         if self.history:
@@ -244,10 +253,12 @@ class RunFolder:
             row: `epoch`, `loss`, `val_loss`, the metrics, and what it took (CLOCK).
         """
         self.history.append(row)
+        best = self.best_epoch is row
+        if not self.writes:
+            return best
         self.write_history()
         card = self.card(row)
         weight_files.save(model, self.path("last.weights.h5"), card)
-        best = self.best_epoch is row
         if best:
             weight_files.save(model, self.path("best.weights.h5"), card)
             self.publish(model, card)
@@ -307,13 +318,16 @@ class RunFolder:
 
     def finish(self) -> None:
         """Mark the run as come to its end, by its last epoch or by patience."""
+        if not self.writes:
+            return
         best = without_clock(self.best_epoch)
         write_json(self.path(DONE), {"epochs": len(self.history), **best})
         self.checkpoints.clear()  # of ML-Net they take 250 MB, and nothing is to be taken up
 
     def close(self) -> None:
         """Let others write."""
-        self.lock.release()
+        if self.writes:
+            self.lock.release()
 
     def card(self, row: dict[str, float]) -> dict[str, Any]:
         """Return what the weights of an epoch are: for people, and for `load_model`."""
@@ -335,30 +349,6 @@ class RunFolder:
 def without_clock(row: dict[str, float]) -> dict[str, float]:
     """Return an epoch's row without what depends on the machine's day."""
     return {name: value for name, value in row.items() if name not in CLOCK}
-
-
-class WitnessedRun(RunFolder):
-    """A run that another process writes, or has written: its history alone."""
-
-    def __init__(self, config: Config, history: list[dict[str, float]] | None = None) -> None:
-        self.config, self.folder, self.weights_dir = config, config.run_folder, config.weights_dir
-        self.checkpoints = _checkpoints(self.folder)
-        self.history = history or []
-
-    def take_up(self, standing: Standing) -> None:
-        """Go on from where an earlier process came to."""
-        self.history = standing.history
-
-    def record(self, model: keras.Model, row: dict[str, float]) -> bool:
-        """Add an epoch to the history; return whether it is the best so far."""
-        self.history.append(row)
-        return self.best_epoch is row
-
-    def finish(self) -> None:
-        """Leave the mark to the one that writes."""
-
-    def close(self) -> None:
-        """Hold nothing."""
 
 
 def _now() -> str:

@@ -15,7 +15,7 @@ from commands.training.checkpoint import Arrays, Standing, State
 from commands.training.devices import Devices, started
 from commands.training.epochs import Epochs
 from commands.training.objective import set_up
-from commands.training.run_folder import Earlier, RunFolder, WitnessedRun, earlier
+from commands.training.run_folder import Earlier, RunFolder, earlier
 from commands.training.runs import history_of
 from commands.training.validation import score_shipped, scores_line
 from config import Config
@@ -58,26 +58,24 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
     found = look_for_earlier(devices, config)
     if found.is_done:
         say(f"{config.run_folder} is done")
-        return WitnessedRun(config, history_of(config.run_folder))
+        return RunFolder(config, writes=False, history=history_of(config.run_folder))
     backends.make_deterministic(config.seed, config.xla)
     with backends.precision(config.precision):
         model = system_module(config.model).build(config)
     grid = grid_of(model)
     training, validation = (batches(config, split, grid) for split in ("train", "val"))
     check_loss_has_its_truth(config.loss, config.dataset_name, training)
-    with devices.chief_first():
-        weights = load_start(model, config, say)
+    weights = load_start(model, config, say) if devices.is_chief else None  # it may download them
+    devices.copy_weights(model)
     same = {"pictures": names_of(training, validation), "first weights": digest_of(model)}
-    check_same_start(devices, same)
+    devices.check_same("The pictures of --data", same["pictures"].encode())
     # where features are kept, what learns is fitted on them; it shares its layers with the network
     as_decided = dataclasses.replace(config, feature_cache=found.features or config.feature_cache)
     fitted, kept = feature_cache.attach(model, training, validation, as_decided, say, devices)
     set_up(fitted, config, steps_per_epoch=len(training))
     devices.feed(training)  # which may refuse the batch
     # last, so that bad input leaves no empty folder behind; only the chief writes
-    run = WitnessedRun(config)
-    if devices.is_chief:
-        run = RunFolder(config, same, "on" if training.features else "off", say)
+    run = RunFolder(config, same, "on" if training.features else "off", say, devices.is_chief)
     run.pictures = remembered(config, training, validation, say) if devices.is_chief else None
     with contextlib.closing(run):
         standing, arrays = start_of(run, devices)
@@ -284,20 +282,6 @@ def fit_epochs(
 def first_line(error: Exception) -> str:
     """Return the beginning of what an exception says; compilers say a page."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
-def check_same_start(devices: Devices, same: dict[str, str]) -> None:
-    """Refuse processes that would train other networks, or on other pictures.
-
-    Args:
-        devices: all that train.
-        same: names for the pictures and for the weights that training starts from.
-
-    Raises:
-        UserError: this one would.
-    """
-    devices.check_same("The pictures of --data", same["pictures"].encode())
-    devices.check_same("The weights that training starts from", same["first weights"].encode())
 
 
 def load_start(model: keras.Model, config: Config, say: Callable[[str], None]) -> Path | None:

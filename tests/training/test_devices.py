@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import json
 import os
@@ -5,7 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
+import time
+from collections import namedtuple
 from importlib.util import find_spec
 
 import cv2
@@ -14,8 +16,8 @@ import numpy as np
 import pytest
 from conftest import PROJECT
 
-from commands.training import hosts
-from commands.training.hosts import Place, ProcessGroup, find_place
+from commands import preflight
+from commands.preflight import Place, choose_engine, find_place
 from config import Config, resolve
 from salience.system.errors import StorageError, UserError
 from utilities import BatchShare, SaliencyBatches
@@ -93,12 +95,12 @@ def test_an_environment_that_makes_no_sense_is_told(environment, told):
 
 def test_only_jax_trains_on_several_devices(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
-    hosts.choose_engine(devices=1, cluster=False)
+    choose_engine(devices=1, cluster=False)
     with pytest.raises(UserError, match=r"on JAX, not on KERAS_BACKEND=tensorflow|pip install"):
-        hosts.choose_engine(devices=2, cluster=False)
-    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: None)
+        choose_engine(devices=2, cluster=False)
+    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install -r requirements/backends\.txt"):
-        hosts.choose_engine(devices=2, cluster=False)
+        choose_engine(devices=2, cluster=False)
 
 
 def test_a_batch_that_does_not_divide_by_the_devices_is_refused():
@@ -194,133 +196,145 @@ def free_port():
         return server.getsockname()[1]
 
 
-class Member(threading.Thread):
-    """A process of a group, played by a thread; `left` is the exit code that it ended with."""
-
-    playing: list["Member"] = []
-
-    def __init__(self, place, settings=None, timeout=5.0):
-        super().__init__(daemon=True)
-        self.args = (place, settings or {"batch_size": 4}, timeout)
-        self.error = self.group = self.left = None
-        self.gone = threading.Event()
-        self.playing.append(self)
-        self.start()
-
-    def run(self):
-        try:
-            self.group = ProcessGroup(*self.args, leave=self.leave)
-        except UserError as error:
-            self.error = str(error)
-
-    def leave(self, code):
-        self.left = code
-        self.gone.set()
-
-    def met(self):
-        self.join(15)
-        assert not self.is_alive()
-        return self
+HEARTBEAT_SECONDS = 5  # for tests to be short
+MEMBER = f"""
+import os, sys, time
+from commands.preflight import Place
+from commands.training import hosts
+from salience.system.errors import StorageError, UserError
+from salience.system.quiet import hushed
+hosts.HEARTBEAT_SECONDS = {HEARTBEAT_SECONDS}
+with hushed():
+    import jax
+rank, count, port, batch_size = map(int, sys.argv[1:5])
+try:
+    place = Place(rank, count, "localhost", port)
+    with hosts.together(place, {{"batch_size": batch_size}}, 1, TIME):
+        print("met", flush=True)
+        WORK
+except UserError as error:
+    print("error:", error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+WAITS = "sys.stdin.read()"  # until the test hangs up
 
 
-@pytest.fixture(autouse=True)
-def hang_up():
-    """Close what the members of a test have left open."""
-    yield
-    while Member.playing:
-        group = Member.playing.pop().met().group
-        if group:
-            group.close()
+def member(rank, count, port, work="pass", batch_size=4, seconds=60):
+    """Start a process of a group that does some work between its meeting and its end."""
+    text = MEMBER.replace("WORK", work).replace("TIME", str(seconds))
+    return subprocess.Popen(
+        [sys.executable, "-c", text, *map(str, (rank, count, port, batch_size))],
+        cwd=PROJECT,
+        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
-def members(count, settings=({}, {}, {}), **more):
+def ends(group):
+    """Return the exit code of each process of a group, and the one line that it has said."""
+    said = [one.communicate(timeout=100)[1].splitlines() for one in group]
+    assert [len(lines) for lines in said] == [1] * len(group), said
+    return [one.returncode for one in group], [lines[0] for lines in said]
+
+
+def test_processes_meet_and_end_together_whatever_strangers_say():
+    needs_jax()
     port = free_port()
-    return [
-        Member(Place(rank, count, "localhost", port), {"batch_size": 4, **settings[rank]}, **more)
-        for rank in reversed(range(count))
-    ][::-1]
+    group = [member(0, 3, port)]
+    for words in (b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b"\xff\n"):
+        say_to(port, words)
+    group += [member(1, 3, port), member(2, 3, port, WAITS)]
+    for one in group:
+        assert one.stdout.readline() == "met\n"
+    with pytest.raises(subprocess.TimeoutExpired):
+        group[0].wait(1)  # they wait for the third
+    assert [one.communicate(timeout=60)[1] for one in group[::-1]] == [""] * 3
+    assert [one.returncode for one in group] == [0] * 3
 
 
-def test_processes_meet_and_end_together():
-    group = [member.met().group for member in members(3)]
-    assert len({one.port for one in group}) == 1
-    ending = [threading.Thread(target=one.finish) for one in group]
-    for thread in ending[:2]:
-        thread.start()
-    ending[1].join(0.3)
-    assert ending[0].is_alive() and ending[1].is_alive()  # they wait for the third
-    ending[2].start()
-    for thread in ending:
-        thread.join(5)
-        assert not thread.is_alive()
+def say_to(port, words):
+    """Connect to a port, once somebody waits there, and send some bytes."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with contextlib.suppress(ConnectionRefusedError):
+            with socket.create_connection(("localhost", port)) as stranger:
+                stranger.sendall(words)
+            return
+        time.sleep(0.1)
+    raise TimeoutError
 
 
-@pytest.mark.parametrize("kind", [UserError, StorageError])
-@pytest.mark.parametrize("failing", [0, 1])
-def test_one_that_fails_ends_all_in_one_line(capfd, failing, kind):
-    all_three = [member.met() for member in members(3)]
-    all_three[failing].group.fail(kind("x.png is not a picture."))
-    others = [member for member in all_three if member is not all_three[failing]]
-    assert [member.gone.wait(5) and member.left for member in others] == [kind.exit_code] * 2
-    lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 2
+@pytest.mark.parametrize(("kind", "failing"), [(UserError, 0), (StorageError, 1)])
+def test_one_that_fails_ends_all_in_one_line(failing, kind):
+    needs_jax()
+    port, fails = free_port(), f"raise {kind.__name__}('x.png is not a picture.')"
+    codes, lines = ends(
+        [member(rank, 3, port, fails if rank == failing else WAITS) for rank in range(3)]
+    )
+    assert codes == [kind.exit_code] * 3
+    own = lines.pop(failing)
+    assert own.startswith(f"error: process {failing} of 3 (")
+    assert own.endswith("): x.png is not a picture.")
     for line in lines:
         assert line.startswith(f"error: process {failing} of 3 (")
         assert "failed: x.png is not a picture." in line
 
 
-def test_one_that_vanishes_ends_all(capfd):
-    all_three = [member.met() for member in members(3)]
-    all_three[2].group.close()
-    assert [member.gone.wait(5) and member.left for member in all_three[:2]] == [2, 2]
-    assert "process 2 of 3" in capfd.readouterr().err
+@pytest.mark.parametrize("gone", [0, 2])
+def test_one_that_vanishes_ends_all_in_one_line(gone):
+    needs_jax()
+    port = free_port()
+    group = [member(rank, 3, port, WAITS) for rank in range(3)]
+    for one in group:
+        assert one.stdout.readline() == "met\n"
+    lost = group.pop(gone)
+    lost.kill()
+    lost.communicate()
+    codes, lines = ends(group)
+    assert codes == [2, 2]
+    for line in lines:
+        assert line.startswith(f"error: process {gone} of 3 (") and "has gone." in line
 
 
 def test_settings_that_differ_are_refused_by_all():
-    pair = [member.met() for member in members(2, ({}, {"batch_size": 8}))]
-    for member in pair:
-        assert "has --batch_size 8, process 0 has 4: give all the same" in member.error
-
-
-def test_one_that_does_not_come_is_named():
+    needs_jax()
     port = free_port()
-    present = [Member(Place(rank, 3, "localhost", port), timeout=1.0) for rank in (0, 1)]
-    for member in present:
-        assert "1 did not come within 1 s; first: process 2" in member.met().error
+    codes, lines = ends([member(rank, 2, port, batch_size=4 + 4 * rank) for rank in (0, 1)])
+    assert codes == [2, 2]
+    for line in lines:
+        assert "has --batch_size 8, process 0 has 4: give all the same" in line
+
+
+@pytest.mark.parametrize("present", [(0, 2), (1, 2)])
+def test_one_that_does_not_come_is_told_in_time(present):
+    needs_jax()
+    port = free_port()
+    codes, lines = ends([member(rank, 3, port, seconds=2) for rank in present])
+    assert codes == [2, 2]
+    for line in lines:
+        assert f"not all of 3 processes came to localhost:{port} within 2 s" in line
 
 
 def test_a_place_taken_twice_is_refused():
+    needs_jax()
     port = free_port()
-    three = [Member(Place(rank, 3, "localhost", port)) for rank in (0, 1, 1)]
-    assert "do not have the same TF_CONFIG" in three[0].met().error
-
-
-def test_a_chief_that_is_not_there_is_told_in_time():
-    port = free_port()
-    error = Member(Place(1, 2, "localhost", port), timeout=1.0).met().error
-    assert f"did not reach process 0 at localhost:{port} within 1 s" in error
+    codes, lines = ends([member(rank, 3, port, seconds=5) for rank in (0, 1, 1)])
+    assert codes == [2] * 3
+    # who comes first decides whether JAX sees a place taken or one that stays empty
+    for line in lines:
+        assert "the same TF_CONFIG" in line
 
 
 def test_a_port_that_is_taken_is_told():
+    needs_jax()
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
-        error = Member(Place(0, 2, "localhost", port)).met().error
-    assert f"at port {port}: Address already in use" in error
-
-
-def test_a_stranger_at_the_port_does_no_harm():
-    port = free_port()
-    chief = Member(Place(0, 2, "localhost", port))
-    for words in (b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b"\xff\n"):
-        while True:
-            try:
-                with socket.create_connection(("localhost", port)) as stranger:
-                    stranger.sendall(words)
-                break
-            except ConnectionRefusedError:
-                continue
-    worker = Member(Place(1, 2, "localhost", port))
-    assert chief.met().group and worker.met().group
+        codes, lines = ends([member(0, 2, port)])
+    assert codes == [2]
+    assert f"at port {port}: Address already in use" in lines[0]
 
 
 def test_a_cluster_without_an_environment_ends_in_one_line(cli):
@@ -332,6 +346,13 @@ def test_a_cluster_without_an_environment_ends_in_one_line(cli):
     assert "leave --cluster away" in done.stderr
 
 
+PROGRAM = f"""
+import sys
+from commands.training import hosts
+hosts.HEARTBEAT_SECONDS = {HEARTBEAT_SECONDS}
+import main
+sys.exit(main.main())
+"""
 FLAGS = (
     "train --dataset folder --data {root} --rows 48 --cols 64 --width 0.05 --batch_size 4 "
     "--backbone_weights none --freeze_backbone False --loss kld --optimizer adam --flip True "
@@ -359,15 +380,15 @@ def own_set(tmp_path_factory):
     return root
 
 
-def start(folder, root, *more, epochs=2, **environment):
+def start(folder, root, *more, epochs=4, **environment):
     """Start main.py in a folder of its own."""
     folder.mkdir(exist_ok=True)
     inherited = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     words = FLAGS.format(root=root, epochs=epochs).split()
     return subprocess.Popen(
-        [sys.executable, str(PROJECT / "main.py"), *words, *more],
+        [sys.executable, "-c", PROGRAM, *words, *more],
         cwd=folder,
-        env={**inherited, **environment},
+        env={**inherited, "PYTHONPATH": str(PROJECT), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -383,36 +404,51 @@ def start_pair(folder, root, **more):
     ]
 
 
+Pair = namedtuple("Pair", "folder said")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, own_set):
+    """Return the folder of two processes that have trained one network, and what each has said."""
+    needs_jax()
+    folder = tmp_path_factory.mktemp("pair")
+    codes, said = ended(start_pair(folder, own_set))
+    assert codes == [0, 0], said
+    return Pair(folder, said)
+
+
 @pytest.mark.slow
-def test_devices_and_processes_give_the_losses_of_one_device(tmp_path, own_set):
+def test_devices_and_processes_give_the_losses_of_one_device(tmp_path, own_set, pair):
     """With dropout, flips and a last batch that does not divide; validation is shared out, too."""
     needs_jax()
     two_devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     running = {
         "one": start(tmp_path / "one", own_set, KERAS_BACKEND="jax"),
         "two": start(tmp_path / "two", own_set, "--devices", "2", **two_devices),
-        **dict(zip(("process0", "process1"), start_pair(tmp_path, own_set), strict=True)),
     }
     said = {name: process.communicate(timeout=550) for name, process in running.items()}
     assert {name: process.returncode for name, process in running.items()} == dict.fromkeys(said, 0)
+    said |= {"process0": pair.said[0], "process1": pair.said[1]}
     assert {err for _, err in said.values()} == {""}
     assert said["process1"][0] == ""  # the others are silent, and write nothing
-    assert list((tmp_path / "process1").iterdir()) == []
+    assert list((pair.folder / "process1").iterdir()) == []
     lines = [said[name][0].splitlines() for name in ("one", "two", "process0")]
-    assert [len(some) for some in lines] == [6, 8, 8], lines
+    assert [len(some) for some in lines] == [8, 10, 10], lines
     for some in lines[1:]:
         assert any("not scored beside a training on several devices" in line for line in some)
     assert lines[1][3] == "2 devices of 1 processes share each batch, by JAX"
     assert lines[2][3] == "2 devices of 2 processes share each batch, by JAX"
 
+    folders = {name: tmp_path / name for name in running} | {"process0": pair.folder / "process0"}
+
     def history(name):
-        with (tmp_path / name / "run/history.csv").open() as file:
+        with (folders[name] / "run/history.csv").open() as file:
             rows = list(csv.DictReader(file))
         names = ("loss", "zero_maps", "val_loss", "val_cc")
         return np.array([[float(row[name]) for name in names] for row in rows])
 
     def weights(name):
-        with h5py.File(tmp_path / name / "run/last.weights.h5") as file:
+        with h5py.File(folders[name] / "run/last.weights.h5") as file:
             found = []
             file["layers"].visititems(
                 lambda _, item: found.append(item[()]) if isinstance(item, h5py.Dataset) else None
@@ -436,30 +472,15 @@ def test_processes_whose_caches_differ_train_on_the_same(tmp_path, own_set):
     assert earlier.communicate(timeout=300)[1] == ""
     workers = [f"127.0.0.1:{free_port()}"] * 2
     other = {"SALIENCY_CACHE": str(tmp_path / "empty")}
-    pair = [
+    both = [
         start(tmp_path / f"process{i}", own_set, *frozen, "--cluster", **tf_config(i, workers),
               **once, **own)
         for i, own in enumerate((cache, other))
     ]  # fmt: skip
-    said = [process.communicate(timeout=300) for process in pair]
+    said = [process.communicate(timeout=300) for process in both]
     assert [err for _, err in said] == ["", ""]
     assert "feature cache: off, as for another process of this run" in said[0][0]
     assert (tmp_path / "process0/run/best.weights.h5").exists()
-
-
-@pytest.mark.slow
-def test_a_process_that_is_killed_ends_the_other(tmp_path, own_set):
-    needs_jax()
-    chief, other = start_pair(tmp_path, own_set, epochs=100_000)
-    for line in chief.stdout:
-        if line.startswith("epoch 1:"):
-            break
-    other.send_signal(signal.SIGKILL)
-    _, told = chief.communicate(timeout=30)
-    other.communicate()
-    assert chief.returncode == 2
-    assert told.startswith("error: process 1 of 2 (")
-    assert "has gone" in told and len(told.splitlines()) == 1
 
 
 @pytest.mark.slow
@@ -471,9 +492,9 @@ def test_a_picture_that_one_process_cannot_read_ends_both(tmp_path, own_set):
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(path.read_bytes())
     (broken / "val/images/4.png").write_text("no picture")  # the second's share
-    pair = start_pair(tmp_path, broken)
-    told = [process.communicate(timeout=300)[1] for process in pair]
-    assert [process.returncode for process in pair] == [2, 2]
+    codes, said = ended(start_pair(tmp_path, broken))
+    assert codes == [2, 2]
+    told = [err for _, err in said]
     for lines in told:
         assert len(lines.splitlines()) == 1
         assert "val/images/4.png is not a picture that can be read" in lines
@@ -482,23 +503,29 @@ def test_a_picture_that_one_process_cannot_read_ends_both(tmp_path, own_set):
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_stops_both_at_the_same_step_and_they_go_on(tmp_path, own_set):
-    needs_jax()
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "parts").mkdir()
-    whole = start_pair(tmp_path / "whole", own_set, epochs=6)
-    assert ended(whole)[0] == [0, 0]
-    parts = start_pair(tmp_path / "parts", own_set, epochs=6)
-    for line in iter(parts[0].stdout.readline, ""):
-        if line.startswith("epoch 1:"):
-            break
-    parts[1].send_signal(signal.SIGTERM)
-    codes, said = ended(parts)
+def test_a_signal_or_a_death_of_one_process_stops_both_and_they_go_on(tmp_path, own_set, pair):
+    """A signal stops both at the same step; where one is killed, the other says so and ends."""
+
+    def start_again(end):
+        """Start both, and once they have done an epoch, end the second by a signal."""
+        both = start_pair(tmp_path, own_set)
+        for line in iter(both[0].stdout.readline, ""):
+            if line.startswith("epoch "):
+                break
+        both[1].send_signal(end)
+        return ended(both)
+
+    codes, said = start_again(signal.SIGTERM)
     assert codes == [75, 75], said
-    codes, said = ended(start_pair(tmp_path / "parts", own_set, epochs=6))
+    codes, said = start_again(signal.SIGKILL)
+    assert codes == [2, -signal.SIGKILL], said
+    told = said[0][1]
+    assert told.startswith("error: process 1 of 2 (")
+    assert "has gone" in told and len(told.splitlines()) == 1
+    codes, said = ended(start_pair(tmp_path, own_set))
     assert codes == [0, 0], said
     assert "going on from epoch" in said[0][0]
-    one, other = (tmp_path / name / "process0/run/history.csv" for name in ("whole", "parts"))
+    one, other = (folder / "process0/run/history.csv" for folder in (pair.folder, tmp_path))
     assert one.read_bytes() == other.read_bytes()
 
 

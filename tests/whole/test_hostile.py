@@ -21,7 +21,7 @@ from scipy.io import loadmat, savemat
 
 import config
 from commands.evaluation.score_log import ScoreLog
-from commands.training import hosts
+from commands.preflight import from_tf_config
 from salience.data import fixation_files, store
 from salience.data import mat as _mat
 from salience.data import points as _points
@@ -181,7 +181,7 @@ def test_json_nested_beyond_reason_is_one_error(tmp_path):
     with pytest.raises(UserError, match="nested a thousand deep"):
         files.read_json(path)
     with pytest.raises(UserError, match="TF_CONFIG is not understood"):
-        hosts.from_tf_config("[" * 10**5)
+        from_tf_config("[" * 10**5)
 
 
 def test_a_number_beyond_every_float_is_one_error(tmp_path):

@@ -44,7 +44,7 @@ from scipy.sparse import csc_matrix
 
 import config
 from commands.evaluation.score_log import ScoreLog
-from commands.training import hosts
+from commands.preflight import from_tf_config
 from salience.data import feature_store, fixation_files, plan, store, tables
 from salience.data import points as _points
 from salience.data.sets import cat2000, folder, npy, osie, salicon, toronto
@@ -311,7 +311,7 @@ def read_json(data: bytes, room: Path) -> None:
         lambda: salicon.parse_json(path),
         lambda: folder.read_card(path),
         lambda: [osie._names(path, {"a.jpg", "b.jpg"}, split) for split in plan.SPLITS],
-        lambda: hosts.from_tf_config(data.decode(errors="replace")),
+        lambda: from_tf_config(data.decode(errors="replace")),
     ):
         with contextlib.suppress(UserError):
             read()
