@@ -17,7 +17,15 @@ from salience.data.plan import Plan
 from salience.networks.backbone_table import BACKBONES
 from salience.system.errors import UserError, did_you_mean
 from salience.system.files import HERE, read_json, real_path, write_json
-from salience.system.flags import Checked, option, takes_many, to_json, typed, value_type
+from salience.system.flags import (
+    Checked,
+    option,
+    parse_bytes,
+    takes_many,
+    to_json,
+    typed,
+    value_type,
+)
 
 
 @dataclass(frozen=True)
@@ -170,7 +178,6 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 OUT_OF_BOUNDS = ("drop", "clip")
 FEATURE_CACHES = ("auto", "on", "off")
 FEATURE_PRECISIONS = ("float16", "float32")
-BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 LARGEST_SEED = 2**32 - 1  # of NumPy's and Keras' generators
 LARGEST_BLUR = 1000  # pixels: a degree of sight spans some 200 on an 8K screen
@@ -401,7 +408,7 @@ class Config(TruthConfig):
         choices=FEATURE_PRECISIONS,
     )
     cache_limit: str = option(
-        "50GB", "room that kept features may take, of all networks; the longest unused go first"
+        "50GB", "room that the user's cache may take; what is longest unused goes first"
     )
     loss: str = option(
         "mlnet",
@@ -671,7 +678,7 @@ class Config(TruthConfig):
 
     @property
     def cache_bytes(self) -> int:
-        """Room that kept features may take, bytes."""
+        """Limit of the user's cache, bytes."""
         return parse_bytes(self.cache_limit, "--cache_limit")
 
 
@@ -861,21 +868,6 @@ def parse_loss(text: str) -> list[tuple[float, str]]:
             )
         terms.append((float(match[1] or 1), match[2]))
     return terms
-
-
-def parse_bytes(text: str, flag: str) -> int:
-    """Return a size such as 50GB in bytes; the units count in thousands.
-
-    >>> parse_bytes("1.5 GB", "--cache_limit")
-    1500000000
-
-    Raises:
-        UserError: it is no size.
-    """
-    match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)([KMGT]?B)?", text.upper().replace(" ", ""))
-    if not match:
-        raise UserError(f"{flag} {text}: a size such as 50GB, 800MB or 2TB is expected.")
-    return round(float(match[1]) * BYTES[match[2] or "B"])
 
 
 def recipe_of(model: str) -> dict[str, Any]:

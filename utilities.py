@@ -4,7 +4,6 @@ How a picture is placed in an input and its map taken out again is in `letterbox
 are also to be had here; files are read in `salience.pictures`. No network is known here.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,7 @@ from salience.pictures.letterbox import Letterbox, OutputGrid, postprocess, prep
 from salience.pictures.reading import sample_density, stamp
 from salience.pictures.sample import Sample, Stored
 from salience.system.arrays import Array
-from salience.system.cache import ArrayCache, default_cache
-from salience.system.code_digest import code_digest
+from salience.system.cache import Cache, default_cache, make_key
 from salience.system.errors import UserError
 from salience.system.files import real_path
 
@@ -75,8 +73,7 @@ def input_identity(sample: Sample, input_shape: tuple[int, int]) -> str | None:
             return None
         file = sample.image.file if isinstance(sample.image, Stored) else sample.image
         about = (str(real_path(Path(file))), *about, sample.shape)  # type: ignore[arg-type]
-    parts = (code_digest(network_input), cv2.__version__, input_shape, about)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    return make_key(network_input, cv2.__version__, input_shape, about)
 
 
 class Features(Protocol):
@@ -162,7 +159,7 @@ class SaliencyBatches(keras.utils.PyDataset):
         sizes: Sequence[int] = (),
         mix: Sequence[float] = (),
         seed: int = 0,
-        cache: ArrayCache | None = None,
+        cache: Cache | None = None,
         workers: int = 1,
     ) -> None:
         super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=4)
@@ -180,7 +177,8 @@ class SaliencyBatches(keras.utils.PyDataset):
         self.seed = seed
         self.epoch = 0
         self.part = BatchShare()
-        self.cache = cache or default_cache()
+        about = make_key(make_truth, self.grid, sigma_pixels, input_shape)
+        self.truths = (cache or default_cache()).shelf(about)
         self.features: Features | None = None
         self.failure: UserError | None = None
         self.boxes: dict[int, Letterbox] = {}  # by sample, once its picture has been read
@@ -258,8 +256,8 @@ class SaliencyBatches(keras.utils.PyDataset):
         sample = self.samples[index]
         if sample.prepared:
             return sample.prepared.truth()
-        return self.cache.get(
-            _truth_key(sample, box, self.grid, self.sigma_pixels),
+        return self.truths.get(
+            truth_name(sample, box),
             lambda: make_truth(sample, box, self.grid, self.sigma_pixels),
         )
 
@@ -283,13 +281,10 @@ def make_truth(
     return np.stack([density, counts], axis=-1).astype(np.float32)
 
 
-def _truth_key(sample: Sample, box: Letterbox, grid: OutputGrid, sigma_pixels: float | None) -> str:
-    """Return a name for what `make_truth` returns, made from all that it depends on."""
-    parts = (code_digest(make_truth), box, grid, sigma_pixels, sample.sigma_pixels)
-    digest = hashlib.sha256(repr(parts).encode())
-    if sample.fixations is not None:
-        digest.update(np.ascontiguousarray(sample.fixations, np.float32).tobytes())
+def truth_name(sample: Sample, box: Letterbox) -> str:
+    """Return a name for the truth of a sample, which with its shelf tells all it depends on."""
+    about: tuple = ()
     if sample.map is not None:
         file = sample.map if isinstance(sample.map, Path) else sample.map.file
-        digest.update(repr((real_path(file), *stamp(sample.map))).encode())
-    return digest.hexdigest()
+        about = (str(real_path(file)), *stamp(sample.map))
+    return make_key(box, sample.sigma_pixels, sample.fixations, about)

@@ -30,7 +30,7 @@ import numpy as np
 from commands.training import backends, feature_cache, objective, train
 from config import Config
 from model import grid_of, system_module
-from salience.data.feature_store import occupants, pack, unpack
+from salience.data.feature_store import pack, unpack
 
 
 def timed(work) -> tuple[float, float]:
@@ -105,10 +105,10 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["SALIENCY_CACHE"] = scratch
-        compare(asked, Path(scratch))
+        compare(asked)
 
 
-def compare(asked: argparse.Namespace, scratch: Path) -> None:
+def compare(asked: argparse.Namespace) -> None:
     """Time both ways in turn."""
     config = {
         "data": (asked.data,),
@@ -150,14 +150,13 @@ def compare(asked: argparse.Namespace, scratch: Path) -> None:
             f"{ways[name].losses[0]:.5f} |"
         )
     print()
-    sizes = {one.folder.name: one.size for one in occupants(scratch / "features")}
     for name in asked.precisions:
         batches = ways[name].batches
-        store = batches.features.store  # type: ignore[union-attr]
-        kept = len(list(store.folder.rglob("*.features")))
+        folder = batches.features.store.shelf.folder  # type: ignore[union-attr]
+        kept = [path.stat().st_size for path in folder.rglob("*.features")]
         about = ", ".join(f"{k} {v:.4g}" for k, v in entry(batches[0][0][0]).items())
         print(
-            f"{name}: {kept} entries, {sizes[store.folder.name] / kept / 1e6:.3g} MB each; of one: "
+            f"{name}: {len(kept)} entries, {sum(kept) / len(kept) / 1e6:.3g} MB each; of one: "
             f"{about}; the {asked.epochs} epochs that filled it took "
             f"{1e3 * filling[name] / count / asked.epochs:.0f} processor ms an image"
         )

@@ -30,7 +30,7 @@ from salience.data import loading
 from salience.pictures.picture_files import read_image
 from salience.pictures.reading import sample_image
 from salience.pictures.sample import Sample
-from salience.system.cache import ArrayCache
+from salience.system.cache import Cache
 from utilities import OutputGrid, SaliencyBatches, network_input, preprocess
 
 SIZES = ((240, 320), (480, 640))
@@ -92,7 +92,7 @@ def main() -> None:
                 PrepareConfig(data=(arguments.data,), rows=rows, cols=cols, output=stored),
                 say=lambda line: None,
             )
-            cache = ArrayCache(Path(scratch, "cache"))
+            cache = Cache(Path(scratch, "cache"))
             feeds = {
                 name: SaliencyBatches(
                     loading.load("osie", root, "train"),

@@ -164,7 +164,7 @@ def main() -> None:
 
     import_keras()
     from salience.data import loading
-    from salience.system.cache import ArrayCache
+    from salience.system.cache import Cache
     from utilities import SaliencyBatches
 
     cv2.setNumThreads(1)  # one thread a worker, for all of them
@@ -172,7 +172,7 @@ def main() -> None:
     torch = importlib.util.find_spec("torch") is not None
     best = 0.0
     with tempfile.TemporaryDirectory() as scratch:
-        cache = ArrayCache(Path(scratch))
+        cache = Cache(Path(scratch))
         batches = SaliencyBatches(samples, SIZE, BATCH, cache=cache)
         expected = [batches[i] for i in range(len(batches))]
         pairs = []

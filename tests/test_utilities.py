@@ -14,7 +14,7 @@ from salience.pictures import letterbox, reading
 from salience.pictures.picture_files import read_image
 from salience.pictures.reading import sample_image
 from salience.pictures.sample import Sample
-from salience.system.cache import ArrayCache
+from salience.system.cache import Cache
 from salience.system.errors import UserError
 from utilities import (
     Letterbox,
@@ -237,7 +237,7 @@ def test_a_system_may_blur_its_maps():
 
 def test_truth_is_made_once_and_a_changed_map_is_noticed(tmp_path, monkeypatch):
     image, own = np.zeros((16, 16, 3), np.uint8), tmp_path / "m.png"
-    cache = ArrayCache(tmp_path / "cache")
+    cache = Cache(tmp_path / "cache")
     sample = Sample("s", lambda: image, own)
 
     def truth():
@@ -250,7 +250,7 @@ def test_truth_is_made_once_and_a_changed_map_is_noticed(tmp_path, monkeypatch):
     first = truth()
     np.testing.assert_array_equal(first, truth())
     assert len(made) == 1
-    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 1
+    assert len(list((tmp_path / "cache").rglob("*.npz"))) == 1
     cv2.imwrite(str(own), np.eye(16, dtype=np.uint8)[::-1] * 255)
     os.utime(own, ns=(1, 1))
     assert not np.array_equal(first, truth())
@@ -259,7 +259,7 @@ def test_truth_is_made_once_and_a_changed_map_is_noticed(tmp_path, monkeypatch):
 def test_sets_are_mixed_in_the_shares_asked_for():
     samples = [Sample(str(i), lambda: np.zeros((8, 8, 3), np.uint8)) for i in range(20)]
     batches = SaliencyBatches(
-        samples, (8, 8), 4, shuffle=True, sizes=[15, 5], mix=[1, 3], cache=ArrayCache(None)
+        samples, (8, 8), 4, shuffle=True, sizes=[15, 5], mix=[1, 3], cache=Cache(None)
     )
     epochs = []
     for batches.epoch in range(3):
@@ -269,25 +269,25 @@ def test_sets_are_mixed_in_the_shares_asked_for():
         assert np.bincount(order)[15:].tolist() == [3, 3, 3, 3, 3]
         epochs.append(order)
     assert len({i for order in epochs for i in order}) > 10  # others of the large set each time
-    plain = SaliencyBatches(samples, (8, 8), 4, shuffle=True, sizes=[15, 5], cache=ArrayCache(None))
+    plain = SaliencyBatches(samples, (8, 8), 4, shuffle=True, sizes=[15, 5], cache=Cache(None))
     assert sorted(plain.order()) == list(range(20))
 
 
 def test_the_smallest_share_is_a_picture():
     samples = [Sample(str(i), lambda: np.zeros((8, 8, 3), np.uint8)) for i in range(6)]
-    mixed = {"sizes": [3, 3], "mix": [1, 1000], "cache": ArrayCache(None)}
+    mixed = {"sizes": [3, 3], "mix": [1, 1000], "cache": Cache(None)}
     batches = SaliencyBatches(samples, (8, 8), 4, shuffle=True, **mixed)
     assert np.count_nonzero(batches.order() < 3) == 1
 
 
 def test_a_damaged_or_unwritable_cache_only_costs_time(tmp_path):
-    cache = ArrayCache(tmp_path / "cache")
-    made = cache.get("ab12", lambda: np.ones((2, 2), np.float32))
-    file = next((tmp_path / "cache").rglob("*.npy"))
+    shelf = Cache(tmp_path / "cache").shelf("shelf")
+    made = shelf.get("ab12", lambda: np.ones((2, 2), np.float32))
+    file = next((tmp_path / "cache").rglob("*.npz"))
     file.write_bytes(b"broken")
-    np.testing.assert_array_equal(cache.get("ab12", lambda: made), made)
+    np.testing.assert_array_equal(shelf.get("ab12", lambda: made), made)
     (tmp_path / "file").touch()
-    blocked = ArrayCache(tmp_path / "file")
+    blocked = Cache(tmp_path / "file").shelf("shelf")
     np.testing.assert_array_equal(blocked.get("ab12", lambda: made), made)
 
 

@@ -27,7 +27,6 @@ from salience.measures.metrics import Metric
 from salience.measures.significance import Interval, mean_interval
 from salience.networks import weight_files
 from salience.pictures.sample import Sample
-from salience.system.cache import ArrayCache
 from salience.system.errors import UserError
 from salience.system.files import as_csv, make_folder, write_json, write_text
 from salience.system.flags import to_json, typed_flags
@@ -84,10 +83,9 @@ def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str,
             "pictures."
         )
     make_folder(settings.output)
-    kept = ArrayCache(settings.output / "predictions")
 
     def maps_of(file: Path, name: str) -> ModelMaps:
-        return ModelMaps(file, name, settings.batch_size, settings.workers, kept=kept)
+        return ModelMaps(file, name, settings.batch_size, settings.workers, keep=True)
 
     source = maps_of(weights, BEFORE)
     note_training_pictures(source.config, settings, split, notes, source.weights)

@@ -28,8 +28,7 @@ from salience.pictures.fixations import blurred
 from salience.pictures.letterbox import Letterbox, of_both_ways, postprocess
 from salience.pictures.reading import sample_density, sample_shape
 from salience.pictures.sample import Sample
-from salience.system.cache import ArrayCache
-from salience.system.code_digest import code_digest
+from salience.system.cache import Shelf, default_cache, make_key
 from salience.system.errors import UserError
 from salience.system.files import content_stamp, file_digest
 from salience.system.notes import Notes
@@ -63,7 +62,7 @@ class ModelMaps:
         smooth: standard deviation of a Gaussian blur, pixels of the original picture.
         mirror: average each map with that of the mirrored picture.
         adaptation: what a data set asks of the maps.
-        kept: where the network's outputs are kept, so that it sees each picture once.
+        keep: keep the network's outputs in the user's cache, so that it sees each picture once.
 
     Raises:
         UserError: the weights are not usable.
@@ -78,15 +77,17 @@ class ModelMaps:
         smooth: float = 0.0,
         mirror: bool = False,
         adaptation: Adaptation = IDENTITY,
-        kept: ArrayCache | None = None,
+        keep: bool = False,
     ) -> None:
         from model import load_model  # here: scoring maps of a folder needs no network
 
         self.weights, self.name, self.smooth = weights, model_name(name), smooth
         self.batch_size, self.workers, self.mirror = batch_size, workers, mirror
-        self.adaptation, self.kept = adaptation, kept or ArrayCache(None)
+        self.adaptation = adaptation
         self.model = load_model(weights)
         self.digest = file_digest(weights)
+        about = make_key(ModelMaps, self.digest, mirror)
+        self.kept: Shelf | None = default_cache().shelf(about) if keep else None
 
     @property
     def config(self) -> Config:
@@ -124,8 +125,9 @@ class ModelMaps:
 
     def _predictions(self, batch: list[Sample], pool: ThreadPoolExecutor) -> list[NDArray]:
         """Return the network's output of each picture; what is kept is not computed again."""
-        keys = [self._key(sample) for sample in batch]
-        found = {i: kept for i, key in enumerate(keys) if (kept := self._recalled(key)) is not None}
+        names = [self._name(sample) for sample in batch]
+        recalled = {i: self._recalled(name) for i, name in enumerate(names)}
+        found = {i: kept for i, kept in recalled.items() if kept is not None}
         missing = [i for i in range(len(batch)) if i not in found]
         if missing:
             from utilities import network_input
@@ -136,31 +138,27 @@ class ModelMaps:
             predictions = network(np.stack(list(inputs)))
             for i, prediction in zip(missing, predictions, strict=True):
                 found[i] = prediction
-                if (key := keys[i]) is not None:
-                    self.kept.keep(key, {"prediction": prediction})
+                if self.kept and (name := names[i]):
+                    self.kept.keep(name, {"prediction": prediction})
         return [found[i] for i in range(len(batch))]
 
     def _network(self, batch: NDArray[np.uint8]) -> NDArray:
         """Return the network's outputs of pictures."""
         return np.asarray(self.model.predict_on_batch(batch))
 
-    def _recalled(self, key: str | None) -> NDArray | None:
-        """Return the output that is kept under a key; None where there is none, or it is odd."""
-        kept = self.kept.recall(key) if key else None
+    def _recalled(self, name: str | None) -> NDArray | None:
+        """Return the output that is kept under a name; None where there is none, or it is odd."""
+        kept = self.kept.recall(name) if self.kept and name else None
         prediction = (kept or {}).get("prediction")
         if prediction is None or prediction.shape != self.model.output_shape[1:]:
             return None
         return prediction if prediction.dtype.kind == "f" else None
 
-    def _key(self, sample: Sample) -> str | None:
-        """Return a name for the network's output of a picture; None where it is not kept."""
-        if self.kept.folder is None:
-            return None
+    def _name(self, sample: Sample) -> str | None:
+        """Return a name for a picture, as the network sees it; None where no output is kept."""
         from utilities import input_identity
 
-        picture = input_identity(sample, self.model.input_shape[1:3])
-        about = f"{self.digest} {self.mirror} {picture} {code_digest(ModelMaps)}"
-        return picture and hashlib.sha256(about.encode()).hexdigest()
+        return input_identity(sample, self.model.input_shape[1:3]) if self.kept else None
 
 
 @dataclass

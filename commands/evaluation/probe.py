@@ -6,7 +6,6 @@ beside the references, and beside the same network with random weights.
 """
 
 import dataclasses
-import hashlib
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -43,7 +42,7 @@ from salience.networks.linear_probe import GRID, features
 from salience.pictures.picture_files import overlay
 from salience.pictures.reading import sample_density, sample_image
 from salience.pictures.sample import Sample
-from salience.system.code_digest import code_digest
+from salience.system.cache import make_key
 from salience.system.files import as_csv, make_folder, write_json, write_text
 from salience.system.flags import to_json, typed_flags
 from salience.system.notes import Notes
@@ -86,10 +85,8 @@ class Network:
     @cached_property
     def fingerprint(self) -> str:
         """A name for all that the features depend on, besides the pictures."""
-        digest = hashlib.sha256(repr((self.name, self.input_shape, GRID)).encode())
-        for weight in self.model.weights:
-            digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())
-        return digest.hexdigest()
+        weights = map(keras.ops.convert_to_numpy, self.model.weights)
+        return make_key(self.name, self.input_shape, GRID, *weights)
 
     def of(self, pixels: NDArray) -> NDArray[np.float32]:
         """Return the features of pictures as the network takes them, [b, rows, cols, channels]."""
@@ -145,10 +142,8 @@ class ReadOut:
 
     def fingerprint(self) -> str:
         """Return a name for all that its maps depend on, besides the pictures."""
-        digest = hashlib.sha256((self.network.fingerprint + code_digest(ReadOut)).encode())
-        digest.update(np.ascontiguousarray(self.fit.kernel).tobytes())
-        digest.update(np.ascontiguousarray(self.fit.intercept).tobytes())
-        return f"probe {self.stage} {digest.hexdigest()}"
+        about = make_key(ReadOut, self.network.fingerprint, self.fit.kernel, self.fit.intercept)
+        return f"probe {self.stage} {about}"
 
     def read(self, cells: NDArray, box: Letterbox) -> NDArray:
         """Return the map on the grid, [rows, cols], of features [rows, cols, channels]."""

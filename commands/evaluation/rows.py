@@ -5,7 +5,6 @@ commands that score are made of this. It knows no data set: what it depends on i
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from salience.measures.metrics import METRICS, PROFILES, Metric
 from salience.measures.references import HALVED, HALVES, ONE, UNIFORM, Scores, Truth, TruthSplit
 from salience.measures.references import references as reference_rows
 from salience.measures.significance import Interval, mean_interval
-from salience.system.code_digest import code_digest
+from salience.system.cache import make_key
 from salience.system.errors import UserError
 from salience.system.notes import Notes
 from salience.system.terminal import progress
@@ -116,8 +115,7 @@ def all_reference_rows(split: TruthSplit) -> list[Row]:
 
 def key_of(split: TruthSplit, about: str) -> str:
     """Return the key of a row on a split: the pictures, the map, and the code that scores it."""
-    parts = f"{split.fingerprint} {about} {code_digest(score_rows)}"
-    return hashlib.sha256(parts.encode()).hexdigest()[:16]
+    return make_key(score_rows, split.fingerprint, about)[:16]
 
 
 def unscored(notes: Notes) -> str:

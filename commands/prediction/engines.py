@@ -4,15 +4,9 @@ The copy is made once by `export`, which checks it against Keras, in a process o
 kept in the user's cache. Then no backend is imported, and a start takes a second or two.
 """
 
-import hashlib
-import json
 import os
-import shutil
 import subprocess
-import tempfile
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -25,9 +19,8 @@ from numpy.typing import NDArray
 
 from salience.measures.adaptation import IDENTITY, Adaptation, asked_for
 from salience.pictures.letterbox import OutputGrid, of_both_ways
-from salience.system import quiet
+from salience.system import cache, quiet
 from salience.system.arrays import Array
-from salience.system.cache import default_cache
 from salience.system.code_digest import code_digest
 from salience.system.errors import UserError
 from salience.system.files import file_digest, how_to_install, read_json, real_path
@@ -36,8 +29,6 @@ Maps = Callable[[NDArray[np.uint8]], Array]
 # Batches that are predicted at the same time, each on its share of the cores. Two halves wait less
 # on each other than the threads of one batch do, and more would only take memory.
 AT_ONCE = 2
-KEPT = 8  # networks in the cache; the one that was used longest ago makes room
-LEFT_SECONDS = 86400.0  # by then nobody works on what is still unnamed
 # what an exported network is made by, besides code of ours
 MAKERS = ("keras", "tensorflow", "tf2onnx", "onnx")
 EXPORTER = "commands.prediction.export"  # the module that makes it; importing it would import Keras
@@ -249,18 +240,14 @@ def exported_engine(name: str, weights: Path, say: Callable[[str], None]) -> Eng
         UserError: it cannot be made.
         Exception: of its runtime, which cannot run it.
     """
-    cache = default_cache().folder
-    if cache is None:
-        raise UserError(f"No folder keeps the {name} network: name one as $SALIENCY_CACHE.")
-    home = cache / "networks"
-    folder = home / key(name, weights)
-    path = folder / f"network{RUNTIMES[name].suffix}"
-    if not whole(path):
+    file = f"network{RUNTIMES[name].suffix}"
+
+    def made(folder: Path) -> None:
         say(f"making the {name} network of {weights}, once")
-        make(name, weights, folder)
-        make_room(home)
-    with suppress(OSError):
-        os.utime(folder)
+        make(name, weights, folder / file)
+
+    shelf = cache.default_cache().shelf(key(name, weights))
+    path = shelf.files(made, lambda folder: whole(folder / file)) / file
     at_once = min(AT_ONCE, cores())
     return from_card(name, read_json(card_path(path)), RUNTIMES[name].open(path, at_once), at_once)
 
@@ -277,48 +264,21 @@ def from_card(name: str, card: dict[str, Any], maps: Maps, at_once: int = 1) -> 
     )
 
 
-def make(name: str, weights: Path, folder: Path) -> None:
-    """Export a network into a folder of the cache, which is there whole or not at all.
+def make(name: str, weights: Path, output: Path) -> None:
+    """Export a network to a file, in a process of its own.
 
     Raises:
-        UserError: it cannot be converted, or the cache cannot be written.
+        UserError: it cannot be converted.
     """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as scratch:
-            output = Path(scratch, "made", f"network{RUNTIMES[name].suffix}")
-            done = subprocess.run(
-                quiet.program("export", "--format", name, "--weights", str(real_path(weights)),
-                               "--output", str(output)),
-                env={**os.environ, "KERAS_BACKEND": "tensorflow"},
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            if done.returncode:
-                lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-                raise UserError(lines[-1].removeprefix("error: "))
-            if not whole(folder / output.name):  # else another process has made the same meanwhile
-                shutil.rmtree(folder, ignore_errors=True)  # damaged
-                with suppress(OSError):
-                    output.parent.rename(folder)
-    except OSError as error:
-        raise UserError(f"Cannot write the cache {folder.parent}: {error.strerror}.") from error
-
-
-def make_room(home: Path) -> None:
-    """Remove the networks that were used longest ago, and what processes that were killed left."""
-    used = {folder: last_used(folder) for folder in home.iterdir()}
-    made = sorted((f for f in used if not f.name.startswith(".")), key=lambda f: used[f])
-    left = [f for f in used if f.name.startswith(".") and used[f] < time.time() - LEFT_SECONDS]
-    for folder in (*made[:-KEPT], *left):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def last_used(folder: Path) -> float:
-    """Return when a network was used last; 0 where another process has just removed it."""
-    try:
-        return folder.stat().st_mtime
-    except OSError:
-        return 0.0
+    done = subprocess.run(
+        quiet.program("export", "--format", name, "--weights", str(real_path(weights)),
+                       "--output", str(output)),
+        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise UserError(lines[-1].removeprefix("error: "))
 
 
 def key(name: str, weights: Path) -> str:
@@ -329,8 +289,7 @@ def key(name: str, weights: Path) -> str:
             parts.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             parts.append(f"no {package}")
-    parts.append(code_digest(EXPORTER))
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return cache.make_key(code_digest(EXPORTER), *parts)
 
 
 def whole(path: Path) -> bool:

@@ -23,8 +23,8 @@ from config import Config
 from salience.data.feature_store import FeatureStore, KnownPicture
 from salience.networks.weight_files import versions
 from salience.pictures.sample import Sample
-from salience.system.cache import default_cache
-from salience.system.code_digest import code_digest, is_ours
+from salience.system.cache import default_cache, make_key
+from salience.system.code_digest import is_ours
 from salience.system.files import make_folder
 from salience.system.terminal import tell
 from utilities import Letterbox, SaliencyBatches, input_identity, mirrored, network_input
@@ -74,11 +74,12 @@ def attach(
         UserError: the cache is asked for and cannot be written.
     """
     parts = cut(model, config.feature_precision) if config.feature_cache != "off" else None
-    folder = default_cache().folder
-    if parts is None or folder is None:
+    cache = default_cache(config.cache_bytes)
+    if parts is None or cache.folder is None:
         asked = config.feature_cache == "on"
         return model, "feature cache: none, since no layer with weights is frozen" if asked else ""
-    store = FeatureStore(folder / "features", fingerprint(parts.trunk), config.cache_bytes)
+    shelf = cache.shelf(fingerprint(parts.trunk), bulky=True)
+    store = FeatureStore(shelf)
     devices = devices or Devices()
     features = Features(
         parts.trunk, store, config.input_shape, config.batch_size, say, devices.predict
@@ -90,17 +91,17 @@ def attach(
         for sample in samples
         for way in orientations
     ]
-    there = sum(name is not None and store.path(name).exists() for name in names)
-    count, room = len(names), store.room()
+    there = sum(name is not None and store.has(name) for name in names)
+    count, room = len(names), cache.room(shelf)
     on, why = decide(config.feature_cache, count, there, features.nbytes, room, config.epochs)
     if on and config.feature_cache == "on":
-        make_folder(store.folder, "$SALIENCY_CACHE")
+        make_folder(cache.folder, "$SALIENCY_CACHE")
     if not devices.agree(on) and on:  # of a network, processes must fit the same part
         on, why = False, "as for another process of this run: its cache decides, too"
     line = (
         f"feature cache: {'on' if on else 'off'}, {why}. Of {count:,} sets of features {there:,} "
         f"are there; at {readable(features.nbytes)} each at the most, all take up to "
-        f"{readable(count * features.nbytes)} in {store.folder}"
+        f"{readable(count * features.nbytes)} in {shelf.folder}"
     )
     if not on:
         return model, line
@@ -229,7 +230,7 @@ def fingerprint(trunk: keras.Model) -> str:
     are, whose rounding the features have, and so is the code of layers of ours.
     """
     places = {id(operation): place for place, operation in enumerate(trunk.operations)}
-    digest = hashlib.sha256(json.dumps([versions()["backend"], trunk.input_shape]).encode())
+    found = make_key(versions()["backend"], trunk.input_shape)
     for operation in trunk.operations:
         settings = {
             name: value
@@ -241,12 +242,11 @@ def fingerprint(trunk: keras.Model) -> str:
             for node in operation._inbound_nodes
             for argument in (node.arguments.args, node.arguments.kwargs)
         ]
-        code = code_digest(type(operation)) if is_ours(type(operation)) else ""
-        about = [type(operation).__name__, code, settings, calls]
-        digest.update(json.dumps(about, sort_keys=True, default=str).encode())
-        for weight in getattr(operation, "weights", []):
-            digest.update(np.ascontiguousarray(ops.convert_to_numpy(weight)).tobytes())
-    return digest.hexdigest()[:32]
+        kind = type(operation)
+        about = json.dumps([settings, calls], sort_keys=True, default=str)
+        weights = map(ops.convert_to_numpy, getattr(operation, "weights", []))
+        found = make_key(found, kind if is_ours(kind) else kind.__name__, about, *weights)
+    return found
 
 
 def call_argument(argument: Any, places: dict[int, int]) -> Any:
@@ -285,7 +285,7 @@ class Features:
         self.shapes = [tuple(tensor.shape[1:]) for tensor in trunk.outputs]
         self.dtype = np.dtype(trunk.outputs[0].dtype)
         self._seen: dict[int, KnownPicture] = {}
-        self._told: set[str] = set()
+        self._told = False
         self._computing = Lock()
 
     @property
@@ -340,22 +340,14 @@ class Features:
         return [np.asarray(array)[:count] for array in keras.tree.flatten(made)]
 
     def tell(self, made: Sequence[NDArray]) -> None:
-        """Say once that features are too large for float16, or that no more are kept."""
-        if self.dtype == np.float16 and any(reaches_the_end(array) for array in made):
-            self.tell_once(
-                f"warning: features beyond {FLOAT16_MOST:,.0f} are cut off there. "
-                "--feature_precision float32 keeps them as they are."
-            )
-        if self.store.full:
-            self.tell_once(
-                f"feature cache: {self.store.full}; what is not kept is computed each time"
-            )
-
-    def tell_once(self, line: str) -> None:
-        """Say a line that has not been said before."""
-        if line not in self._told:
-            self._told.add(line)
-            self.say(line)
+        """Say once that features are too large for float16."""
+        if self._told or self.dtype != np.float16 or not any(map(reaches_the_end, made)):
+            return
+        self._told = True
+        self.say(
+            f"warning: features beyond {FLOAT16_MOST:,.0f} are cut off there. "
+            "--feature_precision float32 keeps them as they are."
+        )
 
     def known_name(self, sample: Sample, flip: bool) -> str | None:
         """Return the name of a sample's features; None where its picture has not been seen."""

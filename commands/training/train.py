@@ -22,6 +22,7 @@ from config import Config
 from model import grid_of, system_module
 from salience.data import loading
 from salience.networks import provenance, weight_files
+from salience.system.cache import default_cache
 from salience.system.errors import Interrupted, UserError
 from salience.system.signals import Stop, heeded
 from salience.system.terminal import tell
@@ -314,6 +315,7 @@ def batches(config: Config, split: str, grid: OutputGrid) -> SaliencyBatches:
         sizes=sizes,
         mix=config.mix if split == "train" else (),
         seed=config.seed,
+        cache=default_cache(config.cache_bytes),
         workers=config.workers,
     )
 

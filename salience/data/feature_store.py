@@ -1,37 +1,25 @@
-"""Features on disk: one file a picture and way round, in a folder for each network.
+"""Features on disk: one packed file a picture and way round, on a shelf for each network.
 
-Whatever a file is asked for, it is whole and right or taken for absent: what is made from it then
-is only made again. So nothing waits for another run, and nothing has to be mended. What the
-features are of, `feature_cache.py` knows.
+What the features are of, `feature_cache.py` knows.
 """
 
-import os
-import shutil
 import struct
-import time
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
-from salience.system.errors import UserError
-from salience.system.files import atomic, read_bytes, read_text
+from salience.system.cache import Shelf
 
 MAGIC = b"features 1\n"
 HEAD = struct.Struct("<BIQ")  # of each array: how it is written, its checksum, its bytes
 DENSE, SPARSE = 0, 1
 SUFFIX = ".features"
 PICTURES = "pictures.txt"
-USED = "used"  # its time tells when a run last used the folder
-IN_USE_SECONDS = 3600
-TOUCH_SECONDS = 60
-RESERVE = 2 * 10**9  # bytes of the disk that are left to others
-RECOUNT = 10**9  # bytes after which it is looked up what other runs have written
 
 
 def pack(arrays: Sequence[NDArray]) -> bytes:
@@ -94,68 +82,6 @@ def as_bits(array: NDArray) -> NDArray:
 
 
 @dataclass(frozen=True)
-class Occupant:
-    """What the features of one network take.
-
-    Attributes:
-        folder: where they lie.
-        size: bytes.
-        used: when a run last used them, seconds since 1970.
-    """
-
-    folder: Path
-    size: int
-    used: float
-
-    @property
-    def in_use(self) -> bool:
-        """Whether a run may be using them, on whatever machine."""
-        return time.time() - self.used < IN_USE_SECONDS
-
-
-def occupants(root: Path) -> list[Occupant]:
-    """Return what lies in a folder of features, longest unused first."""
-    found = []
-    for folder in (f for f in _scan(root) if f.is_dir()):
-        sizes = [_size(file) for part in _scan(Path(folder)) for file in _files(part)]
-        try:
-            used = (Path(folder) / USED).stat().st_mtime
-        except OSError:
-            used = 0.0
-        found.append(Occupant(Path(folder), sum(sizes), used))
-    return sorted(found, key=lambda one: one.used)
-
-
-def _scan(folder: Path) -> list[os.DirEntry]:
-    """Return what is in a folder; nothing where it is not there (any more)."""
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError:
-        return []
-
-
-def _files(entry: os.DirEntry) -> list[os.DirEntry]:
-    """Return an entry that is a file, or what is in it."""
-    return _scan(Path(entry.path)) if entry.is_dir() else [entry]
-
-
-def _size(file: os.DirEntry) -> int:
-    """Return the bytes of a file; none where it is gone."""
-    try:
-        return file.stat().st_size
-    except OSError:
-        return 0
-
-
-def free_bytes(folder: Path) -> int:
-    """Return how much may be written to the disk of a folder, which may not exist yet."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free - RESERVE
-
-
-@dataclass(frozen=True)
 class KnownPicture:
     """What is known of a picture that was read once: a digest of the network's input, its shape."""
 
@@ -167,111 +93,50 @@ class FeatureStore:
     """The features of one network's frozen part.
 
     Args:
-        root: the folder of all networks' features.
-        key: a name for this network, made from all that its features depend on.
-        limit: bytes that all networks' features may take together.
+        shelf: of the user's cache, under a key of all that its features depend on.
     """
 
-    def __init__(self, root: Path, key: str, limit: int) -> None:
-        self.root, self.folder, self.limit = root, root / key, limit
-        self.full = ""  # why nothing more is kept
+    def __init__(self, shelf: Shelf) -> None:
+        self.shelf = shelf
         self.seen = self._read_seen()
         self._lock = Lock()
-        self._touched = 0.0
-        self._total, self._since = 0, RECOUNT  # bytes of all, and written since they were counted
 
-    def path(self, name: str) -> Path:
-        """Return the file of features."""
-        return self.folder / name[:2] / f"{name}{SUFFIX}"
+    def has(self, name: str) -> bool:
+        """Return whether the features of a name are kept."""
+        return self.shelf.path(name + SUFFIX).exists()
 
     def read(self, name: str, arrays: Sequence[NDArray]) -> bool:
         """Fill arrays with the features of a name; return whether they are there."""
-        self.touch()
+        data = self.shelf.read(name + SUFFIX)
         try:
-            unpack(read_bytes(self.path(name)), arrays)
-        except (OSError, ValueError):  # absent or damaged: made again
+            unpack(data or b"", arrays)
+        except ValueError:  # absent or damaged: made again
             return False
         return True
 
     def keep(self, name: str, arrays: Sequence[NDArray]) -> None:
-        """Write the features of a name, if there is room; `full` says why there is not."""
-        if self.full:
-            return
-        data = pack(arrays)
-        if not self._has_room(len(data)):
-            self.full = "no more room"
-            return
-        path = self.path(name)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # a file that a loss of power leaves half written is found out by its checksum
-            with atomic(path, durable=False) as temporary:
-                temporary.write_bytes(data)
-        except (OSError, UserError) as error:
-            self.full = f"cannot be written ({error})"
+        """Write the features of a name, if there is room."""
+        if not self.shelf.full:
+            self.shelf.write(name + SUFFIX, pack(arrays))
 
     def remember(self, identity: str, seen: KnownPicture) -> None:
         """Note what is known of a picture, so that another run need not read it."""
         with self._lock:
             self.seen[identity] = seen
             line = f"{identity} {seen.content} {seen.image_shape[0]} {seen.image_shape[1]}\n"
+            path = self.shelf.path(PICTURES)
             with suppress(OSError):
-                self.folder.mkdir(parents=True, exist_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 # one write of a short line to the end of a file: two runs do not mix theirs
-                with (self.folder / PICTURES).open("ab", buffering=0) as file:
+                with path.open("ab", buffering=0) as file:
                     file.write(line.encode())
 
     def _read_seen(self) -> dict[str, KnownPicture]:
         """Return what is known of pictures, by their identity; half-written lines are let be."""
         found = {}
-        with suppress(OSError):
-            for line in read_text(self.folder / PICTURES, errors="replace").splitlines():
-                words = line.split()
-                if len(words) == 4 and [len(w) for w in words[:2]] == [64, 64]:
-                    with suppress(ValueError):
-                        found[words[0]] = KnownPicture(words[1], (int(words[2]), int(words[3])))
+        for line in (self.shelf.read(PICTURES) or b"").decode(errors="replace").splitlines():
+            words = line.split()
+            if len(words) == 4 and [len(w) for w in words[:2]] == [64, 64]:
+                with suppress(ValueError):
+                    found[words[0]] = KnownPicture(words[1], (int(words[2]), int(words[3])))
         return found
-
-    def touch(self) -> None:
-        """Note that these features are in use, at most once a minute."""
-        if time.monotonic() - self._touched < TOUCH_SECONDS:
-            return
-        self._touched = time.monotonic()
-        with suppress(OSError):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / USED).touch()
-
-    def room(self) -> int:
-        """Return how many bytes could still be kept, if all that is not in use made place."""
-        found = occupants(self.root)
-        fixed = [one for one in found if one.in_use or one.folder == self.folder]
-        free = sum(one.size for one in found) - sum(one.size for one in fixed)
-        allowed = self.limit - sum(one.size for one in fixed)
-        return max(0, min(allowed, free_bytes(self.root) + free))
-
-    def _has_room(self, size: int) -> bool:
-        """Return whether a file may be written, after removing what is longest unused."""
-        with self._lock:
-            if self._since >= RECOUNT:
-                self._count()
-            if not self._fits(size):
-                self._count()
-                for one in occupants(self.root):
-                    if self._fits(size):
-                        break
-                    if one.folder != self.folder and not one.in_use:
-                        shutil.rmtree(one.folder, ignore_errors=True)
-                        self._count()
-            if not self._fits(size):
-                return False
-            self._total += size
-            self._since += size
-            return True
-
-    def _fits(self, size: int) -> bool:
-        """Return whether a file of a size stays within the limit and the disk."""
-        return self._total + size <= self.limit and size <= free_bytes(self.root)
-
-    def _count(self) -> None:
-        """Look up what all networks' features take."""
-        self._total, self._since = sum(one.size for one in occupants(self.root)), 0

@@ -4,7 +4,6 @@ What a file holds is a parser's business. A parser takes paths and returns `Look
 about many pictures, a dictionary of them; on a damaged file it raises UserError.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +20,12 @@ from salience.pictures.headers import read_header
 from salience.pictures.picture_files import read_stored_map
 from salience.pictures.sample import Stored
 from salience.system.arrays import divided, joined
-from salience.system.cache import default_cache
-from salience.system.code_digest import code_digest
+from salience.system.cache import Shelf, default_cache, make_key
 from salience.system.errors import UserError
 from salience.system.files import stamp_or_nothing
 from salience.system.terminal import progress
 
+LOOKS = "fixations"  # the name of what is kept
 # Pillow's names of what may smear a white pixel; some files of these kinds do not, as none tells
 LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
 DENSE = 0.2  # share of a picture's pixels that no observers look at one by one
@@ -76,7 +75,7 @@ def read_files(
         files: by the picture's key, what the parser takes.
         parser: a function of a module, from these paths to the picture's fixations.
     """
-    key = _key(parser, [path for paths in files.values() for path in paths])
+    shelf = _shelf(parser, [path for paths in files.values() for path in paths])
     failures: dict[str, str] = {}
 
     def parse(name: str) -> tuple[str, Looks] | None:
@@ -88,8 +87,7 @@ def read_files(
         finally:
             bar.update()
 
-    cache = default_cache()
-    kept = cache.recall(key)
+    kept = shelf.recall(LOOKS)
     if kept is not None:  # by their order: another set of the same files may have other keys
         looks = dict(zip(files, _unpacked(kept).values(), strict=True))
     else:
@@ -97,7 +95,7 @@ def read_files(
         with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
             looks = dict(found for found in pool.map(parse, files) if found)
         if looks and not failures:
-            cache.keep(key, _packed(looks))
+            shelf.keep(LOOKS, _packed(looks))
     if not failures and files:
         first = next(iter(files.values()))[0]
         _refuse_empty(looks, f"{len(files)} fixation files such as {first}")
@@ -115,11 +113,11 @@ def read_table(path: Path, parser: Callable[..., dict[str, Looks]], *others: Pat
     Raises:
         UserError: a file cannot be read, or no picture has a fixation.
     """
-    cache, key = default_cache(), _key(parser, [path, *others])
-    kept = cache.recall(key)
+    shelf = _shelf(parser, [path, *others])
+    kept = shelf.recall(LOOKS)
     looks = _unpacked(kept) if kept is not None else parser(path, *others)
     if kept is None and looks:
-        cache.keep(key, _packed(looks))
+        shelf.keep(LOOKS, _packed(looks))
     _refuse_empty(looks, f"{len(looks)} pictures of {path}")
     return Read(looks)
 
@@ -133,16 +131,15 @@ def _refuse_empty(looks: dict[str, Looks], of: str) -> None:
         )
 
 
-def _key(parser: Callable, sources: Sequence[Path | Stored]) -> str:
-    """Return a name for what a parser makes of files: the code, and what each file holds."""
-    digest = hashlib.sha256(f"{parser.__qualname__} {code_digest(parser)}".encode())
+def _shelf(parser: Callable, sources: Sequence[Path | Stored]) -> Shelf:
+    """Return where what a parser makes of files is kept: by the code, and what each file holds."""
     files = [source.file if isinstance(source, Stored) else source for source in sources]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for source, stamp in zip(sources, pool.map(stamp_or_nothing, files), strict=True):
-            place = source.index if isinstance(source, Stored) else None
-            # where an error names the file it must be this one, so its name counts
-            digest.update(repr((str(source), place, stamp)).encode(errors="surrogateescape"))
-    return digest.hexdigest()
+        stamps = list(pool.map(stamp_or_nothing, files))
+    places = [source.index if isinstance(source, Stored) else None for source in sources]
+    # where an error names the file it must be this one, so its name counts
+    told = list(zip(map(str, sources), places, stamps, strict=True))
+    return default_cache().shelf(make_key(parser, told))
 
 
 def _packed(looks: dict[str, Looks]) -> dict[str, NDArray]:

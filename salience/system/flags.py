@@ -17,6 +17,7 @@ from typing import Any, Self
 from salience.system.errors import UserError, did_you_mean, printable
 
 TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}  # of a size
 
 
 def option(
@@ -276,3 +277,18 @@ class Parser(argparse.ArgumentParser):
             message += f". Did you mean '{near[0]}'?" if near else ""
         # a glob may have put any file's name among the words
         self.exit(2, f"error: {printable(message)} (see {self.prog} --help)\n")
+
+
+def parse_bytes(text: str, flag: str) -> int:
+    """Return a size such as 50GB in bytes; the units count in thousands.
+
+    >>> parse_bytes("1.5 GB", "--cache_limit")
+    1500000000
+
+    Raises:
+        UserError: it is no size.
+    """
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)([KMGT]?B)?", text.upper().replace(" ", ""))
+    if not match:
+        raise UserError(f"{flag} {text}: a size such as 50GB, 800MB or 2TB is expected.")
+    return round(float(match[1]) * BYTES[match[2] or "B"])

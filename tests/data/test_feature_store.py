@@ -1,7 +1,5 @@
-import os
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -9,14 +7,14 @@ from conftest import PROJECT
 
 from salience.data import feature_store
 from salience.data.feature_store import (
-    IN_USE_SECONDS,
-    USED,
     FeatureStore,
     KnownPicture,
-    occupants,
     pack,
     unpack,
 )
+from salience.system.cache import Cache
+
+KEY = "a" * 64
 
 
 def features(rng, zeros=0.8, shape=(3, 5, 7), dtype=np.float16):
@@ -31,19 +29,7 @@ def made_like(arrays):
 
 @pytest.fixture
 def store(tmp_path):
-    return FeatureStore(tmp_path, "k" * 32, limit=10**9)
-
-
-def fill(root, key, size, used_seconds_ago):
-    """Write what another network's features take."""
-    folder = root / key / "ab"
-    folder.mkdir(parents=True)
-    (folder / "x.features").write_bytes(b"x" * size)
-    used = folder.parent / USED
-    used.touch()
-    past = time.time() - used_seconds_ago
-    os.utime(used, (past, past))
-    return folder.parent
+    return FeatureStore(Cache(tmp_path).shelf(KEY))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
@@ -78,7 +64,7 @@ def test_zeros_take_a_bit_each_and_dense_features_no_more_than_they_have(rng):
 def test_a_damaged_entry_is_taken_for_absent(rng, store, damage):
     arrays = [features(rng)]
     store.keep("abcd", arrays)
-    path = store.path("abcd")
+    path = store.shelf.path("abcd.features")
     assert store.read("abcd", made_like(arrays))
     path.write_bytes(damage(path.read_bytes()))
     assert not store.read("abcd", made_like(arrays))
@@ -93,63 +79,23 @@ def test_entry_of_another_shape_is_taken_for_absent(rng, store):
         assert not store.read(name, [np.empty((3, 5, 9), np.float16)])
 
 
-def test_limit_is_kept_and_told(rng, tmp_path):
-    array = features(rng, shape=(100, 100))
-    size = len(pack([array]))
-    store = FeatureStore(tmp_path, "k" * 32, limit=3 * size + 10)
-    for number in range(5):
-        store.keep(f"{number}-name", [array])
-    assert [store.path(f"{n}-name").exists() for n in range(5)] == [True] * 3 + [False] * 2
-    assert store.full == "no more room"
-    assert sum(one.size for one in occupants(tmp_path)) <= store.limit
-
-
-def test_longest_unused_network_makes_room_and_those_in_use_never(rng, tmp_path):
-    array = features(rng, shape=(100, 100))
-    size = len(pack([array]))
-    oldest = fill(tmp_path, "oldest", 2 * size, 9 * IN_USE_SECONDS)
-    older = fill(tmp_path, "older", 2 * size, 5 * IN_USE_SECONDS)
-    another_runs = fill(tmp_path, "another", 2 * size, 60)
-    store = FeatureStore(tmp_path, "k" * 32, limit=7 * size)
-    store.touch()
-    assert store.room() == 5 * size
-    store.keep("1-name", [array])
-    assert oldest.exists()
-    store.keep("2-name", [array])
-    assert not oldest.exists()
-    assert older.exists()
-    for number in range(3, 7):
-        store.keep(f"{number}-name", [array])
-    assert not older.exists()
-    assert another_runs.exists()
-    assert [store.path(f"{n}-name").exists() for n in range(1, 7)] == [True] * 5 + [False]
-    assert store.room() == 0
-
-
-def test_disk_is_never_filled_to_the_brim(rng, store, monkeypatch):
-    monkeypatch.setattr(feature_store, "RESERVE", 10**18)
-    store.keep("abcd", [features(rng)])
-    assert store.full == "no more room"
-    assert not store.path("abcd").exists()
-    assert store.room() == 0
-
-
 def test_folder_that_cannot_be_written_only_costs_the_time(rng, tmp_path):
     (tmp_path / "file").touch()
-    store = FeatureStore(tmp_path / "file", "k" * 32, limit=10**9)
+    cache = Cache(tmp_path / "file")
+    store = FeatureStore(cache.shelf(KEY))
     store.remember("i" * 64, KnownPicture("c" * 64, (3, 4)))
     assert not store.read("abcd", [features(rng)])
-    assert store.room() > 0
+    assert cache.room(store.shelf) > 0
     store.keep("abcd", [features(rng)])
-    assert store.full.startswith("cannot be written")
+    assert store.shelf.full
 
 
 def test_what_is_known_of_pictures_outlives_the_run_but_not_half_a_line(store):
     store.remember("i" * 64, KnownPicture("c" * 64, (600, 800)))
-    with (store.folder / feature_store.PICTURES).open("ab") as file:
+    with store.shelf.path(feature_store.PICTURES).open("ab") as file:
         file.write(b"j" * 64 + b" " + b"d" * 30 + b"\n" + b"\xff\xfe\n")
     store.remember("k" * 64, KnownPicture("e" * 64, (1, 2)))
-    again = FeatureStore(store.root, store.folder.name, limit=0)
+    again = FeatureStore(store.shelf)
     assert again.seen == {
         "i" * 64: KnownPicture("c" * 64, (600, 800)),
         "k" * 64: KnownPicture("e" * 64, (1, 2)),
@@ -161,8 +107,9 @@ import sys
 from pathlib import Path
 import numpy as np
 from salience.data.feature_store import FeatureStore, KnownPicture
+from salience.system.cache import Cache
 
-store, whole = FeatureStore(Path(sys.argv[1]), "k" * 32, 10**9), 0
+store, whole = FeatureStore(Cache(Path(sys.argv[1])).shelf("a" * 64)), 0
 for turn in range(40):
     for number in range(10):
         wanted = [np.full((50, 60), number, np.float16)]
@@ -188,6 +135,6 @@ def test_two_processes_at_once_never_read_half_an_entry(tmp_path):
     assert [run.returncode for run in runs] == [0, 0], said
     # an entry that is there is read, whatever the other writes meanwhile
     assert all(int(text) >= 390 for text in said)
-    store = FeatureStore(tmp_path, "k" * 32, 0)
+    store = FeatureStore(Cache(tmp_path).shelf(KEY))
     assert len(store.seen) == 400
     assert not list(tmp_path.rglob(".*"))

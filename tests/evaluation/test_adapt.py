@@ -36,7 +36,6 @@ from salience.measures.significance import Interval
 from salience.pictures.picture_files import write_image
 from salience.pictures.reading import sample_image
 from salience.pictures.sample import Sample
-from salience.system.cache import ArrayCache
 from salience.system.errors import UserError
 from salience.system.flags import typed_flags
 
@@ -504,10 +503,10 @@ def test_outputs_that_are_kept_are_not_computed_again(trained, tmp_path, picture
     for i in range(3):
         cv2.imwrite(str(tmp_path / f"{i}.png"), picture())
         samples.append(Sample(f"{i}.png", tmp_path / f"{i}.png"))
+    monkeypatch.setenv("SALIENCY_CACHE", str(tmp_path / "kept"))
     calls, shapes = counted(monkeypatch), [(30, 40)] * 3
     first, again, mirrored = (
-        ModelMaps(trained, "m", 2, 1, mirror=mirror, kept=ArrayCache(tmp_path / "kept"))
-        for mirror in (False, False, True)
+        ModelMaps(trained, "m", 2, 1, mirror=mirror, keep=True) for mirror in (False, False, True)
     )
     maps = list(first.maps(samples, shapes))
     assert sum(calls) == 3

@@ -53,7 +53,7 @@ from salience.measures.adaptation import Adaptation
 from salience.networks import foreign_weights, hdf5, weight_files
 from salience.pictures import headers, picture_files
 from salience.system import archives, arrays, files
-from salience.system.cache import ArrayCache
+from salience.system.cache import Cache, Shelf
 from salience.system.errors import UserError
 
 
@@ -201,7 +201,7 @@ def make_npy(data: bytes, pick: random.Random, seeds: tuple[bytes, ...]) -> byte
 
 def read_npy(data: bytes, room: Path) -> None:
     path = in_file(room / "images.npy", data)
-    ArrayCache(in_cache(data, room, ".npy")).get("xx", lambda: np.zeros(1))
+    in_cache(data, room).get("xx", lambda: np.zeros(1))
     for read in (
         lambda: fixation_files.parse(path, room / "picture.png"),
         lambda: picture_files.read_stored_map(path),
@@ -215,11 +215,12 @@ def read_npy(data: bytes, room: Path) -> None:
         npy.form_of({"a": (path, 0)})
 
 
-def in_cache(data: bytes, room: Path, suffix: str) -> Path:
-    """Return a cache that holds some bytes under the key xx."""
-    (room / "xx").mkdir(exist_ok=True)
-    in_file(room / "xx" / f"xx{suffix}", data)
-    return room
+def in_cache(data: bytes, room: Path, name: str = "xx.npz") -> Shelf:
+    """Return a shelf that holds some bytes under a name."""
+    shelf = Cache(room).shelf("shelf")
+    shelf.path(name).parent.mkdir(parents=True, exist_ok=True)
+    in_file(shelf.path(name), data)
+    return shelf
 
 
 @cache
@@ -255,7 +256,7 @@ def make_npz(data: bytes, pick: random.Random, seeds: tuple[bytes, ...]) -> byte
 
 def read_npz(data: bytes, room: Path) -> None:
     path = in_file(room / "x.npz", data)
-    kept = ArrayCache(in_cache(data, room, ".npz")).recall("xx")
+    kept = in_cache(data, room).recall("xx")
     with contextlib.suppress(UserError):
         fixation_files.parse(path, room / "picture.png")
     if kept is None or "fixations" not in kept:
@@ -510,12 +511,8 @@ def make_features(data: bytes, pick: random.Random, seeds: tuple[bytes, ...]) ->
 
 
 def read_features(data: bytes, room: Path) -> None:
-    kept = feature_store.FeatureStore(room, "key", 10**6)
-    path = kept.path("xx")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    in_file(path, data)
-    in_file(kept.folder / feature_store.PICTURES, data)
-    kept._read_seen()
+    in_cache(data, room, feature_store.PICTURES)
+    kept = feature_store.FeatureStore(in_cache(data, room, f"xx{feature_store.SUFFIX}"))
     if not kept.read("xx", [array.copy() for array in FEATURES]):
         raise UserError("absent")  # that is how it refuses
 
