@@ -203,7 +203,7 @@ def test_8_bit_maps_are_scored_half_a_step_higher(run, tmp_path):
 
 
 def test_mirror_is_for_networks(maps):
-    with pytest.raises(UserError, match="--mirror is for a network's maps"):
+    with pytest.raises(UserError, match="--mirror needs a network"):
         EvaluateConfig(maps=maps, mirror=True)
 
 

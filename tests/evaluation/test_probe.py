@@ -167,7 +167,7 @@ def test_wrong_settings_are_refused():
         ({"backbone": "vgg16,vgg16"}, "names a network twice"),
         ({"rows": 250}, "--rows 250 does not divide by 16, as the input of the probe of vgg16"),
         ({"backbone": "mobilenet_v2"}, "--rows 240 does not divide by 32"),
-        ({"backbone": "vgg16,vgg19", "backbone_weights": "a.h5"}, "is one network's file"),
+        ({"backbone": "vgg16,vgg19", "backbone_weights": "a.h5"}, "is the file of one network"),
     ):
         with pytest.raises(UserError, match=re.escape(message)):
             ProbeConfig(**flags)

@@ -285,7 +285,7 @@ def test_maps_that_were_replaced_are_another_source(tmp_path, density):
 
 
 def test_stretching_is_for_maps():
-    with pytest.raises(UserError, match="--stretch is for maps that are made"):
+    with pytest.raises(UserError, match="--stretch needs finished maps"):
         EvaluateConfig(stretch=True)
 
 
