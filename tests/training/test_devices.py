@@ -497,7 +497,7 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step_and_they_go_on(tmp_
     assert codes == [75, 75], said
     codes, said = ended(start_pair(tmp_path / "parts", own_set, epochs=6))
     assert codes == [0, 0], said
-    assert "going on from epoch" in said[0][0]
+    assert "resuming from epoch" in said[0][0]
     one, other = (tmp_path / name / "process0/run/history.csv" for name in ("whole", "parts"))
     assert one.read_bytes() == other.read_bytes()
 
