@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
-# Photographs through the network in the box; then its last block fine-tuned, and its head alone, on synthetic
-# scenes, for a page that compares the two. It shows the commands: nothing is concluded from those scenes.
+# Predict photographs with the included network; then fine-tune its last block or only its head on synthetic
+# scenes, and compare the two. This shows the commands; the scores on these scenes have no meaning.
 TOY := --dataset synthetic --rows 240 --cols 320 --init_weights weights/mlnet-osie.weights.h5 --fixed_blocks 4 \
 	--loss kld --optimizer adam --learning_rate 1e-4 --decay 0 --epochs 2 --precision mixed_bfloat16 \
 	--weights_dir $(DEMO)/weights
@@ -25,7 +25,7 @@ demo: .venv/installed
 	$(BIN)/python main.py train $(TOY) --strategies frozen finetuned --output $(DEMO)
 	@echo "Look at $(DEMO)/predictions/ and $(DEMO)/comparison/index.html; python main.py demo is a page for pictures of your own."
 
-# the weights in the box, trained again: make weights OSIE=PATH EYECROWD=PATH [VGG16=FILE]; hours on a CPU
+# train the included weights again: make weights OSIE=PATH EYECROWD=PATH [VGG16=FILE]; hours on a CPU
 weights: .venv/installed
 	$(BIN)/python examples/train_weights.py "$(OSIE)" "$(EYECROWD)" $(if $(VGG16),--vgg16 "$(VGG16)")
 

@@ -1,6 +1,6 @@
 #!/bin/bash
-# One run of a study a task. submit_array.py submits it, with the study's run folders as arguments:
-# the task trains the one at its own place, by the settings beside it, unless it is done.
+# One run of a study per task. submit_array.py submits it with the study's run folders as arguments.
+# The task trains the run of its index, with the settings beside the folder, unless it is done.
 #SBATCH --job-name=array
 #SBATCH --output=batch/logs/array-%A_%a.log
 #SBATCH --nodes=1
@@ -21,5 +21,5 @@ if [ -e "$folder/done.json" ]; then
     echo "$folder is done"
     exit
 fi
-# what half a run left is gone on with
+# --resume continues an interrupted run
 run python main.py train --config "$folder.json" --resume

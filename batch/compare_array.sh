@@ -1,6 +1,6 @@
 #!/bin/bash
-# The page of a study's data set. submit_array.py submits it, to start once the data set's tasks have
-# ended, with these arguments: the array's job id, the first of the tasks, and their run folders.
+# The comparison page of a study's data set. submit_array.py submits it to start after the data set's
+# tasks. Arguments: the job id of the array, the index of the first task, and the run folders.
 #SBATCH --job-name=compare
 #SBATCH --output=batch/logs/compare-%j.log
 #SBATCH --nodes=1
@@ -26,8 +26,8 @@ for folder in "$@"; do
     task=$((task + 1))
 done
 if [ "$missing" -gt 0 ]; then
-    echo "error: $missing of $# runs are not done, so they are not compared. Mend what their logs" \
-        "tell and submit the study again: what is done stays." >&2
+    echo "error: $missing of $# runs are not done, so they are not compared. Fix the problems in" \
+        "their logs and submit the study again: finished runs are kept." >&2
     exit 1
 fi
 run python main.py compare "$@" --output "$(dirname "$1")/comparison"

@@ -1,19 +1,18 @@
 # shellcheck shell=bash
-# What every job of this folder needs. Sourced by the scripts; edit it for your site.
+# Environment of all jobs of this folder. The scripts source it; edit it for your site.
 
 # module load python/3.11 cuda/12.5
 
-# the environment that `make` sets up beside main.py, or the one that VENV names
+# the virtual environment of `make`, or the one in $VENV
 # shellcheck source=/dev/null
 . "${VENV:-.venv}/bin/activate"
 
-export PYTHONUNBUFFERED=1 # a log that is followed tells at once
+export PYTHONUNBUFFERED=1 # unbuffered output for logs
 
-# Run a command and end with its exit code; with DRY_RUN=1 only say it. Signals are passed on to it: a
-# training saves where it stands and ends with 75. SIGUSR1, which the scripts ask for some time before
-# the time limit, then puts the job back into the queue, too, and it goes on from there. (When a job is
-# preempted SLURM does that itself; one that scancel ends stays ended.) A job that was put back does not
-# begin anew: --overwrite was meant for its first time.
+# Run a command and exit with its exit code; with DRY_RUN=1 only print it. Signals are forwarded: a
+# training writes a checkpoint and exits with 75. The scripts request SIGUSR1 before the time limit; the
+# job is then requeued and resumes the training. (SLURM itself requeues preempted jobs, but not jobs
+# ended by scancel.) A requeued job omits --overwrite, which is meant for its first start.
 run() {
     if [ -n "${DRY_RUN:-}" ]; then
         printf '%q ' "$@" && echo
@@ -27,7 +26,7 @@ run() {
     child=$!
     # shellcheck disable=SC2329 # the traps call it
     pass_on() {
-        if [ "${words[0]}" = srun ]; then # which would end its step rather than pass it on
+        if [ "${words[0]}" = srun ]; then # srun would end its step instead of forwarding the signal
             scancel --signal=TERM "$SLURM_JOB_ID"
         else
             kill -TERM "$child" 2>/dev/null || true
@@ -38,16 +37,16 @@ run() {
     while :; do
         code=0
         wait "$child" || code=$?
-        kill -0 "$child" 2>/dev/null || break # a signal ends the wait before the command ends
+        kill -0 "$child" 2>/dev/null || break # a signal interrupts wait before the command has ended
     done
-    if [ "$code" -gt 128 ]; then # the signal's, if the command ended just then
+    if [ "$code" -gt 128 ]; then # the code may be that of the signal
         last=0
         wait "$child" 2>/dev/null || last=$?
-        [ "$last" -eq 127 ] || code=$last # 127: its own code was had before
+        [ "$last" -eq 127 ] || code=$last # 127: the command's code is already known
     fi
-    # of several processes, one that ends last may be ended by srun: 143
+    # srun may end the last of several processes: 143
     if [ -n "$again" ] && { [ "$code" -eq 75 ] || { [ "$code" -eq 143 ] && [ "$1" = srun ]; }; }; then
-        echo "the time limit is near: back into the queue"
+        echo "the time limit is near: the job is requeued"
         scontrol requeue "$SLURM_JOB_ID"
     fi
     exit "$code"

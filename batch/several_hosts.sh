@@ -1,5 +1,5 @@
 #!/bin/bash
-# One training on the GPUs of several hosts, one process a host. From the project's folder:
+# One training on the GPUs of several hosts, one process per host. From the project's folder:
 #   sbatch --nodes=4 batch/several_hosts.sh train --dataset osie --data PATH --output runs/frozen
 #SBATCH --job-name=several_hosts
 #SBATCH --output=batch/logs/%x-%j.log
@@ -15,7 +15,7 @@
 set -euo pipefail
 . batch/environment.sh
 
-# should one process end, so do the others, which wait for it; since SLURM 22.05 a step has to be told
-# again how many cores a process gets
+# If a process ends, end the others, which would wait for it. Since SLURM 22.05, a step does not inherit
+# the number of cores per process.
 run srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
     python main.py "$@" --cluster --devices "${SLURM_GPUS_ON_NODE:-1}"

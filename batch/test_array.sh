@@ -1,5 +1,5 @@
 #!/bin/bash
-# Maps of many pictures, a share of them in each task. From the project's folder:
+# Maps of many pictures, one shard per task. From the project's folder:
 #   sbatch --array=1-8 batch/test_array.sh test images/ --weights FILE --output maps/
 #SBATCH --job-name=test_array
 #SBATCH --output=batch/logs/%x-%A_%a.log
@@ -18,8 +18,8 @@ set -euo pipefail
 
 count=$SLURM_ARRAY_TASK_COUNT
 if [ "$SLURM_ARRAY_TASK_MIN" != 1 ] || [ "$SLURM_ARRAY_TASK_MAX" != "$count" ]; then
-    echo "error: each task takes the part of its number: submit all of them, from 1 and without a" \
-        "gap (--array=1-8). Maps that are there are kept." >&2
+    echo "error: each task predicts the shard of its index: submit all tasks, from 1 and without" \
+        "gaps (--array=1-8). Existing maps are kept." >&2
     exit 2
 fi
 run python main.py "$@" --shard "$SLURM_ARRAY_TASK_ID/$count"

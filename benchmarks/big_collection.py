@@ -1,11 +1,11 @@
-"""What `test` costs in memory as the pictures grow in number: to list them, and to predict them.
+"""Memory of `test` for large collections: listing and predicting pictures.
 
     python benchmarks/big_collection.py
 
-First a list of a million paths is gathered, whole and as one part of eight, in a process each; no
-picture is opened. Shown are the time, and the memory that it added, at its peak and afterwards, a
-path. Then a tiny network predicts 100,000 pictures of 32x24 (ten files under many names), and the
-process's memory is shown as it goes. Linux only: memory is read from /proc.
+First, a list of a million paths is gathered, whole and as one of eight shards, in a process each;
+no picture is opened. The table shows the time and the additional memory per path, at its peak and
+afterwards. Then a tiny network predicts 100,000 pictures of 32x24 (ten files under many names), and
+the memory of the process is printed. Linux only, as memory is read from /proc.
 """
 
 import argparse
@@ -24,12 +24,12 @@ import numpy as np
 from commands.prediction.inputs import Collection
 from config import Config, PredictConfig
 
-FOLDER = 1000  # pictures in one
-FILES = 10  # one file takes some 65,000 names at the most
+FOLDER = 1000  # pictures per folder
+FILES = 10  # a file can have at most about 65,000 hard links
 
 
 def memory_kb(what: str) -> int:
-    """Return the process's memory: VmRSS is what it has, VmHWM the most that it had."""
+    """Return the memory of the process, KiB: VmRSS for the current, VmHWM for the peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{what}:"):
             return int(line.split()[1])
@@ -37,12 +37,12 @@ def memory_kb(what: str) -> int:
 
 
 def name(index: int) -> str:
-    """Return a path as data sets have them."""
+    """Return a typical path of a data set."""
     return f"collection/train/{index // FOLDER:05d}/COCO_train2014_{index:012d}.jpg"
 
 
 def gather(listed: Path, shard: str) -> None:
-    """Gather a list and print what that took."""
+    """Gather a list and print its time and memory."""
     before, started = memory_kb("VmRSS"), time.perf_counter()
     with Collection([], PredictConfig(listed=listed, shard=shard)) as jobs:
         seconds, peak = time.perf_counter() - started, memory_kb("VmHWM") - before
@@ -58,7 +58,7 @@ def gather(listed: Path, shard: str) -> None:
 
 
 def list_many(scratch: Path, paths: int) -> None:
-    """Print what listing takes, a process a row."""
+    """Print the time and memory of listing, with a process per row."""
     listed = scratch / "list.txt"
     with listed.open("w") as file:
         file.writelines(f"{name(i)}\n" for i in range(paths))
@@ -86,7 +86,7 @@ def make_pictures(folder: Path, count: int) -> None:
 
 
 def tiny_weights(scratch: Path) -> Path:
-    """Train a tiny network and return its weights."""
+    """Train a tiny network and return its weights file."""
     from commands.training.train import train
 
     config = Config(
@@ -97,7 +97,7 @@ def tiny_weights(scratch: Path) -> Path:
 
 
 def predict_many(scratch: Path, count: int, batch_size: int) -> None:
-    """Print the memory as a tiny network predicts many small pictures."""
+    """Print the memory while a tiny network predicts many small pictures."""
     from commands.prediction import predict
 
     weights = tiny_weights(scratch)
@@ -105,8 +105,8 @@ def predict_many(scratch: Path, count: int, batch_size: int) -> None:
     marks = [max(1, count * share // 100) for share in (1, 10, 25, 50, 75, 100)]
     print("\n| pictures done | memory, MiB | images/s |\n| ---: | ---: | ---: |")
 
-    def heard(line: str) -> None:
-        """Print a row where the next mark is passed."""
+    def print_row(line: str) -> None:
+        """Print a row after each of `marks`."""
         words = line.split()
         if words[1:2] == ["of"] and int(words[0]) >= marks[0]:
             marks.pop(0)
@@ -114,8 +114,8 @@ def predict_many(scratch: Path, count: int, batch_size: int) -> None:
                 f"| {int(words[0]):,} | {memory_kb('VmRSS') / 1024:.0f} | {words[-2]} |", flush=True
             )
 
-    predict.NEWS_SECONDS = 0.0  # a line a batch
-    asked = PredictConfig(
+    predict.NEWS_SECONDS = 0.0  # a message per batch
+    settings = PredictConfig(
         images=(str(scratch / "collection"),),
         weights=weights,
         output=scratch / "maps",
@@ -123,24 +123,25 @@ def predict_many(scratch: Path, count: int, batch_size: int) -> None:
         batch_size=batch_size,
     )
     started = time.perf_counter()
-    with contextlib.redirect_stderr(io.StringIO()):  # where there is a bar, there are no lines
-        failed = predict.predict(asked, heard)
+    # without a terminal there is no progress bar, but messages
+    with contextlib.redirect_stderr(io.StringIO()):
+        failed = predict.predict(settings, print_row)
     first = time.perf_counter() - started
     started = time.perf_counter()
-    predict.predict(asked, lambda line: None)
+    predict.predict(settings, lambda line: None)
     again = time.perf_counter() - started
     print(
-        f"\n{count:,} pictures in {first:.0f} s, {failed} failed; a second run, which finds all "
-        f"maps there, takes {again:.1f} s."
+        f"\n{count:,} pictures in {first:.0f} s, {failed} failed; a second run, for which "
+        f"all maps exist, takes {again:.1f} s."
     )
 
 
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description="Measure the memory of large collections.")
-    parser.add_argument("--paths", type=int, default=1_000_000, help="in the list")
-    parser.add_argument("--pictures", type=int, default=100_000, help="to predict")
-    parser.add_argument("--batch_size", type=int, default=32, help="pictures a step")
+    parser.add_argument("--paths", type=int, default=1_000_000, help="paths in the list")
+    parser.add_argument("--pictures", type=int, default=100_000, help="pictures to predict")
+    parser.add_argument("--batch_size", type=int, default=32, help="pictures per batch")
     parser.add_argument("--gather", nargs=2, metavar=("LIST", "I/N"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.gather:

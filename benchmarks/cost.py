@@ -1,9 +1,9 @@
-"""What a forward pass of each system costs at its published size: weights and GFLOP.
+"""Cost of a forward pass of each system at its published size: weights and GFLOP.
 
     python benchmarks/cost.py
 
-Counted are the products and sums of convolutions, transposed convolutions, dense layers and the
-read-outs, two to a product: what is left (pooling, activations, normalisation) is a few percent.
+The count includes multiplications and additions of convolutions, transposed convolutions, dense
+layers and read-outs. The rest (pooling, activations, normalisation) is a few percent.
 """
 
 import math
@@ -27,7 +27,7 @@ def flop(layer: keras.layers.Layer) -> int:
     """Return the floating-point operations of a layer for one picture."""
     if isinstance(layer, keras.Model):
         return sum(map(flop, layer.layers))
-    if isinstance(layer, layers.Conv2DTranspose):  # each input value meets the whole kernel
+    if isinstance(layer, layers.Conv2DTranspose):  # each input is multiplied by the whole kernel
         return 2 * math.prod(layer.input.shape[1:3]) * math.prod(layer.kernel.shape)
     if isinstance(layer, layers.DepthwiseConv2D):
         return 2 * math.prod(layer.output.shape[1:3]) * math.prod(layer.kernel.shape)
@@ -38,10 +38,10 @@ def flop(layer: keras.layers.Layer) -> int:
 
 
 def training_flop(model: keras.Model) -> int:
-    """Return those of a training step for one picture.
+    """Return the floating-point operations of a training step for one picture.
 
-    Going back costs a layer as much as its way forward for the gradient of its kernel, if it
-    learns, and as much again for that of its input, if something before it learns.
+    The backward pass costs a layer as much as its forward pass for the gradient of its kernel, if
+    it is trainable, and once more for that of its input, if an earlier layer is trainable.
     """
     total, learns_before = 0, False
     for layer in model.layers:

@@ -1,15 +1,15 @@
-"""How fast `test` is from picture files to maps, by engine, beside a plain loop over Keras.
+"""Speed of `test` from picture files to maps, by engine, compared with a plain loop over Keras.
 
     python benchmarks/engines.py --data PATH/TO/osie
 
-ML-Net at its full width runs over the same OSIE pictures, one at a time: by a plain loop (read,
-`model.predict`, write) and by `test` with each engine. Each has a process of its own, which starts
-once; then they take turns. Before and after each turn a float32 matrix product on all cores is
-timed, since the host's own speed varies: `share` is the part of that speed which the network's
-products and sums make use of, so it can be compared where images/s cannot. Shown are medians over
-the rounds; `ratio` is the median of a round's share over that of the plain loop beside it. A start
-is all of `main.py test` with one picture (the plain loop: the same by hand), the least of three;
-the first one makes the network. The weights are random: they cost as much.
+ML-Net at full width predicts the same OSIE pictures, one at a time: in a plain loop (read,
+`model.predict`, write) and by `test` with each engine. Each side runs in a process of its own, and
+the sides take turns. A float32 matrix product on all cores is timed before and after each turn,
+since the speed of the host varies. `share` is the network's FLOP/s relative to that of the product,
+so it can be compared between hosts. The table shows medians over the rounds; `ratio` is the median
+of a round's share relative to the plain loop. A start is `main.py test` with one picture (or the
+plain loop), the minimum of three; the first start exports the network. The weights are random,
+which does not affect the speed.
 """
 
 import argparse
@@ -30,11 +30,11 @@ if not __package__:  # run as a file: the program is not in this folder
 import numpy as np
 
 PLAIN = "plain loop"
-SIDE = 2048  # of the matrices
+SIDE = 2048  # rows and columns of the matrices
 
 
 def gflops() -> float:
-    """Return the speed of a float32 matrix product, in 1e9 products and sums a second."""
+    """Return the speed of a float32 matrix product, GFLOP/s."""
     a = np.ones((SIDE, SIDE), np.float32)
     best = 0.0
     for _ in range(3):
@@ -45,7 +45,7 @@ def gflops() -> float:
 
 
 def plain_loop(weights: Path):
-    """Return a function that writes the maps of pictures one after the other, by Keras alone."""
+    """Return a function that writes the maps of pictures in a plain loop over Keras."""
     from salience.system.quiet import import_keras
 
     import_keras()
@@ -71,26 +71,29 @@ def by_engine(name: str, weights: Path):
     """Return a function that writes the maps of pictures as `test` does."""
     from commands.prediction import engines
     from commands.prediction.inputs import Collection
-    from commands.prediction.outputs import Outputs
-    from commands.prediction.predict import Todo, predict_and_write
+    from commands.prediction.outputs import OutputWriter
+    from commands.prediction.predict import PendingJobs, predict_and_write
     from config import PredictConfig
 
-    engine = engines.get(name, weights, silent)
+    engine = engines.load(name, weights, silent)
 
     def work(pictures: list[Path], output: Path) -> None:
         settings = PredictConfig(output=output)
         with Collection([str(path) for path in pictures], settings, silent) as jobs:
-            assert predict_and_write(engine, Todo(jobs, True, silent), Outputs(settings)) == 0
+            assert (
+                predict_and_write(engine, PendingJobs(jobs, True, silent), OutputWriter(settings))
+                == 0
+            )
 
     return work
 
 
 def silent(line: str) -> None:
-    """Drop a line of news."""
+    """Ignore a message."""
 
 
 def serve(name: str, weights: Path, pictures: list[Path], output: Path) -> None:
-    """Be one side: write the maps whenever a line comes in; answer with seconds and memory."""
+    """Run one side: write the maps for each line of input; answer with seconds and memory."""
     work = plain_loop(weights) if name == PLAIN else by_engine(name, weights)
     work(pictures[:1], output)
     print(json.dumps({}), flush=True)
@@ -103,7 +106,7 @@ def serve(name: str, weights: Path, pictures: list[Path], output: Path) -> None:
 
 
 def make_weights(path: Path, rows: int, cols: int) -> float:
-    """Write a weights file of ML-Net; return the 1e9 products and sums that a picture takes."""
+    """Write a weights file of ML-Net; return the GFLOP per picture."""
     from salience.system.quiet import import_keras
 
     import_keras()
@@ -119,7 +122,7 @@ def make_weights(path: Path, rows: int, cols: int) -> float:
 
 
 def start_seconds(words: list[str]) -> float:
-    """Return how long a command takes."""
+    """Return the duration of a command, seconds."""
     start = time.perf_counter()
     subprocess.run(
         [sys.executable, *words], check=True, stdin=subprocess.DEVNULL, capture_output=True
@@ -136,7 +139,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=240)
     parser.add_argument("--cols", type=int, default=320)
     parser.add_argument("--engines", nargs="+", default=["keras", "onnx", "openvino"])
-    parser.add_argument("--serve", help=argparse.SUPPRESS)  # to itself: which side to be
+    parser.add_argument("--serve", help=argparse.SUPPRESS)  # internal: name of the side
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -149,9 +152,11 @@ def main() -> None:
 
 
 def compare(given: argparse.Namespace, pictures: list[Path], scratch: Path) -> None:
-    """Start all sides, let them take turns, and print what came out."""
+    """Start all sides, run them in turns, and print the table."""
     os.environ["SALIENCY_CACHE"] = str(scratch / "cache")
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # the sides', as main.py has it; ours has begun
+    os.environ["OPENBLAS_NUM_THREADS"] = (
+        "1"  # as in main.py; for the sides, as this process has already loaded NumPy
+    )
     weights = scratch / "mlnet.weights.h5"
     code = (
         f"from benchmarks.engines import make_weights; from pathlib import Path; "

@@ -1,12 +1,12 @@
-"""How much faster an epoch on kept features is than one that runs the frozen layers each time.
+"""Speed-up of an epoch by cached features of the frozen layers.
 
     python benchmarks/features.py --data PATH/TO/osie --backbone_weights PATH
 
-ML-Net on VGG16, frozen, as `train` fits it (its batches, its step; without validation), on OSIE's
-first training pictures, flipped. The cache is filled first, by the epochs that are then timed. Both
-ways take turns, an epoch each, with a matrix product between, since a host's own speed changes.
-Shown are the medians of wall and of processor time; then what the store takes and what reading it
-costs.
+ML-Net with a frozen VGG16 is trained as by `train` (same batches and step, no validation) on OSIE's
+first training pictures with flips. The cache is filled by the same epochs before they are timed.
+Both ways take turns, one epoch each. A matrix product is timed between them, since the speed of the
+host varies. The table shows medians of wall time and processor time. Then the size of the cache and
+the time of reading it are printed.
 """
 
 import argparse
@@ -34,14 +34,14 @@ from salience.data.feature_store import pack, unpack
 
 
 def timed(work) -> tuple[float, float]:
-    """Return the wall and the processor seconds of some work."""
+    """Return the wall time and the processor time of a function, seconds."""
     wall, processor = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - processor
 
 
 class Way:
-    """A network set up for training, on pictures or on features."""
+    """A network compiled for training, on pictures or on cached features."""
 
     def __init__(self, config: Config, pictures: int) -> None:
         backends.make_deterministic(config.seed)
@@ -66,7 +66,7 @@ class Way:
 
 
 def product() -> float:
-    """Return the billions of operations a second of processor time that a matrix product makes."""
+    """Return the GFLOP of a matrix product per second of processor time."""
     a = keras.ops.ones((1500, 1500))
 
     def work() -> None:
@@ -77,7 +77,7 @@ def product() -> float:
 
 
 def entry(features: np.ndarray) -> dict[str, float]:
-    """Return what packing and unpacking a picture's features costs, and what it saves."""
+    """Return the time of packing and unpacking a picture's features, and their sizes."""
     data, place = pack([features]), np.empty_like(features)
     repeats = 20
     packing = timed(lambda: [pack([features]) for _ in range(repeats)])[1] / repeats
@@ -94,51 +94,54 @@ def entry(features: np.ndarray) -> dict[str, float]:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description="Time an epoch with and without kept features.")
+    parser = argparse.ArgumentParser(description="Time an epoch with and without cached features.")
     parser.add_argument("--data", type=Path, required=True, help="folder of OSIE")
     parser.add_argument("--backbone_weights", help="VGG16's ImageNet weights")
     parser.add_argument("--rows", type=int, default=240)
     parser.add_argument("--cols", type=int, default=320)
-    parser.add_argument("--pictures", type=int, default=60, help="of OSIE's training split")
-    parser.add_argument("--epochs", type=int, default=3, help="of each way")
+    parser.add_argument(
+        "--pictures", type=int, default=60, help="pictures of OSIE's training split"
+    )
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of each way")
     parser.add_argument("--precisions", nargs="+", default=["float16", "float32"])
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["SALIENCY_CACHE"] = scratch
-        compare(asked)
+        compare(arguments)
 
 
-def compare(asked: argparse.Namespace) -> None:
+def compare(arguments: argparse.Namespace) -> None:
     """Time both ways in turn."""
     config = {
-        "data": (asked.data,),
-        "backbone_weights": asked.backbone_weights,
-        "rows": asked.rows,
-        "cols": asked.cols,
+        "data": (arguments.data,),
+        "backbone_weights": arguments.backbone_weights,
+        "rows": arguments.rows,
+        "cols": arguments.cols,
         "flip": True,
     }
-    ways = {"pictures": Way(Config(feature_cache="off", **config), asked.pictures)}
-    for precision in asked.precisions:
+    ways = {"pictures": Way(Config(feature_cache="off", **config), arguments.pictures)}
+    for precision in arguments.precisions:
         ways[precision] = Way(
-            Config(feature_cache="on", feature_precision=precision, **config), asked.pictures
+            Config(feature_cache="on", feature_precision=precision, **config), arguments.pictures
         )
     filling = {
-        name: sum(timed(lambda way=way, n=n: way.epoch(n))[1] for n in range(asked.epochs))
+        name: sum(timed(lambda way=way, n=n: way.epoch(n))[1] for n in range(arguments.epochs))
         for name, way in ways.items()
         if name != "pictures"
     }
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    ways["pictures"].epoch(0)  # compiled before it is timed, as the others are
+    ways["pictures"].epoch(0)  # compile before timing; the others are compiled already
     speeds = []
-    for number in range(asked.epochs):
+    for number in range(arguments.epochs):
         for name, way in ways.items():
             speeds.append(product())
             times[name].append(timed(lambda way=way, number=number: way.epoch(number)))
-    count = asked.pictures
+    count = arguments.pictures
     medians = {n: [median(v) for v in zip(*t, strict=True)] for n, t in times.items()}
     print(
-        f"\n{keras.backend.backend()}, {asked.rows}x{asked.cols}, batch 10, {count} pictures; a "
-        f"matrix product between: {min(speeds):.0f} to {max(speeds):.0f} GFLOP a processor second\n"
+        f"\n{keras.backend.backend()}, {arguments.rows}x{arguments.cols}, batch 10, {count} "
+        f"pictures; a matrix product between: {min(speeds):.0f} to {max(speeds):.0f} GFLOP a "
+        "processor second\n"
     )
     print("| features | images/s | processor ms an image | times faster, wall | processor | loss |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
@@ -150,15 +153,15 @@ def compare(asked: argparse.Namespace) -> None:
             f"{ways[name].losses[0]:.5f} |"
         )
     print()
-    for name in asked.precisions:
+    for name in arguments.precisions:
         batches = ways[name].batches
         folder = batches.features.store.shelf.folder  # type: ignore[union-attr]
         kept = [path.stat().st_size for path in folder.rglob("*.features")]
         about = ", ".join(f"{k} {v:.4g}" for k, v in entry(batches[0][0][0]).items())
         print(
             f"{name}: {len(kept)} entries, {sum(kept) / len(kept) / 1e6:.3g} MB each; of one: "
-            f"{about}; the {asked.epochs} epochs that filled it took "
-            f"{1e3 * filling[name] / count / asked.epochs:.0f} processor ms an image"
+            f"{about}; the {arguments.epochs} epochs that filled it took "
+            f"{1e3 * filling[name] / count / arguments.epochs:.0f} processor ms an image"
         )
 
 

@@ -1,14 +1,14 @@
-"""How fast pictures and truth are fed: decoded each epoch, or from a store of `data prepare`.
+"""Speed of feeding pictures and truth: decoded in each epoch, or from a store of `data prepare`.
 
     python benchmarks/feed.py --data PATH/TO/osie
 
-Batches alone are made, without a network, of OSIE's training split, shuffled and flipped as in
-training. Both ways take turns in one process, an epoch each; the truth of the first way is in the
-cache before it is timed. Shown is the median over the epochs, in wall and in processor time.
+Batches of OSIE's training split are made without a network, shuffled and flipped as in training.
+Both ways take turns in one process, one epoch each; the truth of the first way is cached before it
+is timed. The table shows the median over the epochs, in wall time and in processor time.
 
-Then JPEGs that are larger than they are needed, tiled with the same pictures, are read into 240x320
-in full and, as the generators do, at a part of their size (1 where that would be too coarse): the
-processor time of both, in turn, and how far the two inputs differ, in grey levels.
+Then large JPEGs, tiled from the same pictures, are read into 240x320: decoded in full, and decoded
+at a reduced size, as the generators do (1 if a reduction would be too coarse). The table shows the
+processor time of both, and the difference of the two inputs in grey levels.
 """
 
 import argparse
@@ -39,7 +39,7 @@ JPEG_PICTURES = 10
 
 
 def epoch(batches: SaliencyBatches, number: int) -> tuple[float, float]:
-    """Return the wall and the processor seconds of an epoch."""
+    """Return the wall time and the processor time of an epoch, seconds."""
     batches.epoch = number
     wall, processor = time.perf_counter(), time.process_time()
     for index in range(len(batches)):
@@ -48,7 +48,7 @@ def epoch(batches: SaliencyBatches, number: int) -> tuple[float, float]:
 
 
 def reduced(pictures: list[Path], rounds: int) -> None:
-    """Print what decoding JPEGs at a part of their size gains, and what it changes."""
+    """Print the speed-up of decoding JPEGs at a reduced size, and the difference of the inputs."""
     print("\n| JPEG | decoded at 1/ | full, ms | so, ms | times faster | mean difference | worst |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
     for cols, rows in JPEGS:
@@ -81,7 +81,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description="Time the feeding of pictures and truth.")
     parser.add_argument("--data", type=Path, required=True, help="folder of OSIE")
-    parser.add_argument("--epochs", type=int, default=5, help="of each way")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of each way")
     arguments = parser.parse_args()
     print("| size | feed | images/s | ms of processor an image | times faster, wall | processor |")
     print("| --- | --- | ---: | ---: | ---: | ---: |")

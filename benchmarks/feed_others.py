@@ -1,14 +1,13 @@
-"""Our feed beside tf.data's and PyTorch's: the same pictures and truth to the same arrays.
+"""Our feed compared with tf.data and PyTorch: the same arrays from the same files.
 
     python benchmarks/feed_others.py --data PATH/TO/osie
 
-OSIE's JPEGs of 800x600 become batches of ten at 480x640, with their truth from .npy files:
-by `SaliencyBatches` in threads, by tf.data (its own decoder, resizing with padding), and by
-PyTorch's DataLoader, whose processes do with OpenCV just what our threads do. They take turns in
-one process, an epoch each, with one worker and more. Shown are medians over the rounds, and of the
-ratios of neighbours; processor time includes that of PyTorch's processes. Then ML-Net's step with a
-frozen backbone is timed on the device that the backend has, which is what a feed has to keep busy.
-Linux only (/proc); PyTorch's row is left out where it is not installed.
+OSIE's JPEGs of 800x600 become batches of ten at 480x640, with their truth from .npy files: by
+`SaliencyBatches` in threads, by tf.data (own decoder, resizing with padding), and by PyTorch's
+DataLoader, whose processes use OpenCV as our threads do. The feeds take turns, one epoch each, with
+one worker and with more. The table shows medians over the rounds, and of the ratios of consecutive
+epochs; processor time includes PyTorch's processes. Then ML-Net's step with a frozen backbone is
+timed, which a feed must keep busy. Linux only (/proc); without PyTorch, its row is omitted.
 """
 
 import argparse
@@ -32,12 +31,12 @@ import numpy as np
 
 SIZE = (480, 640)
 BATCH = 10
-NPY_HEADER = 128  # bytes; of every truth
+NPY_HEADER = 128  # size of the header of the truth's files, bytes
 
 
 @dataclass(frozen=True)
 class Files:
-    """The pictures and their truth as PyTorch's DataLoader wants them."""
+    """The pictures and their truth as a data set for PyTorch's DataLoader."""
 
     pairs: list[tuple[Path, Path]]
 
@@ -81,7 +80,7 @@ def epoch(feed: Callable[[], Iterator[Any]]) -> tuple[float, float]:
 
 
 def ours(batches: Any, workers: int) -> Callable[[], Iterator[Any]]:
-    """Return an epoch of our batches, each made in one of several threads, as Keras has it."""
+    """Return a function that yields an epoch of our batches, made in threads as by Keras."""
 
     def feed() -> Iterator[Any]:
         with ThreadPoolExecutor(workers) as pool:
@@ -91,7 +90,7 @@ def ours(batches: Any, workers: int) -> Callable[[], Iterator[Any]]:
 
 
 def of_tensorflow(pairs: list[tuple[Path, Path]], workers: int) -> Callable[[], Iterator[Any]]:
-    """Return an epoch of tf.data's."""
+    """Return a function that yields an epoch of tf.data."""
     import tensorflow as tf
 
     grid = (SIZE[0] // 8, SIZE[1] // 8, 2)
@@ -115,7 +114,7 @@ def of_tensorflow(pairs: list[tuple[Path, Path]], workers: int) -> Callable[[], 
 
 
 def of_torch(pairs: list[tuple[Path, Path]], workers: int) -> Callable[[], Iterator[Any]]:
-    """Return an epoch of PyTorch's DataLoader; its processes stay from epoch to epoch."""
+    """Return a function that yields an epoch of PyTorch's DataLoader with persistent workers."""
     from torch.utils.data import DataLoader  # pyright: ignore[reportMissingImports]
 
     loader = DataLoader(
@@ -151,12 +150,12 @@ def device_rate(batch: int, steps: int) -> float:
 
 def main() -> None:
     """Print the table, and the feed over the device."""
-    parser = argparse.ArgumentParser(description="Time our feed beside others'.")
+    parser = argparse.ArgumentParser(description="Time our feed and others.")
     parser.add_argument("--data", type=Path, required=True, help="folder of OSIE")
-    parser.add_argument("--pictures", type=int, default=100, help="an epoch")
-    parser.add_argument("--rounds", type=int, default=5, help="epochs of each")
+    parser.add_argument("--pictures", type=int, default=100, help="pictures per epoch")
+    parser.add_argument("--rounds", type=int, default=5, help="epochs of each feed")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, os.cpu_count() or 2])
-    parser.add_argument("--step_batch", type=int, default=BATCH, help="pictures a training step")
+    parser.add_argument("--step_batch", type=int, default=BATCH, help="pictures per training step")
     parser.add_argument("--steps", type=int, default=2, help="training steps that are timed")
     arguments = parser.parse_args()
 
@@ -167,7 +166,7 @@ def main() -> None:
     from salience.system.cache import Cache
     from utilities import SaliencyBatches
 
-    cv2.setNumThreads(1)  # one thread a worker, for all of them
+    cv2.setNumThreads(1)  # one thread per worker for all feeds
     samples = loading.load("osie", arguments.data, "train")[: arguments.pictures]
     torch = importlib.util.find_spec("torch") is not None
     best = 0.0
@@ -186,13 +185,13 @@ def main() -> None:
             feeds = {"ours": ours(batches, workers), "tf.data": of_tensorflow(pairs, workers)}
             if torch:
                 feeds["PyTorch's DataLoader"] = of_torch(pairs, workers)
-            for name, feed in feeds.items():  # the first epoch starts what it needs; all are alike
+            for name, feed in feeds.items():  # warm-up epoch; checks that all feeds give the same
                 worst = max(
                     np.abs(np.asarray(x, int) - a).mean() + 1e3 * np.abs(np.asarray(y) - b).max()
                     for (x, y), (a, b) in zip(feed(), expected, strict=True)
                 )
                 if worst > (1.0 if name == "tf.data" else 0.0):
-                    raise SystemExit(f"{name} makes other batches: {worst:.2f} grey levels off")
+                    raise SystemExit(f"{name} makes different batches: {worst:.2f} grey levels off")
             times: dict[str, list[tuple[float, float]]] = {name: [] for name in feeds}
             for _ in range(arguments.rounds):
                 for name, feed in feeds.items():
@@ -210,7 +209,7 @@ def main() -> None:
                     f"{ratios[0]:.2f} | {ratios[1]:.2f} |",
                     flush=True,
                 )
-            del feeds, feed  # PyTorch's processes end
+            del feeds, feed  # ends PyTorch's processes
     print("\nwall, processor: times our feed's")
     device = device_rate(arguments.step_batch, arguments.steps)
     print(

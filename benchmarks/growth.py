@@ -1,11 +1,11 @@
-"""How the cost of ML-Net grows with the size of a picture and with the pictures of a batch.
+"""Cost of ML-Net by input size and batch size.
 
     python benchmarks/growth.py
 
-Each row is a process of its own, so that its peak memory is its own: the forward pass, the step
-with a frozen backbone and the one that fine-tunes, on drawn pictures and random weights. A step
-of each kind is done before the clock starts. Beside the seconds stands the speed as a share of a
-matrix product's, timed just before and just after: the machine's own speed changes.
+Each row is measured in a process of its own, so that its peak memory is separate. The rows are the
+forward pass, the training step with a frozen backbone and the fine-tuning step, on random pictures
+and weights, after a warm-up step. Since the speed of the machine varies, the speed is also given
+relative to a matrix product that is timed just before and after.
 """
 
 import argparse
@@ -28,7 +28,7 @@ PRODUCT = 2048  # rows and columns of the matrices
 
 
 def product_flops() -> float:
-    """Return the floating-point operations a second of a float32 matrix product."""
+    """Return the FLOP/s of a float32 matrix product."""
     import keras
     import numpy as np
 
@@ -43,7 +43,7 @@ def product_flops() -> float:
 
 
 def measure(kind: str, rows: int, cols: int, batch: int, steps: int) -> dict[str, float]:
-    """Return seconds a picture, the share of the matrix product's speed and peak memory, MiB."""
+    """Return seconds per picture, the speed relative to a matrix product and peak memory, MiB."""
     with hushed():
         import keras  # noqa: F401
     import numpy as np
@@ -82,16 +82,16 @@ def measure(kind: str, rows: int, cols: int, batch: int, steps: int) -> dict[str
 
 
 def in_its_own_process(kind: str, rows: int, cols: int, batch: int, steps: int) -> dict[str, float]:
-    """Return what `measure` gives in a process of its own."""
+    """Return the result of `measure` in a process of its own."""
     words = [sys.executable, __file__, "--one", kind, *map(str, (rows, cols, batch, steps))]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
-    """Print the two tables: sizes at a batch of 2, batches at 240x320."""
+    """Print the table: sizes with a batch of 2, batches at 240x320."""
     parser = argparse.ArgumentParser(description="Show how the cost grows with size and batch.")
-    parser.add_argument("--steps", type=int, default=3, help="timed, of each kind")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps of each kind")
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:

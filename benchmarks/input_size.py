@@ -1,9 +1,9 @@
-"""What the weights in the box score, and cost, at another input size.
+"""Scores and cost of the included weights at another input size.
 
     python benchmarks/input_size.py --data PATH/TO/osie
 
-The network is built at each size and scored on OSIE's validation pictures. Processor seconds are
-those of `predict` with Keras, reading excluded; sizes take turns, picture by picture.
+The network is built at each size and scored on OSIE's validation pictures. Processor time is that
+of `predict` with Keras, without reading the picture; the sizes take turns for each picture.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from salience.measures import metrics
 from salience.networks import weight_files
 from salience.pictures.reading import sample_density, sample_image
 
-# the learned prior is of one shape for both
+# the learned prior has the same shape for both
 SIZES = ((288, 384), (240, 320))  # rows, columns
 
 
@@ -46,7 +46,7 @@ def main() -> None:
         predict(models[name], np.zeros((rows, cols, 3), np.uint8))  # compiles
     scores: dict[str, list[tuple[float, ...]]] = {name: [] for name in models}
     for sample in loading.load("osie", words.data, "val"):
-        assert sample.fixations is not None  # OSIE has them
+        assert sample.fixations is not None  # all OSIE pictures have fixations
         image = sample_image(sample)
         density = sample_density(sample, image.shape[:2], sigma_pixels=None)
         for name, model in models.items():

@@ -1,11 +1,11 @@
-"""Whether a long run takes more and more: memory, open files, threads, child processes.
+"""Resource leaks of long runs: memory, open files, threads, child processes.
 
     python benchmarks/leaks.py                      (500 epochs, then 20,000 pictures)
     python benchmarks/leaks.py --epochs 0 --pictures 100000
 
-The command line is run on tiny pictures with a tiny network, and its process looked at from
-outside until it ends. A line is fitted to the memory after the first quarter, which libraries take
-to come to rest. `tests/whole/test_leaks.py` does the same for shorter. Linux only: /proc is read.
+The command line runs on tiny pictures with a tiny network, and its process is sampled from outside
+until it ends. A line is fitted to the memory after the first quarter, in which libraries still
+allocate. `tests/whole/test_leaks.py` does the same for shorter runs. Linux only, as it reads /proc.
 """
 
 import argparse
@@ -26,23 +26,23 @@ if not __package__:  # run as a file: the program is not in this folder
 import cv2
 import numpy as np
 
-SECONDS = 0.25  # between two looks
-WARM_UP = 0.25  # of a run
-FILES = 10  # pictures with a content of their own; the others are links to them
+SECONDS = 0.25  # between two samples
+WARM_UP = 0.25  # share of a run
+FILES = 10  # different pictures; all others are links to them
 TINY = ("--rows", "48", "--cols", "64", "--width", "0.05", "--backbone_weights", "none",
         "--batch_size", "2", "--loss", "kld", "--optimizer", "adam", "--patience", "100000",
         "--workers", "1")  # fmt: skip
 
 
 class Look(NamedTuple):
-    """What a process had at one moment.
+    """A sample of a process's resources.
 
     Attributes:
-        done: epochs or pictures.
-        memory: resident, MiB.
-        files: open descriptors.
-        threads: of the process.
-        children: processes that it has started and that have not been waited for.
+        done: finished epochs or pictures.
+        memory: resident memory, MiB.
+        files: number of open descriptors.
+        threads: number of threads.
+        children: number of child processes that have not been waited for.
     """
 
     done: int
@@ -53,10 +53,10 @@ class Look(NamedTuple):
 
 
 def look(pid: int | str, done: int = 0) -> Look:
-    """Return what a process has now.
+    """Return a sample of a process's resources.
 
     Raises:
-        OSError: it has ended.
+        OSError: the process has ended.
     """
     process = Path("/proc", str(pid))
     fields = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
@@ -73,13 +73,13 @@ def look(pid: int | str, done: int = 0) -> Look:
 
 
 def watched(words: list[str], folder: Path, done: Callable[[], int], **more: str) -> list[Look]:
-    """Run a command of main.py to its end and return what it had on the way.
+    """Run a command of main.py and return samples of its process.
 
     Args:
         words: the command.
-        folder: where it runs.
-        done: returns how far it is.
-        more: of the environment.
+        folder: the working folder.
+        done: returns the number of finished epochs or pictures.
+        more: environment variables.
 
     Raises:
         SystemExit: the command failed.
@@ -91,7 +91,7 @@ def watched(words: list[str], folder: Path, done: Callable[[], int], **more: str
             command, cwd=folder, env={**os.environ, **more}, stdout=said, stderr=said
         )
         while process.poll() is None:
-            with suppress(OSError):  # it, or one of its threads, has just ended
+            with suppress(OSError):  # the process or one of its threads has just ended
                 looks.append(look(process.pid, done()))
             time.sleep(SECONDS)
         if process.wait():
@@ -101,20 +101,20 @@ def watched(words: list[str], folder: Path, done: Callable[[], int], **more: str
 
 
 def at_work(looks: list[Look]) -> list[Look]:
-    """Return the looks after the warm-up and before the end."""
+    """Return the samples after the warm-up and before the end."""
     last = looks[-1].done
     return [one for one in looks if WARM_UP * last <= one.done < last]
 
 
 def slope(looks: list[Look]) -> float:
-    """Return by how much the memory grows, KiB for each thing done, once it is warm."""
+    """Return the growth of the memory after the warm-up, KiB per epoch or picture."""
     steady = at_work(looks)
     done, memory = np.array([(one.done, one.memory) for one in steady]).T
     return float(1024 * np.polyfit(done, memory, 1)[0])
 
 
 def make_pictures(folder: Path, count: int) -> None:
-    """Fill a folder with small pictures, grey, so that they serve as maps, too."""
+    """Fill a folder with small grey pictures, which can also be used as maps."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     for index in range(count):
@@ -127,14 +127,14 @@ def make_pictures(folder: Path, count: int) -> None:
 
 
 def make_data(folder: Path) -> None:
-    """Make a data set of four pictures to train with and two to validate."""
+    """Make a data set of four training pictures and two validation pictures."""
     for split, count in (("train", 4), ("val", 2)):
         make_pictures(folder / split / "images", count)
         make_pictures(folder / split / "maps", count)
 
 
 def train(folder: Path, epochs: int, **more: str) -> list[Look]:
-    """Train in an empty folder and return what the process had on the way."""
+    """Train in an empty folder; return samples of the process."""
     make_data(folder / "data")
     history = folder / "run" / "history.csv"
 
@@ -147,7 +147,7 @@ def train(folder: Path, epochs: int, **more: str) -> list[Look]:
 
 
 def predict(folder: Path, pictures: int, engine: str = "auto") -> list[Look]:
-    """Predict in a folder that `train` has used; return what the process had on the way."""
+    """Predict in a folder that `train` has used; return samples of the process."""
     make_pictures(folder / "pictures", pictures)
     maps = folder / "predictions"
 
@@ -159,7 +159,7 @@ def predict(folder: Path, pictures: int, engine: str = "auto") -> list[Look]:
 
 
 def show(title: str, looks: list[Look]) -> None:
-    """Print a table of a run."""
+    """Print the table of a run."""
     print(f"\n| {title} | memory, MiB | open files | threads | children |")
     print("| ---: | ---: | ---: | ---: | ---: |")
     last = looks[-1].done
@@ -171,7 +171,7 @@ def show(title: str, looks: list[Look]) -> None:
 
 def main() -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(description="Look for what a long run does not give back.")
+    parser = argparse.ArgumentParser(description="Look for resource leaks of long runs.")
     parser.add_argument("--epochs", type=int, default=500)
     parser.add_argument("--pictures", type=int, default=20_000)
     parser.add_argument("--engine", default="auto", help="of `test`")

@@ -1,13 +1,14 @@
-"""How fast ML-Net learns: our step on the backend of KERAS_BACKEND beside plain PyTorch.
+"""Speed of ML-Net's training step on the backend of KERAS_BACKEND, compared with plain PyTorch.
 
     KERAS_BACKEND=tensorflow python benchmarks/step.py
 
-The same network, loss and optimiser are written plainly in PyTorch below, and begin with the same
-weights. Each side has a process of its own, since two frameworks in one get into each other's
-threads; they take turns, and between them a matrix product is timed, the ceiling that utilisation
-is a share of. Shown are medians over the repetitions. Where the machine is busy, processor time
-says more than the clock, and most with one thread (`--threads 1`): threads that wait for a core
-count as working. `--precision` is that of both and of the product, on a GPU too.
+The same network, loss and optimiser are implemented in PyTorch below, with the same initial
+weights. Each side runs in a process of its own, since the threads of two frameworks would
+interfere. The sides take turns. Between turns, a matrix product is timed, whose speed is the
+reference for the utilisation. The table shows medians over the repetitions. On a busy machine,
+processor time is more reliable than wall time, especially with one thread (`--threads 1`), since
+threads that wait for a core count as busy. `--precision` applies to both sides and to the product,
+also on a GPU.
 """
 
 import argparse
@@ -34,7 +35,7 @@ TOLERANCE = {"float32": 1e-3, "mixed_bfloat16": 0.1, "mixed_float16": 0.02}
 
 
 def batch(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """Return drawn pictures and truth."""
+    """Return random pictures and ground truth."""
     rng = np.random.default_rng(0)
     shape = arguments.batch_size, arguments.rows, arguments.cols
     x = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
@@ -42,7 +43,7 @@ def batch(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Ours:
-    """The program's network, compiled and fed as `train` does it."""
+    """The program's network, compiled and fed as in `train`."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         from salience.system.quiet import import_keras
@@ -83,7 +84,7 @@ class Ours:
         }
 
     def start(self, folder: Path) -> dict[str, Any]:
-        """Save the weights and what they predict."""
+        """Save the weights and their predictions."""
         weights: Any = {weight.path: np.asarray(weight) for weight in self.model.weights}
         np.savez(folder / "weights.npz", **weights)
         np.save(folder / "ours.npy", np.asarray(self.model.predict_on_batch(self.x)))
@@ -94,14 +95,14 @@ class Ours:
         self.model.fit(self.data, shuffle=False, verbose=0)  # type: ignore
 
     def device_memory(self) -> float:
-        """Return the most device memory held, MiB; 0 without a GPU."""
+        """Return the peak memory of the GPU, MiB; 0 without a GPU."""
         from commands.training import backends
 
         return backends.peak_device_memory_mb()
 
 
 class Plain:
-    """The same network in PyTorch, as one writes it."""
+    """The same network in plain PyTorch."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         import torch  # pyright: ignore[reportMissingImports]
@@ -136,7 +137,7 @@ class Plain:
                         x = functional.relu(convolution(x))
                     if number < 3:
                         x = functional.max_pool2d(x, 2)
-                    elif number == 3:  # stride 1, with a row and a column beyond the edge
+                    elif number == 3:  # stride 1, padded by a row and a column
                         x = functional.max_pool2d(functional.pad(x, (0, 1, 0, 1)), 2, 1)
                     if number > 1:
                         taps.append(x)
@@ -163,7 +164,7 @@ class Plain:
         self.x, self.y = batch(arguments)
 
     def pictures(self) -> Any:
-        """Return the pictures as the network takes them."""
+        """Return the pictures as input of the network."""
         x = self.torch.from_numpy(self.x).to(self.device).permute(0, 3, 1, 2).float()
         return x.contiguous(memory_format=self.memory)
 
@@ -173,7 +174,7 @@ class Plain:
             return self.model(x)
 
     def start(self, folder: Path) -> dict[str, Any]:
-        """Take over the weights, and check that they predict the same."""
+        """Load the weights, and check that the predictions are the same."""
         torch = self.torch
         with np.load(folder / "weights.npz", allow_pickle=False) as found, torch.no_grad():
             convolutions = {
@@ -210,10 +211,10 @@ class Plain:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.schedule.step()
-            loss.item()  # ours shows it, too
+            loss.item()  # ours reads the loss, too
 
     def product(self) -> float:
-        """Return the GFLOP of a matrix product, computed."""
+        """Compute a matrix product; return its GFLOP."""
         size, torch = PRODUCT[self.device], self.torch
         a = torch.ones(size, size, device=self.device, dtype=self.half or torch.float32)
         times = 4 if self.device == "cpu" else 50
@@ -230,9 +231,9 @@ class Plain:
 
 
 def work(side: str, arguments: argparse.Namespace) -> None:
-    """Do what is asked for, a word a line, and answer with a line of JSON."""
+    """Execute a command per line of standard input; answer with a line of JSON."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # output of libraries must not mix with the answers
     worker: Any = {"ours": Ours, "plain": Plain}[side](arguments)
     for line in sys.stdin:
         word, _, rest = line.strip().partition(" ")
@@ -251,7 +252,7 @@ def work(side: str, arguments: argparse.Namespace) -> None:
 
 
 class Side:
-    """A worker process, asked one thing at a time."""
+    """A worker process that executes one command at a time."""
 
     def __init__(self, side: str, threads: dict[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -263,7 +264,7 @@ class Side:
         )
 
     def ask(self, words: str) -> dict[str, Any]:
-        """Return the answer to a word."""
+        """Send a command; return its answer."""
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(words + "\n")
         self.process.stdin.flush()
@@ -274,7 +275,7 @@ class Side:
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Let both take turns, and print the table."""
+    """Run both sides in turns, and print the table."""
     names = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
     threads: dict[str, str] = {}
     if arguments.threads:
@@ -316,7 +317,7 @@ def measure(arguments: argparse.Namespace) -> None:
         )
     pairs = [
         [a[i] / b[i] for a, b in zip(*times, strict=True)] for i in range(2)
-    ]  # of neighbours in time
+    ]  # ratios of consecutive turns
     print(
         f"\nceiling: {ceiling[0]:.0f} GFLOP/s by the clock, {ceiling[1]:.0f} a processor-second "
         f"({PRODUCT['cpu']} or, on a GPU, {PRODUCT['cuda']} rows)\n"
@@ -327,20 +328,20 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Measure, or be one of the workers."""
+    """Run the benchmark, or one of its workers."""
     parser = argparse.ArgumentParser(description="Time ML-Net's training step beside PyTorch's.")
     parser.add_argument("--rows", type=int, default=240)
     parser.add_argument("--cols", type=int, default=320)
     parser.add_argument("--batch_size", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=2, help="of each side in a turn")
+    parser.add_argument("--steps", type=int, default=2, help="steps of each side per turn")
     parser.add_argument("--repetitions", type=int, default=5, help="turns of each side")
     parser.add_argument("--precision", choices=list(TOLERANCE), default="float32")
     parser.add_argument("--xla", choices=["auto", "on", "off"], default="auto")
-    parser.add_argument("--micro_batch", type=int, help="ours alone")
-    parser.add_argument("--steps_per_execution", type=int, default=1, help="ours alone")
-    parser.add_argument("--frozen", action="store_true", help="train the head alone")
+    parser.add_argument("--micro_batch", type=int, help="ours only")
+    parser.add_argument("--steps_per_execution", type=int, default=1, help="ours only")
+    parser.add_argument("--frozen", action="store_true", help="train only the head")
     parser.add_argument("--channels_last", action="store_true", help="PyTorch's memory format")
-    parser.add_argument("--threads", type=int, help="of each side; default: one a core")
+    parser.add_argument("--threads", type=int, help="threads of each side; default: one per core")
     parser.add_argument("--worker", choices=["ours", "plain"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     work(arguments.worker, arguments) if arguments.worker else measure(arguments)

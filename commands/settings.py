@@ -1,4 +1,4 @@
-"""What the commands other than `train` and `test` can be told; those two stand in `config`."""
+"""Settings of every command except `train` and `test`, whose settings are in `config`."""
 
 import dataclasses
 import math
@@ -34,27 +34,29 @@ FORMATS = ("onnx", "openvino", "litert", "saved_model")
 
 @dataclass(frozen=True)
 class DemoConfig(Checked):
-    """Look at maps of your own pictures on a local web page.
+    """Show saliency maps of your own pictures on a local web page.
 
-    Serve a web page to this machine alone: drop, paste or snap a picture and see where people
-    would look. Ctrl-C ends it.
+    Serve a web page to this machine only: drop, paste or photograph a picture to see its saliency
+    map. Ctrl-C stops the server.
     """
 
     weights: Path | None = shared(
         "weights",
-        help="weights file (.weights.h5) that the page begins with; default: the newest of your "
-        "own in weights/",
+        help="weights file (.weights.h5) selected at the start; default: the newest of your own "
+        "in weights/",
         group="networks",
     )
-    weights_dir: Path = shared("weights_dir", help="folder of the weights that the page offers")
+    weights_dir: Path = shared(
+        "weights_dir", help="folder of the weights that can be selected on the page"
+    )
     engine: str = shared("engine")
     port: int = option(
-        7860, "port of the page on this machine (127.0.0.1); 0: any that is free", least=0,
+        7860, "port of the page on this machine (127.0.0.1); 0: any free port", least=0,
         most=65535, group="page",
     )  # fmt: skip
     browser: bool = option(False, "open the page in a browser")
     colormap: str = shared("colormap")
-    upload_limit: str = option("100MB", "the largest file that the page takes")
+    upload_limit: str = option("100MB", "largest file that can be uploaded")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,7 +64,7 @@ class DemoConfig(Checked):
 
     @property
     def upload_bytes(self) -> int:
-        """The largest file that the page takes, bytes."""
+        """The upload limit in bytes."""
         return parse_bytes(self.upload_limit, "--upload_limit")
 
 
@@ -70,140 +72,144 @@ class DemoConfig(Checked):
 class ExportConfig(Checked):
     """Write a trained network as ONNX, OpenVINO, LiteRT or SavedModel.
 
-    Convert a trained network to a format that runs without this program, check it against
-    Keras, and say beside it, as JSON, how pictures go in and maps come out.
+    Convert a trained network to a format that runs without this program, and check the result
+    against Keras. A JSON file beside it describes the input and the output.
     """
 
-    format: str = option("onnx", "what is written", choices=FORMATS)
+    format: str = option("onnx", "format of the exported network", choices=FORMATS)
     weights: Path | None = shared("weights")
     weights_dir: Path = shared("weights_dir")
     output: Path | None = option(
         None,
-        "file to write (.onnx, .xml, .tflite), or folder (saved_model); default: in exports/, "
-        "named like the weights",
+        "file to write (.onnx, .xml, .tflite), or folder (saved_model); default: exports/, with "
+        "the name of the weights",
     )
     overwrite: bool = option(False, "replace an earlier export")
 
 
 @dataclass(frozen=True)
 class ExportMapsConfig(Checked):
-    """Write the maps of a benchmark's test pictures as it asks for them.
+    """Write saliency maps in the format of a benchmark's submission.
 
-    Predict the pictures of a benchmark that keeps their truth, and write the one archive that
-    it asks for. The archive is read again and checked.
+    Predict the test pictures of a benchmark, whose fixations are not public, and write the archive
+    to submit. The archive is read again and checked.
     """
 
     format: str = option("mit300", "the benchmark", choices=BENCHMARKS, group="benchmark")
-    data: Path | None = shared("data", help="folder of its pictures")
-    check: Path | None = option(
-        None, "check this archive or folder, made before or by others, and write nothing"
-    )
+    data: Path | None = shared("data", help="folder of the benchmark's pictures")
+    check: Path | None = option(None, "check an existing archive or folder and write nothing")
     weights: Path | None = shared("weights", group="maps")
     weights_dir: Path = shared("weights_dir")
     smooth: float = shared("smooth")
     output: Path = option(
-        Path("submission"), "folder for the maps and their archive, named like the model",
+        Path("submission"), "folder for the maps and their archive, which is named like the model",
         group="output",
     )  # fmt: skip
-    overwrite: bool = option(False, "predict again what is there, rather than go on from it")
+    overwrite: bool = option(False, "predict all maps again instead of resuming")
     batch_size: int = option(
-        1, "pictures a step", unit="pictures", least=1, group="speed", most=2**16
+        1, "pictures per batch", unit="pictures", least=1, group="speed", most=2**16
     )
     workers: int = option(2, "threads that read and write pictures", least=1, most=1024)
 
 
 @dataclass(frozen=True)
 class CheckConfig(Checked):
-    """Say what is there, what is missing and what is wrong.
+    """Check the files of a data set.
 
-    Read all files of a data set and say what is there, what is missing and what does not fit
-    together. The exit code is 0 where all is well, 1 where something is missing or wrong, and 2
-    for bad input.
+    Read all files of a data set and report what is present, missing or inconsistent. The exit code
+    is 0 without findings, 1 if something is missing or wrong, and 2 for bad input.
     """
 
     dataset: str = shared("dataset")
     data: Path | None = shared("data")
     output: Path = option(Path("check"), "folder for check.json and check.png")
     workers: int = option(
-        os.cpu_count() or 2, "threads that read files: all cores", least=1, most=1024
+        os.cpu_count() or 2, "threads that read files; default: all cores", least=1, most=1024
     )
 
 
 @dataclass(frozen=True)
 class ScoringConfig(TruthConfig):
-    """What maps are scored against, shared by `evaluate` and `compare`."""
+    """Settings of the data and the metrics, shared by all commands that score maps."""
 
     dataset: str = shared("dataset", group="data")
     data: Path | None = shared("data")
     split: str = option("test", "part of the data set", choices=SPLITS)
     profile: str = option(
         "tuebingen",
-        "definitions of the metrics: of the MIT/Tuebingen benchmark, or of the older MIT MATLAB "
-        "code (docs/METRICS.md)",
+        "definitions of the metrics: MIT/Tuebingen benchmark, or the older MIT MATLAB code "
+        "(docs/METRICS.md)",
         choices=PROFILES,
         group="scoring",
     )
     metrics: str = option("all", "metrics, as a list such as cc,nss,auc_judd")
     human: bool = option(True, "score the human observers against each other, too")
     seed: int = option(
-        0, "seed of the resampling and of metrics that draw", least=0, most=LARGEST_SEED
+        0,
+        "seed of the bootstrap and of the metrics that draw at random",
+        least=0,
+        most=LARGEST_SEED,
     )
-    batch_size: int = option(
-        10, "pictures a step of the network", unit="pictures", least=1, most=2**16
-    )
+    batch_size: int = option(10, "pictures per batch", unit="pictures", least=1, most=2**16)
     workers: int = option(
         os.cpu_count() or 2,
-        "threads that read pictures and score maps: all cores",
+        "threads that read pictures and score maps; default: all cores",
         least=1,
         most=1024,
     )
     overwrite: bool = option(
-        False, "score again what the output folder already holds scores of", group="output"
+        False,
+        "compute all scores again instead of reusing those in the output folder",
+        group="output",
     )
 
-    # what the help calls the default of the data set, its split and its truth
+    # default of the data set, its split and its ground truth, as the help names it
     inherited: ClassVar[str] = ""
 
     @classmethod
     def default_text(cls, field: str) -> str:
-        """Return what the help calls the default of a field where that is not its value."""
+        """Return the text that the help shows for a default that depends on other settings."""
         return cls.inherited if field in ("dataset", "data", *TRUTH_FIELDS) else ""
 
     @classmethod
     def from_flags(cls, flags: dict[str, Any]) -> Self:
-        """Return the settings: the data set and the split of the training, unless flags say."""
+        """Return the settings; the defaults of the data are those of the training."""
         from salience.measures.metrics import metric_names  # here: it imports SciPy
 
         given = cls(**flags)
-        metric_names(given.metrics)  # a mistyped name is told before files are looked for
+        metric_names(given.metrics)  # report a mistyped name before any file is read
         trained = given.training()
         return cls(**{**data_of(trained, flags), **flags}) if trained else given
 
     def training(self) -> Config | None:
-        """Return the settings of the training whose data are meant; None where there is none."""
+        """Return the settings of the training that sets the defaults of the data, or None."""
         return None
 
 
 def training_of(weights: Path | None, folder: Path) -> Config:
-    """Return the settings of the training of weights, or of the default of a folder.
+    """Return the settings that weights were trained with.
+
+    Args:
+        weights: weights file; None for the default of `folder`.
+        folder: folder of the weights.
 
     Raises:
-        UserError: the weights are not usable.
+        UserError: the weights cannot be read.
     """
     from salience.networks import weight_files
 
     chosen = weight_files.choose(weights, folder, lambda line: None)
-    from model import trained_config  # here: it takes seconds, and nothing may be there
+    from model import trained_config  # here: the import takes seconds, and `choose` may fail before
 
     return trained_config(chosen)
 
 
 @dataclass(frozen=True)
 class EvaluateConfig(ScoringConfig):
-    """Score a model, or maps made elsewhere, on a split of a data set.
+    """Score a model, or saliency maps of another program, on a split of a data set.
 
-    Score a model, or a folder of saliency maps, beside the centre bias, a uniform map and the
-    human observers.
+    Compute all metrics for a model or a folder of saliency maps, and for the references: centre
+    bias, uniform map and human observers.
     """
 
     inherited: ClassVar[str] = "that of the model's training"
@@ -211,7 +217,7 @@ class EvaluateConfig(ScoringConfig):
 
     split: str = option("test", "part of the data set, or all of it", choices=(*SPLITS, ALL_SPLITS))
     output: Path | None = option(
-        None, "folder for metrics.json and per_image.csv, and for going on with half-done work"
+        None, "folder for metrics.json, per_image.csv and the scores to resume from"
     )
     weights: Path | None = shared("weights", group="maps")
     weights_dir: Path = shared("weights_dir")
@@ -222,44 +228,43 @@ class EvaluateConfig(ScoringConfig):
     )
     stretch: bool = option(
         False,
-        "scale maps to their pictures even where the aspects differ by more than 2 %, as where "
-        "rows and columns are exchanged",
+        "scale maps to their pictures even if their aspect ratios differ by more than 2 % (rows "
+        "and columns may be exchanged)",
     )
     smooth: float = shared("smooth")
     mirror: bool = shared("mirror")
     adaptation: Path | None = shared("adaptation")
     tune: bool = option(
         False,
-        "fit contrast, blur and centre bias to the maps of the validation pictures, and score the "
-        "maps so adapted in a row of their own",
+        "fit contrast, blur and centre bias on the maps of the validation pictures, and score the "
+        "adapted maps in a row of their own",
     )
     val_maps: Path | None = option(
-        None, "for --tune with --maps: the folder with the maps of the validation pictures"
+        None, "folder with the maps of the validation pictures, for --tune with --maps"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.mirror and self.maps:
             raise UserError(
-                f"--mirror is for a network's maps; --maps {self.maps} holds maps that are made."
+                f"--mirror needs a network, but --maps {self.maps} names finished maps."
             )
         if self.stretch and not self.maps:
-            raise UserError("--stretch is for maps that are made: name their folder with --maps.")
+            raise UserError("--stretch needs finished maps: name their folder with --maps.")
         if self.adaptation and self.maps:
-            raise UserError("--adaptation belongs to weights: it does not go with --maps.")
+            raise UserError("--adaptation belongs to weights and cannot be used with --maps.")
 
     def training(self) -> Config | None:
-        """Return the settings of the model's training; None for maps made elsewhere."""
+        """Return the settings of the model's training; None for --maps."""
         return None if self.maps else training_of(self.weights, self.weights_dir)
 
 
 @dataclass(frozen=True)
 class AdaptConfig(ScoringConfig):
-    """Fit a data set's bias to a network's maps on a few pictures.
+    """Adapt a network's maps to a data set's bias, fitted on a few pictures.
 
-    Fit contrast, blur and centre bias of a data set to a network's maps on a few of its
-    pictures; the network stays as it is. The file lies beside the weights, and --adaptation of
-    test and evaluate uses it.
+    Fit contrast, blur and centre bias on a few pictures of a data set; the network stays unchanged.
+    The result is a file beside the weights, which --adaptation of test and evaluate reads.
     """
 
     inherited: ClassVar[str] = "that of the model's training"
@@ -268,7 +273,8 @@ class AdaptConfig(ScoringConfig):
     human: bool = option(False, "score the human observers against each other, too")
     n: tuple[int, ...] = option(
         (50,),
-        "pictures of the train split to fit on; several numbers compare them, and with all",
+        "pictures of the train split to fit on; several numbers are compared with each other and "
+        "with all pictures",
         unit="pictures",
         least=2,
         group="fit",
@@ -276,35 +282,31 @@ class AdaptConfig(ScoringConfig):
     )
     objective: str = option(
         "ig",
-        "metric that is fitted for: the likelihood of fixations (ig), or another, which may cost "
-        "the others",
+        "metric to maximise: the likelihood of fixations (ig), or another, which may lower the "
+        "other metrics",
         choices=OBJECTIVES,
     )
-    draws: int = option(
-        1, "how often so many pictures are drawn and fitted on", least=1, most=10**4
-    )
+    draws: int = option(1, "random draws of pictures for each --n", least=1, most=10**4)
     weights: Path | None = shared("weights", group="maps")
     weights_dir: Path = shared("weights_dir")
     reference: Path | None = option(
-        None, "weights trained on this data set: how much of the gap to them is closed"
+        None, "weights trained on this data set: report the share of the gap to them that is closed"
     )
-    name: str | None = option(
-        None, "what --adaptation calls it afterwards; default: the data set", group="output"
-    )
+    name: str | None = option(None, "name for --adaptation; default: the data set", group="output")
     output: Path = option(
-        Path("adapt"), "folder for adapt.csv, adapt.json, adapt.png and for going on"
+        Path("adapt"), "folder for adapt.csv, adapt.json, adapt.png and the scores to resume from"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.split != "test":
             raise UserError(
-                f"--split {self.split}: adapt fits on train and is scored on test alone."
+                f"--split {self.split}: adapt fits on train and is scored on test only."
             )
         if self.name is not None and not is_name(self.name):
             raise UserError(
                 f"--name {self.name}: letters, digits, '-', '_', '+' and '.' are expected, and no "
-                ".json at the end, since it becomes part of a file's name."
+                ".json at the end, since the name becomes part of a file name."
             )
 
     def training(self) -> Config | None:
@@ -316,14 +318,14 @@ class AdaptConfig(ScoringConfig):
 class CompareConfig(ScoringConfig):
     """Compare trained runs on the same pictures.
 
-    Score runs on the same pictures, test what differs, and write a page to look at. The data
-    set is the first run's unless named.
+    Score runs on the same pictures, test the significance of their differences, and write an HTML
+    page. The default data set is that of the first run.
     """
 
     inherited: ClassVar[str] = "that of the first run"
     trains: ClassVar[bool] = False
 
-    runs: tuple[Path, ...] = option((), "run folders that train wrote", words="+")
+    runs: tuple[Path, ...] = option((), "run folders written by train", words="+")
     output: Path = option(
         Path("comparison"), "folder for comparison.json, index.html and the scores"
     )
@@ -340,17 +342,17 @@ class CompareConfig(ScoringConfig):
 
 @dataclass(frozen=True)
 class PrepareConfig(TruthConfig):
-    """Resize the pictures and make their density maps once.
+    """Resize pictures and compute density maps once, before training.
 
-    Pack resized pictures and density maps into a store, which --data takes in place of the data
-    set's folder. What was interrupted goes on where it stopped; over a finished store, all
-    checksums are verified, and what is damaged is made again.
+    Pack resized pictures and density maps into a store, which --data of train accepts instead of
+    the data set's folder. An interrupted run is resumed. For a finished store, all checksums are
+    verified and damaged parts are made again.
     """
 
     dataset: str = shared("dataset", group="data")
     data: tuple[Path, ...] = shared("sources")
     model: str = option(
-        "mlnet", "system that will train on it", choices=tuple(SYSTEMS), group="network"
+        "mlnet", "system that will be trained on the store", choices=tuple(SYSTEMS), group="network"
     )
     rows: int | None = option(
         None,
@@ -366,64 +368,64 @@ class PrepareConfig(TruthConfig):
         least=8,
         most=16384,
     )
-    output: Path | None = option(None, "folder for the store (needed)", group="output")
+    output: Path | None = option(None, "folder for the store (required)", group="output")
     overwrite: bool = option(False, "replace a store that was prepared with other settings")
     workers: int = option(
-        os.cpu_count() or 2, "threads that read pictures: all cores", least=1, most=1024
+        os.cpu_count() or 2, "threads that read pictures; default: all cores", least=1, most=1024
     )
 
     @classmethod
     def from_flags(cls, flags: dict[str, Any]) -> Self:
-        """Return the settings: the split of the system's recipe, then the flags."""
+        """Return the settings; the default split is that of the system's recipe."""
         recipe = recipe_of(flags.get("model", cls.model))
         return cls(**{k: v for k, v in recipe.items() if k in TRUTH_FIELDS} | flags)
 
     @property
     def network(self) -> Config:
-        """The settings of the system at this size, the recipe's where none is given."""
+        """The settings of the system at this size; the size of its recipe if no flag names one."""
         sizes = {"rows": self.rows, "cols": self.cols}
         return resolve({"model": self.model} | {k: v for k, v in sizes.items() if v is not None})
 
 
 @dataclass(frozen=True)
 class ConvertConfig(Checked):
-    """Make weights of Keras 1 or 2 this program's, the ML-Net of 2016 among them.
+    """Convert weights files of Keras 1 or 2, such as those of the ML-Net of 2016.
 
-    Read an ML-Net that Keras 1 or 2 wrote (mlnet_salicon_weights.pkl of 2016, say) and write it
-    as a .weights.h5; or the VGG16 in groups layer_N (vgg16_weights.h5) as an .h5 for
+    Read an ML-Net of Keras 1 or 2 (such as mlnet_salicon_weights.pkl of 2016) and write a
+    .weights.h5. Or read a VGG16 in groups layer_N (vgg16_weights.h5) and write an .h5 for
     --backbone_weights.
     """
 
-    old: Path = option(dataclasses.MISSING, "the file to convert", words="1", metavar="OLD")
-    new: Path = option(dataclasses.MISSING, "the file to write", words="1", metavar="NEW")
+    old: Path = option(dataclasses.MISSING, "file to convert", words="1", metavar="OLD")
+    new: Path = option(dataclasses.MISSING, "file to write", words="1", metavar="NEW")
     overwrite: bool = option(False, "replace the converted file")
     weights_dir: Path = shared(
         "weights_dir",
-        help="folder where ImageNet's VGG16 is looked for, to compare kernels with",
+        help="folder that may hold ImageNet's VGG16, for a check of the kernels' orientation",
     )
 
 
 @dataclass(frozen=True)
 class WeightsConfig(Checked):
-    """List the trained weights, and choose which serve where none are named.
+    """List the trained weights, and choose the default.
 
-    List what lies in weights/ and what comes with the program: what each was trained on, when,
-    how it scored, and which of them serve where no --weights is given, and why.
+    List the weights in weights/ and the included weights, each with its training data, date and
+    score. Report which of them are the default without --weights, and why.
     """
 
     weights_dir: Path = shared("weights_dir", help="folder of the weights")
     use: str | None = option(
         None,
-        "pin these weights: they serve wherever none are named; 'newest' takes the pin away",
+        "make these weights the default; 'newest' restores the automatic choice",
         metavar="NAME",
     )
 
 
 @dataclass(frozen=True)
 class SubsetConfig(PlanConfig):
-    """Draw a small working copy.
+    """Copy a random subset of a data set.
 
-    Copy some pictures of each split, with all that is known of them, to a folder that --dataset
+    Copy random pictures of each split, with their maps and fixations, to a folder that --dataset
     folder reads.
     """
 
@@ -431,20 +433,19 @@ class SubsetConfig(PlanConfig):
 
     dataset: str = shared("dataset", group="data")
     data: tuple[Path, ...] = shared("sources")
-    n: int = option(1000, "pictures of the working copy", unit="pictures", least=1, most=10**7)
-    seed: int = option(0, "seed of the draw", least=0, most=LARGEST_SEED)
-    output: Path | None = option(None, "folder for the working copy (needed)", group="output")
+    n: int = option(1000, "pictures to copy", unit="pictures", least=1, most=10**7)
+    seed: int = option(0, "seed of the random choice", least=0, most=LARGEST_SEED)
+    output: Path | None = option(None, "folder for the copy (required)", group="output")
 
 
 def data_of(trained: Config, flags: dict[str, Any]) -> dict[str, Any]:
-    """Return the data set, the split and the truth that a network was trained with.
+    """Return the settings of the data set, the split and the ground truth of a training.
 
-    Nothing where the flags name a data set that it was not trained on: where one data set lies, and
-    how it was divided, says nothing of another.
+    Return {} if the flags name another data set: the training's paths and split do not apply to it.
 
     Args:
         trained: the settings of the training.
-        flags: of the scoring; the first of the training's data sets is meant where they name none.
+        flags: those of the scoring; without `dataset`, the first data set of the training is taken.
     """
     name = flags.get("dataset", trained.dataset[0])
     if name not in trained.dataset:
@@ -455,10 +456,10 @@ def data_of(trained: Config, flags: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ProbeConfig(ScoringConfig):
-    """Ask how well each stage of a frozen network aligns with human attention.
+    """Measure how well each stage of a frozen network predicts human fixations.
 
-    Solve linear read-outs of every stage of a frozen network exactly, in one pass over the
-    training pictures, and score them beside the references.
+    Solve linear read-outs of every stage exactly, in one pass over the training pictures, and score
+    them beside the references.
     """
 
     metrics: str = option("cc,auc_judd", "metrics, as a list such as cc,nss,auc_judd")
@@ -466,20 +467,20 @@ class ProbeConfig(ScoringConfig):
     gallery: int = option(6, "pictures shown on the page", unit="pictures", least=0, most=10**4)
     backbone: str = option(
         "vgg16",
-        "networks to probe, as a list such as vgg16,resnet50: of " + ", ".join(BACKBONES),
+        "networks to probe, as a list such as vgg16,resnet50; choices: " + ", ".join(BACKBONES),
         group="network",
     )
     backbone_weights: str | None = option(
         None,
-        "ImageNet weights of the network: a file, or 'none' for random weights alone; otherwise "
-        "weights/, Keras' cache or its download are used",
+        "ImageNet weights of the network: a file, or 'none' for random weights only; default: "
+        "weights/, Keras' cache or a download",
     )
-    weights_dir: Path = shared("weights_dir", help="folder searched for ImageNet weights")
+    weights_dir: Path = shared("weights_dir", help="folder to search for ImageNet weights")
     control: bool = option(True, "probe each network with random weights, too")
     rows: int = option(240, "height of the network's input", unit="pixels", least=32, most=16384)
     cols: int = option(320, "width of the network's input", unit="pixels", least=32, most=16384)
     width: float = option(
-        1.0, "share of the network's channels; below 1 is a toy for tests", least=0.001, most=4
+        1.0, "factor on the number of channels; below 1 is for tests only", least=0.001, most=4
     )
 
     def __post_init__(self) -> None:
@@ -495,11 +496,11 @@ class ProbeConfig(ScoringConfig):
             raise UserError(f"--backbone {self.backbone} names a network twice.")
         if len(self.backbones) > 1 and self.backbone_weights not in (None, "none"):
             raise UserError(
-                f"--backbone_weights {self.backbone_weights} is one network's file: probe one "
-                "network at a time with it, or put the files into weights/."
+                f"--backbone_weights {self.backbone_weights} is the file of one network: probe one "
+                "network at a time, or put the files into weights/."
             )
 
     @property
     def backbones(self) -> tuple[str, ...]:
-        """The networks to probe."""
+        """The names of the networks to probe."""
         return tuple(self.backbone.replace(" ", "").split(","))

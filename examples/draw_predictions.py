@@ -1,4 +1,4 @@
-"""Draw the picture at the top of the README: photographs, and where the network in the box looks.
+"""Draw the picture at the top of the README: photographs and the maps of the included network.
 
     python examples/draw_predictions.py docs/pictures/predictions.jpg
 
@@ -23,7 +23,7 @@ HEIGHT = 240  # of each photograph, pixels
 
 
 def main(file: Path) -> None:
-    """Predict, draw and write."""
+    """Predict the photographs and write the picture."""
     model = load_model(weight_files.SHIPPED)
     columns = []
     for path in photographs():

@@ -1,10 +1,10 @@
-"""Train the weights that come with the program, again: `make weights OSIE=PATH EYECROWD=PATH`.
+"""Reproduce the included weights: `make weights OSIE=PATH EYECROWD=PATH`.
 
     python examples/train_weights.py OSIE EYECROWD [--vgg16 FILE] [--runs FOLDER] [--output FILE]
 
-Three trainings, one after the other, and the mean of three weights files that they leave, which
-does better on validation pictures than each of them. OSIE's test pictures are scored last, and
-nothing is chosen by them. What was interrupted goes on with the same command.
+The script runs three trainings and averages three of their weights files. The average has better
+validation scores than each of the files. OSIE's test pictures are scored last and are not used for
+any choice. The same command resumes an interrupted run.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from salience.system import quiet
 
 LOSS = ["--loss", "kld+cc+0.2*nss", "--optimizer", "adam", "--decay", "0"]
 BLOCKS = ["--freeze_backbone", "False", "--fixed_blocks", "3", "--flip", "True", *LOSS]
-# by run: its settings, besides folders. The first starts from ImageNet, the others from the first;
-# the prior of 240x320 fits 288x384, too.
+# Settings of each run, without folders. The first starts from ImageNet, the others from the first.
+# The prior of 240x320 also fits 288x384.
 STAGES = {
     "head": [
         "--freeze_backbone", "True", "--dataset", "osie", "--rows", "240", "--cols", "320", *LOSS,
@@ -39,7 +39,7 @@ STAGES = {
     ],
 }  # fmt: skip
 PRECISION = ["--precision", "mixed_bfloat16"]
-AVERAGED = ("both/best", "both/last", "osie/best")  # the first says how the network is built
+AVERAGED = ("both/best", "both/last", "osie/best")  # the first determines the architecture
 SCORES = ("cc", "nss", "auc_judd", "sauc", "ig", "sim", "kld")
 ABOUT = {
     "data": "OSIE: 450 training pictures of its split.json (the test split is never trained or "
@@ -62,8 +62,8 @@ def main(words: argparse.Namespace) -> None:
     fixed = words.osie / "split.json"
     if not fixed.exists():
         sys.exit(
-            f"error: {fixed} is missing: the lists of file names under train, val and test. Those "
-            "of val and test are in weights/mlnet-osie.json under held_out; all others train."
+            f"error: {fixed} is missing: lists of file names under train, val and test. Those of "
+            "val and test are in weights/mlnet-osie.json under held_out; all others are for train."
         )
     names = json.loads(fixed.read_text(encoding="utf-8"))
     held_out = {split: names[split] for split in ("val", "test")}
@@ -88,26 +88,26 @@ def main(words: argparse.Namespace) -> None:
 
 
 def call(*words: object) -> None:
-    """Run a command of the program; end where it fails."""
+    """Run a command of the program; exit if it fails."""
     done = subprocess.run([sys.executable, "main.py", *map(str, words)], cwd=PROJECT, check=False)
     if done.returncode:
         sys.exit(done.returncode)
 
 
 def command_of(stage: str) -> str:
-    """Return a stage's command, as the card has it: without where the data lie."""
+    """Return a stage's command for the card, without the paths of the data."""
     start = "" if stage == "head" else " --init_weights head/best.weights.h5"
     return f"main.py train {' '.join([*STAGES[stage], *PRECISION])}{start}"
 
 
 def save(files: list[Path], output: Path, scores: dict[str, Any], held_out: dict[str, Any]) -> None:
-    """Write the mean of weights in half precision, with a card that says how it came about.
+    """Write the mean of weights in half precision, with a card that describes its training.
 
     Args:
-        files: of one network; the first says how it is built.
+        files: weights files of one network; the first determines the architecture.
         output: the file to write.
-        scores: on OSIE's pictures, by split.
-        held_out: the names of OSIE's pictures that nothing was trained on, by split.
+        scores: scores on OSIE's pictures, by split.
+        held_out: names of OSIE's pictures that were not trained on, by split.
     """
     quiet.import_keras()
     from model import load_model
@@ -117,9 +117,9 @@ def save(files: list[Path], output: Path, scores: dict[str, Any], held_out: dict
     for file in files[1:]:
         weight_files.load(model, file)
         total = [a + b for a, b in zip(total, model.get_weights(), strict=True)]
-    # the dropout's random state is no number to divide
+    # the random state of dropout is an integer and is not averaged
     model.set_weights([a / len(files) if a.dtype.kind == "f" else a for a in total])
-    # where things lay on the machine of the training is nobody's business
+    # do not publish the paths of the training machine
     card["config"] |= {
         "data": [], "output": None, "weights_dir": "weights", "init_weights": None,
         "backbone_weights": None, "resume": False,
@@ -136,14 +136,14 @@ def save(files: list[Path], output: Path, scores: dict[str, Any], held_out: dict
 
 
 def model_scores(file: Path) -> dict[str, float]:
-    """Return the model's mean scores from the file that `evaluate` wrote."""
+    """Return the model's mean scores from metrics.json of `evaluate`."""
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"].values()
     model = next(row for row in rows if row["kind"] == "model")
     return {name: round(model["means"][name]["mean"], 4) for name in SCORES}
 
 
 def parsed() -> argparse.Namespace:
-    """Return what the command line asks for."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     for name in ("osie", "eyecrowd"):
         parser.add_argument(name, type=Path, help="folder of the data set")

@@ -1,8 +1,8 @@
-"""Write photographs that scikit-image brings along, as JPEG files, to try `main.py test` on.
+"""Write example photographs of scikit-image as JPEG files, for trying `main.py test`.
 
     python examples/write_photographs.py FOLDER
 
-Astronaut and rocket are NASA's (public domain), the cat and the coffee CC0.
+Astronaut and rocket are by NASA (public domain), the cat and the coffee are CC0.
 """
 
 import sys

@@ -1,16 +1,16 @@
-"""CPU time of our metrics beside pysaliency's, on one picture, in one run.
+"""CPU time of our metrics and pysaliency's on one picture.
 
 In the throw-away environment that benchmarks/measures/parity.py describes:
 
     /tmp/parity/bin/python benchmarks/measures/metrics.py
 
-prints two tables in Markdown. The first: milliseconds of CPU time, of all threads, a metric, for a
-picture of 600 x 800 pixels with 140 fixations; the two libraries take turns, and the least of the
-repeats counts, because whatever else the machine does can only add. pysaliency gets the shortest
-way to a score that it has: its functions on arrays, not its models and their caches. For AUC that
-is the routine of `SaliencyMapModel.AUCs`; `AUC_per_image`, which `AUC` calls, has a line of its
-own. The second: seconds for many pictures, one thread against all cores. In an environment without
-pysaliency the first table has ours alone, with SSIM and EMD.
+prints two tables in Markdown. The first shows the CPU time of all threads per metric, in
+milliseconds, for a picture of 600 x 800 pixels with 140 fixations. The two libraries take turns,
+and the minimum of the repeats counts, because other load can only increase the time. pysaliency is
+measured by its fastest functions, on arrays, without its models and their caches. For AUC, that is
+the routine of `SaliencyMapModel.AUCs`; `AUC_per_image`, which `AUC` calls, has a line of its own.
+The second table shows seconds for many pictures, with one thread and with all cores. Without
+pysaliency, the first table shows only our metrics, including SSIM and EMD.
 """
 
 import argparse
@@ -48,13 +48,13 @@ from salience.pictures.fixations import density_map
 
 SHAPE = (600, 800)
 FIXATIONS = 140
-OTHERS = 28_000  # as many as a test split of 200 such pictures has
+OTHERS = 28_000  # the number of fixations of 200 such pictures
 SHARED = ("auc_judd", "sauc", "nss", "cc", "sim", "kld", "ig")
 Task = Callable[[], object]
 
 
 def picture(seed: int) -> dict[str, NDArray]:
-    """Return a smooth map without ties, its truths, and other pictures' fixations."""
+    """Return a smooth map without ties, its ground truth, and fixations of other pictures."""
     rng = np.random.default_rng(seed)
     rows, columns = SHAPE
 
@@ -74,7 +74,7 @@ def picture(seed: int) -> dict[str, NDArray]:
 
 
 def our_tasks(scene: dict[str, NDArray]) -> dict[str, Task]:
-    """Return what makes each of our scores."""
+    """Return a function for each of our metrics."""
     saliency, density, points, others, baseline = scene.values()
     return {
         "auc_judd": partial(auc_judd, saliency, points),
@@ -90,7 +90,7 @@ def our_tasks(scene: dict[str, NDArray]) -> dict[str, Task]:
 
 
 def their_tasks(scene: dict[str, NDArray]) -> dict[str, Task]:
-    """Return what makes each of pysaliency's scores of the same."""
+    """Return a function for each of pysaliency's metrics on the same data."""
     import_pysaliency()
     from pysaliency import metrics as theirs  # type: ignore[import-not-found]
     from pysaliency.roc import (  # type: ignore[import-not-found]
@@ -100,7 +100,7 @@ def their_tasks(scene: dict[str, NDArray]) -> dict[str, Task]:
 
     saliency, density, points, others, baseline = scene.values()
     columns, rows = (points + 0.5).astype(int).T
-    other_columns, other_rows = others.T + 0.5  # not yet whole: its sAUC rounds them a picture
+    other_columns, other_rows = others.T + 0.5  # not rounded: its sAUC rounds them for each picture
 
     def negatives() -> NDArray:
         return saliency[other_rows.astype(int), other_columns.astype(int)]
@@ -128,20 +128,20 @@ def their_tasks(scene: dict[str, NDArray]) -> dict[str, Task]:
 
 
 def cpu_milliseconds(*tasks: Task, repeats: int) -> list[float]:
-    """Return the least CPU time of tasks that take turns, in milliseconds of all threads."""
+    """Return the minimum CPU time of tasks that take turns, milliseconds over all threads."""
     least = [np.inf] * len(tasks)
     for repeat in range(repeats + 1):
         for index, task in enumerate(tasks):
             start = time.process_time()
             task()
             spent = 1000 * (time.process_time() - start)
-            if repeat:  # the first compiles and fills caches
+            if repeat:  # the first run is a warm-up
                 least[index] = min(least[index], spent)
     return least
 
 
 def print_side_by_side(repeats: int) -> None:
-    """Print the table of both libraries, a line a metric, and the sum."""
+    """Print the table of both libraries, with a line per metric and the sum."""
     scene = picture(0)
     mine, their = our_tasks(scene), their_tasks(scene)
     for name in SHARED:
@@ -162,7 +162,7 @@ def print_side_by_side(repeats: int) -> None:
 
 
 def print_ours(repeats: int) -> None:
-    """Print the table of ours alone: whatever this environment has the libraries for."""
+    """Print the table of our metrics, including SSIM and EMD if their libraries are installed."""
     scene = picture(0)
     tasks = our_tasks(scene)
     saliency, density = scene["saliency_map"], scene["density_map"]
@@ -175,7 +175,7 @@ def print_ours(repeats: int) -> None:
 
 
 def print_all_cores(pictures: int) -> None:
-    """Print the seconds of the suite without EMD and SSIM over pictures, by number of threads."""
+    """Print the seconds for many pictures without EMD and SSIM, by number of threads."""
     scenes = [picture(seed) for seed in range(pictures)]
     names = [*SHARED, "auc_borji", "mse"]
 
@@ -202,7 +202,9 @@ def print_all_cores(pictures: int) -> None:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description="Measure the CPU time of the metrics.")
-    parser.add_argument("--repeats", type=int, default=30, help="the least of so many counts")
+    parser.add_argument(
+        "--repeats", type=int, default=30, help="repeats, of which the minimum counts"
+    )
     parser.add_argument("--pictures", type=int, default=64, help="pictures of the second table")
     arguments = parser.parse_args()
     print(

@@ -1,6 +1,6 @@
-"""Our metrics beside pysaliency's and scikit-learn's, on the same maps and fixations.
+"""Our metrics compared with pysaliency's and scikit-learn's on the same maps and fixations.
 
-pysaliency 0.2.22 needs an environment of its own, which may be thrown away afterwards:
+pysaliency 0.2.22 needs a temporary environment of its own:
 
     python3 -m venv /tmp/parity
     /tmp/parity/bin/pip install "setuptools<80" wheel cython "numpy<2.4" scikit-learn
@@ -8,13 +8,14 @@ pysaliency 0.2.22 needs an environment of its own, which may be thrown away afte
     /tmp/parity/bin/python benchmarks/measures/parity.py --data PATH/TO/osie
 
 prints a table and writes parity_seeded.json and, with --data, parity_osie.json into
-tests/measures/golden: their numbers only, because the maps are made anew from seeds and fixations.
-tests/measures/test_parity.py scores the same maps and compares; it needs neither library.
+tests/measures/golden. The files hold only scores, because maps are computed from seeds and
+fixations. tests/measures/test_parity.py scores the same maps and compares; it needs neither
+library.
 
-Three things are brought into line, and are no differences of the definitions: pysaliency's pixel i
-reaches from i to i + 1 and ours from i - 0.5 to i + 0.5, so it gets coordinates half a pixel
-greater; it computes in the type of the map, we in 64 bits, so maps are 64-bit here; it takes log
-densities for IG, so maps are above zero where IG is compared.
+Three conventions are aligned, which are not differences of the definitions. pysaliency's pixel i
+reaches from i to i + 1 and ours from i - 0.5 to i + 0.5, so it gets coordinates larger by half a
+pixel. It computes in the type of the map and we in 64 bits, so maps are 64-bit here. It takes log
+densities for IG, so maps are positive if IG is compared.
 """
 
 import argparse
@@ -40,13 +41,13 @@ GOLDEN = ROOT / "tests/measures/golden"
 TOLERANCE = 1e-6
 OSIE_PICTURES = 6
 OSIE_SIGMA = 24.0
-# what pysaliency can say of each profile; the rest of "mit" is random or has no counterpart
+# metrics of each profile in pysaliency; the others of "mit" are random or have no counterpart
 COMPARED: dict[Profile, tuple[str, ...]] = {
     "tuebingen": ("auc_judd", "sauc", "nss", "cc", "sim", "kld", "ig"),
     "mit": ("auc_judd", "nss", "cc", "sim", "kld"),
 }
-CORNERS = "tied values: thresholds at the fixations alone cut corners; ours breaks ties by jitter"
-ZEROS = "no epsilon: a density of zero, or near it, costs more bits than ours"
+CORNERS = "tied values: thresholds only at fixations cut corners; ours breaks ties by jitter"
+ZEROS = "no epsilon: a density of zero or near zero costs more bits than ours"
 EXPLAINED: dict[tuple[str, Profile, str], str] = {
     (
         "constant",
@@ -58,7 +59,7 @@ EXPLAINED: dict[tuple[str, Profile, str], str] = {
     ("constant", "mit", "auc_judd"): CORNERS,
     ("half of it zero", "mit", "auc_judd"): CORNERS,
     ("sixteen levels", "mit", "auc_judd"): CORNERS,
-    ("steep", "mit", "auc_judd"): "jitter of 1e-7 shuffles what lies closer together than that",
+    ("steep", "mit", "auc_judd"): "jitter of 1e-7 reorders values that are closer than 1e-7",
     ("half of it zero", "tuebingen", "ig"): ZEROS,
     ("steep", "tuebingen", "ig"): ZEROS,
 }
@@ -81,7 +82,7 @@ class Scene:
 
 
 def seeded_scenes() -> list[Scene]:
-    """Return scenes of several sizes made from seeds: smooth, tied, constant, zero, negative."""
+    """Return seeded scenes of several sizes: smooth, tied, constant, zero, negative."""
     changes: dict[str, Callable[[NDArray], NDArray]] = {
         "smooth": lambda m: m,
         "sixteen levels": lambda m: np.round(m / m.max() * 15) + 1,
@@ -95,7 +96,7 @@ def seeded_scenes() -> list[Scene]:
 
 
 def _seeded(name: str, seed: int, change: Callable[[NDArray], NDArray]) -> Scene:
-    """Return a scene of blobs, seen by 60 fixations of which some share a pixel."""
+    """Return a scene of blobs with 60 fixations, some of which share a pixel."""
     rng = np.random.default_rng(seed)
     rows, columns = 90 + 10 * seed, 160 - 10 * seed
     points = rng.normal((columns / 2, rows / 3), (columns / 6, rows / 8), (50, 2))
@@ -160,21 +161,21 @@ def ours(scenes: list[Scene], profile: Profile = "tuebingen") -> list[dict[str, 
 
 
 def import_pysaliency() -> ModuleType:
-    """Return pysaliency, which imports PyTorch for a model of its own that is not wanted here."""
+    """Return pysaliency, without PyTorch, which it would import for a model of its own."""
     absent = "torch" not in sys.modules
     if absent:
         sys.modules["torch"] = ModuleType("torch")
     import pysaliency  # type: ignore[import-not-found]
 
     if absent:
-        del sys.modules["torch"]  # SciPy asks whether arrays are PyTorch's
+        del sys.modules["torch"]  # SciPy checks for PyTorch arrays
     return pysaliency
 
 
 def theirs(scenes: list[Scene]) -> list[dict[str, float]]:
-    """Return pysaliency's scores of each scene, through its models where it has a choice."""
+    """Return pysaliency's scores of each scene, by its models if possible."""
     pysaliency = import_pysaliency()
-    np.seterr(divide="ignore")  # it takes the logarithm of zeros
+    np.seterr(divide="ignore")  # pysaliency computes logarithms of zero
     from pysaliency.metrics import (  # type: ignore[import-not-found]
         CC,
         SIM,
@@ -182,7 +183,7 @@ def theirs(scenes: list[Scene]) -> list[dict[str, float]]:
         convert_saliency_map_to_density,
     )
 
-    # the picture's number in its pixels: pysaliency remembers maps by the picture's content
+    # the index as pixel value: pysaliency caches maps by the picture's content
     stimuli = pysaliency.Stimuli(
         [np.full((*scene.shape, 3), index, np.uint8) for index, scene in enumerate(scenes)]
     )
@@ -217,10 +218,11 @@ def theirs(scenes: list[Scene]) -> list[dict[str, float]]:
 
 
 def theirs_by_the_mit_definitions(scenes: list[Scene]) -> list[dict[str, float]]:
-    """Return scores by the MIT code's definitions, put together from pysaliency's parts.
+    """Return scores by the MIT code's definitions, composed from pysaliency's functions.
 
-    Fixations of one pixel are merged; AUC-Judd has unfixated pixels as negatives and thresholds at
-    the fixations; NSS is brought from n to n - 1; SIM gets min-max maps. Jitter has no counterpart.
+    Fixations in one pixel are merged. AUC-Judd uses unfixated pixels as negatives and thresholds at
+    the fixations. NSS is converted from n to n - 1. SIM gets min-max maps. Jitter has no
+    counterpart.
     """
     pysaliency = import_pysaliency()
     from pysaliency.metrics import CC, NSS, SIM, MIT_KLDiv  # type: ignore[import-not-found]
@@ -278,7 +280,7 @@ def _as_their_fixations(pysaliency: Any, points: list[NDArray]) -> Any:
 
 
 def _rows(by_picture: dict[str, Any]) -> list[dict[str, float]]:
-    """Return columns of scores as one row a picture."""
+    """Return columns of scores as one row per picture."""
     return [
         {name: float(value) for name, value in zip(by_picture, values, strict=True)}
         for values in zip(*by_picture.values(), strict=True)
@@ -286,7 +288,7 @@ def _rows(by_picture: dict[str, Any]) -> list[dict[str, float]]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the libraries that gave the numbers."""
+    """Return the versions of the libraries."""
     from importlib.metadata import version
 
     return {name: version(name) for name in ("pysaliency", "scikit-learn", "numpy", "scipy")}
@@ -295,7 +297,7 @@ def versions() -> dict[str, str]:
 def compare(
     title: str, scenes: list[Scene], golden: dict[str, list[dict[str, float]]]
 ) -> tuple[list[str], list[str]]:
-    """Return a line for each metric, and one for each difference that is explained."""
+    """Return a line for each metric, and one for each explained difference."""
     table, explained = [], []
     for source, rows in golden.items():
         profile: Profile = "mit" if source.endswith("mit") else "tuebingen"
@@ -348,7 +350,7 @@ def main() -> None:
 def write_golden(
     title: str, scenes: list[Scene], golden: dict[str, list[dict[str, float]]]
 ) -> None:
-    """Write the libraries' numbers; infinities, which JSON lacks, as null."""
+    """Write the libraries' scores; infinities, which JSON lacks, as null."""
     stored = {
         "made_by": "benchmarks/measures/parity.py",
         "versions": versions(),

@@ -1,9 +1,9 @@
-"""What the choice of a definition does to a score: the two profiles, and maps kept in 8 bits.
+"""Effect of the metrics' definitions on scores: the two profiles, and maps stored in 8 bits.
 
     python benchmarks/measures/variants.py --data PATH/TO/osie
 
-The maps are the blurred fixations of seven observers with a tenth of the centre bias, the truth is
-what the other eight looked at, on the first pictures of OSIE's test split.
+The maps are blurred fixations of seven observers plus a tenth of the centre bias. The truth is the
+fixations of the other eight, on the first pictures of OSIE's test split.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from salience.pictures.fixations import centre_bias, density_map, other_fixation
 
 SHAPE = (600, 800)
 PICTURES = 40
-OBSERVERS = 7  # who make the maps
+OBSERVERS = 7  # observers whose fixations make the maps
 
 
 class Scenes:
@@ -68,7 +68,7 @@ class Scenes:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description="Show what the choice of a definition does.")
+    parser = argparse.ArgumentParser(description="Show the effect of the metrics' definitions.")
     parser.add_argument("--data", type=Path, required=True, help="folder of OSIE")
     scenes = Scenes(parser.parse_args().data)
     columns: dict[str, list[dict[str, float]]] = {

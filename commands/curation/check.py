@@ -1,7 +1,7 @@
-"""What `data check` does: it says what is there of a data set, what is missing and what is wrong.
+"""The command `data check`: reports what is present, missing or wrong in a data set.
 
-It goes through the same parts (`salience.data.parts`) that loading does, but lists all that it
-finds where loading refuses the first.
+It reads the same parts (`salience.data.parts`) as the loaders, which stop at the first error, but
+lists all errors.
 """
 
 from collections import Counter
@@ -33,17 +33,17 @@ from salience.system.terminal import aligned, progress, tell
 
 Shape = tuple[int, int]
 THUMBNAIL = (120, 160)  # rows and columns at which maps are averaged
-SIDE = 32  # of the square that pictures are compared at, pixels
-# correlation, without what is smooth, from which two pictures are one: OSIE's pair that was saved
-# twice has 1.00, no other pair of OSIE or of EyeCrowd more than 0.49
-ALIKE = 0.9
-LEAST_CONTRAST = 1.0  # grey levels; of less nothing can be told
-BLOCK = 256  # pictures compared with all others at a time
+SIDE = 32  # side of the square thumbnails that are compared, pixels
+# High-pass correlation above which two pictures count as the same. OSIE's duplicate pair has 1.00;
+# no other pair of OSIE or EyeCrowd has more than 0.49.
+MIN_CORRELATION = 0.9
+MIN_CONTRAST = 1.0  # grey levels; pictures with less cannot be compared
+BLOCK = 256  # pictures per block of comparisons
 
 
 @dataclass
 class Findings:
-    """What is wrong with a data set, and what should merely be known."""
+    """Problems of a data set, and harmless remarks."""
 
     problems: Notes = field(default_factory=Notes)
     remarks: Notes = field(default_factory=Notes)
@@ -51,17 +51,17 @@ class Findings:
 
 @dataclass(frozen=True)
 class Examined:
-    """One picture, read to its end.
+    """The result of checking one picture.
 
     Attributes:
-        shape: rows and columns, as its truth sees it; None where the picture cannot be read.
-        fixations: [n, 2], (x, y), those inside the picture; None where there is no record.
-        outside: how many lie outside.
-        observers: how many there are; None where that is not told.
-        thumbnail: its map at a small size; None where there is none.
-        look: of the picture, what is compared with others, of unit length; None without contrast.
-        name: the picture's.
-        split: that of its part; empty where a plan divides.
+        shape: rows and columns in the orientation of its ground truth; None for an unreadable file.
+        fixations: fixations inside the picture, [n, 2], (x, y); None without a record.
+        outside: number of fixations outside the picture.
+        observers: number of observers; None if unknown.
+        thumbnail: its density map at a small size; None without a map.
+        descriptor: unit vector for comparing pictures; None without contrast.
+        name: name of the picture.
+        split: split of its part; empty if a plan divides the data set.
     """
 
     shape: Shape | None
@@ -69,17 +69,17 @@ class Examined:
     outside: int = 0
     observers: int | None = None
     thumbnail: NDArray | None = None
-    look: NDArray | None = None
+    descriptor: NDArray | None = None
     name: str = ""
     split: str = ""
 
 
 def check(settings: CheckConfig, say: Callable[[str], None] = tell) -> bool:
-    """Look through a data set, print and write what was found; return whether all is well.
+    """Check the files of a data set; print and write the results; return True without problems.
 
     Args:
-        settings: the data set and where to write.
-        say: gets each line of news.
+        settings: the data set and the output folder.
+        say: called with each message.
 
     Raises:
         UserError: there is no such folder, it holds no pictures, or the data set is built in.
@@ -96,20 +96,20 @@ def check(settings: CheckConfig, say: Callable[[str], None] = tell) -> bool:
         pictures += examined
     note_absent(settings.dataset, settings.data, {part.title for part in parts}, findings)
     splits, refused = loading.splits_of(name, root)
-    note_alike(pictures, splits, findings.remarks)
+    note_duplicates(pictures, splits, findings.remarks)
     for line in loading.not_read(root, parts):
         findings.remarks.explain(line)
-    if not findings.problems.lines():  # else they would be told twice, in other words
+    if not findings.problems.lines():  # otherwise they would be reported twice
         for line in refused:
             findings.problems.explain(line)
     say(f"{name} at {root}\n{file_table(rows)}")
     for label, notes in (("problem", findings.problems), ("note", findings.remarks)):
         for names in notes.found.values():
-            names.sort()  # threads find them in any order
+            names.sort()  # threads add names in any order
         for line in notes.lines():
             say(f"{label}: {line}")
     well = not findings.problems.lines()
-    say("all is well" if well else "not all is well")
+    say("no problems" if well else "problems were found")
     drawn = draw(name, parts[0].sigma_pixels, pictures, settings.output / "check.png")
     write_json(
         settings.output / "check.json",
@@ -127,56 +127,60 @@ def check(settings: CheckConfig, say: Callable[[str], None] = tell) -> bool:
 
 
 def as_json(notes: Notes) -> dict[str, Any]:
-    """Return findings with all their names."""
+    """Return notes as JSON values, with all names."""
     return {**notes.found, "remarks": notes.remarks}
 
 
 def note_absent(dataset: str, data: Path | None, there: set[str], findings: Findings) -> None:
-    """Note the published parts of a data set of which nothing is there."""
+    """Note the published parts of a data set that are missing."""
     module = loading.module_of(dataset, data)
     for title, counts in getattr(module, "PUBLISHED", {}).items():
         if title in there:
             continue
         line = f"{title}: no pictures ({counts[0]:,} are published)"
         if title in getattr(module, "WITHOUT_TRUTH", ()):
-            findings.remarks.explain(f"{line}; they have no truth and serve submissions alone")
+            findings.remarks.explain(
+                f"{line}; they have no ground truth and are only for submissions"
+            )
         else:
             findings.problems.explain(line)
 
 
-def note_alike(pictures: list[Examined], splits: dict[str, str], remarks: Notes) -> None:
-    """Note pictures that look like another one, which may train where that one tests.
+def note_duplicates(pictures: list[Examined], splits: dict[str, str], remarks: Notes) -> None:
+    """Note pictures that look like another one, which may leak training data into the test split.
 
     Args:
-        pictures: all of the data set.
-        splits: by the picture's name, its split, where a plan divides.
-        remarks: gets the findings.
+        pictures: all pictures of the data set.
+        splits: split by picture name, if a plan divides the data set.
+        remarks: receives the notes.
     """
-    seen = [one for one in pictures if one.look is not None]
-    looks = np.array([one.look for one in seen], np.float32)
-    for start in range(0, len(seen), BLOCK):
-        alike = looks[start : start + BLOCK] @ looks[: start + BLOCK].T >= ALIKE
-        first = alike.argmax(axis=1)  # each picture is like itself
+    comparable = [one for one in pictures if one.descriptor is not None]
+    descriptors = np.array([one.descriptor for one in comparable], np.float32)
+    for start in range(0, len(comparable), BLOCK):
+        alike = (
+            descriptors[start : start + BLOCK] @ descriptors[: start + BLOCK].T >= MIN_CORRELATION
+        )
+        first = alike.argmax(axis=1)  # each picture matches itself
         for row in np.flatnonzero(first < np.arange(start, start + len(alike))):
-            pair = seen[first[row]], seen[start + row]
+            pair = comparable[first[row]], comparable[start + row]
             where = [one.split or splits.get(one.name, "") for one in pair]
-            told = " = ".join(
+            description = " = ".join(
                 f"{one.name} in {split}" if split else one.name
                 for one, split in zip(pair, where, strict=True)
             )
-            apart = all(where) and where[0] != where[1]
+            crosses_splits = all(where) and where[0] != where[1]
             remarks.add(
-                "pictures of one split that look like one of another, as if trained on what tests"
-                if apart
+                "pictures of one split that look like one of another, which makes scores too high"
+                if crosses_splits
                 else "pictures that look like another",
-                told,
+                description,
             )
 
 
-def look_of(image: Path | Stored, shape: Shape) -> NDArray[np.floating] | None:
-    """Return what a picture is compared by, of unit length; None where it has no contrast.
+def descriptor_of(image: Path | Stored, shape: Shape) -> NDArray[np.floating] | None:
+    """Return a unit vector for comparing a picture with others; None without contrast.
 
-    Compression and scaling change little of it: a small grey copy, less what is smooth in it.
+    The vector is a small, high-pass filtered grey copy. Compression and scaling change it little.
     """
     if isinstance(image, Stored):
         picture = image()
@@ -187,18 +191,18 @@ def look_of(image: Path | Stored, shape: Shape) -> NDArray[np.floating] | None:
         picture = read_image(image, turn=False, reduction=fitting[0] if fitting and jpeg else 1)
     grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY).astype(np.float32)
     small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    rough = small - cv2.GaussianBlur(small, (0, 0), SIDE / 8)
-    if rough.std() < LEAST_CONTRAST:
+    high_pass = small - cv2.GaussianBlur(small, (0, 0), SIDE / 8)
+    if high_pass.std() < MIN_CONTRAST:
         return None
-    return rough.ravel() / np.linalg.norm(rough)
+    return high_pass.ravel() / np.linalg.norm(high_pass)
 
 
 def examine_part(part: FileGroup, findings: Findings, workers: int) -> list[Examined]:
-    """Return what each picture of a part is like; note what does not fit together."""
+    """Check all pictures of a part; note problems and remarks."""
     problems, remarks = findings.problems, findings.remarks
     try:
         read = part.read()
-    except UserError as error:  # one file about all pictures
+    except UserError as error:  # a file with the fixations of all pictures
         problems.explain(str(error))
         read = Read()
     for line in (*part.clashes, *list(read.failures.values())[:1]):
@@ -207,10 +211,12 @@ def examine_part(part: FileGroup, findings: Findings, workers: int) -> list[Exam
         problems.add(f"{part.title}: fixation files that cannot be read", key)
     for label, _, keys in unpaired(part, read.looks.keys() | read.failures.keys()):
         for key in keys:
-            lacking = f"pictures without {label}" if key in part.images else f"{label} alone"
+            lacking = (
+                f"pictures without {label}" if key in part.images else f"{label} without a picture"
+            )
             problems.add(f"{part.title}: {lacking}", key)
     if part.sought and not part.maps and not read.looks:
-        problems.explain(f"{part.title}: neither maps nor fixations; sought in {part.sought}")
+        problems.explain(f"{part.title}: neither maps nor fixations; searched in {part.sought}")
     if part.published and len(part.images) not in part.published:
         problems.explain(
             f"{part.title}: {len(part.images):,} pictures instead of {published(part)}"
@@ -232,7 +238,7 @@ def examine_part(part: FileGroup, findings: Findings, workers: int) -> list[Exam
 
 
 def examine(part: FileGroup, key: str, looks: Looks | None, findings: Findings) -> Examined:
-    """Return what one picture is like; note what is wrong with it, its map or its fixations."""
+    """Check one picture, its map and its fixations; note problems and remarks."""
     problems, remarks = findings.problems, findings.remarks
     name, shapes = part.name(key), shapes_of(part, key, findings)
     saliency_map = map_of(part, key, findings)
@@ -244,31 +250,34 @@ def examine(part: FileGroup, key: str, looks: Looks | None, findings: Findings) 
         if shapes and other and other not in shapes:
             problems.add(f"{part.title}: pictures of another size than their {label}", name)
     if len(set(shapes)) > 1:
-        remarks.add(f"{part.title}: pictures that EXIF data turn; read as their truth lies", name)
+        remarks.add(
+            f"{part.title}: pictures with an EXIF rotation; read in the orientation of their truth",
+            name,
+        )
     shape = next((other for other in (*truths.values(), *shapes) if other in shapes), None)
-    inside, outside = settled(looks, shape)
+    inside, outside = split_fixations(looks, shape)
     if outside:
-        remarks.add(f"{part.title}: pictures with fixations outside, which --out_of_bounds settles",
+        remarks.add(f"{part.title}: pictures with fixations outside (see --out_of_bounds)",
                     f"{name}: {outside}")  # fmt: skip
     if inside is not None and not len(inside):
         remarks.add(f"{part.title}: pictures without a fixation", name)
     thumbnail = None
     if saliency_map is not None and looks is None:
         thumbnail = cv2.resize(saliency_map, THUMBNAIL[::-1], interpolation=cv2.INTER_AREA)
-    observers, look = None, None
+    observers, descriptor = None, None
     if shapes:
-        with suppress(UserError):  # which is noted already
-            look = look_of(part.images[key], shapes[-1])
+        with suppress(UserError):  # already noted
+            descriptor = descriptor_of(part.images[key], shapes[-1])
     if looks is not None and looks.subjects is not None:
         observers = len(np.unique(looks.subjects))
     split = part.title if part.split is None else part.split
-    return Examined(shape, inside, outside, observers, thumbnail, look, name, split)
+    return Examined(shape, inside, outside, observers, thumbnail, descriptor, name, split)
 
 
 def shapes_of(part: FileGroup, key: str, findings: Findings) -> list[Shape]:
-    """Return the shapes that a picture can be read in: as EXIF data turn it, and as it is stored.
+    """Return the shapes of a picture: with its EXIF rotation, and as stored.
 
-    Empty where it cannot be read, which is noted.
+    The list is empty for an unreadable picture, which is noted.
     """
     image = part.images[key]
     try:
@@ -287,7 +296,7 @@ def shapes_of(part: FileGroup, key: str, findings: Findings) -> list[Shape]:
 
 
 def map_of(part: FileGroup, key: str, findings: Findings) -> NDArray | None:
-    """Return the density map of a picture; note one that cannot be read or says nothing."""
+    """Return the density map of a picture, or None; note an unreadable or constant map."""
     source = part.maps.get(key)
     if source is None:
         return None
@@ -297,17 +306,18 @@ def map_of(part: FileGroup, key: str, findings: Findings) -> NDArray | None:
         saliency_map = read_map(source) if isinstance(source, Path) else source()
     except UserError as error:
         unread = f"{part.title}: maps that cannot be read"
-        if unread not in findings.problems.found:  # of one, why: the others are mostly like it
+        # the reason of the first only: the others mostly have the same
+        if unread not in findings.problems.found:
             findings.problems.explain(str(error))
         findings.problems.add(unread, part.name(key))
         return None
     if not np.ptp(saliency_map):
-        findings.remarks.add(f"{part.title}: maps of one value", part.name(key))
+        findings.remarks.add(f"{part.title}: constant maps", part.name(key))
     return saliency_map
 
 
-def settled(looks: Looks | None, shape: Shape | None) -> tuple[NDArray | None, int]:
-    """Return the fixations inside the picture, and how many are not."""
+def split_fixations(looks: Looks | None, shape: Shape | None) -> tuple[NDArray | None, int]:
+    """Return the fixations inside a picture, and the number outside."""
     if looks is None or shape is None:
         return (None if looks is None else looks.fixations), 0
     inside = are_within(looks.fixations, shape)
@@ -315,7 +325,7 @@ def settled(looks: Looks | None, shape: Shape | None) -> tuple[NDArray | None, i
 
 
 def row_of(part: FileGroup, examined: list[Examined]) -> dict[str, Any]:
-    """Return the counts of a part."""
+    """Return the counts of a part as JSON values."""
     counts = [len(one.fixations) for one in examined if one.fixations is not None]
     observers = [one.observers for one in examined if one.observers]
     shapes = Counter(one.shape for one in examined if one.shape)
@@ -335,12 +345,12 @@ def row_of(part: FileGroup, examined: list[Examined]) -> dict[str, Any]:
 
 
 def published(part: FileGroup) -> str:
-    """Return how many pictures are published."""
+    """Return the published number of pictures as text."""
     return " or ".join(f"{count:,}" for count in part.published)
 
 
 def file_table(rows: list[dict[str, Any]]) -> str:
-    """Return a line for each part."""
+    """Return a table of text with a line per part."""
     lines = [["", "pictures", "published", "maps", "with fixations", "fixations",
               "median", "observers", "size"]]  # fmt: skip
     for row in rows:
@@ -362,15 +372,15 @@ def file_table(rows: list[dict[str, Any]]) -> str:
 
 
 def draw(name: str, sigma_pixels: float, pictures: list[Examined], path: Path) -> bool:
-    """Draw where people look on all pictures, and how often; return whether there is truth to."""
-    seen = [(one.fixations, one.shape) for one in pictures
+    """Draw the mean density map and a histogram of fixations; return False without truth."""
+    located = [(one.fixations, one.shape) for one in pictures
             if one.fixations is not None and one.shape]  # fmt: skip
-    counts = [len(points) for points, _ in seen]
+    counts = [len(points) for points, _ in located]
     thumbnails = [one.thumbnail for one in pictures if one.thumbnail is not None]
     if any(counts):
-        [(shape, _)] = Counter(shape for _, shape in seen).most_common(1)
-        mean = density_map(gathered(seen, shape), shape, sigma_pixels)
-        caption = f"{sum(counts):,} fixations on {len(seen):,} pictures"
+        [(shape, _)] = Counter(shape for _, shape in located).most_common(1)
+        mean = density_map(gathered(located, shape), shape, sigma_pixels)
+        caption = f"{sum(counts):,} fixations on {len(located):,} pictures"
     elif thumbnails:
         mean = np.mean(thumbnails, axis=0)
         caption = f"mean of {len(thumbnails):,} maps"

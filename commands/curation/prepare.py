@@ -1,7 +1,7 @@
-"""What `data prepare` does: pictures and truth made once, packed into a store (`store.py`).
+"""The command `data prepare`: packs resized pictures and density maps into a store (`store.py`).
 
-A journal says which pictures are done, with their checksums; whoever comes back believes the sums,
-not the journal. The manifest is written last.
+A journal lists the finished pictures with their checksums, which a resumed run verifies. The
+manifest is written last.
 """
 
 import contextlib
@@ -44,33 +44,33 @@ from salience.system.files import (
 from salience.system.terminal import progress, tell
 from utilities import OutputGrid, make_truth, network_input
 
-AHEAD = 8  # pictures a thread that wait to be written
-Place = tuple[str, int]  # a split, and a picture's position in it
+AHEAD = 8  # pictures per thread that may wait to be written
+Place = tuple[str, int]  # a split, and the index of a picture in it
 
 
 def run(settings: PrepareConfig) -> bool:
-    """Carry out `data prepare`."""
+    """Run the command `data prepare`."""
     prepare(settings)
     return True
 
 
 def prepare(settings: PrepareConfig, say: Callable[[str], None] = tell) -> None:
-    """Prepare a data set for a network, or go on with it.
+    """Prepare a data set for a network, or resume its preparation.
 
     Args:
-        settings: the data set, the network, and where to write.
-        say: gets each line of news.
+        settings: the data set, the network and the output folder.
+        say: called with each message.
 
     Raises:
-        UserError: the data is not usable, the folder holds something else, the disk is too small,
-            or something changed while it was read.
+        UserError: the data cannot be used, the folder holds other files, the disk is too small, or
+            the data set changed during the preparation.
     """
     if settings.output is None:
-        raise UserError("--output is needed: the folder for the store.")
+        raise UserError("--output is required: the folder for the store.")
     if settings.dataset in BUILT_IN:
-        raise UserError(f"{settings.dataset} is built in and has no files that could be prepared.")
+        raise UserError(f"{settings.dataset} is built in and has no files to prepare.")
     folder = settings.output
-    # the name of "." is that of the folder it stands for
+    # resolve ".", which has no name
     kept = real_path(folder)
     root = source_folder(settings.data, kept.with_name(f"{kept.name}.source"))
     splits, left_out = loading.load_splits(
@@ -78,7 +78,7 @@ def prepare(settings: PrepareConfig, say: Callable[[str], None] = tell) -> None:
     )
     assert root is not None  # a data set with files was loaded from it
     network = settings.network
-    # thin, as only the shape of its map is asked for
+    # only the shape of the output is needed, so few channels suffice
     model = system_module(network.model).build(replace(network, width=0.01))
     grid = grid_of(model)
     header = {
@@ -105,13 +105,13 @@ def prepare(settings: PrepareConfig, say: Callable[[str], None] = tell) -> None:
     work = Preparation(folder, header, splits, grid, settings.workers)
     work.keep_good(earlier_work(folder, header, settings.overwrite, say))
     if work.is_finished:
-        say(f"{folder} is finished; the checksums of all {work.count} pictures are as they were")
+        say(f"{folder} is finished; the checksums of all {work.count} pictures are correct")
         return
     say(
         f"{work.count} pictures at {network.rows}x{network.cols}, {work.size / 1e6:.0f} MB"
         + (f"; {len(work.entries)} of them are done" if work.entries else "")
     )
-    work.carry_out()
+    work.run()
     parts = ", ".join(f"{len(samples)} {split}" for split, samples in splits.items())
     say(
         f"wrote {folder}: {parts}. To train on it: --model {network.model} --dataset "
@@ -120,35 +120,35 @@ def prepare(settings: PrepareConfig, say: Callable[[str], None] = tell) -> None:
 
 
 def source_folder(data: Sequence[Path], keep: Path) -> Path | None:
-    """Return the folder of the originals; archives are unpacked, once, into a folder that stays.
+    """Return the folder of the original files; archives are unpacked once into a permanent folder.
 
     Raises:
-        UserError: the archives are not usable, or a store is given where originals are needed.
+        UserError: the archives cannot be used, or the data is a store instead of original files.
     """
     if not loading.are_archives(data):
         loading.refuse_store(data[0] if data else None)
         return data[0] if data else None
-    together = sorted(data)
-    told = repr([(path.name, content_stamp(path)) for path in together])
-    # other archives of these names go to another folder
-    unpacked = keep / f"{together[0].name}-{sha256(told.encode()).hexdigest()[:8]}"
-    return unpacked if unpacked.is_dir() else archives.extract(together, unpacked)
+    paths = sorted(data)
+    stamps = repr([(path.name, content_stamp(path)) for path in paths])
+    # the digest keeps other archives of the same names apart
+    unpacked = keep / f"{paths[0].name}-{sha256(stamps.encode()).hexdigest()[:8]}"
+    return unpacked if unpacked.is_dir() else archives.extract(paths, unpacked)
 
 
 def earlier_work(
     folder: Path, header: dict[str, Any], overwrite: bool, say: Callable[[str], None]
 ) -> dict[Place, dict[str, Any]]:
-    """Return what an earlier preparation of the same left; what is left of another is cleared away.
+    """Return the entries of an earlier preparation to resume; remove an outdated one.
 
     Raises:
-        UserError: the folder holds something else, or a store that was prepared otherwise.
+        UserError: the folder holds other files, or a store with other settings.
     """
     make_folder(folder)
-    # a kill may have left a journal, which is written first, and what was never finished
+    # a killed run may have left a journal, which is written first, and temporary files
     if all(path.name == JOURNAL or PARTIAL.fullmatch(path.name) for path in folder.iterdir()):
         return {}
     if not store.is_store(folder):
-        raise UserError(f"{folder} holds something else than a store. Choose another --output.")
+        raise UserError(f"{folder} holds other files than a store. Choose another --output.")
     finished = (folder / MANIFEST).exists()
     try:
         earlier = store.read_manifest(folder / (MANIFEST if finished else PREPARING))
@@ -158,25 +158,25 @@ def earlier_work(
         clear(folder)
         return {}
     own = {"data": earlier["source"], **earlier["settings"]}
-    asked = {"data": header["source"], **header["settings"]}
-    if own != asked and not overwrite:
-        names = [name for name in asked if own.get(name) != asked[name]]
+    requested = {"data": header["source"], **header["settings"]}
+    if own != requested and not overwrite:
+        names = [name for name in requested if own.get(name) != requested[name]]
         before = store.preparation_text({name: own.get(name) for name in names})
-        now = store.preparation_text({name: asked[name] for name in names})
+        now = store.preparation_text({name: requested[name] for name in names})
         raise UserError(
-            f"{folder} was prepared with {before}, now {now} is asked for. Choose another "
+            f"{folder} was prepared with {before}, now {now} is requested. Choose another "
             "--output, or replace it with --overwrite True."
         )
-    if own == asked and earlier["inventory"] == header["inventory"]:
+    if own == requested and earlier["inventory"] == header["inventory"]:
         return entries_of(earlier) if finished else read_journal(folder / JOURNAL)
-    if own == asked:
-        say(f"{header['source']} has changed since {folder} was begun: it is prepared anew")
+    if own == requested:
+        say(f"{header['source']} has changed since {folder} was begun: it is prepared again")
     clear(folder)
     return {}
 
 
 def entries_of(manifest: dict[str, Any]) -> dict[Place, dict[str, Any]]:
-    """Return what a manifest says of each picture."""
+    """Return the entries of a manifest by place."""
     return {
         (split, index): entry
         for split, entries in manifest["splits"].items()
@@ -185,7 +185,7 @@ def entries_of(manifest: dict[str, Any]) -> dict[Place, dict[str, Any]]:
 
 
 def read_journal(path: Path) -> dict[Place, dict[str, Any]]:
-    """Return what a journal says of each picture that is done; its last line may be cut off."""
+    """Return the entries of a journal by place; its last line may be cut off."""
     entries = {}
     lines = read_text(path, errors="replace").splitlines() if path.exists() else []
     for line in lines:
@@ -197,7 +197,7 @@ def read_journal(path: Path) -> dict[Place, dict[str, Any]]:
 
 def clear(folder: Path) -> None:
     """Remove the files of a store, and nothing else."""
-    # at no point does it look finished, and until the end it is known for a store
+    # in this order, a killed run leaves a folder that is known as an unfinished store
     with telling(f"Cannot clear {folder}", "choose another --output"):
         if (folder / MANIFEST).exists():
             os.replace(folder / MANIFEST, folder / PREPARING)
@@ -214,13 +214,13 @@ def clear(folder: Path) -> None:
 
 @dataclass
 class Preparation:
-    """The work on one store.
+    """The preparation of one store.
 
     Args:
-        folder: of the store.
-        header: what the manifest will say besides its pictures.
-        splits: the samples.
-        grid: where the network's map lies on its input.
+        folder: folder of the store.
+        header: manifest without the entries of pictures.
+        splits: samples by split.
+        grid: position of the network's output cells on its input.
         workers: threads that read pictures.
     """
 
@@ -243,12 +243,12 @@ class Preparation:
 
     @property
     def count(self) -> int:
-        """How many pictures there are."""
+        """The number of pictures."""
         return sum(map(len, self.splits.values()))
 
     @cached_property
     def size(self) -> int:
-        """The bytes of the finished store, about."""
+        """The approximate size of the finished store, bytes."""
         maps = [s.map for samples in self.splits.values() for s in samples if s.map]
         return sum(map(size_of, maps)) + sum(
             int(np.prod(shape)) * np.dtype(KINDS[kind]).itemsize
@@ -256,7 +256,7 @@ class Preparation:
         )
 
     def keep_good(self, known: dict[Place, dict[str, Any]]) -> None:
-        """Take over of an earlier preparation what still has its checksums."""
+        """Keep the entries of an earlier preparation whose checksums are correct."""
         rows = {}
         for (split, kind), (path, shape) in self.arrays.items():
             with contextlib.suppress(*UNREADABLE):
@@ -275,7 +275,7 @@ class Preparation:
         bar.close()
 
     def _has_map(self, entry: dict[str, Any]) -> bool:
-        """Return whether a picture's map is there as it was, or it has none."""
+        """Return True if a picture's map is unchanged, or if it has no map."""
         if entry["map"] is None:
             return True
         copy = self.folder / entry["map"]["copy"]
@@ -283,7 +283,7 @@ class Preparation:
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the store is complete."""
         if len(self.entries) < self.count or not (self.folder / MANIFEST).exists():
             return False
         try:
@@ -293,28 +293,28 @@ class Preparation:
             return False
         return True
 
-    def carry_out(self) -> None:
-        """Make what is missing, then write the manifest."""
-        todo = [
+    def run(self) -> None:
+        """Make all missing pictures, then write the manifest."""
+        pending = [
             (split, index)
             for split, samples in self.splits.items()
             for index in range(len(samples))
             if (split, index) not in self.entries
         ]
-        go_on = "choose another --output; the same command goes on with what is done"
-        with telling(f"Cannot write {self.folder}", go_on):
-            self.refuse_if_short_of_space()
-            # in this order, so that a kill at any point leaves a state that is gone on from
+        remedy = "choose another --output; the same command resumes the preparation"
+        with telling(f"Cannot write {self.folder}", remedy):
+            self.check_free_space()
+            # in this order, a killed run can be resumed at any point
             lines = [journal_line(*item) for item in self.entries.items()]
             write_text(self.folder / JOURNAL, "".join(lines))
             write_json(self.folder / PREPARING, self.header)
             (self.folder / MANIFEST).unlink(missing_ok=True)
-            self.make(todo)
+            self.make(pending)
             self.finish()
 
-    def refuse_if_short_of_space(self) -> None:
-        """Raise StorageError where the disk cannot hold what is still to be written."""
-        # blocks, since an array that was begun is a file with holes
+    def check_free_space(self) -> None:
+        """Raise StorageError if the disk has too little space for the missing data."""
+        # blocks, since an unfinished array is a sparse file
         there = sum(p.stat().st_blocks * 512 for p in self.folder.rglob("*") if p.is_file())
         free = shutil.disk_usage(self.folder).free
         if self.size - there > free:
@@ -323,9 +323,9 @@ class Preparation:
                 f"{free / 1e6:.0f} MB left. Choose another --output, or smaller --rows and --cols."
             )
 
-    def make(self, todo: list[Place]) -> None:
-        """Make pictures and their truth, and note each in the journal once it is written."""
-        bar = progress(len(todo) + len(self.entries), "preparing")
+    def make(self, pending: list[Place]) -> None:
+        """Make pictures and their density maps, and add each to the journal once it is written."""
+        bar = progress(len(pending) + len(self.entries), "preparing")
         bar.update(len(self.entries))
         with (
             bar,
@@ -338,8 +338,10 @@ class Preparation:
                 for key, (path, shape) in self.arrays.items()
             }
             step = AHEAD * self.workers
-            for chunk in (todo[i : i + step] for i in range(0, len(todo), step)):
-                for place, (arrays, entry) in zip(chunk, pool.map(self.made, chunk), strict=True):
+            for chunk in (pending[i : i + step] for i in range(0, len(pending), step)):
+                for place, (arrays, entry) in zip(
+                    chunk, pool.map(self.prepare_one, chunk), strict=True
+                ):
                     for kind, array in arrays.items():
                         file, start = files[place[0], kind]
                         file.seek(start + place[1] * array.nbytes)
@@ -352,8 +354,8 @@ class Preparation:
             for file, _ in files.values():
                 os.fsync(file.fileno())
 
-    def made(self, place: Place) -> tuple[dict[str, NDArray], dict[str, Any]]:
-        """Return a picture and its truth, and what the manifest says of them."""
+    def prepare_one(self, place: Place) -> tuple[dict[str, NDArray], dict[str, Any]]:
+        """Return the arrays of a picture, and its entry in the manifest."""
         split, index = place
         sample, settings = self.splits[split][index], self.header["settings"]
         x, box = network_input(sample, (settings["rows"], settings["cols"]))
@@ -373,7 +375,7 @@ class Preparation:
         return arrays, entry
 
     def _copied_map(self, source: Path | Stored, place: Place) -> dict[str, Any]:
-        """Copy a map of the data set's own, which scoring needs as it is."""
+        """Copy a map of the data set, which scoring needs at its original size."""
         suffix = source.suffix if isinstance(source, Path) else ".npy"
         name = Path("maps", place[0], f"{place[1]:06d}{suffix}")
         copy = make_folder((self.folder / name).parent, inside=self.folder) / name.name
@@ -382,14 +384,14 @@ class Preparation:
                 shutil.copyfile(source, temporary)
         else:
             write_array(copy, source())
-        told = store.source_entry(source, Path(self.header["source"]))
-        return {**told, "copy": name.as_posix(), "copy_sha256": store.sha256(copy)}
+        entry = store.source_entry(source, Path(self.header["source"]))
+        return {**entry, "copy": name.as_posix(), "copy_sha256": store.sha256(copy)}
 
     def finish(self) -> None:
-        """Write the points, then the manifest, and remove what only unfinished work needs."""
+        """Write the points and the manifest, and remove the files of the unfinished store."""
         root = Path(self.header["source"])
         if store.inventory(root, self.folder) != self.header["inventory"]:
-            raise UserError(f"{root} changed while it was prepared: run the same command again.")
+            raise UserError(f"{root} changed during the preparation: run the same command again.")
         for split, samples in self.splits.items():
             store.write_points(store.points_path(self.folder, split), samples)
         manifest = {
@@ -405,27 +407,28 @@ class Preparation:
 
 
 def size_of(source: Path | Stored) -> int:
-    """Return the bytes of a copy of a map."""
+    """Return the size of a copy of a map, bytes."""
     return source.stat().st_size if isinstance(source, Path) else source().nbytes
 
 
 def journal_line(place: Place, entry: dict[str, Any]) -> str:
-    """Return the journal's line on a picture that is done."""
+    """Return the journal's line for a finished picture."""
     return json.dumps([*place, entry]) + "\n"
 
 
 @contextlib.contextmanager
 def opened(path: Path, shape: tuple[int, ...], dtype: type) -> Iterator[tuple[IO[bytes], int]]:
-    """Yield an array's file, made where it is missing or not whole, and where its first row begins.
+    """Yield an array's file and the offset of its first row; an invalid file is made again.
 
-    Written to as a file: a full disk is then an error, where a memory map would kill the process.
+    The file is written directly, as a full disk is then an error. With a memory map, it would kill
+    the process.
     """
     try:
         rows = read_array(path, mapped=True)
-        whole = rows.shape == shape and rows.dtype == dtype
+        is_valid = rows.shape == shape and rows.dtype == dtype
     except UNREADABLE:
-        whole = False
-    if not whole:
+        is_valid = False
+    if not is_valid:
         rows = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     start = int(rows.offset)  # type: ignore[attr-defined]
     del rows

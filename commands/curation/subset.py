@@ -1,6 +1,6 @@
-"""What `data subset` does: some pictures of each split, with all that is known of them, copied.
+"""The command `data subset`: copies random pictures of each split with their ground truth.
 
-The copy is in the layout of `salience/data/sets/folder.py`: it needs no other part of the data set.
+The copy has the layout of `salience/data/sets/folder.py` and is independent of the data set.
 """
 
 import shutil
@@ -26,26 +26,26 @@ from salience.system.terminal import progress, tell
 
 
 def run(settings: SubsetConfig) -> bool:
-    """Carry out `data subset`."""
+    """Run the command `data subset`."""
     subset(settings)
     return True
 
 
 def subset(settings: SubsetConfig, say: Callable[[str], None] = tell) -> None:
-    """Copy some pictures of a data set with their truth.
+    """Copy random pictures of a data set with their ground truth.
 
     Args:
-        settings: the data set, how many, and where to write.
-        say: gets each line of news.
+        settings: the data set, the number of pictures and the output folder.
+        say: called with each message.
 
     Raises:
-        UserError: the data is not usable or too small, or the folder is there already.
+        UserError: the data cannot be used or has too few pictures, or the folder exists.
     """
     folder = settings.output
     if folder is None:
-        raise UserError("--output is needed: the folder for the working copy.")
+        raise UserError("--output is required: the folder for the copy.")
     if folder.exists():
-        raise UserError(f"{folder} is there already. Choose another --output.")
+        raise UserError(f"{folder} exists. Choose another --output.")
     parent = make_folder(folder.parent)
     with ExitStack() as stack:
         root = settings.data[0] if settings.data else None
@@ -57,22 +57,22 @@ def subset(settings: SubsetConfig, say: Callable[[str], None] = tell) -> None:
             say(f"note: {line}")
         for split, why in left_out.items():
             say(f"left out: the {split} split. {why}")
-        chosen = drawn(splits, settings.n, settings.seed)
-        # whole or not at all: under a name of its own until all is there
+        chosen = draw_samples(splits, settings.n, settings.seed)
+        # atomic: a temporary name until the copy is complete
         made = stack.enter_context(scratch(parent)) / "data"
         with telling(f"Cannot write {folder}"):
             made.mkdir()
             write(made, chosen, settings.dataset, settings.n, settings.seed)
             move(made, folder)
     parts = ", ".join(f"{len(samples)} {split}" for split, samples in chosen.items())
-    say(f"wrote {folder}: {parts}. To work with it: --dataset folder --data {folder}")
+    say(f"wrote {folder}: {parts}. To use it: --dataset folder --data {folder}")
 
 
-def drawn(splits: dict[str, list[Sample]], n: int, seed: int) -> dict[str, list[Sample]]:
-    """Return n samples, from each split and category in proportion, in their order.
+def draw_samples(splits: dict[str, list[Sample]], n: int, seed: int) -> dict[str, list[Sample]]:
+    """Return n random samples, stratified by split and category, in their original order.
 
     Raises:
-        UserError: there are not so many.
+        UserError: there are fewer than n samples.
     """
     groups: dict[tuple[str, str], list[int]] = {}
     for split, samples in splits.items():
@@ -80,11 +80,13 @@ def drawn(splits: dict[str, list[Sample]], n: int, seed: int) -> dict[str, list[
             groups.setdefault((split, sample.category), []).append(index)
     sizes = {key: len(group) for key, group in groups.items()}
     if n > sum(sizes.values()):
-        raise UserError(f"--n {n}: the data set has {sum(sizes.values())} pictures with truth.")
-    by_split = shared({split: len(samples) for split, samples in splits.items()}, n)
+        raise UserError(
+            f"--n {n}: the data set has {sum(sizes.values())} pictures with ground truth."
+        )
+    by_split = allocate({split: len(samples) for split, samples in splits.items()}, n)
     result = {}
     for split, count in by_split.items():
-        shares = shared({key: size for key, size in sizes.items() if key[0] == split}, count)
+        shares = allocate({key: size for key, size in sizes.items() if key[0] == split}, count)
         indices = [
             index
             for number, (key, share) in enumerate(shares.items())
@@ -97,17 +99,17 @@ def drawn(splits: dict[str, list[Sample]], n: int, seed: int) -> dict[str, list[
     return result
 
 
-def shared(sizes: dict[Any, int], n: int) -> dict[Any, int]:
-    """Return how many of n each group gets: in proportion, but each one where n suffices.
+def allocate(sizes: dict[Any, int], n: int) -> dict[Any, int]:
+    """Return the share of n for each group: proportional, but at least one if n is large enough.
 
-    >>> shared({"train": 450, "val": 50, "test": 200}, 7)
+    >>> allocate({"train": 450, "val": 50, "test": 200}, 7)
     {'train': 4, 'val': 1, 'test': 2}
     """
     total = sum(sizes.values())
     exact = {key: n * size / total for key, size in sizes.items()}
     least = 1 if n >= len(sizes) else 0
     counts = {key: max(least, int(share)) for key, share in exact.items()}
-    # the rest goes where most was cut off, or is taken where most was given
+    # largest remainder: add where rounding cut most, or remove where it added most
     while (left := n - sum(counts.values())) != 0:
         step = 1 if left > 0 else -1
         able = [k for k in counts if (counts[k] < sizes[k] if step > 0 else counts[k] > least)]
@@ -116,8 +118,8 @@ def shared(sizes: dict[Any, int], n: int) -> dict[Any, int]:
 
 
 def write(folder: Path, splits: dict[str, list[Sample]], dataset: str, n: int, seed: int) -> None:
-    """Write the pictures, their maps and fixations, and the card that says the rest."""
-    told: dict[str, dict[str, Any]] = {}
+    """Write the pictures, their maps and fixations, and a card with their other properties."""
+    entries: dict[str, dict[str, Any]] = {}
     bar = progress(sum(map(len, splits.values())), "copying")
     for split, samples in splits.items():
         for kind in ("maps", "fixations"):
@@ -126,38 +128,39 @@ def write(folder: Path, splits: dict[str, list[Sample]], dataset: str, n: int, s
             if 0 < len(bare) < len(samples):
                 raise UserError(
                     f"{len(samples) - len(bare)} of {len(samples)} {split} pictures have {kind}, "
-                    f"which the layout of --dataset folder cannot say; first without: {bare[0]}."
+                    "which the layout of --dataset folder does not support; first without: "
+                    f"{bare[0]}."
                 )
         taken: set[str] = set()
         for sample in samples:
             name = write_sample(folder, split, sample, taken)
-            told[f"{split}/{name}"] = known_of(sample)
+            entries[f"{split}/{name}"] = card_entry(sample)
             bar.update()
     bar.close()
     about = {"dataset": dataset, "n": n, "seed": seed}
-    write_json(folder / CARD, {"drawn_from": about, "pictures": told})
+    write_json(folder / CARD, {"drawn_from": about, "pictures": entries})
 
 
-def known_of(sample: Sample) -> dict[str, Any]:
-    """Return what the card says of a picture."""
-    told: dict[str, Any] = {"sigma_pixels": float(sample.sigma_pixels)}
+def card_entry(sample: Sample) -> dict[str, Any]:
+    """Return the entry of a picture in the card."""
+    entry: dict[str, Any] = {"sigma_pixels": float(sample.sigma_pixels)}
     if sample.category:
-        told["category"] = sample.category
+        entry["category"] = sample.category
     if sample.shape:
-        told["shape"] = list(sample.shape)
-    return told
+        entry["shape"] = list(sample.shape)
+    return entry
 
 
 def write_sample(folder: Path, split: str, sample: Sample, taken: set[str]) -> str:
     """Write a picture, its map and its fixations; return the picture's file name.
 
     Args:
-        folder: of the working copy.
-        split: whose folders they go to.
+        folder: folder of the copy.
+        split: split of the picture.
         sample: the picture.
-        taken: file names without suffix that are in use; gets this one's.
+        taken: names (without suffix) in use; the new name is added.
     """
-    # the layout has no sub-folders, and pairs files by their name without suffix
+    # the layout has no sub-folders, and matches files by their name without suffix
     plain = sample.name.replace("/", "-")
     base, suffix = Path(plain).stem, Path(plain).suffix
     stem, number = base, 2
@@ -172,7 +175,7 @@ def write_sample(folder: Path, split: str, sample: Sample, taken: set[str]) -> s
         suffix = sample.image.suffix
         copy(sample.image, path("images", suffix))
     else:
-        suffix = ".png"  # loses nothing
+        suffix = ".png"  # lossless
         write_image(path("images", suffix), sample.image())
     if isinstance(sample.map, Path):
         copy(sample.map, path("maps", sample.map.suffix))

@@ -1,4 +1,4 @@
-"""What `weights` does: say which trained weights are there and which serve, or pin a choice."""
+"""The command `weights`: lists the trained weights, and sets the default."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,24 +11,24 @@ from salience.system.errors import UserError
 from salience.system.files import make_folder, telling, write_json
 from salience.system.terminal import aligned, tell
 
-COLUMNS = ["", "system", "data set", "date", "validation CC", "of the box there", "from"]
+COLUMNS = ["", "system", "data set", "date", "validation CC", "CC of included weights", "from"]
 
 
 def run(settings: WeightsConfig) -> bool:
-    """Carry out `weights`."""
+    """Run the command `weights`."""
     weights(settings)
     return True
 
 
 def weights(settings: WeightsConfig, say: Callable[[str], None] = tell) -> Path:
-    """List the weights of a folder and those of the box; return those that serve.
+    """List the weights of a folder and the included weights; return the default weights.
 
     Args:
-        settings: the folder, and what to pin.
-        say: gets each line.
+        settings: the folder, and the name of the weights to make the default.
+        say: called with each message.
 
     Raises:
-        UserError: there are none, none of the name, or the pin cannot be written.
+        UserError: there are no weights, none of the name, or the choice cannot be written.
     """
     folder = settings.weights_dir
     cards = weight_files.cards_in(folder, say)
@@ -39,39 +39,39 @@ def weights(settings: WeightsConfig, say: Callable[[str], None] = tell) -> Path:
         who = f"--use {settings.use}"
         chosen = weight_files.named(settings.use, cards, folder, who)
         write_json(make_folder(folder, "--weights_dir") / PIN, {"use": name_of(chosen)})
-    lost = ""
+    problem = ""
     try:
         default, why = weight_files.default_of(cards, folder)
     except UserError as error:
         if not cards:
             raise
-        default, why, lost = Path(), "", str(error)  # the list tells what could be pinned
+        default, why, problem = Path(), "", str(error)  # the list shows the possible choices
     lines = [COLUMNS, *(row_of(path, card, path == default) for path, card in cards.items())]
     say(aligned(lines))
-    if lost:
-        raise UserError(lost)
-    say(f"* serves where no --weights is given: {why}")
+    if problem:
+        raise UserError(problem)
+    say(f"* default without --weights: {why}")
     say(card_line(default, cards[default]))
     if line := weight_files.rival_line(cards[default]):
         say(line)
     return default
 
 
-def row_of(path: Path, card: dict[str, Any], serves: bool) -> list[str]:
-    """Return a line of the list, for COLUMNS."""
+def row_of(path: Path, card: dict[str, Any], is_default: bool) -> list[str]:
+    """Return the cells of a line of the list, see COLUMNS."""
     rival = card.get("box")
     run = card.get("run") or card.get("converted_from") or "unknown"
     return [
-        f"{'*' if serves else ' '} {name_of(path)}",
+        f"{'*' if is_default else ' '} {name_of(path)}",
         str(card.get("system", card.get("model"))),
         str(card.get("dataset")),
         str(card.get("date", "unknown"))[:10],
-        told(validation_cc(card)),
-        told(validation_cc({"metrics": rival})) if rival else "",
-        "the box" if weight_files.is_shipped(path) else str(run).rpartition(" ")[0] or str(run),
+        cc_text(validation_cc(card)),
+        cc_text(validation_cc({"metrics": rival})) if rival else "",
+        "included" if weight_files.is_shipped(path) else str(run).rpartition(" ")[0] or str(run),
     ]
 
 
-def told(cc: float) -> str:
-    """Return a validation CC as text."""
+def cc_text(cc: float) -> str:
+    """Return a validation CC as text; -1 means unknown."""
     return "unknown" if cc == -1 else f"{cc:.3f}"

@@ -1,6 +1,6 @@
-"""The page of `demo`, in Gradio: what stands where on it, and what its controls do.
+"""The page of `demo` in Gradio: its layout and the functions of its controls.
 
-What is drawn of a picture stands in `view`; what answers the browser, in `server`.
+`view` draws the pictures; `server` answers the browser.
 """
 
 from collections.abc import Callable
@@ -12,23 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commands.demo import view as panels
-from commands.demo.offered import Networks, Result, forget, looked_at
+from commands.demo.offered import Networks, Result, forget, predict_picture
 from commands.demo.view import View
 from salience.pictures.picture_files import to_8_bit
 from salience.system.errors import UserError
 
 TITLE = "Salience: where do people look?"
 ABOUT = (
-    "Give a picture: a network that learned from people's eye movements says which parts of it "
-    "draw the eye. Nothing leaves this computer."
+    "A network trained on people's eye movements predicts which parts of a picture draw the eye. "
+    "Nothing leaves this computer."
 )
-HINT = "Drop a picture, paste or snap one, or try an example: its saliency map appears here."
-NOTHING = "(nothing)"  # to compare with
-SESSIONS = 16  # open pages whose pictures are held; of more, the oldest begin anew
-# files of a page that was left open, and how often they are looked for
+HINT = "Drop, paste or photograph a picture, or try an example: its saliency map appears here."
+NOTHING = "(nothing)"  # no second network for comparison
+SESSIONS = 16  # open pages with a state; beyond that, the oldest pages lose their pictures
+# age at which files of an abandoned page are removed, and interval of the search
 KEPT_SECONDS, SWEEP_SECONDS = 4 * 3600, 600
-# the picture, what comes of it, the weights: one below the other on a phone; else the first and the
-# last are beside the second
+# On a phone, the picture, the results and the weights are stacked. On a wide screen, the picture
+# and the weights are to the left of the results.
 CSS = """
 .gradio-container { max-width: 1500px !important; margin: 0 auto !important; }
 #about h1 { font-size: 1.9rem; font-weight: 700; margin: 0 0 .2rem; }
@@ -47,7 +47,7 @@ CSS = """
 span[data-testid=min-value], span[data-testid=max-value] { color: inherit !important; }
 #examples .gallery-item, #examples .gallery-item > * { width: 64px; height: 64px; }
 """
-# thumbnails are buttons without a name to be read out, whenever they come
+# Gradio's thumbnails are buttons without an accessible name
 SCRIPT = """() => {
     const name = () => document.querySelectorAll("#examples .gallery-item").forEach(
         (button, i) => button.ariaLabel || (button.ariaLabel = `Example ${i + 1}`));
@@ -57,32 +57,32 @@ SCRIPT = """() => {
 
 
 def build(networks: Networks, folder: Path, colormap: str, upload_bytes: int, root: str) -> Any:
-    """Return the page, as what answers a browser (ASGI).
+    """Return the page as an ASGI application.
 
     Args:
-        networks: that it offers.
-        folder: for the files of maps; Gradio's own folder, so that it makes no copies.
-        colormap: of `config.COLORMAPS`, of the overlays.
-        upload_bytes: how large a picture's file may be.
-        root: what stands before every path of the page; empty for nothing.
+        networks: networks that can be selected.
+        folder: folder for the files of maps; Gradio's own, so that Gradio makes no copies.
+        colormap: colour map of the overlays, a key of `config.COLORMAPS`.
+        upload_bytes: largest size of a picture's file, bytes.
+        root: prefix of all paths of the page; may be empty.
     """
     import gradio as gr  # pyright: ignore[reportMissingImports]
     from fastapi import FastAPI  # pyright: ignore[reportMissingImports]
     from gradio import themes  # pyright: ignore[reportMissingImports]
 
-    # the system's own letters: by default a page of Gradio brings some along, or asks for them
+    # system fonts: the default theme of Gradio loads fonts from files or from the web
     own = [themes.Font(name) for name in ("system-ui", "sans-serif")]
-    blocks = laid_out(gr, networks, folder, colormap)
+    blocks = compose(gr, networks, folder, colormap)
     check_inputs(gr, blocks, folder)
-    # Gradio asks whether a path is one that may be opened only where it thinks that it was launched
+    # Gradio checks the allowed paths only if it considers itself launched
     blocks.has_launched = True
-    blocks.api_open = False  # what predicts is called through the queue, one at a time
+    blocks.api_open = False  # predictions only go through the queue, one at a time
     return gr.mount_gradio_app(
         FastAPI(openapi_url=None),
         blocks,
         "/",
         root_path=root,
-        allowed_paths=[],  # none but those in the folder
+        allowed_paths=[],  # only the files in the folder
         blocked_paths=[],
         theme=themes.Default(primary_hue="orange", font=own, font_mono=own),
         css=CSS,
@@ -98,8 +98,8 @@ def build(networks: Networks, folder: Path, colormap: str, upload_bytes: int, ro
     )
 
 
-def laid_out(gr: Any, networks: Networks, folder: Path, colormap: str) -> Any:
-    """Return the page's components, connected."""
+def compose(gr: Any, networks: Networks, folder: Path, colormap: str) -> Any:
+    """Return the page's components with their event handlers."""
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEPT_SECONDS)
     ) as blocks:
@@ -110,7 +110,7 @@ def laid_out(gr: Any, networks: Networks, folder: Path, colormap: str) -> Any:
                 upload = picture(gr)
             with gr.Column(min_width=0, elem_id="results"):
                 with gr.Row():
-                    how = controls(gr)
+                    drawing_controls = controls(gr)
                 hint = gr.HTML(HINT, elem_id="hint")
                 with gr.Row():
                     sides = [Side(gr, number) for number in range(2)]
@@ -118,11 +118,13 @@ def laid_out(gr: Any, networks: Networks, folder: Path, colormap: str) -> Any:
                 weights = choices(gr, networks)
         held = gr.State([None] * len(sides), delete_callback=forget)
 
-        def looked(before: list[Result | None], path: str | None, *chosen: Any) -> dict[Any, Any]:
-            """Predict the picture with the weights chosen."""
+        def predict(before: list[Result | None], path: str | None, *chosen: Any) -> dict[Any, Any]:
+            """Predict the picture with the selected weights."""
             names, drawing = chosen[: len(weights)], chosen[len(weights) :]
             results = [
-                told(gr, path, networks, name, folder) if path and name != NOTHING else None
+                result_or_warning(gr, path, networks, name, folder)
+                if path and name != NOTHING
+                else None
                 for name in names
             ]
             forget(before)
@@ -131,8 +133,8 @@ def laid_out(gr: Any, networks: Networks, folder: Path, colormap: str) -> Any:
                 shown |= side.shown(name, result, drawing, colormap)
             return shown
 
-        def redrawn(results: list[Result | None], *drawing: Any) -> list[Any]:
-            """Draw again what the networks made of the picture."""
+        def redraw(results: list[Result | None], *drawing: Any) -> list[Any]:
+            """Draw the overlays again with other settings."""
             return [
                 None if result is None else drawn(result.view, drawing, colormap)
                 for result in results
@@ -141,16 +143,16 @@ def laid_out(gr: Any, networks: Networks, folder: Path, colormap: str) -> Any:
         quiet = {"api_visibility": "private", "trigger_mode": "always_last"}
         gr.on(
             [upload.change, *(one.change for one in weights)],
-            looked,
-            [held, upload, *weights, *how],
+            predict,
+            [held, upload, *weights, *drawing_controls],
             [held, hint, *(part for side in sides for part in side.parts)],
             concurrency_limit=1,
             **quiet,
         )
         gr.on(
-            [one.change for one in how],
-            redrawn,
-            [held, *how],
+            [one.change for one in drawing_controls],
+            redraw,
+            [held, *drawing_controls],
             [side.overlay for side in sides],
             show_progress="hidden",
             **quiet,
@@ -159,56 +161,56 @@ def laid_out(gr: Any, networks: Networks, folder: Path, colormap: str) -> Any:
 
 
 def check_inputs(gr: Any, blocks: Any, folder: Path) -> None:
-    """Have the page refuse values that its own controls do not send, before Gradio looks at them.
+    """Reject values that the page's controls cannot send, before Gradio processes them.
 
-    Gradio copies into its folder whatever file a value names, of whichever control; it prints a
-    traceback for each value that its components cannot take.
+    Gradio copies a file named in the value of any control into its folder. It prints a traceback
+    for each invalid value.
 
     Args:
         gr: Gradio.
-        blocks: the page's components, laid out.
-        folder: Gradio's own; what lies in it by now are the examples.
+        blocks: the page's components.
+        folder: Gradio's own folder; at this point, it holds only the examples.
     """
     examples = {str(path) for path in folder.rglob("*") if path.is_file()}
-    theirs = blocks.preprocess_data
+    original = blocks.preprocess_data
 
-    def offered(path: Any) -> bool:
+    def is_known_file(path: Any) -> bool:
         return isinstance(path, str) and (path in examples or path in blocks.upload_file_set)
 
     async def preprocess_data(block_fn: Any, inputs: list[Any], *rest: Any, **more: Any) -> Any:
         components = block_fn.inputs
         if len(inputs) == len(components) and all(
-            fits(gr, component, value, offered)
+            is_valid(gr, component, value, is_known_file)
             for component, value in zip(components, inputs, strict=True)
         ):
             try:
-                return await theirs(block_fn, inputs, *rest, **more)
-            except Exception:  # of what the client sent, and only of that
+                return await original(block_fn, inputs, *rest, **more)
+            except Exception:  # only the client's values can raise errors here
                 pass
-        raise gr.Error("This is not what the page's controls send.", print_exception=False)
+        raise gr.Error("Invalid value for a control of this page.", print_exception=False)
 
     blocks.preprocess_data = preprocess_data
 
 
-def fits(gr: Any, component: Any, value: Any, offered: Callable[[Any], bool]) -> bool:
-    """Return whether a component can have a value.
+def is_valid(gr: Any, component: Any, value: Any, is_known_file: Callable[[Any], bool]) -> bool:
+    """Return True if a component can have a value.
 
     Args:
         gr: Gradio.
-        component: of the page.
-        value: made from JSON by whoever asks.
-        offered: whether a path is that of an upload or of an example.
+        component: a component of the page.
+        value: JSON value of the request.
+        is_known_file: returns True for the path of an upload or of an example.
     """
     if isinstance(component, gr.State):
-        return True  # what the client says of it is not read
+        return True  # the client's value is ignored
     if isinstance(component, gr.Image):
         return value is None or (
             isinstance(value, dict)
             and value.get("meta") == {"_type": "gradio.FileData"}
-            and offered(value.get("path"))
+            and is_known_file(value.get("path"))
         )
     if isinstance(component, gr.Slider):
-        # also says no to what is not a number (NaN), infinite or huge
+        # also rejects NaN, infinite and huge values
         return type(value) in (int, float) and component.minimum <= value <= component.maximum
     if isinstance(component, gr.Dataset):
         return type(value) is int and 0 <= value < len(component.samples)
@@ -224,7 +226,7 @@ def fits(gr: Any, component: Any, value: Any, offered: Callable[[Any], bool]) ->
 
 
 def picture(gr: Any) -> Any:
-    """Return the component that takes the picture."""
+    """Return the component for the upload of the picture."""
     upload = gr.Image(
         type="filepath",
         image_mode=None,
@@ -234,7 +236,7 @@ def picture(gr: Any) -> Any:
         height=280,
         elem_id="picture",
     )
-    # Gradio would have Pillow open the file before our own reader says what is wrong with it
+    # otherwise Pillow would open the file before our own reader, whose errors are more precise
     upload.preprocess = lambda payload: payload.path if payload else None
     if examples := panels.photographs():
         gr.Examples([str(path) for path in examples], upload, elem_id="examples")
@@ -242,27 +244,27 @@ def picture(gr: Any) -> Any:
 
 
 def controls(gr: Any) -> list[Any]:
-    """Return the components that say how maps are drawn."""
+    """Return the controls of the drawing."""
     return [
         gr.Slider(0, 1, 0.6, step=0.05, label="Opacity of the map", min_width=220),
         gr.CheckboxGroup(
             list(panels.CONTOURS), label="Outline the most salient share", min_width=220
         ),
-        gr.Slider(0, panels.MOST_PEAKS, 5, step=1, label="Most salient points", min_width=220),
+        gr.Slider(0, panels.MAX_PEAKS, 5, step=1, label="Most salient points", min_width=220),
     ]
 
 
 def choices(gr: Any, networks: Networks) -> list[Any]:
-    """Return the components that choose the weights and those to compare with."""
+    """Return the controls that select the weights and the weights to compare with."""
     weights = []
     for label, names in (
         ("Weights", networks.names),
         ("Compare with", [NOTHING, *networks.names]),
     ):
         one = gr.Dropdown(names, value=names[0], label=label, filterable=False)
-        card = gr.HTML(small_print(networks, names[0]), elem_classes="card", padding=True)
+        card = gr.HTML(describe_weights(networks, names[0]), elem_classes="card", padding=True)
         one.change(
-            lambda name: small_print(networks, name),
+            lambda name: describe_weights(networks, name),
             one,
             card,
             show_progress="hidden",
@@ -272,23 +274,23 @@ def choices(gr: Any, networks: Networks) -> list[Any]:
     return weights
 
 
-def small_print(networks: Networks, name: str) -> str:
-    """Return what the card of a network says, as HTML; nothing of no network."""
-    return panels.small_print(networks.cards[name]) if name in networks.cards else ""
+def describe_weights(networks: Networks, name: str) -> str:
+    """Return the description of a network as HTML; empty without a network."""
+    return panels.describe_weights(networks.cards[name]) if name in networks.cards else ""
 
 
 class Side:
-    """What one network makes of the picture, as a column of the page.
+    """A column of the page with the result of one network.
 
     Args:
         gr: Gradio.
-        number: from 0; of the first nothing says which network it is.
+        number: index of the column, from 0.
     """
 
     def __init__(self, gr: Any, number: int) -> None:
         self.gr = gr
         with gr.Column(visible=False, min_width=320, elem_id=f"side-{number}") as self.column:
-            with gr.Row():  # one below the other where there is no room, as with two of these
+            with gr.Row():  # wraps if there is little room, as with two columns
                 self.overlay, self.map = (
                     gr.Image(
                         format=kind,
@@ -310,7 +312,7 @@ class Side:
     def shown(
         self, name: str, result: Result | None, drawing: tuple[Any, ...], colormap: str
     ) -> dict[Any, Any]:
-        """Return what its components show of a result."""
+        """Return the values of the column's components for a result."""
         column = self.gr.update(visible=result is not None)
         if result is None:
             return {self.column: column} | dict.fromkeys(self.parts[1:])
@@ -328,22 +330,24 @@ class Side:
 
 
 def drawn(view: View, drawing: tuple[Any, ...], colormap: str) -> NDArray[np.uint8]:
-    """Return the overlay that the page's controls ask for, RGB."""
+    """Return the overlay with the settings of the page's controls, RGB."""
     opacity, contours, count = drawing
     return panels.drawn(view, opacity, contours, int(count), colormap)[..., ::-1]
 
 
-def told(gr: Any, path: str, networks: Networks, name: str, folder: Path) -> Result | None:
-    """Return what a network makes of a picture, or None: then the page says in one line why."""
+def result_or_warning(
+    gr: Any, path: str, networks: Networks, name: str, folder: Path
+) -> Result | None:
+    """Return the prediction of a network; after an error, show it on the page and return None."""
 
     def say(line: str) -> None:
         gr.Info(escape(line))
 
     try:
-        return looked_at(Path(path), networks.engine(name, say), folder, name)
+        return predict_picture(Path(path), networks.engine(name, say), folder, name)
     except UserError as error:
-        # where Gradio keeps the picture is nobody's concern
+        # do not show the path of Gradio's copy
         text = str(error).replace(path, Path(path).name)
-        # no `gr.Error`: it would leave on the page what came of the picture before
+        # not `gr.Error`, which would leave the results of the previous picture on the page
         gr.Warning(escape(text), title="")
         return None

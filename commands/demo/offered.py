@@ -1,4 +1,4 @@
-"""The networks that `demo` offers, and what one makes of a picture; nothing here knows the page."""
+"""The networks of `demo`, and their predictions; independent of the page."""
 
 import shutil
 import tempfile
@@ -21,77 +21,77 @@ from salience.system.arrays import write_array
 from salience.system.errors import UserError
 from salience.system.files import real_path, telling
 
-READY = 3  # networks that are held; of more, the one that was used longest ago makes room
-LONGEST_NAME = 80  # characters of a picture's name in that of its map
+MAX_LOADED = 3  # networks in memory; the least recently used one is dropped
+MAX_NAME = 80  # characters of a picture's name that are kept in the name of its map
 
 
 class Networks:
-    """The networks that the page offers, the one that it begins with first.
+    """The networks that can be selected on the page, the initial one first.
 
-    Each is loaded when it is first asked for.
+    Each network is loaded at its first use.
 
     Args:
-        cards: of the weights files, by their paths.
-        engine: what runs them, see `engines.chosen`.
+        cards: cards by the path of the weights file.
+        engine: inference engine, see `engines.choose`.
 
     Attributes:
-        paths: the weights files by what the page calls them.
-        cards: their cards, likewise.
+        paths: weights files by their name on the page.
+        cards: cards by the name on the page.
     """
 
     def __init__(self, cards: dict[Path, dict[str, Any]], engine: str) -> None:
         self.paths = panels.labels(list(cards))
         self.cards = {name: cards[path] for name, path in self.paths.items()}
-        self._kind, self._turn = engine, Lock()
-        self._ready: dict[str, Engine] = {}  # the one that was used last is the last
+        self._kind, self._lock = engine, Lock()
+        self._loaded: dict[str, Engine] = {}  # in order of use, the latest last
 
     @classmethod
     def found(
         cls, weights: Path | None, weights_dir: Path, engine: str, say: Callable[[str], None]
     ) -> "Networks":
-        """Return the weights named, or the default of a folder, then the folder's others.
+        """Return the networks of a folder, the initial one first.
 
         Args:
-            weights: a file, or None.
+            weights: weights file of the initial network; None for the default of the folder.
             weights_dir: the folder.
-            engine: see `engines.chosen`.
-            say: gets each line: which begin, and which files cannot be read.
+            engine: see `engines.choose`.
+            say: called with each message: the initial weights and unreadable files.
 
         Raises:
-            UserError: there are none, or the engine is not installed.
+            UserError: there are no weights, or the engine is not installed.
         """
         cards = weight_files.cards_in(weights_dir, say)
         first = weights or weight_files.told_default(cards, weights_dir, say)
         begin = {first: cards.get(first) or weight_files.read_card(first)}
         others = {path: card for path, card in cards.items() if real_path(path) != real_path(first)}
-        return cls({**begin, **others}, engines.chosen(engine))
+        return cls({**begin, **others}, engines.choose(engine))
 
     @property
     def names(self) -> list[str]:
-        """What the page calls them."""
+        """The names of the networks on the page."""
         return list(self.paths)
 
     def engine(self, name: str, say: Callable[[str], None]) -> Engine:
-        """Return what runs a network.
+        """Return the engine of a network.
 
         Raises:
-            UserError: its weights are not usable.
+            UserError: its weights cannot be used.
         """
-        with self._turn:  # two pages that ask for the same load it once
-            found = self._ready.pop(name, None) or engines.get(self._kind, self.paths[name], say)
-            self._ready[name] = found
-            if len(self._ready) > READY:
-                self._ready.pop(next(iter(self._ready)))
+        with self._lock:  # two pages load the same network once
+            found = self._loaded.pop(name, None) or engines.load(self._kind, self.paths[name], say)
+            self._loaded[name] = found
+            if len(self._loaded) > MAX_LOADED:
+                self._loaded.pop(next(iter(self._loaded)))
         return found
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a network made of a picture.
+    """The prediction of a network for a picture.
 
     Attributes:
-        view: the picture and its map as they are shown.
-        png, npy: files of the map at the picture's own size, to be taken home.
+        view: the picture and its map at display size.
+        png, npy: files of the map at the picture's original size, for download.
     """
 
     view: panels.View
@@ -99,17 +99,17 @@ class Result:
     npy: Path
 
 
-def looked_at(path: Path, engine: Engine, folder: Path, name: str) -> Result:
-    """Return what a network makes of a picture.
+def predict_picture(path: Path, engine: Engine, folder: Path, name: str) -> Result:
+    """Predict the saliency map of a picture and write its files.
 
     Args:
         path: the picture's file.
-        engine: runs the network.
-        folder: for the files of the map.
-        name: of the network, which its files are called by, besides the picture's.
+        engine: the loaded network.
+        folder: folder for the files of the map.
+        name: name of the network, which becomes part of the file names.
 
     Raises:
-        UserError: the picture cannot be read, or nothing can be written.
+        UserError: the picture cannot be read, or the files cannot be written.
     """
     sample = Sample(path.name, path)
     try:
@@ -120,19 +120,19 @@ def looked_at(path: Path, engine: Engine, folder: Path, name: str) -> Result:
             with telling(f"Cannot write in {folder}"):
                 own = Path(tempfile.mkdtemp(dir=folder))
             png, npy = (
-                own / f"{path.stem[:LONGEST_NAME]}-{Path(name).name[:LONGEST_NAME]}{suffix}"
+                own / f"{path.stem[:MAX_NAME]}-{Path(name).name[:MAX_NAME]}{suffix}"
                 for suffix in (".png", ".npy")
             )
             write_image(png, to_8_bit(saliency_map))
             write_array(npy, saliency_map)
             shown = panels.view(sample_image(sample), saliency_map)
     except MemoryError as error:
-        raise UserError(f"{path} takes more memory than there is. Scale it down.") from error
+        raise UserError(f"{path} needs more memory than is available. Scale it down.") from error
     return Result(shown, png, npy)
 
 
 def forget(results: list[Result | None]) -> None:
-    """Remove the files of maps that are shown no more."""
+    """Remove the files of maps that are no longer shown."""
     for result in results:
         if result:
             shutil.rmtree(result.png.parent, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""What `demo` does: serve a local page on which trained networks are tried out, until a signal.
+"""The command `demo`: serves a local page for trying out trained networks, until a signal.
 
-It listens on this machine alone, asks no other host for anything, and leaves no file behind. It
-answers who opened the address that it prints, and of Gradio's many routes those of its own page.
-Gradio, whose page it is, is imported here and in `layout`, and needed by nothing else.
+The server listens on this machine only, sends no requests to other hosts, and leaves no files. It
+only answers browsers that opened the printed address, and only the routes that its page needs.
+Gradio is imported only here and in `layout`.
 """
 
 import logging
@@ -30,11 +30,11 @@ from salience.system.errors import UserError
 from salience.system.files import how_to_install, real_path, telling
 from salience.system.terminal import tell
 
-HOST = "127.0.0.1"  # no other machine reaches this one by it
-NAMES = ("127.0.0.1", "localhost")  # what a browser here calls it
-LEAVE_SECONDS = 1  # that an open page has once a signal has come
-# Gradio's page has scripts and styles inside itself. From other hosts it gets nothing, whatever it
-# asks for, and none may show it inside a page of its own.
+HOST = "127.0.0.1"  # unreachable from other machines
+NAMES = ("127.0.0.1", "localhost")  # host names in requests of local browsers
+LEAVE_SECONDS = 1  # time for open requests to finish after a signal
+# Gradio's page has inline scripts and styles. The policy forbids requests to other hosts, and
+# showing the page in a frame.
 POLICY = (
     b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     b"style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
@@ -47,8 +47,8 @@ HEADERS = [
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"x-content-type-options", b"nosniff"),
 ]
-# What the page itself asks for. Gradio has sixty routes more: some fetch addresses that a client
-# names, call what a component offers, or write files; a new version may bring others.
+# The routes that the page needs. Gradio has sixty more: some fetch addresses from requests, call
+# functions of components, or write files. A new version may add others.
 ROUTES = {
     "GET": re.compile(
         r"/|/config|/theme\.css|/(assets|static)/.+|"
@@ -58,13 +58,13 @@ ROUTES = {
 }
 FILE, UPLOAD = "/gradio_api/file=", "/gradio_api/upload"
 QUERIED = (UPLOAD, "/gradio_api/upload_progress", "/gradio_api/queue/data")
-NOT_FROM_HERE = (403, "Not from here.")
-NO_TOKEN = (403, "Open the address that the terminal printed: it has the token of this page.")
-NOTHING_HERE = (404, "There is nothing here.")
+FOREIGN_PAGE = (403, "Requests from other pages are not allowed.")
+NO_TOKEN = (403, "Open the address that the terminal printed: it contains the token of this page.")
+NOT_FOUND = (404, "Not found.")
 
 
 def run(settings: DemoConfig) -> bool:
-    """Carry out `demo`, until a signal ends it."""
+    """Run the command `demo` until a signal ends it."""
     demo(settings)
     return True
 
@@ -73,11 +73,11 @@ def demo(settings: DemoConfig, say: Callable[[str], None] = tell) -> None:
     """Serve the page until a signal ends it.
 
     Args:
-        settings: which networks it offers, and where.
-        say: gets the page's address, and what went wrong before.
+        settings: the networks, the port and the drawing.
+        say: called with each message, such as the page's address.
 
     Raises:
-        UserError: Gradio is not installed, there are no weights, or the port is taken.
+        UserError: Gradio is not installed, there are no weights, or the port is in use.
     """
     if not engines.installed("gradio"):
         raise UserError(
@@ -85,62 +85,62 @@ def demo(settings: DemoConfig, say: Callable[[str], None] = tell) -> None:
             + how_to_install("demo", "pip install --no-deps -r requirements/demo.lock")
         )
     networks = Networks.found(settings.weights, settings.weights_dir, settings.engine, say)
-    with listening(settings.port) as door:
-        networks.engine(networks.names[0], say)  # so that the first picture does not wait for it
-        with heard() as ended, temporary_folder() as folder:
-            own = folder / "page"  # what is written beside it is served to nobody
+    with listening(settings.port) as listener:
+        networks.engine(networks.names[0], say)  # so that the first picture need not wait for it
+        with signal_event() as ended, temporary_folder() as folder:
+            own = folder / "page"  # files outside this folder are never served
             own.mkdir()
             import_gradio(own)
             if not ended.is_set():
                 root = f"/{secrets.token_urlsafe()}"
                 app = build(networks, own, settings.colormap, settings.upload_bytes, root)
-                guard = RequestGuard(app, door.getsockname()[1], own, root)
-                serve(guard, door, settings.browser, ended, say)
+                guard = RequestGuard(app, listener.getsockname()[1], own, root)
+                serve(guard, listener, settings.browser, ended, say)
 
 
 @contextmanager
 def listening(port: int) -> Iterator[socket.socket]:
-    """Yield a socket at which the page is asked for, by this machine alone.
+    """Yield a socket that listens on this machine only.
 
     Raises:
-        UserError: another program listens there.
+        UserError: another program uses the port.
     """
-    with socket.socket() as door:
-        if os.name == "posix":  # else it could take another's port
-            # or the port could not be had for a minute after the last page
-            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket() as listener:
+        if os.name == "posix":  # on Windows, the option would allow to take a port that is in use
+            # otherwise the port would be blocked for a minute after the server has ended
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            door.bind((HOST, port))
-            door.listen()
+            listener.bind((HOST, port))
+            listener.listen()
         except OSError as error:
             raise UserError(
-                f"--port {port} of {HOST} cannot be had: {error.strerror}. Choose another, or "
-                "--port 0 for any that is free."
+                f"--port {port} of {HOST} cannot be opened: {error.strerror}. Choose another port, "
+                "or --port 0 for any free port."
             ) from error
-        yield door
+        yield listener
 
 
 def import_gradio(folder: Path) -> None:
-    """Import Gradio so that it reports nothing, heeds no settings of others, writes into a folder.
+    """Import Gradio without telemetry, without settings of the environment, writing into a folder.
 
     Args:
-        folder: for all that it writes, which begins with its import.
+        folder: folder for Gradio's files; Gradio writes already during its import.
     """
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
-        del os.environ[name]  # they would have it listen elsewhere, share the page, show files
+        del os.environ[name]  # could change the host, share the page, or serve other files
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    # else it serves what lies in .gradio/ where the program was started
+    # the default is .gradio/ in the current folder, whose files would be served
     os.environ["GRADIO_EXAMPLES_CACHE"] = str(folder / "examples")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # of a library that it imports
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # for a library that Gradio imports
     import gradio  # noqa: F401  # pyright: ignore[reportMissingImports]
 
 
 @contextmanager
-def heard() -> Iterator[Event]:
-    """Yield what says whether a signal has come that ends the page.
+def signal_event() -> Iterator[Event]:
+    """Yield an event that is set by a signal to end.
 
-    Nothing is raised where one comes: in the middle of an import that may be lost.
+    The handler raises no exception, which could be lost during an import.
     """
     ended, before = Event(), {}
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
@@ -156,9 +156,9 @@ def heard() -> Iterator[Event]:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Yield a folder for all that the page writes; it is removed however the block ends.
+    """Yield a folder for all files of the page; it is removed at the end of the block.
 
-    Whatever of this process asks for a temporary file meanwhile gets it there, too.
+    Other temporary files of this process are also made in this folder.
     """
     with telling(f"Cannot write in {tempfile.gettempdir()}", "set TMPDIR to another folder"):
         folder = tempfile.mkdtemp(prefix="saliency-demo-")
@@ -172,37 +172,37 @@ def temporary_folder() -> Iterator[Path]:
 
 def serve(
     guard: "RequestGuard",
-    door: socket.socket,
+    listener: socket.socket,
     browser: bool,
     ended: Event,
     say: Callable[[str], None],
 ) -> None:
-    """Answer who asks at the door, until a signal; one line says where it is.
+    """Answer requests until a signal; report the address.
 
     Args:
-        guard: what answers.
-        door: the socket.
-        browser: whether to open one.
-        ended: whether a signal has come.
-        say: gets the address.
+        guard: the ASGI application.
+        listener: the listening socket.
+        browser: whether to open a browser.
+        ended: event that ends the server.
+        say: called with the address.
     """
     import uvicorn  # pyright: ignore[reportMissingImports]
 
-    # its warnings, of forms that are none, are for who sent them
+    # suppress its warnings on malformed forms
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
     class Server(uvicorn.Server):
-        """Uvicorn, that hears of every signal by `ended`."""
+        """Uvicorn server that ends when `ended` is set."""
 
         async def on_tick(self, counter: int) -> bool:
-            """Return whether to end; ten times a second."""
+            """Return True to end the server; called ten times a second."""
             return await super().on_tick(counter) or ended.is_set()
 
-    say(f"{guard.address} shows the page; Ctrl-C ends it.")
+    say(f"{guard.address} shows the page; Ctrl-C stops the server.")
     sys.stdout.flush()
     if browser:
-        webbrowser.open(guard.address)  # who asks before the server runs waits for it
-    how = uvicorn.Config(
+        webbrowser.open(guard.address)  # requests before the start of the server wait
+    config = uvicorn.Config(
         guard,
         log_level="critical",
         access_log=False,
@@ -210,32 +210,32 @@ def serve(
         ws="none",
         timeout_graceful_shutdown=LEAVE_SECONDS,
     )
-    Server(how).run(sockets=[door])
+    Server(config).run(sockets=[listener])
 
 
 class RequestGuard:
-    """Answers this machine's own page alone, and forbids it to ask other hosts for anything.
+    """ASGI middleware that only answers the page itself, and forbids it requests to other hosts.
 
-    Other users of this machine can send requests here, and so can pages of other hosts, or of
-    other ports here, that are open in the same browser. So what asks must know a token that is new
-    with every start, must not come from another page, and gets nothing but what the page needs.
+    Other users of this machine can send requests to the port, and so can pages of other hosts or
+    ports in the same browser. So a request must have a token that changes with every start, and
+    must not come from another page. It can only use the routes that the page needs.
 
-    A browser sends a cookie to every port of a host, and thereby to whoever listens there. So the
-    page lies below a folder that nobody can guess, and the cookie is for that folder alone.
+    A browser sends a host's cookies to all its ports, where other programs may listen. So the page
+    has a secret path, and the cookie is restricted to this path.
 
     Args:
-        app: what answers (ASGI).
-        port: at which it is asked.
-        folder: of the files that it may give away.
-        root: what stands before every path of the page, a secret.
+        app: the ASGI application to protect.
+        port: port of the server.
+        folder: folder of the files that may be served.
+        root: secret prefix of all paths of the page.
 
     Attributes:
-        address: what opens the page.
+        address: address that opens the page.
     """
 
     def __init__(self, app: Any, port: int, folder: Path, root: str) -> None:
         self._app, self._folder = app, real_path(folder)
-        # browsers leave out the port that they take where none is given
+        # browsers omit the default port
         self._hosts = {f"{name}:{port}" for name in NAMES} | set(NAMES if port == 80 else ())
         self._token, self._cookie = secrets.token_urlsafe(), secrets.token_urlsafe()
         self._root, self._name = root, f"salience-{port}"
@@ -246,65 +246,66 @@ class RequestGuard:
         """Answer a request."""
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
-        if scope["type"] != "http":  # the page has no use for a websocket
+        if scope["type"] != "http":  # the page uses no websockets
             return await send({"type": "websocket.close", "code": 1008})
-        asked = Asked(scope)
-        if not self._own(asked):
-            return await refuse(send, *NOT_FROM_HERE)
-        if asked.path == "/" and asked.method == "GET" and same(asked.token, self._token):
-            return await self._let_in(send)
-        if not any(same(value, self._cookie) for value in asked.cookies(self._name)):
+        request = Request(scope)
+        if not self._is_own(request):
+            return await refuse(send, *FOREIGN_PAGE)
+        is_start = request.path == "/" and request.method == "GET"
+        if is_start and matches(request.token, self._token):
+            return await self._set_cookie(send)
+        if not any(matches(value, self._cookie) for value in request.cookies(self._name)):
             return await refuse(send, *NO_TOKEN)
-        path = asked.path.removeprefix(self._root)
-        if path == asked.path or not self._offered(asked.method, path):
-            return await refuse(send, *NOTHING_HERE)
+        path = request.path.removeprefix(self._root)
+        if path == request.path or not self._is_allowed(request.method, path):
+            return await refuse(send, *NOT_FOUND)
         scope = {**scope, "root_path": self._root}
-        if path not in QUERIED:  # Gradio takes names of files by others
+        if path not in QUERIED:  # Gradio reads file names from other queries
             scope["query_string"] = b""
         async with self._swept(path):
             await self._app(scope, receive, guarded(send))
 
-    def _own(self, asked: "Asked") -> bool:
-        """Return whether a request comes from the page itself, or opens it.
+    def _is_own(self, request: "Request") -> bool:
+        """Return True if a request comes from the page itself, or opens it.
 
-        A page of another host can have its own name lead here: so the name is looked at.
+        The host name is checked, as the name of another host can point to this machine.
         """
-        hosts, origins = asked.all(b"host"), asked.all(b"origin")
+        hosts, origins = request.all(b"host"), request.all(b"origin")
         if len(hosts) != 1 or hosts[0] not in self._hosts:
             return False
         if any(origin != f"http://{hosts[0]}" for origin in origins):
             return False
-        opens = asked.method == "GET" and asked.path in ("/", f"{self._root}/")
-        if opens and asked.all(b"sec-fetch-mode") in ([], ["navigate"]):
+        opens = request.method == "GET" and request.path in ("/", f"{self._root}/")
+        if opens and request.all(b"sec-fetch-mode") in ([], ["navigate"]):
             return True
-        return all(site == "same-origin" for site in asked.all(b"sec-fetch-site"))
+        return all(site == "same-origin" for site in request.all(b"sec-fetch-site"))
 
-    async def _let_in(self, send: Callable) -> None:
-        """Give a browser the cookie, and send it on to where the token is not in the address."""
+    async def _set_cookie(self, send: Callable) -> None:
+        """Set the cookie of a browser, and redirect it to the address without the token."""
         cookie = f"{self._name}={self._cookie}; Path={self._root}/; HttpOnly; SameSite=Strict"
         headers = [(b"location", f"{self._root}/".encode()), (b"set-cookie", cookie.encode())]
         await answer(send, 303, "", [*headers, (b"cache-control", b"no-store")])
 
-    def _offered(self, method: str, path: str) -> bool:
-        """Return whether the page needs what is asked for."""
+    def _is_allowed(self, method: str, path: str) -> bool:
+        """Return True for a route that the page needs."""
         routes = ROUTES.get(method)
         if not routes or not routes.fullmatch(path):
             return False
         return not path.startswith(FILE) or self._lies_inside(path.removeprefix(FILE))
 
     def _lies_inside(self, path: str) -> bool:
-        """Return whether a path is that of a file in the folder; an address is none."""
+        """Return True for the path of a file in the folder, but not for a URL."""
         try:
             found = real_path(Path(path))
             return found.is_relative_to(self._folder) and found.is_file()
-        except (OSError, ValueError):  # too long; of bytes that no path has
+        except (OSError, ValueError):  # too long, or with invalid bytes
             return False
 
     @asynccontextmanager
     async def _swept(self, path: str) -> AsyncIterator[None]:
-        """Remove what an upload that broke off leaves, once no other is under way.
+        """Remove the files of aborted uploads after an upload, if no other is running.
 
-        A file that came whole has been moved into a folder of its own by then.
+        By then, complete files have been moved into folders of their own.
         """
         if path != UPLOAD:
             yield
@@ -317,12 +318,12 @@ class RequestGuard:
             if not self._uploads:
                 for part in self._folder.iterdir():
                     if part.is_file():
-                        with suppress(OSError):  # Windows removes none that is open
+                        with suppress(OSError):  # Windows cannot remove open files
                             part.unlink()
 
 
-class Asked:
-    """What is looked at of a request.
+class Request:
+    """The parts of a request that are checked.
 
     Args:
         scope: the request (ASGI).
@@ -333,31 +334,31 @@ class Asked:
         self._headers, self._query = scope["headers"], scope.get("query_string", b"")
 
     def all(self, name: bytes) -> list[str]:
-        """Return a header's values, one for each time that it stands there."""
+        """Return all values of a header, which may occur several times."""
         return [value.decode("latin-1") for key, value in self._headers if key == name]
 
     @property
     def token(self) -> str:
-        """The token in the address; empty where there is none."""
+        """The token in the address, or an empty string."""
         try:
             return parse_qs(self._query.decode("latin-1")).get("token", [""])[0]
-        except ValueError:  # more fields than are taken
+        except ValueError:  # too many fields
             return ""
 
     def cookies(self, name: str) -> list[str]:
-        """Return the values of a cookie; programs at other ports may have set more of any form."""
+        """Return the values of a cookie; programs on other ports may have set malformed ones."""
         parts = [part for line in self.all(b"cookie") for part in line.split(";")]
         pairs = [part.strip().partition("=") for part in parts]
         return [value for key, _, value in pairs if key == name]
 
 
-def same(given: str, secret: str) -> bool:
-    """Return whether a secret was given; how long it takes says nothing of it."""
+def matches(given: str, secret: str) -> bool:
+    """Return True if a value equals a secret, in constant time."""
     return secrets.compare_digest(given.encode("utf-8", "replace"), secret.encode())
 
 
 def guarded(send: Callable) -> Callable:
-    """Return what sends an answer that no page but this one may read, whoever wrote it."""
+    """Return a `send` that adds HEADERS and removes CORS headers."""
 
     async def sent(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
@@ -384,5 +385,5 @@ async def answer(
 
 
 async def refuse(send: Callable, status: int, text: str) -> None:
-    """Refuse a request; its body, if any, is not waited for."""
+    """Refuse a request without waiting for its body."""
     await answer(send, status, text, [(b"connection", b"close")])

@@ -1,6 +1,6 @@
-"""What the page of `demo` shows: a picture with its map over it, and what the weights are.
+"""Drawings and texts for the page of `demo`: the overlay, and a description of the weights.
 
-Pure functions on arrays and cards, which know neither the page nor a network.
+These are pure functions of arrays and cards, independent of the page and of networks.
 """
 
 from collections.abc import Sequence
@@ -20,21 +20,21 @@ from salience.pictures import marks
 from salience.pictures.picture_files import overlay
 from salience.system.arrays import Array
 
-MOST_PEAKS = 20
-LONGEST = 1280  # pixels of the longer side of what is shown; a screen has no more room for it
-CONTOURS = {f"{share:.0%}": share for share in marks.LEVELS}  # by what the page calls them
-# photographs that scikit-image brings along and anybody may use (public domain, CC0)
+MAX_PEAKS = 20
+MAX_SIDE = 1280  # longer side of a displayed picture, pixels; enough for common screens
+CONTOURS = {f"{share:.0%}": share for share in marks.LEVELS}  # by their label on the page
+# photographs in the package scikit-image, free to use (public domain, CC0)
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 
 
 @dataclass(frozen=True)
 class View:
-    """A picture and its map at the size in which they are shown.
+    """A picture and its map at display size.
 
     Attributes:
         picture: BGR uint8 [rows, columns, 3].
         saliency_map: float32 [rows, columns], 0 to 1.
-        peaks: the places that stand out, the strongest first.
+        peaks: local maxima of the map, the strongest first.
     """
 
     picture: NDArray[np.uint8]
@@ -43,33 +43,33 @@ class View:
 
 
 def view(image: NDArray[np.uint8], saliency_map: Array) -> View:
-    """Return a picture and its map, scaled down where they are larger than what is shown.
+    """Return a picture and its map, scaled down to at most `MAX_SIDE`.
 
     >>> view(np.zeros((2000, 5120, 3), np.uint8), np.zeros((2000, 5120))).picture.shape
     (500, 1280, 3)
     """
     rows, cols = image.shape[:2]
-    scale = min(1.0, LONGEST / max(rows, cols))
+    scale = min(1.0, MAX_SIDE / max(rows, cols))
     size = max(1, round(cols * scale)), max(1, round(rows * scale))
     if scale < 1:
         image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
         saliency_map = np.asarray(
             cv2.resize(saliency_map, size, interpolation=cv2.INTER_AREA), np.float32
         )
-    return View(image, saliency_map, marks.peaks(saliency_map, MOST_PEAKS))
+    return View(image, saliency_map, marks.peaks(saliency_map, MAX_PEAKS))
 
 
 def drawn(
     shown: View, opacity: float, contours: Sequence[str], count: int, colormap: str = "jet"
 ) -> NDArray[np.uint8]:
-    """Return the picture with its map, contours and most salient points drawn over it, BGR.
+    """Return the picture with its map, contours and peaks drawn over it, BGR.
 
     Args:
         shown: the picture and its map.
-        opacity: of the map where it is 1; 0 leaves the picture as it is.
-        contours: which shares of the area have a line around them, of CONTOURS.
-        count: how many of the most salient points are numbered.
-        colormap: of `config.COLORMAPS`.
+        opacity: opacity of the map where its value is 1; 0 shows the picture alone.
+        contours: keys of CONTOURS: shares of the area to outline.
+        count: number of peaks to draw.
+        colormap: key of `config.COLORMAPS`.
     """
     picture = overlay(shown.picture, shown.saliency_map, colormap, opacity)
     if contours:
@@ -79,7 +79,7 @@ def drawn(
 
 
 def labels(paths: Sequence[Path]) -> dict[str, Path]:
-    """Return weights files by short names, which differ: with folders where those do not.
+    """Return weights files by unique short names; names that occur twice include the folder.
 
     >>> list(labels([Path("w/a.weights.h5"), Path("w/b.weights.h5"), Path("x/b.weights.h5")]))
     ['a', 'w/b.weights.h5', 'x/b.weights.h5']
@@ -91,10 +91,10 @@ def labels(paths: Sequence[Path]) -> dict[str, Path]:
     }
 
 
-def small_print(card: dict[str, Any]) -> str:
-    """Return what a card says of weights, as HTML: the network, what it learned from, its scores.
+def describe_weights(card: dict[str, Any]) -> str:
+    """Return a description of weights as HTML: the network, its training data and its scores.
 
-    >>> small_print({"system": "mlnet", "strategy": "frozen", "dataset": "<b>",
+    >>> describe_weights({"system": "mlnet", "strategy": "frozen", "dataset": "<b>",
     ...              "metrics": {"val_cc": 0.7512}, "input_shape": [240, 320]})
     'mlnet (frozen), input 240 x 320, trained on &lt;b&gt;. On its validation pictures: CC 0.751.'
     """
@@ -105,7 +105,7 @@ def small_print(card: dict[str, Any]) -> str:
         text += f", input {' x '.join(map(str, shape))}"
     text += f", trained on {card.get('dataset') or 'pictures that its card does not name'}."
     if is_toy(card):
-        text += " Those are drawn scenes: of photographs its maps say nothing."
+        text += " These are drawn scenes: its maps are meaningless for photographs."
     metrics = card.get("metrics")
     scores = [
         f"{metric.name} {value:.3f}"
@@ -118,7 +118,7 @@ def small_print(card: dict[str, Any]) -> str:
 
 
 def photographs() -> list[Path]:
-    """Return the pictures of scikit-image that can be tried, without importing it; maybe none."""
+    """Return the example photographs of scikit-image, if it is installed; does not import it."""
     found = find_spec("skimage")
     if found is None or found.origin is None:
         return []

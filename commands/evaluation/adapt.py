@@ -1,7 +1,7 @@
-"""What `adapt` does: fit a data set's bias to a network's maps on few pictures, and score the gain.
+"""The command `adapt`: adapts a network's maps to a data set's bias, and scores the gain.
 
-The network stays as it is and sees each picture once; what is fitted is in `adaptation.py`. The
-pictures are drawn from the train split, the scores are over the test split.
+The network stays unchanged and predicts each picture once; `adaptation.py` does the fit. Pictures
+are drawn from the train split, and scores are computed on the test split.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from commands.evaluation.map_sources import ModelMaps, pictures_seen
+from commands.evaluation.map_sources import ModelMaps, maps_to_fit
 from commands.evaluation.rows import Evaluation, adapted_row, model_row, score_rows
 from commands.evaluation.score_log import LOG, ScoreLog
 from commands.evaluation.scored_split import load_split, note_training_pictures
@@ -39,11 +39,11 @@ GAIN, LOSS, UNCLEAR = "gain", "loss", "unclear"
 
 @dataclass(frozen=True)
 class AdaptedGroup:
-    """What is scored as one: the maps as they are, or those adapted to so many pictures.
+    """Rows that are scored together: unadapted maps, or maps adapted to a number of pictures.
 
     Attributes:
         name: before, a number of pictures, all, or reference.
-        fits: one a draw of the pictures; none where nothing is fitted.
+        fits: one fit per draw of the pictures; empty without a fit.
     """
 
     name: str
@@ -51,24 +51,24 @@ class AdaptedGroup:
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """The names of its rows, one a draw."""
+        """The names of the rows, one per draw."""
         return tuple(f"{self.name}, draw {i}" for i in range(len(self.fits))) or (self.name,)
 
 
 def run(settings: AdaptConfig) -> bool:
-    """Carry out `adapt`; return whether every picture had a map."""
+    """Run the command `adapt`; return True if every picture has a map."""
     return not adapt(settings)["left_out"]
 
 
 def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str, Any]:
-    """Fit, score, write and tell; return what adapt.json holds.
+    """Fit and score adaptations, and write the results; return the content of adapt.json.
 
     Args:
-        settings: the weights, the data, and on how many pictures.
-        say: gets each line of news.
+        settings: the weights, the data and the numbers of pictures.
+        say: called with each message.
 
     Raises:
-        UserError: the weights or the data are not usable, there are fewer pictures than asked for,
+        UserError: the weights or the data cannot be used, there are fewer pictures than requested,
             or the output cannot be written.
     """
     notes = Notes()
@@ -101,20 +101,20 @@ def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str,
     evaluation = score_rows(split, rows, log, notes, settings.seed, settings.workers)
     lines = summary(evaluation, groups, settings.seed)
     say(adaptation_table(evaluation, groups, lines, f"{settings.dataset}, {settings.split} split"))
-    for line in (*effects(evaluation, lines), *(f"note: {note}" for note in notes.lines())):
+    for line in (*effect_lines(evaluation, lines), *(f"note: {note}" for note in notes.lines())):
         say(line)
-    return written(settings, weights, evaluation, groups, lines, say)
+    return write_results(settings, weights, evaluation, groups, lines, say)
 
 
 def fitted_groups(
     settings: AdaptConfig, source: ModelMaps, training: list[Sample], say: Callable[[str], None]
 ) -> list[AdaptedGroup]:
-    """Return the fits for each number of pictures, and for all where several are compared.
+    """Return the fits for each number of pictures, and for all pictures if several are compared.
 
-    The pictures of a draw are the first of one random order, so that more of them hold the fewer.
+    A draw takes the first pictures of a random order, so that larger draws contain smaller ones.
 
     Raises:
-        UserError: too few of the pictures were looked at.
+        UserError: too few of the pictures have fixations.
     """
     orders = [
         np.random.default_rng((settings.seed, draw)).permutation(len(training)).tolist()
@@ -122,10 +122,10 @@ def fitted_groups(
     ]
     numbers = sorted(set(settings.n))
     parts = {str(n): [order[:n] for order in orders] for n in numbers}
-    if len(numbers) > 1:  # what more pictures could still win
+    if len(numbers) > 1:  # the upper limit for more pictures
         parts[ALL] = [orders[0]]
     needed = sorted({i for drawn in parts.values() for order in drawn for i in order})
-    found = pictures_seen(
+    found = maps_to_fit(
         source, [training[i] for i in needed], settings.sigma_pixels, settings.objective
     )
     known = dict(zip(needed, found, strict=True))
@@ -138,7 +138,7 @@ def fitted_groups(
                 usable = [picture for i in order if (picture := known[i]) is not None]
                 if len(usable) < LEAST:
                     raise UserError(
-                        f"Of {len(order)} pictures drawn, people looked at {len(usable)}: at least "
+                        f"{len(usable)} of {len(order)} drawn pictures have fixations: at least "
                         f"{LEAST} are needed."
                     )
                 fits.append(fitted(usable, settings.seed, settings.objective))
@@ -149,9 +149,9 @@ def fitted_groups(
 
 
 def summary(evaluation: Evaluation, groups: list[AdaptedGroup], seed: int) -> list[dict[str, Any]]:
-    """Return a line a group and metric: the mean, what was won, and how much of each gap.
+    """Return a line per group and metric: the mean, the gain and the share of each gap closed.
 
-    A picture counts with the mean over the draws, so that intervals are over pictures.
+    The score of a picture is its mean over the draws, so that intervals are over pictures.
     """
     scores = {
         group.name: {
@@ -185,15 +185,15 @@ def summary(evaluation: Evaluation, groups: list[AdaptedGroup], seed: int) -> li
     for target in (name for name in (ALL, REFERENCE) if name in scores):
         for line in lines:
             before, there = (by_place[name, line["metric"]] for name in (BEFORE, target))
-            share = closed(before["mean"], line["mean"], there["mean"])
+            share = closed_share(before["mean"], line["mean"], there["mean"])
             line[f"closed_to_{target}"] = share if there["effect"] == GAIN else float("nan")
     return lines
 
 
 def effect(gain: Interval, metric: Metric, digits: int = 3) -> str:
-    """Return what a change of a metric is: a gain, a loss, or unclear.
+    """Return the kind of a change of a metric: gain, loss or unclear.
 
-    Unclear is what may be chance, or rounds to zero.
+    A change is unclear if it is not significant or rounds to zero.
 
     >>> from salience.measures.metrics import METRICS
     >>> effect(Interval(0.2, 0.1, 0.3, 9), METRICS["cc"])
@@ -206,60 +206,60 @@ def effect(gain: Interval, metric: Metric, digits: int = 3) -> str:
     return {"better": GAIN, "worse": LOSS}.get(found, UNCLEAR)
 
 
-def closed(before: float, own: float, target: float) -> float:
-    """Return how much of the gap between two scores a third one closes; NaN where there is none.
+def closed_share(before: float, own: float, target: float) -> float:
+    """Return the share of the gap between two scores that a third one closes; NaN without a gap.
 
-    >>> closed(1.0, 1.75, 2.0)
+    >>> closed_share(1.0, 1.75, 2.0)
     0.75
     """
     gap = target - before
-    return (own - before) / gap + 0.0 if gap else float("nan")  # + 0.0: there is no "-0 %"
+    return (own - before) / gap + 0.0 if gap else float("nan")  # + 0.0 avoids "-0 %"
 
 
 def adaptation_table(
     evaluation: Evaluation, groups: list[AdaptedGroup], lines: list[dict[str, Any]], caption: str
 ) -> str:
-    """Return the scores as text: a line a metric, a column a group."""
+    """Return the scores as text: a line per metric, a column per group."""
     by_place = {(line["metric"], line["fitted_on"]): line for line in lines}
     cells = [["", *(group.name for group in groups)]]
     for key, metric in evaluation.metrics.items():
-        row = [metric.name + ("" if metric.higher_is_better else " (low is good)")]
+        row = [metric.name + ("" if metric.higher_is_better else " (lower is better)")]
         for group in groups:
             line, digits = by_place[key, group.name], DIGITS.get(key, 3)
             interval = f"[{line['low']:.{digits}f}, {line['high']:.{digits}f}]"
             share = line.get(f"closed_to_{REFERENCE}", line.get(f"closed_to_{ALL}", np.nan))
-            told_share = f" {share:4.0%}" if group.fits and np.isfinite(share) else ""
-            told_share = " loss" if group.fits and line["effect"] == LOSS else told_share
-            row.append(f"{line['mean']:.{digits}f} {interval}{told_share}")
+            share_text = f" {share:4.0%}" if group.fits and np.isfinite(share) else ""
+            share_text = " loss" if group.fits and line["effect"] == LOSS else share_text
+            row.append(f"{line['mean']:.{digits}f} {interval}{share_text}")
         cells.append(row)
     names = [group.name for group in groups]
     target = next((name for name in (REFERENCE, ALL) if name in names), None)
-    of = f"; %: of the gap to {target}, where there is one" if target else ""
+    of = f"; %: share of the gap to {target} that is closed" if target else ""
     return (
         f"{caption}: {len(evaluation.pictures)} pictures, means [bootstrap 95 %] by the number of "
         f"pictures fitted on{of}\n{aligned(cells)}"
     )
 
 
-def effects(evaluation: Evaluation, lines: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield in which metrics each fit gained and in which it lost, a line a number of pictures."""
+def effect_lines(evaluation: Evaluation, lines: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the metrics that gained or lost, a line per number of pictures."""
     fitted_on = dict.fromkeys(
         line["fitted_on"] for line in lines if line["fitted_on"] not in (BEFORE, REFERENCE)
     )
     for name in fitted_on:
-        said = []
+        parts_of_line = []
         for kind, words in ((GAIN, "gains in"), (LOSS, "loses in"), (UNCLEAR, "unclear in")):
             found = []
             for line in lines:
                 if (line["fitted_on"], line["effect"]) == (name, kind):
                     metric, d = evaluation.metrics[line["metric"]], DIGITS.get(line["metric"], 3)
-                    low = "" if metric.higher_is_better else " (low is good)"
+                    low = "" if metric.higher_is_better else " (lower is better)"
                     found.append(f"{metric.name} {round(line['gain'], d) + 0.0:+.{d}f}{low}")
-            said += [f"{words} {', '.join(found)}"] if found else []
-        yield f"fitted on {name} pictures: {'; '.join(said)}"
+            parts_of_line += [f"{words} {', '.join(found)}"] if found else []
+        yield f"fitted on {name} pictures: {'; '.join(parts_of_line)}"
 
 
-def written(
+def write_results(
     settings: AdaptConfig,
     weights: Path,
     evaluation: Evaluation,
@@ -267,7 +267,7 @@ def written(
     lines: list[dict[str, Any]],
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Write the adaptation beside its weights, and the scores; return what adapt.json holds."""
+    """Write the adaptation beside its weights, and the scores; return the content of adapt.json."""
     command = shlex.join([*COMMAND_LINE, "adapt", *typed_flags(settings)])
     chosen = next(group for group in groups if group.name == str(max(settings.n)))
     fit = chosen.fits[0]

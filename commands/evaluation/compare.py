@@ -1,7 +1,7 @@
-"""What `compare` does: score several runs on the same pictures and say what differs, how surely.
+"""The command `compare`: scores runs on the same pictures and tests their differences.
 
-Runs that differ in their seed alone are one arm: its score of a picture is the mean over its runs.
-Writes `comparison.json`, `per_image.csv` and `index.html`, one page that opens anywhere.
+Runs that differ only in their seed form an arm; its score of a picture is the mean over its runs.
+The outputs are `comparison.json`, `per_image.csv` and `index.html`, a self-contained page.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from commands.evaluation.rows import (
 from commands.evaluation.score_log import LOG, ScoreLog
 from commands.evaluation.scored_split import load_split, note_training_pictures
 from commands.evaluation.tables import DIGITS, metric_definitions, score_table, write_per_image
-from commands.pages.report import map_png, thumbnail_jpeg, verdict, verdict_words, write_page
+from commands.pages.report import map_png, thumbnail_jpeg, verdict, verdict_text, write_page
 from commands.settings import CompareConfig
 from commands.training.runs import Arm, Run, arms_of, differing_settings
 from salience.measures.metrics import METRICS
@@ -40,28 +40,28 @@ from salience.system.flags import to_json, typed_flags
 from salience.system.notes import Notes
 from salience.system.terminal import COMMAND_LINE, tell
 
-# in which of the metrics a sentence sums the comparison up: the first that was asked for
+# the summary is about the first of these metrics that was computed
 MAIN_METRICS = ("nss", "ig", "cc", "auc_judd")
-EXTREMES = 5  # pictures named as the best, the worst and the most changed
+EXTREMES = 5  # pictures listed as the best, the worst and the most changed
 
 
 def run(settings: CompareConfig) -> bool:
-    """Carry out `compare`; return whether every picture had a map of every run."""
+    """Run the command `compare`; return True if every picture has a map of every run."""
     return not compare(settings)["left_out"]
 
 
 def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[str, Any]:
-    """Score runs on the same pictures, print and write what differs.
+    """Score runs on the same pictures; print and write their differences.
 
     Args:
-        settings: the runs, the data and where to write.
-        say: gets each line of news.
+        settings: the runs, the data and the output folder.
+        say: called with each message.
 
     Returns:
-        What `comparison.json` holds.
+        The content of `comparison.json`.
 
     Raises:
-        UserError: a run, or the data, is not usable, or the output cannot be written.
+        UserError: a run or the data cannot be used, or the output cannot be written.
     """
     runs = [Run(folder) for folder in settings.runs]
     arms, notes = arms_of(runs), Notes()
@@ -76,16 +76,16 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
     scored = score_rows(
         split, rows + all_reference_rows(split), log, notes, settings.seed, settings.workers
     )
-    evaluation = by_arm(scored, arms, split, settings.seed)
+    evaluation = average_arms(scored, arms, split, settings.seed)
     note_reading(evaluation)
-    # runs of one data set, split and start have the same training pictures, which are read once
+    # runs of the same data set, split and initial weights share their training pictures: read once
     trainings = {
         (run.config.sets_name, run.config.plan, run.config.init_weights): run for run in runs
     }
     for run in trainings.values():
         note_training_pictures(run.config, settings, split, notes, run.weights)
     add_notes(notes, runs, arms, scored, settings.dataset)
-    comparison = described_comparison(evaluation, arms, sources, settings)
+    comparison = comparison_values(evaluation, arms, sources, settings)
     comparison["command"] = shlex.join([*COMMAND_LINE, "compare", *typed_flags(settings)])
     say(score_table(evaluation, f"{settings.dataset}, {settings.split} split"))
     for line in (*difference_lines(comparison), *(f"note: {n}" for n in notes.lines())):
@@ -101,8 +101,8 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
     return comparison
 
 
-def by_arm(scored: Evaluation, arms: list[Arm], split: TruthSplit, seed: int) -> Evaluation:
-    """Return the evaluation with one row an arm: each picture's mean over the arm's runs."""
+def average_arms(scored: Evaluation, arms: list[Arm], split: TruthSplit, seed: int) -> Evaluation:
+    """Return the evaluation with one row per arm: each picture's mean over the arm's runs."""
     kinds = {arm.name: "model" for arm in arms}
     scores = {
         arm.name: [
@@ -122,15 +122,15 @@ def by_arm(scored: Evaluation, arms: list[Arm], split: TruthSplit, seed: int) ->
 def add_notes(
     notes: Notes, runs: list[Run], arms: list[Arm], scored: Evaluation, dataset: str
 ) -> None:
-    """Note what a reader of the comparison should know of the runs themselves."""
+    """Add notes on the runs: their data sets, seeds and differing settings."""
     for run in runs:
         if run.config.dataset != (dataset,):
             notes.explain(f"{run.folder} was trained on {run.config.dataset_name}.")
     metric = main_metric(scored)
     if any(len(arm.runs) > 1 for arm in arms):
         notes.explain(
-            "Of an arm of several runs, scores and costs are those of all; the maps, the curves "
-            "and the settings shown are those of its first."
+            "For an arm of several runs, scores and costs are means over all runs; the maps, the "
+            "curves and the settings shown are those of its first run."
         )
     for arm in arms:
         if len(arm.runs) > 1:
@@ -143,17 +143,16 @@ def add_notes(
             )
     if all(len(arm.runs) == 1 for arm in arms):
         notes.explain(
-            "Each arm is one run: the intervals tell how it would do on other pictures, not how "
-            "another seed would."
+            "Each arm is one run: the intervals cover other pictures, but not other seeds."
         )
-    # of settings other than the strategy, the reader should not have to guess
+    # report settings other than the strategy that differ
     differing = differing_settings(arms)
     if differing:
         notes.explain("The arms also differ in " + ", ".join(differing) + ".")
 
 
 def main_metric(evaluation: Evaluation) -> str:
-    """Return the metric that sentences are about: the first of MAIN_METRICS of every model."""
+    """Return the metric of the summary: the first of MAIN_METRICS that all models have."""
     models = [row for row in evaluation.rows if row.kind == "model"]
     known = [
         name
@@ -161,17 +160,17 @@ def main_metric(evaluation: Evaluation) -> str:
         if all(not np.isnan(row.means[name].mean) for row in models)
     ]
     if not known:
-        raise UserError("No metric has a value for every run: the pictures have no truth to score.")
+        raise UserError("No metric has a value for every run: the pictures have no ground truth.")
     return next((name for name in MAIN_METRICS if name in known), known[0])
 
 
-def described_comparison(
+def comparison_values(
     evaluation: Evaluation,
     arms: list[Arm],
     sources: dict[Path, ModelMaps],
     settings: CompareConfig,
 ) -> dict[str, Any]:
-    """Return the comparison as plain values, as the page and the JSON file want them."""
+    """Return the comparison as JSON values, for the page and the JSON file."""
     by_name = {arm.name: arm for arm in arms}
     scored = []
     for row in evaluation.rows:
@@ -194,7 +193,7 @@ def described_comparison(
     differences, effects = [], []
     for before, after in combinations([arm.name for arm in arms], 2):
         found = paired(evaluation, before, after, settings.seed)
-        # a minus b: what the later arm of the command line adds to the earlier
+        # a minus b: the later arm of the command line minus the earlier
         differences += [
             {"a": after, "b": before, "metric": name, **dataclasses.asdict(d)}
             for name, d in found.items()
@@ -221,7 +220,7 @@ def described_comparison(
 
 
 def paired(evaluation: Evaluation, before: str, after: str, seed: int) -> dict[str, Difference]:
-    """Return what changes from one row to another in each metric."""
+    """Return the difference of two rows in each metric, paired by picture."""
     better = {name: metric.higher_is_better for name, metric in evaluation.metrics.items()}
     columns = [
         {name: [scores[name] for scores in evaluation.row(row).scores] for name in better}
@@ -231,7 +230,7 @@ def paired(evaluation: Evaluation, before: str, after: str, seed: int) -> dict[s
 
 
 def effects_by_picture(evaluation: Evaluation, before: str, after: str) -> dict[str, Any]:
-    """Return the pictures that gained and lost most from one arm to another, and its extremes."""
+    """Return the pictures with the largest gains and losses, and the best and the worst ones."""
     metric = main_metric(evaluation)
     old, new = (
         np.array([scores[metric] for scores in evaluation.row(name).scores])
@@ -240,7 +239,7 @@ def effects_by_picture(evaluation: Evaluation, before: str, after: str) -> dict[
     sign = 1 if METRICS[metric].higher_is_better else -1
 
     def leading(values: NDArray) -> list[dict[str, Any]]:
-        """Return the pictures of the highest values, with their scores."""
+        """Return the pictures with the highest values, with their scores."""
         order = [i for i in np.argsort(-values, kind="stable") if not np.isnan(values[i])]
         return [
             {"picture": evaluation.pictures[i], before: float(old[i]), after: float(new[i])}
@@ -260,7 +259,7 @@ def effects_by_picture(evaluation: Evaluation, before: str, after: str) -> dict[
 
 
 def cost(arm: Arm, source: ModelMaps) -> dict[str, float | None]:
-    """Return what training an arm took, as the means over its runs; None where it is not known."""
+    """Return the costs of training an arm as means over its runs; None for unknown values."""
     histories = [row for run in arm.runs for row in run.history]
 
     def over(name: str, function: Callable = np.mean) -> float | None:
@@ -277,7 +276,7 @@ def cost(arm: Arm, source: ModelMaps) -> dict[str, float | None]:
 
 
 def sentence(comparison: dict[str, Any], metric: str) -> str:
-    """Return the comparison's answer in a metric: who is best, by how much, and how surely."""
+    """Return a summary: the best arm in a metric, its margin and its significance."""
     arms = [entry for entry in comparison["scored"] if entry["kind"] == "model"]
     name, sign = METRICS[metric].name, 1 if METRICS[metric].higher_is_better else -1
     best = max(arms, key=lambda arm: sign * arm["means"][metric]["mean"])
@@ -294,14 +293,14 @@ def sentence(comparison: dict[str, Any], metric: str) -> str:
         lead += "; that is worse than a uniform map"
     elif share == share:
         lead += (
-            f"; that is {share:.0%} of the way from a uniform map to what observers foretell of "
+            f"; that is {share:.0%} of the way from a uniform map to the observers' prediction of "
             "each other"
         )
     return lead + "."
 
 
 def clause(comparison: dict[str, Any], best: str, other: str, metric: str) -> str:
-    """Return by how much the best arm is better than another, and whether that could be chance."""
+    """Return the margin of the best arm over another, with its significance."""
     row = next(
         d
         for d in comparison["differences"]
@@ -314,29 +313,29 @@ def clause(comparison: dict[str, Any], best: str, other: str, metric: str) -> st
 
     gap = signed(row["difference"])
     if np.isnan(row["low"]):
-        return f"{gap} against {other}, of which too few pictures tell nothing"
+        return f"{gap} against {other}, from too few pictures for a test"
     low, high = (row["low"], row["high"]) if sign > 0 else (row["high"], row["low"])
     gap = f"{gap} (95 % interval {signed(low)} to {signed(high)}) against {other}"
-    found = said(row)
+    found = verdict_of(row)
     if found == "unclear":
-        return f"{gap}, which these pictures do not tell from chance"
+        return f"{gap}, which is not significant"
     if found == "zero":
         return f"{gap}, which rounds to zero"
     if found == "uncorrected":
-        return f"{gap}, {verdict_words(found, row, comparison['differences'])}"
+        return f"{gap}, {verdict_text(found, row, comparison['differences'])}"
     improved = row["improved"] if row["a"] == best else 1 - row["improved"]
     return f"{gap} and better in {improved:.0%} of the pictures"
 
 
-def said(row: dict[str, Any]) -> str:
-    """Return the verdict on a difference, with the decimals that the terminal shows."""
+def verdict_of(row: dict[str, Any]) -> str:
+    """Return the verdict on a difference, rounded as in the terminal."""
     metric = row["metric"]
     better = {"higher_is_better": METRICS[metric].higher_is_better}
     return verdict(row, better, DIGITS.get(metric, 3))
 
 
 def difference_lines(comparison: dict[str, Any]) -> Iterator[str]:
-    """Yield the differences as text, a line a metric under a heading a pair."""
+    """Yield the differences as text: a heading per pair of arms, then a line per metric."""
     heading = ""
     for row in comparison["differences"]:
         if np.isnan(row["low"]):
@@ -348,8 +347,8 @@ def difference_lines(comparison: dict[str, Any]) -> Iterator[str]:
         d = DIGITS.get(row["metric"], 3)
         gap, low, high = (round(row[key], d) + 0.0 for key in ("difference", "low", "high"))
         words = [f"better in {row['improved']:.0%} of {row['pictures']}"] if gap else []
-        if (found := said(row)) in ("zero", "uncorrected") or not gap:
-            words.append(verdict_words(found if gap else "zero", row, comparison["differences"]))
+        if (found := verdict_of(row)) in ("zero", "uncorrected") or not gap:
+            words.append(verdict_text(found if gap else "zero", row, comparison["differences"]))
         yield (
             f"  {METRICS[row['metric']].name:<10}{gap:+.{d}f} [{low:+.{d}f}, {high:+.{d}f}]  "
             f"p {row['p']:.4f}, corrected {row['p_corrected']:.4f}; " + "; ".join(words)
@@ -365,7 +364,7 @@ def page_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 
 def gallery_pictures(comparison: dict[str, Any], evaluation: Evaluation, count: int) -> list[str]:
-    """Return the pictures to show: those that changed most, the extremes, then evenly the rest."""
+    """Return the pictures to show: extremes and largest changes, then evenly spaced ones."""
     chosen: dict[str, None] = {}
     kinds = ("most_gained", "most_lost", "best", "worst")
     for rank in range(EXTREMES):
@@ -385,7 +384,7 @@ def gallery_pictures(comparison: dict[str, Any], evaluation: Evaluation, count: 
 def gallery(
     pictures: list[str], split: TruthSplit, arms: list[Arm], sources: dict[Path, ModelMaps]
 ) -> Iterator[dict[str, Any]]:
-    """Yield each shown picture with its fixations, its truth, and each arm's first run's map."""
+    """Yield each picture with its fixations, density map and the map of each arm's first run."""
     indices = [i for i, sample in enumerate(split.samples) if sample.name in set(pictures)]
     samples = [split.samples[i] for i in indices]
     shapes = [split.pictures[i][1] for i in indices]

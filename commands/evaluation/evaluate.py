@@ -1,8 +1,8 @@
-"""What `evaluate` does: score a model or a folder of maps on a split, beside the references."""
+"""The command `evaluate`: scores a model or a folder of maps, and the references."""
 
 from collections.abc import Callable
 
-from commands.evaluation.map_sources import FolderMaps, ModelMaps, Source, pictures_seen
+from commands.evaluation.map_sources import FolderMaps, ModelMaps, Source, maps_to_fit
 from commands.evaluation.rows import (
     Evaluation,
     Row,
@@ -27,22 +27,22 @@ from salience.system.terminal import tell
 
 
 def run(settings: EvaluateConfig) -> bool:
-    """Carry out `evaluate`; return whether every picture had a map."""
+    """Run the command `evaluate`; return True if every picture has a map."""
     return not evaluate(settings).left_out
 
 
 def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = tell) -> Evaluation:
-    """Score a model, or a folder of maps, beside the references, and print the table.
+    """Score a model or a folder of maps, and the references; print and write the table.
 
     Args:
-        settings: the maps, the data and where to write.
-        say: gets each line of news.
+        settings: the maps, the data and the output folder.
+        say: called with each message.
 
     Returns:
-        The rows; `left_out` names the pictures that had no usable map.
+        The rows; `left_out` lists the pictures without a usable map.
 
     Raises:
-        UserError: the data, the weights or the maps are not usable, or the output cannot be
+        UserError: the data, the weights or the maps cannot be used, or the output cannot be
             written.
     """
     notes = Notes()
@@ -74,13 +74,13 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = tell) -> Eva
 def source_of(
     settings: EvaluateConfig, split: TruthSplit, notes: Notes, say: Callable[[str], None]
 ) -> Source:
-    """Return where the maps come from: the folder asked for, else a model."""
+    """Return the source of the maps: the folder of `--maps`, else a model."""
     if settings.maps:
         name = real_path(settings.maps).name
         return FolderMaps(
             settings.maps, name, split.samples, notes, settings.smooth, settings.stretch
         )
-    from salience.networks import weight_files  # here: scoring maps of a folder needs no network
+    from salience.networks import weight_files  # here: a folder of maps needs no network
 
     weights = weight_files.choose(settings.weights, settings.weights_dir, say)
     name = weight_files.card_path(weights).stem
@@ -102,14 +102,14 @@ def tuned_row(
     notes: Notes,
     say: Callable[[str], None],
 ) -> Row:
-    """Return the row of the same maps, adapted to the validation pictures."""
+    """Return a row of the maps, adapted to the validation pictures."""
     if settings.split != "test":
         raise UserError(
-            f"--tune fits on the val split, so it can be scored on test alone, not on "
+            "--tune fits on the val split, so it can be scored on test only, not on "
             f"{settings.split}."
         )
-    about_val = Notes()
-    validation = load_split(settings, "val", about_val)
+    val_notes = Notes()
+    validation = load_split(settings, "val", val_notes)
     val_source = source
     if settings.maps:
         if not settings.val_maps:
@@ -121,18 +121,18 @@ def tuned_row(
             settings.val_maps,
             source.name,
             validation.samples,
-            about_val,
+            val_notes,
             settings.smooth,
             settings.stretch,
         )
-    found = pictures_seen(val_source, validation.samples, settings.sigma_pixels)
+    found = maps_to_fit(val_source, validation.samples, settings.sigma_pixels)
     usable = [picture for picture in found if picture is not None]
     if len(usable) < LEAST:
         raise UserError(
-            f"--tune needs {LEAST} validation pictures with a usable map that people looked at; "
-            f"there are {len(usable)}."
+            f"--tune needs {LEAST} validation pictures with a usable map and fixations; there are "
+            f"{len(usable)}."
         )
     fit = fitted(usable, settings.seed)
-    notes.merge(about_val, "validation")
+    notes.merge(val_notes, "validation")
     say(f"tuned on {len(usable)} of {len(found)} validation pictures: {told(fit)}")
     return adapted_row(f"{source.name}, tuned", source, split, fit.adaptation)

@@ -1,6 +1,6 @@
-"""Where the saliency maps come from that are scored: a trained network, or a folder of files.
+"""Sources of the saliency maps to be scored: a trained network, or a folder of files.
 
-A source yields the maps of pictures at their original size, and can name what its maps depend on.
+A source yields the maps of pictures at their original size, and a fingerprint of its inputs.
 """
 
 import hashlib
@@ -36,18 +36,18 @@ from salience.system.terminal import progress
 
 
 class Source(Protocol):
-    """What `evaluate` asks of a source of saliency maps."""
+    """Protocol of a source of saliency maps."""
 
     name: str
 
     def fingerprint(self) -> str:
-        """Return a name for all that the maps depend on, besides the pictures."""
+        """Return a digest of all inputs of the maps except the pictures."""
         ...
 
     def maps(
         self, samples: list[Sample], shapes: list[tuple[int, int]]
     ) -> Iterator[NDArray | None]:
-        """Yield the map of each picture at its shape; None where there is none to be had."""
+        """Yield the map of each picture at its shape, or None without a usable map."""
         ...
 
 
@@ -55,17 +55,17 @@ class ModelMaps:
     """The maps of a trained network.
 
     Args:
-        weights: a file that `train` wrote.
-        name: of its row.
-        batch_size: pictures a step.
+        weights: a weights file of `train`.
+        name: name of the row.
+        batch_size: pictures per batch.
         workers: threads that read pictures.
         smooth: standard deviation of a Gaussian blur, pixels of the original picture.
         mirror: average each map with that of the mirrored picture.
-        adaptation: what a data set asks of the maps.
+        adaptation: adaptation to a data set's bias.
         keep: keep the network's outputs in the user's cache, so that it sees each picture once.
 
     Raises:
-        UserError: the weights are not usable.
+        UserError: the weights cannot be used.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class ModelMaps:
         adaptation: Adaptation = IDENTITY,
         keep: bool = False,
     ) -> None:
-        from model import load_model  # here: scoring maps of a folder needs no network
+        from model import load_model  # here: a folder of maps needs no network
 
         self.weights, self.name, self.smooth = weights, model_name(name), smooth
         self.batch_size, self.workers, self.mirror = batch_size, workers, mirror
@@ -91,20 +91,20 @@ class ModelMaps:
 
     @property
     def config(self) -> Config:
-        """The settings that it was trained with."""
+        """The settings of the network's training."""
         from model import trained_config
 
         return trained_config(self.weights)
 
     def fingerprint(self) -> str:
-        """Return the weights' digest, the blur, whether mirror images count, and the adaptation."""
+        """Return the weights' digest, the blur, the mirror averaging and the adaptation as text."""
         adapted = "" if self.adaptation == IDENTITY else f" {self.adaptation}"
         return f"weights {self.digest} {self.smooth}{' mirror' * self.mirror}{adapted}"
 
     def maps(
         self, samples: list[Sample], shapes: list[tuple[int, int]]
     ) -> Iterator[NDArray | None]:
-        """Yield the map of each picture, maximum 1."""
+        """Yield the map of each picture, [rows, columns], maximum 1."""
         from model import grid_of
 
         grid = grid_of(self.model)
@@ -116,8 +116,8 @@ class ModelMaps:
                 ):
                     if not np.isfinite(prediction).all():
                         raise UserError(
-                            f"{self.weights} gives numbers that are not finite for {sample.name}: "
-                            "its training went wrong."
+                            f"{self.weights} predicts non-finite values for {sample.name}: its "
+                            "training has failed."
                         )
                     box = Letterbox.fit(shape, self.model.input_shape[1:3])
                     made = postprocess(prediction, box, grid, self.smooth)
@@ -143,7 +143,7 @@ class ModelMaps:
         return [found[i] for i in range(len(batch))]
 
     def _network(self, batch: NDArray[np.uint8]) -> NDArray:
-        """Return the network's outputs of pictures."""
+        """Return the network's output for a batch of pictures."""
         return np.asarray(self.model.predict_on_batch(batch))
 
     def _recalled(self, name: str | None) -> NDArray | None:
@@ -163,21 +163,21 @@ class ModelMaps:
 
 @dataclass
 class FolderMaps:
-    """Saliency maps made by anything: pictures or arrays, named like the pictures of the split.
+    """A folder of saliency maps: pictures or arrays, named like the pictures of the split.
 
-    Which file is which picture's, and what its numbers are taken for, is noted (`stored_maps`).
+    The matching of files and the interpretation of their values are noted (`stored_maps`).
 
     Args:
-        folder: searched with its sub-folders.
-        name: of its row.
+        folder: the folder, searched with its sub-folders.
+        name: name of the row.
         samples: the pictures of the split.
-        notes: gets what was found and how it was decided.
+        notes: receives the notes.
         smooth: standard deviation of a Gaussian blur, pixels of the original picture.
-        stretch: whether maps of another aspect than their picture's are scaled to it.
+        stretch: whether to scale maps whose aspect ratio differs from their picture's.
 
     Raises:
-        UserError: no folder, none of its files is named like a picture of the split, or several
-            could be one picture's.
+        UserError: no folder, no file named like a picture of the split, or several files for one
+            picture.
     """
 
     folder: Path
@@ -190,10 +190,10 @@ class FolderMaps:
 
     def __post_init__(self) -> None:
         self.name = model_name(self.name)
-        self.files = stored_maps.paired(self.folder, self.samples, self.notes)
+        self.files = stored_maps.pair_maps(self.folder, self.samples, self.notes)
 
     def fingerprint(self) -> str:
-        """Return a digest of the files' names and content, the blur, and whether maps stretch."""
+        """Return a digest of the files' names and contents, the blur and the stretching as text."""
         digest = hashlib.sha256()
         for name, path in self.files.items():
             digest.update(repr((name, path.name, content_stamp(path))).encode())
@@ -202,12 +202,12 @@ class FolderMaps:
     def maps(
         self, samples: list[Sample], shapes: list[tuple[int, int]]
     ) -> Iterator[NDArray | None]:
-        """Yield the map of each picture; None where the file is missing or cannot be read."""
+        """Yield the map of each picture, or None if its file is missing or cannot be read."""
         for sample, shape in zip(samples, shapes, strict=True):
             yield self._read(sample.name, shape) if sample.name in self.files else None
 
     def _read(self, name: str, shape: tuple[int, int]) -> NDArray | None:
-        """Return one map, float, at its picture's shape."""
+        """Return a map as floats at its picture's shape, or None if it cannot be used."""
         path = self.files[name]
         try:
             values = stored_maps.read_values(path)
@@ -222,24 +222,25 @@ class FolderMaps:
         return blurred(values, self.smooth) if self.smooth else values
 
     def _leave_out(self, kind: str, name: str, why: str) -> None:
-        """Note a picture whose map cannot be scored."""
+        """Add a note on a picture whose map cannot be scored."""
         self.notes.add(f"maps {kind}: the picture is left out of every row", name)
         self.notes.explain(why)
 
 
-def pictures_seen(
+def maps_to_fit(
     source: Source, samples: list[Sample], sigma_pixels: float | None, objective: str = "ig"
 ) -> list[LowResolutionMaps | None]:
-    """Return what an adaptation is fitted on: each picture's map and where people looked, small.
+    """Return the data that an adaptation is fitted on: low-resolution maps and their ground truth.
 
-    None for a picture without a usable map, or that nobody looked at. Where the data set has no
-    fixations, or the objective asks for density maps, these say where people looked.
+    An item is None for a picture without a usable map or without fixations. Density maps replace
+    fixations if the data set has none or if the objective needs density maps.
 
     Args:
-        source: of the maps.
+        source: source of the maps.
         samples: the pictures.
-        sigma_pixels: Gaussian for the density maps; None for the data set's own.
-        objective: of `adaptation.OBJECTIVES`.
+        sigma_pixels: standard deviation of the Gaussian for density maps, pixels; None for the data
+            set's own.
+        objective: key of `adaptation.OBJECTIVES`.
     """
     shapes = [sample_shape(sample) for sample in samples]
     found: list[LowResolutionMaps | None] = []

@@ -1,8 +1,8 @@
-"""What `probe` does: ask how well each stage of a frozen network aligns with human attention.
+"""The command `probe`: measures how well each stage of a frozen network predicts fixations.
 
-In one pass over the training pictures the sums of ridge regression are taken; each stage's linear
-read-out, that of all stages, and the global one follow exactly. They are scored on the test split
-beside the references, and beside the same network with random weights.
+One pass over the training pictures accumulates the sums of ridge regression. They give the exact
+linear read-outs of each stage, of all stages, and the global one. The read-outs are scored on the
+test split, together with the references and the same network with random weights.
 """
 
 import dataclasses
@@ -54,12 +54,12 @@ TRAINED, RANDOM = "ImageNet", "random weights"
 
 
 class Network:
-    """A frozen network that gives the features of all its stages on one grid.
+    """A frozen network that returns the features of all its stages on one grid.
 
     Args:
-        name: of BACKBONES.
-        weights: the file of its ImageNet weights; None for random ones.
-        settings: size, width, seed, and how pictures are read.
+        name: key of BACKBONES.
+        weights: file of its ImageNet weights; None for random weights.
+        settings: size, width, seed, batch size and threads.
     """
 
     def __init__(self, name: str, weights: Path | None, settings: ProbeConfig) -> None:
@@ -74,40 +74,40 @@ class Network:
 
     @property
     def kind(self) -> str:
-        """ImageNet or random weights: what the network knows."""
+        """The origin of the weights: TRAINED or RANDOM."""
         return TRAINED if self.weights else RANDOM
 
     @property
     def label(self) -> str:
-        """The network's name and what it knows."""
+        """The network's name and the origin of its weights."""
         return f"{BACKBONES[self.name].title}, {self.kind}"
 
     @cached_property
     def fingerprint(self) -> str:
-        """A name for all that the features depend on, besides the pictures."""
+        """A digest of all inputs of the features except the pictures."""
         weights = map(keras.ops.convert_to_numpy, self.model.weights)
         return make_key(self.name, self.input_shape, GRID, *weights)
 
-    def of(self, pixels: NDArray) -> NDArray[np.float32]:
-        """Return the features of pictures as the network takes them, [b, rows, cols, channels]."""
+    def predict(self, pixels: NDArray) -> NDArray[np.float32]:
+        """Return the features [b, rows, cols, channels] of network inputs."""
         ends = self.model.predict_on_batch(pixels)
         return np.concatenate([np.asarray(ends[stage]) for stage in self.channels], axis=-1)
 
-    def of_samples(self, samples: list[Sample]) -> tuple[NDArray[np.float32], list[Letterbox]]:
-        """Return the features of samples and their boxes; the last asked for are kept.
+    def predict_samples(self, samples: list[Sample]) -> tuple[NDArray[np.float32], list[Letterbox]]:
+        """Return the features of samples and their letterboxes; the last batch is cached.
 
-        All read-outs ask for the same batch one after the other.
+        All read-outs request the same batch one after another.
         """
         kept = self._kept[0]
         if len(kept) != len(samples) or any(a is not b for a, b in zip(kept, samples, strict=True)):
             with ThreadPoolExecutor(self.settings.workers) as pool:
                 read = list(pool.map(lambda s: network_input(s, self.input_shape), samples))
             pixels = np.stack([x for x, _ in read])
-            self._kept = (list(samples), self.of(pixels), [box for _, box in read])
+            self._kept = (list(samples), self.predict(pixels), [box for _, box in read])
         return self._kept[1], self._kept[2]
 
     def part(self, stage: str) -> slice:
-        """Return where a stage's channels lie among all."""
+        """Return the slice of a stage's channels."""
         if stage == ALL:
             return slice(None)
         names = list(self.channels)
@@ -120,9 +120,9 @@ class ReadOut:
     """A linear read-out of a network's features.
 
     Attributes:
-        network: whose features.
-        stage: a layer, ALL, or GLOBAL: the last stage's means over the picture to a whole map.
-        fit: of a cell's features to the density there, or of GLOBAL's means to all cells.
+        network: the network of the features.
+        stage: a layer, ALL, or GLOBAL, which maps the last stage's spatial means to a whole map.
+        fit: ridge regression from a cell's features to its density, or from the means to all cells.
     """
 
     network: Network
@@ -131,34 +131,34 @@ class ReadOut:
 
     @property
     def name(self) -> str:
-        """Of its row."""
+        """The name of its row."""
         return f"{self.network.label}: {self.stage}"
 
     @property
     def part(self) -> slice:
-        """Which features it reads."""
+        """The slice of its features."""
         last = list(self.network.channels)[-1]
         return self.network.part(last if self.stage == GLOBAL else self.stage)
 
     def fingerprint(self) -> str:
-        """Return a name for all that its maps depend on, besides the pictures."""
+        """Return a digest of all inputs of its maps except the pictures."""
         about = make_key(ReadOut, self.network.fingerprint, self.fit.kernel, self.fit.intercept)
         return f"probe {self.stage} {about}"
 
-    def read(self, cells: NDArray, box: Letterbox) -> NDArray:
-        """Return the map on the grid, [rows, cols], of features [rows, cols, channels]."""
+    def saliency_cells(self, cells: NDArray, box: Letterbox) -> NDArray:
+        """Return the map [rows, cols] on the grid for features [rows, cols, channels]."""
         if self.stage == GLOBAL:
-            pooled = cells[inside(box)][:, self.part].mean(axis=0)
+            pooled = cells[cells_on_picture(box)][:, self.part].mean(axis=0)
             return (pooled @ self.fit.kernel + self.fit.intercept).reshape(cells.shape[:2])
         return cells[..., self.part] @ self.fit.kernel[:, 0] + self.fit.intercept[0]
 
     def maps(self, samples: list[Sample], shapes: list[tuple[int, int]]) -> Iterator[NDArray]:
-        """Yield the map of each picture at its size, maximum 1."""
+        """Yield the map of each picture at its original size, maximum 1."""
         for batch in batches(samples, self.network.settings.batch_size):
-            found, boxes = self.network.of_samples(batch)
-            # kept by now: another network's batch may take its place before the next is asked for
+            found, boxes = self.network.predict_samples(batch)
+            # local copies: another network's batch may replace the cache before the next request
             for cells, box in zip(found, boxes, strict=True):
-                yield postprocess(self.read(cells, box), box, OutputGrid(GRID))
+                yield postprocess(self.saliency_cells(cells, box), box, OutputGrid(GRID))
 
 
 def batches(samples: list[Sample], size: int) -> Iterator[list[Sample]]:
@@ -167,36 +167,36 @@ def batches(samples: list[Sample], size: int) -> Iterator[list[Sample]]:
         yield samples[start : start + size]
 
 
-def inside(box: Letterbox) -> NDArray[np.bool_]:
-    """Return the grid's cells whose centre lies on the picture, not on the padding around it."""
+def cells_on_picture(box: Letterbox) -> NDArray[np.bool_]:
+    """Return a mask [rows, cols] of the cells whose centre is on the picture, not on padding."""
     spans = []
     for start, length, whole in zip(
         (box.top, box.left), box.scaled_shape, box.input_shape, strict=True
     ):
         centres = (np.arange(whole // GRID) + 0.5) * GRID
         spans.append((centres > start) & (centres < start + length))
-    if not (spans[0].any() and spans[1].any()):  # thinner than a cell
+    if not (spans[0].any() and spans[1].any()):  # the picture is thinner than a cell
         return np.ones((len(spans[0]), len(spans[1])), bool)
     return np.outer(*spans)
 
 
 def run(settings: ProbeConfig) -> bool:
-    """Carry out `probe`; return whether every picture could be read."""
+    """Run the command `probe`; return True if every picture could be read."""
     return not probe(settings)["left_out"]
 
 
 def probe(settings: ProbeConfig, say: Callable[[str], None] = tell) -> dict[str, Any]:
-    """Probe the stages of frozen networks; print and write how well they align with people.
+    """Probe the stages of frozen networks; print and write their scores.
 
     Args:
-        settings: networks, data and where to write.
-        say: gets each line of news.
+        settings: the networks, the data and the output folder.
+        say: called with each message.
 
     Returns:
-        What `probe.json` holds.
+        The content of `probe.json`.
 
     Raises:
-        UserError: the data or the weights are not usable, or the output cannot be written.
+        UserError: the data or the weights cannot be used, or the output cannot be written.
     """
     started, notes = time.monotonic(), Notes()
     make_folder(settings.output)
@@ -206,16 +206,16 @@ def probe(settings: ProbeConfig, say: Callable[[str], None] = tell) -> dict[str,
         for part in ("train", "val")
     )
     if settings.split != "test":
-        notes.explain(f"Scored on {settings.split}, which the read-outs have seen.")
+        notes.explain(f"Scored on {settings.split}, which the read-outs were fitted on.")
     readouts, seconds = [], {}
     for name, weights in networks(settings):
         network = Network(name, weights, settings)
         begun = time.monotonic()
-        readouts += solved(network, training, validation)
+        readouts += solve_readouts(network, training, validation)
         seconds[network.label] = round(time.monotonic() - begun, 1)
         say(
             f"{network.label}{f' ({weights})' if weights else ''}: {len(training)} training "
-            f"pictures, {sum(network.channels.values())} features a cell, read-outs solved in "
+            f"pictures, {sum(network.channels.values())} features per cell, read-outs solved in "
             f"{seconds[network.label]:.0f} s"
         )
     rows = [model_row(readout, split) for readout in readouts] + all_reference_rows(split)
@@ -227,7 +227,7 @@ def probe(settings: ProbeConfig, say: Callable[[str], None] = tell) -> dict[str,
     found["seconds"] = {
         "solving": seconds,
         "all": round(time.monotonic() - started, 1),
-        # of all cores together: on a busy machine the clock tells little
+        # summed over all cores, as wall time means little on a busy machine
         "processor": round(time.process_time(), 1),
     }
     say(stage_table(found))
@@ -238,7 +238,7 @@ def probe(settings: ProbeConfig, say: Callable[[str], None] = tell) -> dict[str,
     say(
         f"wrote {settings.output}/index.html, alignment.png, probe.json, probe.csv and "
         f"per_image.csv in {found['seconds']['all']:.0f} s "
-        f"({found['seconds']['processor']:.0f} s of processors)"
+        f"({found['seconds']['processor']:.0f} s of CPU time)"
     )
     return found
 
@@ -247,7 +247,7 @@ def networks(settings: ProbeConfig) -> list[tuple[str, Path | None]]:
     """Return the networks to probe and their weights, each followed by its random control.
 
     Raises:
-        UserError: weights are not to be had.
+        UserError: weights cannot be found or downloaded.
     """
     found = []
     for name in settings.backbones:
@@ -258,29 +258,31 @@ def networks(settings: ProbeConfig) -> list[tuple[str, Path | None]]:
     return found
 
 
-def solved(network: Network, training: list[Sample], validation: list[Sample]) -> list[ReadOut]:
-    """Return the read-outs of a network: of each stage, of all, and the global one."""
-    (spatial, whole), (seen, seen_whole) = (
-        sums(network, samples, label)
+def solve_readouts(
+    network: Network, training: list[Sample], validation: list[Sample]
+) -> list[ReadOut]:
+    """Return the read-outs of a network: each stage, all stages, and the global one."""
+    (spatial, whole), (val_spatial, val_whole) = (
+        accumulate(network, samples, label)
         for samples, label in ((training, "training"), (validation, "validation"))
     )
     found = [
-        ReadOut(network, stage, solve(spatial.block(part), seen.block(part)))
+        ReadOut(network, stage, solve(spatial.block(part), val_spatial.block(part)))
         for stage in (*network.channels, ALL)
         for part in [network.part(stage)]
     ]
-    return [*found, ReadOut(network, GLOBAL, solve(whole, seen_whole))]
+    return [*found, ReadOut(network, GLOBAL, solve(whole, val_whole))]
 
 
-def sums(network: Network, samples: list[Sample], label: str) -> tuple[Moments, Moments]:
-    """Return the sums over the cells of pictures, and over their means and whole maps."""
+def accumulate(network: Network, samples: list[Sample], label: str) -> tuple[Moments, Moments]:
+    """Return the regression sums over cells, and over spatial means and whole maps."""
     spatial = Moments(sum(network.channels.values()))
     last = network.part(list(network.channels)[-1])
     whole = Moments(last.stop - last.start, int(np.prod(network.shape)))
     bar = progress(len(samples), f"{network.label}, {label}")
-    for first, x, y, reader in read(network, samples):
-        found = network.of(x)
-        cells = [inside(reader.boxes[first + i]) for i in range(len(x))]
+    for first, x, y, reader in prefetched_batches(network, samples):
+        found = network.predict(x)
+        cells = [cells_on_picture(reader.boxes[first + i]) for i in range(len(x))]
         spatial.add(
             np.concatenate([f[mask] for f, mask in zip(found, cells, strict=True)]),
             np.concatenate([t[mask] for t, mask in zip(y, cells, strict=True)])[:, None],
@@ -292,10 +294,10 @@ def sums(network: Network, samples: list[Sample], label: str) -> tuple[Moments, 
     return spatial, whole
 
 
-def read(
+def prefetched_batches(
     network: Network, samples: list[Sample]
 ) -> Iterator[tuple[int, NDArray, NDArray, SaliencyBatches]]:
-    """Yield batches of pictures and their density on the grid; the next is read meanwhile."""
+    """Yield the first index, pictures, densities on the grid and reader of prefetched batches."""
     settings = network.settings
     reader = SaliencyBatches(
         samples,
@@ -305,16 +307,16 @@ def read(
         sigma_pixels=settings.sigma_pixels,
     )
     with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(reader.__getitem__, 0)
+        next_batch = pool.submit(reader.__getitem__, 0)
         for index in range(len(reader)):
-            x, y = ahead.result()
+            x, y = next_batch.result()
             if index + 1 < len(reader):
-                ahead = pool.submit(reader.__getitem__, index + 1)
+                next_batch = pool.submit(reader.__getitem__, index + 1)
             yield index * settings.batch_size, x, y[..., 0], reader
 
 
 def note_penalties(readouts: list[ReadOut], notes: Notes) -> None:
-    """Note which read-outs would have liked a penalty beyond those tried."""
+    """Add a note for read-outs whose best penalty is the largest one."""
     for readout in readouts:
         if readout.fit.penalty == PENALTIES[-1]:
             notes.explain(f"{readout.name}: the largest penalty tried was the best.")
@@ -327,7 +329,7 @@ def results(
     training: int,
     validation: int,
 ) -> dict[str, Any]:
-    """Return what was found as plain values."""
+    """Return the results as JSON values."""
     stages = []
     for readout in readouts:
         network, fit = readout.network, readout.fit
@@ -378,7 +380,7 @@ def results(
 
 
 def sentence(found: dict[str, Any]) -> str:
-    """Return what was found, in the first metric: the best single stage, all, and the control."""
+    """Return a summary in the first metric: the best stage, all stages and the global read-out."""
     metric = found["metrics"][0]
     key, sign = metric["key"], 1 if metric["higher_is_better"] else -1
     text = []
@@ -396,13 +398,13 @@ def sentence(found: dict[str, Any]) -> str:
 
 
 def with_interval(mean: dict[str, Any]) -> str:
-    """Return a mean with its interval; of a single picture there is none."""
+    """Return a mean with its interval as text; a single picture has no interval."""
     interval = f" [{mean['low']:.3f}, {mean['high']:.3f}]"
     return f"{mean['mean']:.3f}" + (interval if mean["low"] == mean["low"] else "")
 
 
 def stage_table(found: dict[str, Any]) -> str:
-    """Return the means with their intervals as text: a line a read-out, a column a metric."""
+    """Return the means with their intervals as text: a line per read-out, a column per metric."""
     lines = [["", "features", "penalty", *(metric["name"] for metric in found["metrics"])]]
     for row in [*found["read_outs"], *found["references"]]:
         about = [f"{row[key]:{form}}" for key, form in (("channels", "d"), ("penalty", ".2g"))
@@ -432,9 +434,9 @@ def csv_rows(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def gallery(split: TruthSplit, readouts: list[ReadOut], count: int) -> Iterator[dict[str, Any]]:
-    """Yield pictures evenly spread over the split: where people looked, and each read-out's map.
+    """Yield evenly spaced pictures of the split with human density and each read-out's map.
 
-    Of several networks, those that know something are shown.
+    Networks with random weights are shown only if there are no others.
     """
     shown = [r for r in readouts if r.network.kind == readouts[0].network.kind]
     places = np.linspace(0, len(split.samples) - 1, min(count, len(split.samples)))

@@ -1,7 +1,7 @@
-"""Scoring itself: rows of maps on the pictures of a split, then the means.
+"""Scores rows of saliency maps on the pictures of a split, and computes their means.
 
-Each picture's truth is made once, and every row that lacks a score of the picture gets it. The
-commands that score are made of this. It knows no data set: what it depends on is in its keys.
+All commands that score use this module. The ground truth of a picture is computed once for all rows
+without a score. Scores are stored under keys that include all their inputs.
 """
 
 import dataclasses
@@ -28,14 +28,15 @@ from salience.system.terminal import progress
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table while it is scored: whose map, and what is done to it first.
+    """A row of the table to be scored.
 
     Attributes:
-        name: of the row.
+        name: name of the row.
         kind: "model" or "reference".
-        key: names all that its scores depend on; equal keys mean equal scores.
-        score: from a picture's truth and its map (None for a reference) to its metrics.
-        source: where the map comes from; None for a reference.
+        key: digest of all inputs of its scores; equal keys mean equal scores.
+        score: function from a picture's ground truth and its map (None for a reference) to its
+            metrics.
+        source: source of the maps; None for a reference.
     """
 
     name: str
@@ -47,13 +48,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Scored:
-    """A finished row: the metrics of each picture, their means, and the share of the attainable.
+    """A scored row.
 
     Attributes:
-        name, kind: of the row.
-        scores: of each picture, in the order of `Evaluation.pictures`.
-        means: by metric, with bootstrap intervals.
-        share: by metric, where the mean lies between the uniform map (0) and the observers (1).
+        name, kind: name and kind of the row.
+        scores: metrics of each picture, in the order of `Evaluation.pictures`.
+        means: mean and bootstrap interval by metric.
+        share: position of the mean between the uniform map (0) and the observers (1), by metric.
     """
 
     name: str
@@ -65,22 +66,22 @@ class Scored:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All rows on the same pictures, and what should be known beside them."""
+    """All scored rows on the same pictures, with notes."""
 
     pictures: list[str]
     rows: list[Scored]
     metrics: dict[str, Metric]
     notes: Notes
     left_out: list[str] = field(default_factory=list)
-    categories: list[str] = field(default_factory=list)  # of each picture; none where it has none
+    categories: list[str] = field(default_factory=list)  # of each picture; empty without categories
 
     def row(self, name: str) -> Scored:
-        """Return the row of a name."""
+        """Return the row with a name."""
         return next(row for row in self.rows if row.name == name)
 
 
 def model_row(source: Source, split: TruthSplit) -> Row:
-    """Return the row that scores a source's maps as they are."""
+    """Return a row that scores the maps of a source."""
     return Row(
         source.name,
         "model",
@@ -91,7 +92,7 @@ def model_row(source: Source, split: TruthSplit) -> Row:
 
 
 def adapted_row(name: str, source: Source, split: TruthSplit, adaptation: Adaptation) -> Row:
-    """Return the row that scores a source's maps as an adaptation makes them."""
+    """Return a row that scores the adapted maps of a source."""
     if adaptation == IDENTITY:
         return dataclasses.replace(model_row(source, split), name=name)
     return Row(
@@ -118,8 +119,8 @@ def key_of(split: TruthSplit, about: str) -> str:
     return make_key(score_rows, split.fingerprint, about)[:16]
 
 
-def unscored(notes: Notes) -> str:
-    """Return why no picture is scored: what the pictures were left out for, then what was told."""
+def no_score_reason(notes: Notes) -> str:
+    """Return why no picture is scored: the reasons for leaving them out, then other remarks."""
     reasons = [line for line in notes.lines() if "left out of every row" in line]
     return "; ".join([*reasons, *reversed(notes.remarks)][:3]).rstrip(".")
 
@@ -127,51 +128,51 @@ def unscored(notes: Notes) -> str:
 def score_rows(
     split: TruthSplit, rows: list[Row], log: ScoreLog, notes: Notes, seed: int, workers: int
 ) -> Evaluation:
-    """Score every row on every picture that the log lacks, and gather the means.
+    """Score all rows on all pictures that are not in the log, and compute the means.
 
-    A picture that one row has no map of is left out of all rows, so that means are over the same
-    pictures; the notes name it.
+    A picture without a map in one row is left out of all rows, so that means are over the same
+    pictures; the notes list it.
     """
     names = [sample.name for sample in split.samples]
     for row in rows:
         log.recall(row.key, names, notes)
-    todo = [
+    pending = [
         i for i, name in enumerate(names) if any(not log.has(row.key, name) for row in rows)
     ]  # fmt: skip
     waiting: list[Future] = []
     bar = progress(len(names), "scoring")
-    bar.update(len(names) - len(todo))
+    bar.update(len(names) - len(pending))
 
     def score(i: int, maps: dict[int, NDArray | None]) -> dict[tuple[str, str], Scores]:
         truth, found = split.truth(i), {}
         if split.samples[i].map and not np.ptp(truth.density):
             notes.add(
-                "pictures whose map is of one value: metrics from maps leave them out", truth.name
+                "pictures with a constant density map: metrics from maps leave them out", truth.name
             )
         for row in rows:
             saliency_map = maps.get(id(row.source))
             if log.has(row.key, truth.name) or (row.source and saliency_map is None):
                 continue
             if saliency_map is not None and np.min(saliency_map) == np.max(saliency_map):
-                notes.add("maps of one value: they score as chance does", truth.name)
+                notes.add("constant maps: their scores are at chance level", truth.name)
             found[row.key, truth.name] = row.score(truth, saliency_map)
         return found
 
-    def take(future: Future) -> None:
+    def add_result(future: Future) -> None:
         log.add(future.result(), notes)
         bar.update()
 
     with bar, ThreadPoolExecutor(workers) as pool:
-        for i, maps in zip(todo, maps_of(rows, split, todo, log), strict=True):
+        for i, maps in zip(pending, maps_of(rows, split, pending, log), strict=True):
             waiting.append(pool.submit(score, i, maps))
-            # a map in double precision has megabytes: only so many wait
+            # a map in double precision takes megabytes: limit the number that waits
             while len(waiting) > 2 * workers or (waiting and waiting[0].done()):
-                take(waiting.pop(0))
+                add_result(waiting.pop(0))
         for future in waiting:
-            take(future)
+            add_result(future)
     pictures = [name for name in names if all(log.has(row.key, name) for row in rows)]
     if not pictures:
-        raise UserError(f"No picture has a map that can be scored: {unscored(notes)}.")
+        raise UserError(f"No picture has a map that can be scored: {no_score_reason(notes)}.")
     left_out = [name for name in names if name not in set(pictures)]
     scores = {row.name: [log.scores[row.key, name] for name in pictures] for row in rows}
     kinds = {row.name: row.kind for row in rows}
@@ -179,9 +180,9 @@ def score_rows(
 
 
 def maps_of(
-    rows: list[Row], split: TruthSplit, todo: list[int], log: ScoreLog
+    rows: list[Row], split: TruthSplit, pending: list[int], log: ScoreLog
 ) -> Iterator[dict[int, NDArray | None]]:
-    """Yield for each picture its map of every source that some row still needs."""
+    """Yield for each picture its maps, by the id of those sources that a row still needs."""
     sources = {id(row.source): row.source for row in rows if row.source}
     needing = {
         key: [row for row in rows if row.source and id(row.source) == key] for key in sources
@@ -191,14 +192,14 @@ def maps_of(
     for key, source in sources.items():
         chosen = [
             i
-            for i in todo
+            for i in pending
             if any(not log.has(row.key, split.samples[i].name) for row in needing[key])
         ]
         wanted[key] = set(chosen)
         streams[key] = source.maps(
             [split.samples[i] for i in chosen], [split.pictures[i][1] for i in chosen]
         )
-    for i in todo:
+    for i in pending:
         yield {key: next(stream) for key, stream in streams.items() if i in wanted[key]}
 
 
@@ -211,16 +212,16 @@ def gather(
     left_out: list[str],
     seed: int,
 ) -> Evaluation:
-    """Return finished rows from their scores: means, intervals, and shares of the attainable.
+    """Return an evaluation from scores: means, intervals and shares of the attainable score.
 
     Args:
-        pictures: what was scored.
+        pictures: names of the scored pictures.
         kinds: "model" or "reference", by row.
-        scores: of each of the pictures, by row.
-        split: says which metrics, and in whose definitions.
-        notes: passed on.
-        left_out: passed on.
-        seed: of the bootstrap.
+        scores: scores of each picture, by row.
+        split: gives the metrics and their definitions.
+        notes: notes of the evaluation.
+        left_out: names of the pictures that were left out.
+        seed: seed of the bootstrap.
     """
     means = {
         name: {
@@ -235,7 +236,7 @@ def gather(
             kind,
             scores[name],
             means[name],
-            {metric: attained(means, name, metric) for metric in split.names},
+            {metric: attainable_share(means, name, metric) for metric in split.names},
         )
         for name, kind in kinds.items()
     ]
@@ -246,7 +247,7 @@ def gather(
 
 
 def note_reading(evaluation: Evaluation) -> None:
-    """Note what the table alone would not tell: against what, and over how many pictures."""
+    """Add notes on references of one observer and on metrics of fewer pictures."""
     against_one = [m.name for key, m in evaluation.metrics.items() if key in HALVED]
     if against_one and any(row.name == ONE for row in evaluation.rows):
         evaluation.notes.explain(
@@ -261,27 +262,28 @@ def note_reading(evaluation: Evaluation) -> None:
                 fewer.setdefault(row.means[key].pictures, []).append(metric.name)
         for count, names in fewer.items():
             evaluation.notes.explain(
-                f"{row.name}: {', '.join(names)} are means over those {count} of {total} pictures "
-                "that have a value."
+                f"{row.name}: {', '.join(names)} are means over the {count} of {total} pictures "
+                "with a value."
             )
 
 
-def attained(means: dict[str, dict[str, Interval]], name: str, metric: str) -> float:
-    """Return where a row's mean lies between the uniform map's (0) and the observers' (1).
+def attainable_share(means: dict[str, dict[str, Interval]], name: str, metric: str) -> float:
+    """Return the position of a row's mean between the uniform map (0) and the observers (1).
 
-    All three are scored against the same truth: for a metric from fixations each observer's, whom
-    the others foretell; for CC, SIM and KLD the maps of half of the observers, whom the other half
-    foretells. NaN for the metrics without such a mark, and where it is not above chance.
+    All three are scored against the same ground truth. For metrics from fixations, it is each
+    observer, predicted by the others. For CC, SIM and KLD, it is the map of half of the observers,
+    predicted by the other half. NaN for metrics without such a reference, or if the reference is
+    not above chance.
     """
     fixations = METRICS[metric].truth == "fixations"
     ceiling = means.get(ONE if fixations else HALVES)
     key = metric if fixations else f"{metric}_vs_half"
     if not ceiling or UNIFORM not in means or key not in ceiling:
         return float("nan")
-    nothing, mark = means[UNIFORM][key].mean, ceiling[key]
-    gap = mark.mean - nothing
-    # only a metric that puts humans clearly above a map that knows nothing has such a scale
-    nearest = mark.low if METRICS[metric].higher_is_better else mark.high
-    nearest = mark.mean if np.isnan(nearest) else nearest  # of one picture
-    better = nearest > nothing if METRICS[metric].higher_is_better else nearest < nothing
-    return (means[name][key].mean - nothing) / gap if better else float("nan")
+    floor, best = means[UNIFORM][key].mean, ceiling[key]
+    gap = best.mean - floor
+    # the scale needs observers that are significantly better than the uniform map
+    nearest = best.low if METRICS[metric].higher_is_better else best.high
+    nearest = best.mean if np.isnan(nearest) else nearest  # NaN for a single picture
+    is_better = nearest > floor if METRICS[metric].higher_is_better else nearest < floor
+    return (means[name][key].mean - floor) / gap if is_better else float("nan")

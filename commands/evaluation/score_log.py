@@ -1,4 +1,4 @@
-"""Scores on disk, a line each as they come, so that half-done work is taken up again."""
+"""A log of scores on disk, from which an interrupted evaluation is resumed."""
 
 import json
 import math
@@ -13,30 +13,30 @@ LOG = "scores.jsonl"
 
 
 class ScoreLog:
-    """Scores on disk, a line each as they come, so that half-done work is taken up again.
+    """A log of scores, one line per picture and row, from which scoring is resumed.
 
     Args:
-        path: of the file; None keeps them in memory alone.
-        overwrite: start anew.
+        path: the file; None to keep scores only in memory.
+        overwrite: whether to discard existing scores.
     """
 
     def __init__(self, path: Path | None, overwrite: bool = False) -> None:
         self.path = path
         self.scores: dict[tuple[str, str], Scores] = {}
-        # by key and picture: what was noted when it was scored
+        # notes on each picture, by key and picture
         self.findings: dict[str, dict[str, list[str]]] = {}
         if path and path.exists() and not overwrite:
             with telling(f"Cannot read {path}", "choose another --output"):
                 text = read_text(path, errors="replace")
             for line in text.split("\n"):
-                # what is no line of ours, as where an interruption tore it, is scored again
+                # ignore invalid lines, such as one cut off by an interruption
                 with suppress(ValueError, TypeError, AttributeError, RecursionError):
                     self._take(*json.loads(line))
-        if path:  # whole lines alone
+        if path:  # rewrite valid lines only
             write_text(path, "".join(self._line(*about) for about in self.scores))
 
     def _take(self, key: str, picture: str, values: dict, findings: list[str]) -> None:
-        """Take up the scores of a line."""
+        """Add the scores of a line."""
         if not isinstance(key, str) or not isinstance(picture, str):
             raise TypeError
         scores = {name: math.nan if value is None else value for name, value in values.items()}
@@ -46,16 +46,16 @@ class ScoreLog:
         self.scores[key, picture] = scores
 
     def _line(self, key: str, picture: str) -> str:
-        """Return the line of a score; in ASCII, as a name may hold anything."""
+        """Return the line of a score, in ASCII, as a name may contain any character."""
         findings = self.findings.get(key, {}).get(picture, [])
         return json.dumps([key, picture, without_nan(self.scores[key, picture]), findings]) + "\n"
 
     def has(self, key: str, picture: str) -> bool:
-        """Return whether a picture's scores of a row are known."""
+        """Return True if the log has the scores of a picture in a row."""
         return (key, picture) in self.scores
 
     def add(self, found: dict[tuple[str, str], Scores], notes: Notes) -> None:
-        """Keep scores by (key, picture), with what was noted about the pictures."""
+        """Add scores by (key, picture), with the notes on these pictures."""
         self.scores |= found
         for key, picture in found:
             self.findings.setdefault(key, {})[picture] = notes.about(picture)
@@ -65,7 +65,7 @@ class ScoreLog:
                 file.write(lines)
 
     def recall(self, key: str, pictures: list[str], notes: Notes) -> None:
-        """Note again what was noted when the pictures of a row were scored."""
+        """Restore the notes that were made when the pictures of a row were scored."""
         for picture in pictures:
             for finding in self.findings.get(key, {}).get(picture, []):
                 notes.add(finding, picture)

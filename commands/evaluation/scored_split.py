@@ -1,4 +1,4 @@
-"""The pictures that a command scores: a split of a data set, and what should be known of it."""
+"""The split of a data set that a command scores, with notes on its fixations and its training."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -47,19 +47,19 @@ def load_split(settings: ScoringConfig, split: str, notes: Notes) -> TruthSplit:
             notes.add(f"pictures with fixations outside: those are {done}", sample.name)
         if not inside.any():
             without = "fixations" if sample.map else "fixations or a map"
-            counted = "metrics from maps alone count" if sample.map else "no metric counts"
+            counted = "only metrics from maps count" if sample.map else "no metric counts"
             notes.add(f"pictures without {without}: {counted} them", sample.name)
     return found
 
 
 def truth_of(split: TruthSplit) -> dict[str, Any]:
-    """Return what the density maps of a split are made of, for the files.
+    """Return the origin of a split's density maps, for the files.
 
     Returns:
         own_maps: pictures scored against the data set's own map.
         made_maps: pictures whose map is made of their fixations.
-        sigma_pixels: the Gaussian of those, and of all that is made of fixations for comparison; a
-            list where it differs between pictures.
+        sigma_pixels: standard deviation of the Gaussian for maps made of fixations, including the
+            references; a list if it differs between pictures.
     """
     own = [s.map is not None and (split.sigma_pixels is None or s.fixations is None)
            for s in split.samples]  # fmt: skip
@@ -72,18 +72,18 @@ def truth_of(split: TruthSplit) -> dict[str, Any]:
 
 
 def truth_line(truth: dict[str, Any]) -> str:
-    """Return the same as a sentence: the Gaussian belongs beside every score."""
+    """Return the origin of the density maps as a sentence; every score depends on the Gaussian."""
     found = truth["sigma_pixels"]
     sigma = f"{found:g}" if isinstance(found, float) else f"{found[0]:g} to {found[-1]:g}"
     made = f"made from fixations with a Gaussian of {sigma} pixels (--sigma_pixels)"
     if not truth["made_maps"]:
-        return f"density maps: the data set's own; what is {made} are references alone"
+        return f"density maps: the data set's own; only references are {made}"
     if not truth["own_maps"]:
         return f"density maps: {made}"
     return f"density maps: {truth['own_maps']} the data set's own, {truth['made_maps']} {made}"
 
 
-# who asks for the validation pictures' scores knows that the best epoch was chosen on them
+# no warning for --split val: the user has chosen the validation pictures
 USES = {"train": "that a model was trained on", "val": "that a model's epoch was chosen on"}
 
 
@@ -97,49 +97,50 @@ def note_training_pictures(
     """Note how many of the scored pictures a model was trained on.
 
     Args:
-        trained: the settings of its training.
-        settings: of the scoring; says where the data set lies now.
+        trained: settings of the training.
+        settings: settings of the scoring, with the data set's current folder.
         split: the scored pictures.
-        notes: gets the finding.
-        weights: the model's file, whose card knows its pictures in a copy or a subset, too.
+        notes: receives the result.
+        weights: weights file; its card also identifies pictures in a copy or a subset.
     """
     if weights:
-        note_remembered_pictures(weights, settings, split, notes)
+        note_pictures_of_card(weights, settings, split, notes)
     from model import lineage
 
     trainings, unknown = lineage(trained)
     if unknown:
         notes.explain(
-            f"Training began with {unknown}, which is not there: whether these pictures were among "
-            "those that it had learned from is not known."
+            f"Training began with {unknown}, which does not exist: it is unknown whether these "
+            "pictures were among its training pictures."
         )
     plans = {step.plan for step in trainings if settings.dataset in step.dataset}
 
     def identity(sample: Sample) -> Path | Stored | str:
-        if sample.prepared:  # both are of one store
+        if sample.prepared:  # both samples are of the same store
             return sample.prepared.origin
-        # two splits may each have a 0.png; built-in scenes have no file, but names of their own
+        # the path, as two splits may each have a 0.png; built-in scenes have unique names and no
+        # file
         return sample.image if isinstance(sample.image, Path | Stored) else sample.name
 
     for part, use in USES.items():
         if part == "val" and settings.split == "val":
             continue
-        seen: set[Path | Stored | str] = set()
+        used: set[Path | Stored | str] = set()
         for plan in plans:
-            with suppress(UserError):  # none of this part here, so none of these
+            with suppress(UserError):  # the part has no pictures here
                 found = loading.load(
                     settings.dataset, settings.data, part, plan, settings.out_of_bounds
                 )
-                seen |= {identity(sample) for sample in found}
+                used |= {identity(sample) for sample in found}
         for sample in split.samples:
-            if identity(sample) in seen:
+            if identity(sample) in used:
                 notes.add(f"WARNING: scored pictures {use}", sample.name)
 
 
-def note_remembered_pictures(
+def note_pictures_of_card(
     weights: Path, settings: ScoringConfig, split: TruthSplit, notes: Notes
 ) -> None:
-    """Note which of the scored pictures a card remembers, whatever they are called now."""
+    """Note which of the scored pictures a card lists as training pictures, by content hash."""
     from salience.networks import provenance, weight_files
 
     card = weight_files.read_card(weights)

@@ -1,7 +1,7 @@
-"""Saliency maps that others made: which file is which picture's, and what its numbers say.
+"""Saliency maps of other programs: matching files to pictures, and interpreting their values.
 
-Whatever decides a score is noted: how a file was found, what its values were taken for, and what
-was done to them.
+All decisions that affect scores are noted: how a file was found, and how its values were
+interpreted and changed.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,29 +20,28 @@ from salience.system.errors import UserError
 from salience.system.files import composed, lies_in_clutter
 from salience.system.notes import Notes
 
-# where there are several, the first is taken
+# in order of preference
 MAP_SUFFIXES = (".npy", *sorted(IMAGE_SUFFIXES), ".npz", ".mat")
-ASPECT = 0.02  # by which a map's aspect may differ from its picture's: sizes are whole pixels
+ASPECT_TOLERANCE = 0.02  # relative; sizes are rounded to whole pixels
 LOG_BASES = {"natural logarithms": np.e, "logarithms to base 2": 2, "logarithms to base 10": 10}
-LOG_TOLERANCE = 0.05  # of the logarithm of a density's sum: half floats are rounded to 0.01
-AT_PEAK = 0.01  # share of the pixels that may be 0 where a logarithm's greatest value is
-SHOWN = 3  # files named in an error
+LOG_TOLERANCE = 0.05  # for the logarithm of a density's sum: half floats are rounded to 0.01
+MAX_PEAK_SHARE = 0.01  # largest share of pixels with the value 0 in a logarithm's map
+MAX_SHOWN = 3  # files named in an error
 
 
-def paired(folder: Path, samples: list[Sample], notes: Notes) -> dict[str, Path]:
+def pair_maps(folder: Path, samples: list[Sample], notes: Notes) -> dict[str, Path]:
     """Return the map file of each picture, by the picture's name.
 
-    A map has its picture's path below the folder, with any suffix; or, where only one file ends so,
-    that path below a sub-folder. Names are compared in Unicode's composed form.
+    A map has its picture's path relative to the folder, with any suffix. If only one file ends so,
+    the path may be relative to a sub-folder. Names are compared in Unicode's composed form.
 
     Args:
-        folder: searched with its sub-folders.
+        folder: the folder, searched with its sub-folders.
         samples: the pictures.
-        notes: gets what is missing, what is left over, and what was found below a sub-folder.
+        notes: receives missing files, unused files and files found in a sub-folder.
 
     Raises:
-        UserError: no folder, none of its files is named like a picture, or several could be a
-            picture's map.
+        UserError: no folder, no file named like a picture, or several candidates for one picture.
     """
     if not folder.is_dir():
         raise UserError(f"The maps are not at {folder}: no such folder.")
@@ -70,8 +69,8 @@ def paired(folder: Path, samples: list[Sample], notes: Notes) -> dict[str, Path]
                       other.name)  # fmt: skip
     if not files:
         there = [path.relative_to(folder).as_posix() for paths in found.values() for path in paths]
-        more = ", ..." * (len(there) > SHOWN)
-        holds = ", ".join(there[:SHOWN]) + more if there else f"no {', '.join(MAP_SUFFIXES)}"
+        more = ", ..." * (len(there) > MAX_SHOWN)
+        holds = ", ".join(there[:MAX_SHOWN]) + more if there else f"no {', '.join(MAP_SUFFIXES)}"
         raise UserError(
             f"No file of {folder} is named like a picture of the split, such as "
             f"{Path(samples[0].name).with_suffix('.png')}. It holds {holds}."
@@ -82,7 +81,7 @@ def paired(folder: Path, samples: list[Sample], notes: Notes) -> dict[str, Path]
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder and its sub-folders, sorted, without a system's clutter."""
+    """Yield the files of a folder and its sub-folders, sorted, without system files."""
     for path in sorted(folder.rglob("*")):
         if not lies_in_clutter(path.relative_to(folder)) and path.is_file():
             yield path
@@ -91,14 +90,14 @@ def _files(folder: Path) -> Iterator[Path]:
 def _keys(
     folder: Path, found: dict[str, list[Path]], samples: list[Sample], notes: Notes
 ) -> dict[str, str]:
-    """Return the key of each picture's map among those found, by the picture's name.
+    """Return the key of each picture's map in `found`, by the picture's name.
 
     Raises:
         UserError: several sub-folders hold a map of one picture's name.
     """
     keys, missing = {}, []
     for sample in samples:
-        # the full name where two pictures differ by their suffix alone: a.jpg.png
+        # the full name if two pictures differ only by their suffix: a.jpg.png
         names = [composed(sample.name), composed(Path(sample.name).with_suffix("").as_posix())]
         key = next((name for name in names if name in found), None)
         if key is None:
@@ -110,30 +109,32 @@ def _keys(
         parts = key.split("/")
         for start in range(1, len(parts)):
             ends.setdefault("/".join(parts[start:]), []).append(key)
-    # the longest names first: val/a.png is nearer to val/a.jpg than to a.jpg
+    # the longest names first: val/a.png matches val/a.jpg better than a.jpg
     for picture, names in sorted(missing, key=lambda pair: -pair[0].count("/")):
         taken = set(keys.values())
-        ways = [(key, name) for name in names for key in ends.get(name, []) if key not in taken]
-        ways = [(key, name) for key, name in ways if name == ways[0][1]]
-        if len(ways) > 1:
-            first, second = (found[key][0].relative_to(folder) for key, _ in ways[:2])
+        candidates = [
+            (key, name) for name in names for key in ends.get(name, []) if key not in taken
+        ]
+        candidates = [(key, name) for key, name in candidates if name == candidates[0][1]]
+        if len(candidates) > 1:
+            first, second = (found[key][0].relative_to(folder) for key, _ in candidates[:2])
             raise UserError(
-                f"The map of {picture} may be {first} or {second} of {folder}: name the sub-folder "
-                "that is meant."
+                f"The map of {picture} may be {first} or {second} of {folder}: name the correct "
+                "sub-folder."
             )
-        for key, name in ways:
+        for key, name in candidates:
             keys[picture] = key
             notes.add(f"maps found in {key.removesuffix(name)}, by the end of their path", picture)
     return keys
 
 
 def read_values(path: Path) -> NDArray:
-    """Return the numbers of a map's file, [rows, columns], as it holds them.
+    """Return the values of a map's file, [rows, columns].
 
-    Arrays may hold minus infinity, the logarithm of nothing.
+    Arrays may hold minus infinity, the logarithm of zero.
 
     Raises:
-        UserError: it cannot be read, holds several arrays, or no map of numbers.
+        UserError: the file cannot be read, holds several arrays, or no numeric map.
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
@@ -144,7 +145,7 @@ def read_values(path: Path) -> NDArray:
         raise UserError(f"{path} cannot be read as an array: {error}") from error
     if len(found) != 1:
         there = ", ".join(f"{n}: {v.dtype} of shape {v.shape}" for n, v in found.items())
-        raise UserError(f"{path} holds {len(found)} arrays ({there}); a map's file holds one.")
+        raise UserError(f"{path} holds {len(found)} arrays ({there}); one is expected.")
     (values,) = found.values()
     return as_map(values, path, logarithms=True)
 
@@ -159,32 +160,32 @@ READERS: dict[str, Callable[[Path], dict[str, NDArray]]] = {
 def as_saliency(
     values: NDArray, shape: tuple[int, int], name: str, notes: Notes, stretch: bool = False
 ) -> NDArray[np.float64]:
-    """Return a stored map as it is scored: at its picture's shape, densities for logarithms.
+    """Return a stored map ready for scoring: at its picture's shape, logarithms exponentiated.
 
     Args:
-        values: as `read_values` gives them.
+        values: values from `read_values`.
         shape: rows and columns of the picture.
-        name: of the picture.
-        notes: gets what was done.
-        stretch: whether a map of another aspect than the picture's is scaled to it all the same.
+        name: name of the picture.
+        notes: receives the changes that were made.
+        stretch: whether to scale a map whose aspect ratio differs from the picture's.
 
     Raises:
-        UserError: the map is of another aspect, or holds numbers that are not finite.
+        UserError: the aspect ratio differs, or values are not finite.
     """
     _check_aspect(values.shape, shape, stretch)
     if values.dtype == np.uint8:
-        notes.add("8-bit maps: scored half a step higher, as 0 is not nothing", name)
+        notes.add("8-bit maps: half a level is added, as 0 does not mean zero probability", name)
         values = from_8bit(values)
     elif logarithms := _logarithms(values):
         kind, base = logarithms
         notes.add(f"maps {kind}: exponentiated", name)
         values = _exponentials(values, base)
     if not np.isfinite(values).all():
-        raise UserError("it holds numbers that are not finite.")
+        raise UserError("it holds non-finite values.")
     if values.min() < 0:
         notes.add(
-            "maps with negative values that are no log-densities: kept for NSS, CC and the AUCs; "
-            "where shares are asked (IG, KLD, SIM, EMD) their least becomes 0",
+            "maps with negative values that are not log-densities: unchanged for NSS, CC and the "
+            "AUCs; for IG, KLD, SIM and EMD, the minimum is shifted to 0",
             name,
         )
     values = in_range(values)
@@ -195,24 +196,24 @@ def as_saliency(
 
 
 def _check_aspect(map_shape: tuple[int, ...], shape: tuple[int, int], stretch: bool) -> None:
-    """Raise UserError where a map cannot be its picture scaled, unless it may be stretched."""
+    """Raise UserError if the aspect ratio differs from the picture's, unless stretching is on."""
     rows, columns = map_shape
-    wanted = columns * shape[0] / shape[1]
-    # of a small map, the side that follows from the other is rounded to a whole pixel
-    if stretch or abs(rows - wanted) <= max(1, ASPECT * wanted):
+    expected_rows = columns * shape[0] / shape[1]
+    # the sides of a small map are rounded to whole pixels
+    if stretch or abs(rows - expected_rows) <= max(1, ASPECT_TOLERANCE * expected_rows):
         return
-    turned = " (are rows and columns exchanged?)" * ((columns, rows) == shape)
+    hint = " (are rows and columns exchanged?)" * ((columns, rows) == shape)
     raise UserError(
-        f"the map is {columns} x {rows} but its picture {shape[1]} x {shape[0]}{turned}. With "
-        "--stretch True, maps of another aspect are scaled to their pictures all the same."
+        f"the map is {columns} x {rows} but its picture {shape[1]} x {shape[0]}{hint}. With "
+        "--stretch True, maps of another aspect ratio are scaled to their pictures."
     )
 
 
 def _logarithms(values: NDArray) -> tuple[str, float] | None:
-    """Return what logarithms a map holds, in words and by their base; None for other maps.
+    """Return a description and the base of a map's logarithms, or None for other maps.
 
-    Of a density, the exponentials sum to 1. What is negative everywhere, but for a peak of about 0,
-    is taken for natural logarithms, too.
+    The exponentials of a log-density sum to 1. A map that is negative everywhere, except for a peak
+    of about 0, is interpreted as natural logarithms, too.
     """
     if values.dtype.kind != "f" or values.max() > LOG_TOLERANCE or values.min() == values.max():
         return None
@@ -220,14 +221,17 @@ def _logarithms(values: NDArray) -> tuple[str, float] | None:
         logarithm = float(values.max()) * np.log(base) + np.log(_exponentials(values, base).sum())
         if abs(logarithm) <= LOG_TOLERANCE:
             return f"of {kind} of densities", base
-    # log(map + epsilon) of a map with the peak 1 has its own a little above 0
-    if np.count_nonzero(values >= min(0, values.max())) <= max(1, AT_PEAK * values.size):
-        return "of negative values alone, which sum to no density: taken for logarithms", np.e
+    # log(map + epsilon) of a map with maximum 1 has a maximum slightly above 0
+    if np.count_nonzero(values >= min(0, values.max())) <= max(1, MAX_PEAK_SHARE * values.size):
+        return (
+            "of only negative values that are not a log-density: interpreted as natural logarithms",
+            np.e,
+        )
     return None
 
 
 def _exponentials(values: NDArray, base: float) -> NDArray[np.float64]:
-    """Return the exponentials of logarithms to a base, the maximum 1."""
+    """Return the exponentials of logarithms to a base, scaled to a maximum of 1."""
     wide = np.asarray(values, np.float64)
-    with np.errstate(over="ignore"):  # of a zero, which may be far below
+    with np.errstate(over="ignore"):  # the logarithm of zero may be very low
         return np.exp((wide - wide.max()) * np.log(base))

@@ -1,7 +1,7 @@
-"""What `train` does: one run, or with `--strategies` every arm with the same seeds, compared.
+"""The command `train`: trains one run, or with `--strategies` compares several arms.
 
-Each run of these is a process of its own, so that none inherits another's memory, random state or
-compiled graph, and its peak memory is its own. A run that is done is not run again.
+Each run of a comparison is a process of its own, so that it does not inherit memory, random state
+or compiled graphs, and its peak memory can be measured. Finished runs are not repeated.
 """
 
 import dataclasses
@@ -25,16 +25,16 @@ from salience.system.terminal import tell
 
 
 def run(settings: TrainConfig) -> bool:
-    """Carry out `train`, of one run or of `--strategies`; return whether all could be compared."""
+    """Run the command `train`; return True if all pictures could be compared."""
     config = settings.run
     if settings.strategies:
         seeds = list(settings.seeds) or [config.seed]
         return not run_strategies(config, list(settings.strategies), seeds)["left_out"]
     if not config.cluster and not is_done(config):
-        check_inputs(config)  # in a cluster each process is to hear of it, once all have met
+        check_inputs(config)  # in a cluster, errors are exchanged once all processes are connected
     choose_engine(config.devices, config.cluster)
     with keras_started():
-        # here: the arms of a study are processes of their own
+        # here: arms are trained in processes of their own
         from commands.training.train import train
 
         train(config)
@@ -47,22 +47,22 @@ def run_strategies(
     seeds: list[int],
     say: Callable[[str], None] = tell,
 ) -> dict[str, Any]:
-    """Train every arm with every seed, unless done, and compare the arms on the test split.
+    """Train every arm with every seed, and compare the arms on the test split.
 
     Args:
-        config: of all runs, but for the strategy and the seed; `output` holds the run folders.
+        config: settings of all runs except strategy and seed; run folders are made in `output`.
         strategies: keys of STRATEGIES.
-        seeds: the same for every arm.
-        say: gets each line of news.
+        seeds: seeds, the same for every arm.
+        say: called with each message.
 
     Returns:
         The comparison.
 
     Raises:
-        UserError: a run failed, or its folder holds a run of other settings.
+        UserError: a run failed, or its folder holds a run with other settings.
     """
-    check(config.cluster, config.starts_at_random, strategies, seeds)
-    choose_engine(config.devices, config.cluster)  # for all arms, and their comparison
+    check_arms(config.cluster, config.starts_at_random, strategies, seeds)
+    choose_engine(config.devices, config.cluster)  # for all arms and their comparison
     root = make_folder(
         config.output or Path("runs") / f"{config.system}-strategies-{config.sets_name}"
     )
@@ -72,21 +72,21 @@ def run_strategies(
             say(f"run {number} of {len(runs)}: {run.run_folder} is done")
             continue
         say(f"run {number} of {len(runs)}: {run.run_folder}")
-        train_apart(run)
+        train_in_subprocess(run)
     say("")
     folders = tuple(run.run_folder for run in runs)
-    asked = {"runs": folders, "output": root / "comparison", "workers": config.workers}
-    with keras_started():  # not before: while the runs train, their memory is theirs
+    flags = {"runs": folders, "output": root / "comparison", "workers": config.workers}
+    with keras_started():  # not earlier, as Keras would take memory from the runs
         from commands.evaluation.compare import compare
 
-        return compare(CompareConfig.from_flags(asked), say)
+        return compare(CompareConfig.from_flags(flags), say)
 
 
 def runs_of(config: Config, strategies: list[str], seeds: list[int]) -> list[Config]:
     """Return the settings of every arm with every seed, in folders below `config.output`.
 
     Raises:
-        UserError: one of them could not start.
+        UserError: a run could not start.
     """
     root = config.run_folder
     runs = [
@@ -95,28 +95,30 @@ def runs_of(config: Config, strategies: list[str], seeds: list[int]) -> list[Con
             **STRATEGIES[strategy],
             seed=seed,
             output=root / f"{strategy}-seed{seed}",
-            # weights/ is for those who want a map: one file a strategy, of the first seed
+            # weights/ gets one file per strategy, of the first seed
             weights_dir=config.weights_dir if seed == seeds[0] else root / f"weights-seed{seed}",
         )
         for strategy in strategies
         for seed in seeds
     ]
-    for run in runs:  # before hours of training
+    for run in runs:  # find errors before hours of training
         run.check_start()
     return runs
 
 
-def check(cluster: bool, starts_at_random: bool, strategies: list[str], seeds: list[int]) -> None:
-    """Refuse, before hours of training, arms that could not be compared.
+def check_arms(
+    cluster: bool, starts_at_random: bool, strategies: list[str], seeds: list[int]
+) -> None:
+    """Check that arms can be compared, before hours of training.
 
     Raises:
-        UserError: a strategy or a seed is named twice, two strategies are one without weights, or
-            several processes would train them.
+        UserError: a strategy or a seed is named twice, two strategies are the same without weights,
+            or `--cluster` is set.
     """
     if cluster:
         raise UserError(
-            "--strategies trains one arm after the other, each in a process of its own: leave "
-            "--cluster away, or train each arm with it and compare their run folders."
+            "--strategies trains one arm after another, each in a process of its own. Omit "
+            "--cluster, or train each arm with --cluster and compare their run folders."
         )
     named: dict[str, list[Any]] = {"--strategies": strategies, "--seeds": seeds}
     for flag, values in named.items():
@@ -125,77 +127,76 @@ def check(cluster: bool, starts_at_random: bool, strategies: list[str], seeds: l
             raise UserError(f"{flag} names {twice[0]} twice.")
     if starts_at_random and {"finetuned", "scratch"} <= set(strategies):
         raise UserError(
-            "No --backbone_weights (or none) makes finetuned and scratch the same: "
-            "leave one of them away."
+            "Without --backbone_weights, finetuned and scratch are the same: omit one of them."
         )
 
 
 def is_done(run: Config) -> bool:
-    """Return whether a run folder holds this very run, trained to its end.
+    """Return True if a run folder holds this run, completely trained.
 
     Raises:
-        UserError: it holds a run of other settings.
+        UserError: the folder holds a run with other settings.
     """
     if run.overwrite or not (run.run_folder / "config.json").exists():
         return False
     changed = changed_settings(run)
     if changed:
         raise UserError(
-            f"{run.run_folder} holds a run of other settings: {changed}. Choose another folder "
-            "with --output, or train anew with --overwrite."
+            f"{run.run_folder} holds a run with other settings: {changed}. Choose another folder "
+            "with --output, or train again with --overwrite."
         )
     return (run.run_folder / DONE).exists()
 
 
-def train_apart(run: Config) -> None:
-    """Train in a process of its own, which prints for itself; what half a run left is gone on with.
+def train_in_subprocess(run: Config) -> None:
+    """Train a run in a process of its own; an interrupted run is resumed.
 
     Raises:
-        Interrupted: a signal ended it; it is passed on.
-        UserError: it ended with an error, which it has told.
+        Interrupted: a signal ended the process.
+        UserError: the process ended with an error, which it has printed.
     """
     settings = run.run_folder.with_name(f"{run.run_folder.name}.json")
     config_files.save(run, settings)
     words = program("train", "--config", str(settings))
     words += ["--overwrite" if run.overwrite else "--resume", "--devices", str(run.devices)]
     sys.stdout.flush()
-    code, was_asked = ended(words)
-    # where it had not begun, it ends by the signal, or as Python does
-    if code == Interrupted.exit_code or (was_asked and code):
+    code, was_signalled = run_process(words)
+    # a process that has not yet installed its handlers ends by the signal itself
+    if code == Interrupted.exit_code or (was_signalled and code):
         again = " without --overwrite" if run.overwrite else ""
-        raise Interrupted(f"the same command{again} goes on with the arms")
+        raise Interrupted(f"the same command{again} resumes the arms")
     if code:
         kind = StorageError if code == StorageError.exit_code else UserError
         raise kind(
-            f"{run.run_folder} ended with exit code {code}, see above. The same command goes on "
-            "with this run; those that are done stay."
+            f"{run.run_folder} ended with exit code {code}, see above. The same command resumes "
+            "this run; finished runs are kept."
         )
     settings.unlink()
 
 
-def ended(words: list[str]) -> tuple[int, bool]:
-    """Run a process; return its exit code, and whether a signal came that was passed on to it.
+def run_process(words: list[str]) -> tuple[int, bool]:
+    """Run a process; return its exit code, and whether a signal was forwarded to it.
 
-    Ctrl-C reaches both, since a terminal sends it to all that it runs; it takes them for one.
+    Ctrl-C reaches the process twice, from the terminal and from here; it counts them as one.
     """
-    came: list[int] = []
+    received: list[int] = []
     process: list[subprocess.Popen] = []
 
-    def pass_on(number: int, frame: object) -> None:
-        came.append(number)
-        for one in process:
-            one.send_signal(number)
+    def forward(number: int, frame: object) -> None:
+        received.append(number)
+        for child in process:
+            child.send_signal(number)
 
     before = {
-        number: signal.signal(number, pass_on)
+        number: signal.signal(number, forward)
         for number in SIGNALS
         if signal.getsignal(number) != signal.SIG_IGN
     }
     try:
         process.append(subprocess.Popen(words))
-        for number in came[:1]:  # it came between the two
+        for number in received[:1]:  # received before the process had started
             process[0].send_signal(number)
-        return process[0].wait(), bool(came)
+        return process[0].wait(), bool(received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

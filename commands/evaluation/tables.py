@@ -1,4 +1,4 @@
-"""An evaluation as tables: for the terminal, and as metrics.json and per_image.csv."""
+"""Tables of an evaluation: text for the terminal, metrics.json and per_image.csv."""
 
 import dataclasses
 from pathlib import Path
@@ -12,21 +12,21 @@ from salience.measures.references import ONE, Scores
 from salience.system.files import as_csv, write_json, write_text
 from salience.system.terminal import aligned
 
-DIGITS = {"mse": 4}  # decimals that tell scores apart; three for all others
+DIGITS = {"mse": 4}  # decimals; three for all other metrics
 
 
 def score_table(evaluation: Evaluation, caption: str) -> str:
-    """Return the means with their intervals as text: a line a metric, a column a row scored."""
+    """Return the means with their intervals as text: a line per metric, a column per row."""
     lines, variants = [["", *(row.name for row in evaluation.rows)]], [""]
     for key, metric in evaluation.metrics.items():
-        name = metric.name + ("" if metric.higher_is_better else " (low is good)")
+        name = metric.name + ("" if metric.higher_is_better else " (lower is better)")
         lines.append([name, *(cell(row, key) for row in evaluation.rows)])
-        variants.append(metric.variant)  # a score without it is not comparable
+        variants.append(metric.variant)  # needed to compare scores with those of others
     columns = aligned(lines).splitlines()
     text = [f"{line}  {variant}".rstrip() for line, variant in zip(columns, variants, strict=True)]
     count = len(evaluation.pictures)
     ceiling = any(row.name == ONE for row in evaluation.rows)
-    of = "; %: from the uniform map (0 %) to what observers foretell of others (100 %)"
+    of = "; %: 0 is the uniform map, 100 the observers' prediction of each other"
     of = of if ceiling else ""
     return "\n".join([f"{caption}: {count} pictures, means [bootstrap 95 %]{of}", *text])
 
@@ -40,7 +40,7 @@ def category_means(evaluation: Evaluation, row: Scored) -> dict[str, Scores]:
 
 
 def category_table(evaluation: Evaluation) -> list[str]:
-    """Return for each model's row its means by category as text; none without categories."""
+    """Return the means by category of each model as text; no table without categories."""
     tables = []
     for row in evaluation.rows:
         if row.kind != "model" or not evaluation.categories:
@@ -55,7 +55,7 @@ def category_table(evaluation: Evaluation) -> list[str]:
 
 
 def cell(row: Scored, metric: str) -> str:
-    """Return a mean with its interval, and for a model its share of what is attainable."""
+    """Return a mean with its interval, and for a model its share of the attainable score."""
     found = row.means[metric]
     if np.isnan(found.mean):
         return "-"
@@ -64,7 +64,7 @@ def cell(row: Scored, metric: str) -> str:
     share = row.share[metric]
     if row.kind != "model" or np.isnan(share):
         return f"{found.mean:.{d}f}{interval}"
-    # how far below a map that knows nothing is no share of anything
+    # a negative share has no meaningful size
     return f"{found.mean:.{d}f}{interval} " + ("< 0%" if share < 0 else f"{share:4.0%}")
 
 
@@ -74,10 +74,10 @@ def write(
     """Write the means as metrics.json and the pictures' rows as per_image.csv.
 
     Args:
-        folder: where to.
+        folder: the output folder.
         evaluation: the rows.
-        settings: what was asked for.
-        truth: what the density maps are made of.
+        settings: the settings as JSON values.
+        truth: the origin of the density maps, see `truth_of`.
     """
     write_json(
         folder / "metrics.json",
@@ -103,14 +103,14 @@ def write(
 
 
 def by_category(evaluation: Evaluation, row: Scored) -> dict[str, Any]:
-    """Return a model's means by category, for the files; nothing without categories."""
+    """Return a model's means by category, for the files; {} without categories."""
     if row.kind != "model" or not evaluation.categories:
         return {}
     return {"means_by_category": category_means(evaluation, row)}
 
 
 def write_per_image(path: Path, evaluation: Evaluation) -> None:
-    """Write a line for each picture and row, with the picture's category where it has one."""
+    """Write a line for each picture and row, with the picture's category if it has one."""
     kinds = [{"category": category} for category in evaluation.categories]
     lines = [
         {"picture": name, **kind, "scored": row.name, **scores}
@@ -123,7 +123,7 @@ def write_per_image(path: Path, evaluation: Evaluation) -> None:
 
 
 def metric_definitions(chosen: dict[str, Metric]) -> dict[str, dict[str, Any]]:
-    """Return what each metric is, for the files."""
+    """Return the definition of each metric, for the files."""
     return {
         key: {"name": m.name, "higher_is_better": m.higher_is_better, "variant": m.variant}
         for key, m in chosen.items()

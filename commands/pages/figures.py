@@ -1,4 +1,4 @@
-"""Figures: a run's curves, a grid of pictures with truth and prediction, a probe's alignment."""
+"""Figures: training curves, pictures with truth and prediction, the scores of a probe."""
 
 import warnings
 from pathlib import Path
@@ -15,17 +15,17 @@ from salience.measures.significance import Interval
 from salience.system.files import atomic
 
 Row = dict[str, float]
-BARS = 40  # at the most, of a histogram
+BARS = 40  # largest number of bars in a histogram
 
 
 def curves(history: list[Row], path: Path, title: str) -> None:
     """Write a PNG of the losses and the validation metrics by epoch.
 
     Args:
-        history: a row an epoch, with `epoch`, `loss`, `val_loss` and `val_<metric>`; `<metric>`
-            where training watched it too.
+        history: a row per epoch, with `epoch`, `loss`, `val_loss` and `val_<metric>`; also
+            `<metric>` if it was computed in training.
         path: the PNG.
-        title: the run's name.
+        title: name of the run.
     """
     epochs = [row["epoch"] for row in history]
     scores = [key for key in history[0] if key.startswith("val_") and key != "val_loss"]
@@ -37,7 +37,7 @@ def curves(history: list[Row], path: Path, title: str) -> None:
     axes[0].legend(frameon=False)
     for axis, key in zip(axes[1:], scores, strict=True):
         name = key.removeprefix("val_")
-        if name in history[0]:  # a system's own, watched in training too
+        if name in history[0]:  # a metric of the system that is also computed in training
             axis.plot(epochs, [row[name] for row in history], "o-", ms=3, color="tab:blue")
         axis.plot(epochs, [row[key] for row in history], "o-", ms=3, color="tab:orange")
         axis.set_title(f"validation {METRICS[name].name}")
@@ -51,7 +51,7 @@ def curves(history: list[Row], path: Path, title: str) -> None:
 
 
 def picture_grid(rows: list[tuple[str, NDArray, NDArray, NDArray, str]], path: Path) -> None:
-    """Write a PNG with a line a picture: the picture, where people looked, the prediction.
+    """Write a PNG with a row per picture: the picture, its density map and the prediction.
 
     Args:
         rows: (name, BGR picture, density map, saliency map, caption of the prediction).
@@ -62,7 +62,7 @@ def picture_grid(rows: list[tuple[str, NDArray, NDArray, NDArray, str]], path: P
     for line, (name, image, density_map, saliency_map, caption) in zip(axes, rows, strict=True):
         small = shrink(image)
         line[0].imshow(cv2.cvtColor(small, cv2.COLOR_BGR2RGB))
-        line[0].set_title(name, fontsize=8, parse_math=False)  # a name may hold any $
+        line[0].set_title(name, fontsize=8, parse_math=False)  # a name may contain $
         for axis, values, label in (
             (line[1], density_map, "observers"),
             (line[2], saliency_map, caption),
@@ -75,14 +75,14 @@ def picture_grid(rows: list[tuple[str, NDArray, NDArray, NDArray, str]], path: P
 
 
 def overview(mean_map: NDArray, counts: list[int], path: Path, name: str, caption: str) -> None:
-    """Write a PNG of where people look on a whole data set, and how often on each picture.
+    """Write a PNG of a data set's mean density map and its fixations per picture.
 
     Args:
         mean_map: [rows, columns], 0 to 1.
-        counts: fixations of each picture; none where the data set has maps alone.
+        counts: number of fixations of each picture; empty for a data set with maps only.
         path: the PNG.
-        name: the data set's.
-        caption: what the map is made of.
+        name: name of the data set.
+        caption: caption of the mean map.
     """
     figure = Figure(figsize=(9.5 if counts else 5, 3.6), layout="constrained", dpi=110)
     axes = figure.subplots(1, 2 if counts else 1, squeeze=False)[0]
@@ -92,10 +92,10 @@ def overview(mean_map: NDArray, counts: list[int], path: Path, name: str, captio
     if counts:
         bars = edges(counts)
         axes[1].hist(counts, bins=bars, color="tab:orange")
-        axes[1].margins(x=0.02 if len(bars) > 8 else 2)  # a bar alone would be a wall
+        axes[1].margins(x=0.02 if len(bars) > 8 else 2)  # keeps a single bar narrow
         axes[1].xaxis.get_major_locator().set_params(integer=True)
         axes[1].axvline(float(np.median(counts)), color="0.2", lw=1, ls="--")
-        axes[1].set_title(f"median {np.median(counts):g} fixations a picture", fontsize=9)
+        axes[1].set_title(f"median {np.median(counts):g} fixations per picture", fontsize=9)
         axes[1].set_xlabel("fixations")
         axes[1].set_ylabel("pictures")
         axes[1].yaxis.get_major_locator().set_params(integer=True)
@@ -107,9 +107,9 @@ def overview(mean_map: NDArray, counts: list[int], path: Path, name: str, captio
 
 
 def edges(counts: list[int]) -> list[float]:
-    """Return the edges of a histogram's bars, each as wide as the same whole number of counts.
+    """Return the edges of a histogram's bars, each of the same whole number of counts.
 
-    With another width some bars would hold one count more than their neighbours, like a comb.
+    With fractional widths, some bars would cover one count more than their neighbours.
 
     >>> edges([3, 5])
     [2.5, 3.5, 4.5, 5.5]
@@ -119,19 +119,19 @@ def edges(counts: list[int]) -> list[float]:
 
 
 def save_alignment(found: dict[str, Any], path: Path) -> None:
-    """Write a PNG of how well each stage of a network aligns with people (see `alignment`)."""
+    """Write a PNG of the scores of each stage of a network (see `alignment`)."""
     figure = alignment(found, "#333333", ("#0d6b78", "#c2571a"))
     figure.set_dpi(130)
     _save(figure, path)
 
 
 def alignment(found: dict[str, Any], ink: str, colours: tuple[str, str]) -> Figure:
-    """Return the plot of a probe: a row a backbone, a column a metric, the stages by depth.
+    """Return the plot of a probe: a row per backbone, a column per metric, the stages by depth.
 
     Args:
-        found: what `probe` found out: `read_outs`, `references` and `metrics`.
+        found: results of `probe`: `read_outs`, `references` and `metrics`.
         ink: colour of axes, texts and references.
-        colours: of ImageNet's weights and of random ones.
+        colours: colours of ImageNet weights and of random weights.
     """
     backbones = list(dict.fromkeys(row["backbone"] for row in found["read_outs"]))
     metrics = found["metrics"]
@@ -160,11 +160,11 @@ def _alignment_panel(
     ink: str,
     colours: tuple[str, str],
 ) -> None:
-    """Draw one backbone in one metric."""
+    """Draw the scores of one backbone in one metric."""
     key = metric["key"]
     stages = list(dict.fromkeys(row["stage"] for row in rows))
     deep = [row["stage"] for row in rows if row["stride"]]
-    # what reads several stages stands apart
+    # read-outs of several stages are set apart
     places = {stage: i + 0.5 * (stage not in deep) for i, stage in enumerate(stages)}
     marks = [("people", HALVES if key in HALVED else ONE, "-."), ("centre bias", CENTRE_BIAS, ":")]
     for label, name, style in marks:
@@ -186,7 +186,7 @@ def _alignment_panel(
             spans = np.abs(np.array(ends) - values)
             where = [places[row["stage"]] for row in chosen]
             axis.errorbar(where, values, spans, fmt=fmt, label=label, **look)
-            label = "_"  # once in the legend
+            label = "_"  # only once in the legend
     strides = {row["stage"]: f"\n1/{row['stride']}" if row["stride"] else "" for row in rows}
     axis.set_xticks(
         list(places.values()), [f"{stage}{strides[stage]}" for stage in stages], fontsize=7,
@@ -205,12 +205,12 @@ def adaptation(
     metrics: dict[str, Metric],
     path: Path,
 ) -> None:
-    """Write a PNG of the scores by how many pictures an adaptation was fitted on.
+    """Write a PNG of the scores by the number of pictures that an adaptation was fitted on.
 
     Args:
-        lines: of each number of pictures and metric, the mean over the draws (see `adapt.summary`).
-        draws: by number of pictures, the means of each draw.
-        metrics: what was scored.
+        lines: means over the draws by number of pictures and metric (see `adapt.summary`).
+        draws: means of each draw by number of pictures.
+        metrics: the metrics.
         path: the PNG.
     """
     figure = Figure(figsize=(3.4 * len(metrics), 3.4), layout="constrained", dpi=120)
@@ -232,7 +232,7 @@ def adaptation(
         if "reference" in found:
             axis.axhline(found["reference"]["mean"], color="#333333", lw=1, ls="-.")
         axis.set_xticks(range(len(names)), names)
-        axis.set_title(metric.name + ("" if metric.higher_is_better else " (low is good)"))
+        axis.set_title(metric.name + ("" if metric.higher_is_better else " (lower is better)"))
         axis.set_xlabel("pictures fitted on")
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", alpha=0.25)
@@ -246,12 +246,12 @@ def adaptation(
 
 
 def _or_nan(value: float | None) -> float:
-    """Return a number, NaN where there is none."""
+    """Return a number, or NaN for None."""
     return float("nan") if value is None else value
 
 
 def shrink(image: NDArray, longest: int = 320) -> NDArray:
-    """Return a picture or map scaled down to at most `longest` pixels."""
+    """Return a picture or map, scaled down if its longer side has more than `longest` pixels."""
     scale = longest / max(image.shape[:2])
     if scale >= 1:
         return image
@@ -260,8 +260,8 @@ def shrink(image: NDArray, longest: int = 320) -> NDArray:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Write a figure, whole or not at all."""
+    """Write a figure atomically."""
     with atomic(path) as temporary, warnings.catch_warnings():
-        # a name in a script that matplotlib's font lacks is shown as boxes
+        # characters that the font lacks are drawn as boxes
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(temporary)

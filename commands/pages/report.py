@@ -1,7 +1,7 @@
-"""A comparison's rows to one self-contained page: tables, training curves, a gallery.
+"""Renders a comparison or a probe as one self-contained HTML page: tables, curves and a gallery.
 
-Reads plain numbers and texts and writes HTML that needs no network and no other file. The page's
-markup, style and script are in `templates/`. Nothing is scored here and no network is known.
+The input is JSON values; the HTML needs no other files and no internet. Markup, style and script
+are in `templates/`.
 """
 
 import base64
@@ -26,12 +26,12 @@ from commands.pages.figures import alignment, shrink
 from salience.system.files import write_text
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-DASH = "\N{EN DASH}"  # what stands for a number that is not there
+DASH = "\N{EN DASH}"  # shown for missing numbers
 MINUS = "\N{MINUS SIGN}"
 THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
-SERIES = 6  # colours of the style sheet; a seventh model starts again
-SIGNIFICANT = 0.05  # of the corrected p
-MAP_LEVELS = 64  # six bits look the same and halve the PNG
+SERIES = 6  # colours of the style sheet; further models repeat them
+SIGNIFICANT = 0.05  # threshold of the corrected p
+MAP_LEVELS = 64  # six bits look the same as eight and halve the size of the PNG
 
 Row = dict[str, Any]
 
@@ -39,15 +39,15 @@ _EMPTY: Row = {"differences": [], "notes": [], "rows": [], "gallery": [], "comma
 
 
 def write_page(path: Path, comparison: dict[str, Any]) -> None:
-    """Write a comparison as one HTML file that opens from disk, whole or not at all.
+    """Write a comparison atomically as one HTML file.
 
     Args:
         path: the HTML file.
-        comparison: what `compare` found out: `title`, `sentence`, `dataset`, `split`, `pictures`,
+        comparison: results of `compare`: `title`, `sentence`, `dataset`, `split`, `pictures`,
             `date`, `command`, `metrics` (columns), `scored` (models and references, with means,
             intervals, cost, config and history), `differences`, `notes`, `rows` (the scores of each
-            picture) and `gallery` (pictures and maps, as JPEG or PNG bytes). Numbers may be NaN or
-            None: they are shown as a dash. Texts may hold anything: they are escaped.
+            picture) and `gallery` (pictures and maps, as JPEG or PNG bytes). NaN and None are shown
+            as a dash. All texts are escaped.
 
     Raises:
         UserError: the file cannot be written.
@@ -56,10 +56,10 @@ def write_page(path: Path, comparison: dict[str, Any]) -> None:
 
 
 def render(comparison: dict[str, Any]) -> str:
-    """Return the page of a comparison, as `write_page` writes it."""
+    """Return the HTML page of a comparison."""
     comparison = {**_EMPTY, **{k: v for k, v in _plain(comparison).items() if v is not None}}
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    # the page may run this script and no other, whatever a file name tries
+    # the policy allows only this script, so that file names cannot inject others
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     digits = metric_digits(comparison)
     template = _environment().get_template("report.html")
@@ -80,12 +80,12 @@ def render(comparison: dict[str, Any]) -> str:
 
 
 def write_probe_page(path: Path, found: dict[str, Any]) -> None:
-    """Write what a probe found as one HTML file that opens from disk, whole or not at all.
+    """Write the results of a probe atomically as one HTML file.
 
     Args:
         path: the HTML file.
-        found: what `probe.json` holds, and `gallery`: for each picture its `panels`, BGR pictures
-            by name. Texts may hold anything: they are escaped.
+        found: the content of `probe.json`, and `gallery`: for each picture its `panels`, BGR
+            pictures by name. All texts are escaped.
 
     Raises:
         UserError: the file cannot be written.
@@ -94,7 +94,7 @@ def write_probe_page(path: Path, found: dict[str, Any]) -> None:
 
 
 def render_probe(found: dict[str, Any]) -> str:
-    """Return the page of a probe, as `write_probe_page` writes it. It runs no script."""
+    """Return the HTML page of a probe, which has no script."""
     gallery = [
         {"picture": item["picture"], "panels": [
             {"name": name, "image": thumbnail_jpeg(image, 240)}
@@ -132,7 +132,7 @@ def thumbnail_jpeg(image: NDArray, longest: int = 480) -> bytes:
 def map_png(saliency_map: NDArray, longest: int = 160) -> bytes:
     """Return a map as a small grey PNG for the gallery, scaled to a maximum of 1.
 
-    Scaled, because what the gallery compares is where the maps are high, not their unit.
+    The gallery compares the positions of high values, not their scale.
 
     Args:
         saliency_map: [rows, columns], 0 or more; NaN counts as 0.
@@ -146,20 +146,20 @@ def map_png(saliency_map: NDArray, longest: int = 160) -> bytes:
 
 
 def number(value: float | None, digits: int = 3, signed: bool = False) -> str:
-    """Return a number as text, a dash where there is none.
+    """Return a number as text, or a dash if it is missing.
 
     >>> number(0.5, 1, signed=True), number(float("nan")) == DASH, number(-1, 0) == MINUS + "1"
     ('+0.5', True, True)
     """
     if value is None or not math.isfinite(value):
         return DASH
-    value = round(value, digits) + 0.0  # no minus before a zero
+    value = round(value, digits) + 0.0  # avoids "-0"
     text = f"{value:+,.{digits}f}" if signed else f"{value:,.{digits}f}"
     return text.replace("-", MINUS).replace(",", THIN_SPACE)
 
 
 def percent(value: float | None) -> str:
-    """Return a share as text in per cent, a dash where there is none.
+    """Return a share as text in per cent, or a dash if it is missing.
 
     >>> percent(0.847) == "85" + THIN_SPACE + "%", percent(None) == DASH
     (True, True)
@@ -170,7 +170,7 @@ def percent(value: float | None) -> str:
 
 
 def p_value(value: float | None) -> str:
-    """Return a p as text: below a thousandth only that it is so.
+    """Return a p-value as text; small values as "< 0.001".
 
     >>> p_value(0.0314), p_value(1e-5)
     ('0.031', '< 0.001')
@@ -181,21 +181,21 @@ def p_value(value: float | None) -> str:
 
 
 def metric_digits(comparison: dict[str, Any]) -> dict[str, int]:
-    """Return how many decimals tell the scores of each metric apart."""
+    """Return the number of decimals for the scores of each metric."""
     digits = {}
     for metric in comparison["metrics"]:
         means = _means(comparison["scored"], metric["key"])
         sizes = [abs(mean["mean"]) for mean in means if mean.get("mean")]
         largest = max(sizes, default=1.0)
-        needed = 2 - math.floor(math.log10(largest))  # three figures of the largest
+        needed = 2 - math.floor(math.log10(largest))  # three significant digits of the largest
         digits[metric["key"]] = 2 if largest >= 10 else min(6, max(3, needed))
     return digits
 
 
 def score_cells(comparison: dict[str, Any]) -> list[Row]:
-    """Return the table of means: a row for each thing scored, a cell for each metric.
+    """Return the table of means: a row per model or reference, a cell per metric.
 
-    A cell's `from`, `at` and `to` place its interval on the metric's own scale, 0 to 100.
+    A cell's `from`, `at` and `to` place its interval on the metric's scale, 0 to 100.
     """
     scored, digits = comparison["scored"], metric_digits(comparison)
     rows = [{"name": entry["name"], "kind": entry["kind"], "cells": []} for entry in scored]
@@ -219,18 +219,18 @@ def score_cells(comparison: dict[str, Any]) -> list[Row]:
 
 
 def _means(scored: list[Row], key: str) -> list[Row]:
-    """Return each one's mean and interval of a metric, empty where it was not scored."""
+    """Return the mean and interval of each row in a metric; {} if it was not scored."""
     return [(entry.get("means") or {}).get(key) or {} for entry in scored]
 
 
 def _interval(mean: Row) -> tuple[float | None, float | None]:
-    """Return the ends of an interval, None both where one is missing."""
+    """Return the ends of an interval; both are None if one is missing."""
     low, high = mean.get("low"), mean.get("high")
     return (None, None) if low is None or high is None else (low, high)
 
 
 def _best(scored: list[Row], means: list[Row], higher_is_better: bool, digits: int) -> set[int]:
-    """Return the indices of the best model, references aside, and of those that round to it."""
+    """Return the indices of the best models (equal after rounding), without references."""
     candidates = {
         index: round(mean["mean"] if higher_is_better else -mean["mean"], digits)
         for index, (entry, mean) in enumerate(zip(scored, means, strict=True))
@@ -242,9 +242,9 @@ def _best(scored: list[Row], means: list[Row], higher_is_better: bool, digits: i
 
 
 def pairs(comparison: dict[str, Any]) -> list[Row]:
-    """Return the differences grouped by pair, each with its verdict and its place on a scale.
+    """Return the differences grouped by pair, each with its verdict and its position on a scale.
 
-    The scale of a metric is the same in all pairs and has zero in its middle, at 50 of 100.
+    The scale of a metric is the same in all pairs, from 0 to 100 with zero difference at 50.
     """
     metrics = {metric["key"]: metric for metric in comparison["metrics"]}
     known = [row for row in comparison["differences"] if row["metric"] in metrics]
@@ -262,32 +262,32 @@ def pairs(comparison: dict[str, Any]) -> list[Row]:
         }
         metric = metrics[row["metric"]]
         found = verdict(row, metric, digits[row["metric"]])
-        words = verdict_words(found, row, comparison["differences"])
+        words = verdict_text(found, row, comparison["differences"])
         line = {**row, **places, "metric": metric, "verdict": found, "words": words}
         grouped.setdefault((row["a"], row["b"]), []).append(line)
     return [{"a": a, "b": b, "rows": rows} for (a, b), rows in grouped.items()]
 
 
 def verdict(difference: Row, metric: Row, digits: int = 3) -> str:
-    """Return what a difference says of its first side.
+    """Return the verdict on a difference: whether its first side is better or worse.
 
-    Clear is what has an interval on one side of zero and a corrected p under 0.05.
+    A difference is significant if its interval excludes zero and its corrected p is below 0.05.
 
     Args:
         difference: a row of the comparison's `differences`.
         metric: a row of its `metrics`.
-        digits: with which the difference is shown.
+        digits: number of decimals that are shown.
 
     Returns:
-        "better" or "worse" for what is clear; "unclear" where the interval holds zero; "zero" for
-        what rounds to it; "uncorrected" where the corrected p alone speaks against.
+        "better" or "worse" for a significant difference; "unclear" if the interval includes zero;
+        "zero" if the difference rounds to zero; "uncorrected" if only the corrected p is too large.
 
     >>> row = {"difference": -0.2, "low": -0.3, "high": -0.1, "p_corrected": 0.01}
     >>> verdict(row, {"higher_is_better": False})
     'better'
     """
     low, high, p = (difference.get(key) for key in ("low", "high", "p_corrected"))
-    if low is None or high is None or not (low > 0 or high < 0):  # NaN is neither
+    if low is None or high is None or not (low > 0 or high < 0):  # also true for NaN
         return "unclear"
     gap = difference.get("difference")
     if gap is not None and not round(gap, digits):
@@ -297,29 +297,29 @@ def verdict(difference: Row, metric: Row, digits: int = 3) -> str:
     return "better" if (low > 0) == metric["higher_is_better"] else "worse"
 
 
-def verdict_words(found: str, difference: Row, differences: list[Row]) -> str:
-    """Return a verdict in words.
+def verdict_text(found: str, difference: Row, differences: list[Row]) -> str:
+    """Return the text of a verdict.
 
     Args:
-        found: what `verdict` returned.
-        difference: of which it was said.
-        differences: all of the comparison, which tell for how many metrics p was corrected.
+        found: the result of `verdict`.
+        difference: the difference.
+        differences: all differences of the comparison, for the number of corrected metrics.
     """
     if found != "uncorrected":
         return {"unclear": "not clear", "zero": "rounds to zero"}.get(found, found)
     p = difference.get("p")
-    if p is not None and p >= SIGNIFICANT:  # it was not the correction
+    if p is not None and p >= SIGNIFICANT:  # also without the correction
         return "not significant"
     pair = [
         row for row in differences if (row["a"], row["b"]) == (difference["a"], difference["b"])
     ]
-    # of fewer than two pictures there is no p; NaN is not itself
+    # fewer than two pictures have no p; NaN is unequal to itself
     count = sum(row.get("p") is not None and row["p"] == row["p"] for row in pair)
     return f"not significant after correcting for {count} metric{'s' * (count != 1)}"
 
 
 def config_rows(scored: list[Row]) -> list[Row]:
-    """Return the settings of all models, a row a setting, and whether it differs among them."""
+    """Return the settings of all models: a row per setting, with a mark if values differ."""
     configs = [_flat(entry["config"]) for entry in scored if entry.get("config")]
     names = list(dict.fromkeys(name for config in configs for name in config))
     rows = []
@@ -330,7 +330,7 @@ def config_rows(scored: list[Row]) -> list[Row]:
 
 
 def _flat(config: Row, prefix: str = "") -> dict[str, str]:
-    """Return a config's values as texts, those of inner tables under dotted names."""
+    """Return the values of a config as texts; nested tables get dotted names."""
     flat = {}
     for name, value in config.items():
         if isinstance(value, dict) and value:
@@ -343,7 +343,7 @@ def _flat(config: Row, prefix: str = "") -> dict[str, str]:
 
 
 def training_curves(comparison: dict[str, Any]) -> list[Row]:
-    """Return the panels of the training curves: title, SVG and the same said in words."""
+    """Return the panels of the training curves: title, SVG and a description as text."""
     models = [entry for entry in comparison["scored"] if entry["kind"] == "model"]
     runs = [(i, m["name"], m["history"]) for i, m in enumerate(models) if m.get("history")]
     keys = dict.fromkeys(
@@ -365,21 +365,23 @@ def training_curves(comparison: dict[str, Any]) -> list[Row]:
 
 
 def _panel(title: str, runs: list[tuple[int, str, list[Row]]], lines: list[tuple[str, str]]) -> Row:
-    """Draw one panel: the same quantities of every run by epoch."""
+    """Return a panel that shows a quantity of every run by epoch."""
     figure = Figure(figsize=(3.6, 2.3), layout="constrained")
     axes = figure.subplots()
-    said = []
+    descriptions = []
     for index, name, history in runs:
         epochs = [row.get("epoch", place) for place, row in enumerate(history, start=1)]
         for key, style in lines:
             values = [math.nan if row.get(key) is None else row[key] for row in history]
-            # stands for a colour of the style sheet, so that the curves follow the theme
+            # a placeholder for a colour of the style sheet, so that the curves follow the theme
             axes.plot(epochs, values, style, marker="o", ms=2.5, lw=1.5, color=_series(index))
         scores = [row.get(lines[-1][0]) for row in history]
         there = [(epoch, x) for epoch, x in zip(epochs, scores, strict=True) if x is not None]
         if there:
             (first, start), (last, end) = there[0], there[-1]
-            said.append(f"{name} {number(start)} at epoch {first}, {number(end)} at epoch {last}")
+            descriptions.append(
+                f"{name} {number(start)} at epoch {first}, {number(end)} at epoch {last}"
+            )
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.spines[["top", "right"]].set_visible(False)
@@ -390,7 +392,7 @@ def _panel(title: str, runs: list[tuple[int, str, list[Row]]], lines: list[tuple
     return {
         "title": title,
         "svg": Markup(_svg(figure, title)),
-        "words": f"{title}: " + "; ".join(said),
+        "words": f"{title}: " + "; ".join(descriptions),
     }
 
 
@@ -398,20 +400,20 @@ _INK = "#0000ff"
 
 
 def _series(index: int) -> str:
-    """Return the colour that `_svg` turns into the style sheet's for a model."""
+    """Return the placeholder that `_svg` replaces by a model's colour in the style sheet."""
     return f"#0000{index % SERIES + 1:02x}"
 
 
 def _svg(figure: Figure, salt: str) -> str:
-    """Return a figure as SVG to stand inside HTML, in the page's font and colours."""
+    """Return a figure as SVG for embedding in HTML, with the page's font and colours."""
     out = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
-    # its style sheet would hold for the whole page; ours has the two rules for figures alone
+    # matplotlib's style sheet would apply to the whole page; report.css has the rules for figures
     svg = re.sub(r"<(metadata|style).*?</\1>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # several figures on a page repeat them
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # several figures on a page would have the same ids
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 aria-hidden="true"', svg)
     svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font: \1 var(--sans)", svg)
@@ -420,9 +422,9 @@ def _svg(figure: Figure, salt: str) -> str:
 
 
 def payload(comparison: dict[str, Any], digits: dict[str, int]) -> Row:
-    """Return what the page's script reads: scores by position, pictures as data URIs.
+    """Return the data of the page's script: scores by position, pictures as data URIs.
 
-    Positions instead of names, so that no name is ever a key, and 5000 pictures stay small.
+    Positions instead of names keep names from becoming keys, and the data of 5000 pictures small.
     """
     metrics, scored = comparison["metrics"], comparison["scored"]
     keys = [metric["key"] for metric in metrics]
@@ -470,21 +472,21 @@ def payload(comparison: dict[str, Any], digits: dict[str, int]) -> Row:
 
 
 def _first_pair(comparison: dict[str, Any]) -> list[int]:
-    """Return the positions of the two that the gallery compares at first."""
+    """Return the positions of the two models that the gallery compares at first."""
     names = [entry["name"] for entry in comparison["scored"]]
     for row in comparison["differences"]:
         if row["a"] in names and row["b"] in names:
             return [names.index(row["a"]), names.index(row["b"])]
-    return [0, min(1, len(names) - 1)]  # the one model first: better is said of the first
+    return [0, min(1, len(names) - 1)]  # the model first: "better" refers to the first
 
 
 def _short(value: float | None) -> float | None:
-    """Return a score with six digits, which is more than any table shows."""
+    """Return a score rounded to six significant digits, more than any table shows."""
     return None if value is None else float(f"{value:.6g}")
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON has it: no NaN, no NumPy, no undecodable names, bytes as data URIs."""
+    """Return a value for JSON: without NaN, NumPy and undecodable names; bytes as data URIs."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if isinstance(value, dict):
@@ -498,12 +500,12 @@ def _plain(value: Any) -> Any:
         return f"data:image/{kind};base64,{base64.b64encode(value).decode()}"
     if value is None or isinstance(value, bool | int):
         return value
-    # a file name that is not UTF-8 comes from the disk with lone surrogates: they cannot be written
+    # file names that are not UTF-8 contain lone surrogates, which cannot be encoded
     return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def _environment() -> Environment:
-    """Return the templates, in which everything is escaped that is not Markup."""
+    """Return the environment of the templates, which escapes everything except Markup."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""What `convert` does: a weights file of other hands becomes one that this program writes."""
+"""The command `convert`: converts weights files of Keras 1 and 2 to this program's format."""
 
 import importlib.metadata
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from salience.system.errors import UserError
 from salience.system.files import file_digest, make_folder, write_bytes
 from salience.system.terminal import tell
 
-LIKE = 0.5  # correlation of kernels above which one comes from the other; by chance it is near 0
+MIN_CORRELATION = 0.5  # kernels that correlate more are related; by chance it is near 0
 
 
 def run(settings: ConvertConfig) -> bool:
-    """Carry out `convert`."""
+    """Run the command `convert`."""
     convert(settings.old, settings.new, settings.overwrite, settings.weights_dir)
     return True
 
@@ -32,20 +32,20 @@ def convert(
     weights_dir: Path = Path("weights"),
     say: Callable[[str], None] = tell,
 ) -> None:
-    """Write the network of a file of Keras 1 or 2 as today's weights file.
+    """Convert a weights file of Keras 1 or 2.
 
-    ML-Net becomes a `.weights.h5` with a card, for `test`, `evaluate`, `train --init_weights`; a
-    VGG16 in groups `layer_N` an `.h5` for `--backbone_weights`.
+    An ML-Net becomes a `.weights.h5` with a card, for `test`, `evaluate` and `train
+    --init_weights`. A VGG16 in groups `layer_N` becomes an `.h5` for `--backbone_weights`.
 
     Args:
         old: the file to convert.
         new: the file to write.
         overwrite: whether to replace `new`.
-        weights_dir: where ImageNet's VGG16 may lie, to compare kernels with.
-        say: gets each line of news.
+        weights_dir: folder that may hold ImageNet's VGG16, for a check of the kernels' orientation.
+        say: called with each message.
 
     Raises:
-        UserError: `old` holds neither, layer by layer; `new` exists or cannot be written.
+        UserError: `old` is neither an ML-Net nor a VGG16; `new` exists or cannot be written.
     """
     if not old.is_file():
         raise UserError(f"{old}: no such file.")
@@ -70,7 +70,7 @@ def convert(
 
 
 def _origin(old: Path) -> dict:
-    """Return what a card says of where converted weights come from."""
+    """Return the fields of a card that describe the origin of converted weights."""
     return {
         "converted_from": old.name,
         "sha256": file_digest(old),
@@ -79,7 +79,7 @@ def _origin(old: Path) -> dict:
 
 
 def _bare_vgg16(found: foreign_weights.Foreign, path: Path) -> keras.Model:
-    """Return VGG16's convolutions with a file's weights."""
+    """Return the convolutional part of VGG16 with the weights of a file."""
     inputs = keras.Input((32, 32, 3))
     ends = backbone.stages("vgg16", inputs)
     model = keras.Model(inputs, list(ends.values())[-1])
@@ -88,7 +88,7 @@ def _bare_vgg16(found: foreign_weights.Foreign, path: Path) -> keras.Model:
 
 
 def _save_as_applications(model: keras.Model, path: Path) -> None:
-    """Write convolutions as `keras.applications` distributes them, whole or not at all."""
+    """Write convolutions atomically, in the layout of `keras.applications`."""
     made = weight_files.InMemory()
     with h5py.File(made, "w") as file:
         layers = [layer for layer in model.layers if layer.weights]
@@ -102,20 +102,20 @@ def _save_as_applications(model: keras.Model, path: Path) -> None:
 
 
 def _kernels_line(found: foreign_weights.Foreign, weights_dir: Path) -> str:
-    """Return a line on whether kernels were turned, and whether ImageNet's VGG16 says so, too."""
-    done = "were turned by 180°, as Theano convolves" if found.theano else "were taken as they are"
+    """Return a message on whether kernels were rotated, checked against ImageNet's VGG16."""
+    done = "were rotated by 180° (Theano's convention)" if found.theano else "were not rotated"
     ours, first = _imagenet(weights_dir), next(iter(found.layers.values()))[0]
     if ours is None or first.shape != ours.shape:
         return f"kernels {done}"
-    as_is, turned = likeness(first, ours), likeness(first[::-1, ::-1], ours)
-    told = f"the first layer's correlation with ImageNet's VGG16 is {as_is:.2f}"
-    if turned > max(as_is, LIKE):
-        return f"warning: kernels {done}, but {told}, and {turned:.2f} turned once more"
-    return f"kernels {done}; {told}, turned once more {turned:.2f}"
+    as_is, rotated = correlation(first, ours), correlation(first[::-1, ::-1], ours)
+    measured = f"the first layer's correlation with ImageNet's VGG16 is {as_is:.2f}"
+    if rotated > max(as_is, MIN_CORRELATION):
+        return f"warning: kernels {done}, but {measured}, and {rotated:.2f} if rotated once more"
+    return f"kernels {done}; {measured}, if rotated once more: {rotated:.2f}"
 
 
 def _imagenet(weights_dir: Path) -> NDArray | None:
-    """Return the first kernel of ImageNet's VGG16 where its file is at hand, else None."""
+    """Return the first kernel of ImageNet's VGG16, or None if no folder holds its file."""
     file_name = backbone.BACKBONES["vgg16"].file_name
     for folder in (weights_dir, Path("weights")):
         if (folder / file_name).is_file():
@@ -123,6 +123,6 @@ def _imagenet(weights_dir: Path) -> NDArray | None:
     return None
 
 
-def likeness(a: NDArray, b: NDArray) -> float:
-    """Return the correlation of two kernels of one shape."""
+def correlation(a: NDArray, b: NDArray) -> float:
+    """Return Pearson's correlation of two kernels of the same shape."""
     return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])

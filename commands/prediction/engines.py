@@ -1,7 +1,8 @@
-"""What runs a trained network for `test`: Keras, or an exported copy of it, without Keras.
+"""Inference engines of `test`: Keras, OpenVINO and ONNX Runtime.
 
-The copy is made once by `export`, which checks it against Keras, in a process of its own; it is
-kept in the user's cache. Then no backend is imported, and a start takes a second or two.
+OpenVINO and ONNX Runtime run an exported copy of the network. `export` makes the copy once, in a
+process of its own, checks it against Keras, and keeps it in the user's cache. Later runs import no
+backend and start within a second or two.
 """
 
 import os
@@ -26,8 +27,8 @@ from salience.system.errors import UserError
 from salience.system.files import file_digest, how_to_install, read_json, real_path
 
 Maps = Callable[[NDArray[np.uint8]], Array]
-# Batches that are predicted at the same time, each on its share of the cores. Two halves wait less
-# on each other than the threads of one batch do, and more would only take memory.
+# Batches predicted concurrently, each on its share of the cores. Two halves synchronise less often
+# than all threads on one batch; more batches would only need more memory.
 AT_ONCE = 2
 # what an exported network is made by, besides code of ours
 MAKERS = ("keras", "tensorflow", "tf2onnx", "onnx")
@@ -36,16 +37,16 @@ EXPORTER = "commands.prediction.export"  # the module that makes it; importing i
 
 @dataclass(frozen=True)
 class Engine:
-    """A network that is ready to run.
+    """A loaded network.
 
     Attributes:
         name: keras, openvino or onnx.
-        input_shape: rows and columns of its input, pixels.
-        grid: where the cells of its maps lie on the input.
-        maps: from pictures as `preprocess` gives them, uint8 [b, rows, cols, 3], to maps
-            float32 [b, map rows, map cols, 1]; several threads may call it.
-        at_once: how many calls run at the same time; more wait.
-        adaptation: what is done to a finished map, for the sake of a data set.
+        input_shape: rows and columns of the input, pixels.
+        grid: position of the output cells on the input.
+        maps: function from pictures (as `preprocess` returns them, uint8 [b, rows, cols, 3]) to
+            maps (float32 [b, map rows, map cols, 1]); thread-safe.
+        at_once: number of calls that run concurrently; further calls wait.
+        adaptation: adaptation to a data set's bias, applied to finished maps.
     """
 
     name: str
@@ -58,13 +59,12 @@ class Engine:
 
 @dataclass(frozen=True)
 class Runtime:
-    """What runs an exported network.
+    """A runtime for exported networks.
 
     Attributes:
-        package: that it comes in.
-        suffix: of the exported file.
-        open: returns the function from pictures to maps of a file, given how many calls run at the
-            same time.
+        package: name of its Python package.
+        suffix: suffix of the exported file.
+        open: loads a file for a number of concurrent calls; returns `Engine.maps`.
     """
 
     package: str
@@ -73,35 +73,35 @@ class Runtime:
 
 
 def open_openvino(path: Path, at_once: int = 1) -> Maps:
-    """Return the function from pictures to maps of an OpenVINO network (.xml, or .onnx)."""
+    """Return the prediction function of an OpenVINO network (.xml or .onnx)."""
     how = {
-        # by itself it would take bfloat16 where the processor has it, and move the maps
+        # the default is bfloat16 on processors that support it, which changes the maps
         "INFERENCE_PRECISION_HINT": "f32",
         "NUM_STREAMS": at_once,
         "INFERENCE_NUM_THREADS": cores(),
-        "ENABLE_CPU_PINNING": False,  # the cores are shared with who reads and writes
+        "ENABLE_CPU_PINNING": False,  # the cores also read and write pictures
     }
     network = quiet.import_openvino().Core().compile_model(path, "CPU", how)
-    own, turn = local(), Lock()
+    own, lock = local(), Lock()
 
     def maps(batch: NDArray[np.uint8]) -> Array:
         pictures = batch.astype(np.float32)
-        # Its Python side, entered by two threads for the first time, was seen to wait for ever:
-        # one holds Python's lock, the other a lock of its own. Only `wait`, the work, is shared.
-        with turn:
+        # OpenVINO's Python module deadlocked when two threads entered it for the first time: one
+        # held the GIL, the other OpenVINO's own lock. So only `wait` runs concurrently.
+        with lock:
             if not hasattr(own, "request"):
                 own.request = network.create_infer_request()
             own.request.start_async([pictures], share_inputs=True)
         own.request.wait()
-        with turn:
-            # the request's own memory is used again by its next call
+        with lock:
+            # copy: the next call overwrites the request's memory
             return own.request.get_output_tensor(0).data.copy()
 
     return maps
 
 
 def open_onnx(path: Path, at_once: int = 1) -> Maps:
-    """Return the function from pictures to maps of an ONNX network."""
+    """Return the prediction function of an ONNX network."""
     import onnxruntime  # pyright: ignore[reportMissingImports]
 
     options = onnxruntime.SessionOptions()
@@ -112,7 +112,7 @@ def open_onnx(path: Path, at_once: int = 1) -> Maps:
     return lambda batch: np.asarray(session.run(None, {name: batch.astype(np.float32)})[0])
 
 
-# by engine, the best first
+# by engine, in order of preference
 RUNTIMES = {
     "openvino": Runtime("openvino", ".xml", open_openvino),
     "onnx": Runtime("onnxruntime", ".onnx", open_onnx),
@@ -120,21 +120,21 @@ RUNTIMES = {
 
 
 def cores() -> int:
-    """Return how many processors this process may use."""
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def chosen(name: str) -> str:
-    """Return the name of the engine that one asked for means here, which is there.
+def choose(name: str) -> str:
+    """Return the name of an installed engine.
 
     Args:
-        name: of `config.ENGINES`; auto is the fastest that is installed, and Keras where the user
-            named another backend than TensorFlow or there is a GPU, which the others would not use.
+        name: an engine of `config.ENGINES`. "auto" chooses the fastest installed engine, or Keras
+            if there is a GPU or if the user chose another backend than TensorFlow.
 
     Raises:
-        UserError: it is not installed.
+        UserError: the engine is not installed.
     """
     if name == "auto":
         name = fastest()
@@ -149,64 +149,64 @@ def chosen(name: str) -> str:
     return name
 
 
-def get(name: str, weights: Path, say: Callable[[str], None]) -> Engine:
+def load(name: str, weights: Path, say: Callable[[str], None]) -> Engine:
     """Return an engine that runs the network of a weights file.
 
-    Where an exported network cannot be made or run, that is said, and it is Keras.
+    If the network cannot be exported or the export cannot be run, the engine is Keras.
 
     Args:
-        name: see `chosen`.
-        weights: a file that `train` wrote.
-        say: gets each line of news.
+        name: see `choose`.
+        weights: a weights file of `train`.
+        say: called with each message.
 
     Raises:
-        UserError: the engine is not installed, or the weights are not usable.
+        UserError: the engine is not installed, or the weights cannot be used.
     """
-    name = chosen(name)
+    name = choose(name)
     if name == "keras":
         return keras_engine(weights)
     try:
         return exported_engine(name, weights, say)
-    except Exception as error:  # a runtime's own errors are of many types
+    except Exception as error:  # runtimes raise errors of many types
         reason = " ".join(str(error).split()) or type(error).__name__
-        say(f"{name} cannot run {weights}, so Keras does: {reason}")
+        say(f"{name} cannot run {weights}, Keras is used instead: {reason}")
         return keras_engine(weights)
 
 
-def as_asked(
+def load_adapted(
     name: str, weights: Path, adaptation: Path | None, mirror: bool, say: Callable[[str], None]
 ) -> Engine:
-    """Return an engine as `test` is asked for it: with mirror images, for a data set's bias.
+    """Return an engine with an adaptation and with averaging over mirrored pictures.
 
     Args:
-        name: see `chosen`.
-        weights: a file that `train` wrote.
-        adaptation: a file that `adapt` wrote, or its name; None for none.
+        name: see `choose`.
+        weights: a weights file of `train`.
+        adaptation: a file of `adapt`, or its name; None for no adaptation.
         mirror: whether to average each map with that of the mirrored picture.
-        say: gets each line of news.
+        say: called with each message.
 
     Raises:
-        UserError: the weights or the adaptation are not usable.
+        UserError: the weights or the adaptation cannot be used.
     """
     bias = asked_for(adaptation, weights, say)
-    engine = replace(get(name, weights, say), adaptation=bias)
+    engine = replace(load(name, weights, say), adaptation=bias)
     return replace(engine, maps=of_both_ways(engine.maps)) if mirror else engine
 
 
 def fastest() -> str:
-    """Return the engine that auto means here."""
+    """Return the engine that "auto" chooses on this machine."""
     if os.environ.get("KERAS_BACKEND", "") not in ("", "tensorflow") or has_gpu():
         return "keras"
     return next((name for name in RUNTIMES if installed(RUNTIMES[name].package)), "keras")
 
 
 def installed(package: str) -> bool:
-    """Return whether a package can be imported, without importing it."""
+    """Return True if a package can be imported; does not import it."""
     return find_spec(package) is not None
 
 
 def has_gpu() -> bool:
-    """Return whether Keras sees a GPU; it is asked only where a driver is."""
+    """Return True if Keras finds a GPU; Keras is imported only if there is a driver."""
     if not Path("/dev/nvidiactl").exists():
         return False
     quiet.start_keras()
@@ -219,15 +219,15 @@ def keras_engine(weights: Path) -> Engine:
     """Return Keras as an engine.
 
     Raises:
-        UserError: the weights are not usable.
+        UserError: the weights cannot be used.
     """
     quiet.start_keras()
     from model import grid_of, load_model
 
-    model, turn = load_model(weights), Lock()
+    model, lock = load_model(weights), Lock()
 
     def maps(batch: NDArray[np.uint8]) -> Array:
-        with turn:
+        with lock:
             return np.asarray(model.predict_on_batch(batch))
 
     return Engine("keras", model.input_shape[1:3], grid_of(model), maps)
@@ -253,7 +253,7 @@ def exported_engine(name: str, weights: Path, say: Callable[[str], None]) -> Eng
 
 
 def from_card(name: str, card: dict[str, Any], maps: Maps, at_once: int = 1) -> Engine:
-    """Return an engine whose geometry the card of an export tells."""
+    """Return an engine whose input and output geometry is read from the card of an export."""
     shape, grid = card["input"], card["output"]
     return Engine(
         name,

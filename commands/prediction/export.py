@@ -1,8 +1,8 @@
-"""What `export` does: a trained network in a format that runs without this program.
+"""The command `export`: converts a trained network to ONNX, OpenVINO, LiteRT or SavedModel.
 
-Keras converts it, through TensorFlow, whichever backend trained it. What comes out is run beside
-Keras and compared before it gets its name; how pictures go in and maps come out is written beside
-it as JSON, and into the file where its format has a place for it.
+Keras converts the network through TensorFlow, whichever backend trained it. The exported network is
+compared with Keras before it gets its final name. A JSON card beside it describes the input and the
+output; the card is also stored in the file if the format allows it.
 """
 
 import json
@@ -62,14 +62,13 @@ OUTPUT = (
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """A format that a network is written in.
+    """A format of exported networks.
 
     Attributes:
-        packages: that it takes besides the program's own.
-        suffix: of the file; "" for a folder.
-        write: writes a network and its card to a path, alone in its folder but for files that
-            belong to it.
-        open: returns the function from pictures to maps of what was written.
+        packages: Python packages that the conversion needs besides the program's own.
+        suffix: suffix of the file; "" for a folder.
+        write: writes a network and its card to a path in an empty folder.
+        open: loads the exported network; returns its prediction function.
     """
 
     packages: tuple[str, ...]
@@ -79,91 +78,92 @@ class ExportFormat:
 
 
 def run(settings: ExportConfig) -> bool:
-    """Carry out `export`."""
+    """Run the command `export`."""
     export(settings)
     return True
 
 
 def export(settings: ExportConfig, say: Callable[[str], None] = tell) -> Path:
-    """Write a trained network in another format; return where.
+    """Export a trained network; return the path of the export.
 
     Args:
-        settings: the weights, the format and the place.
-        say: gets each line of news.
+        settings: the weights, the format and the output path.
+        say: called with each message.
 
     Raises:
-        UserError: no weights; a package is missing; the network cannot be converted; what came out
-            is not what Keras predicts; or it cannot be written. Nothing is left then.
+        UserError: no weights; a package is missing; the network cannot be converted; the export
+            differs from Keras; or it cannot be written. No file is left in these cases.
     """
     form = EXPORT_FORMATS[settings.format]
-    require_makers(settings.format, form)
+    require_converter(settings.format, form)
     weights = weight_files.choose(settings.weights, settings.weights_dir, say)
-    output = place(settings.format, settings.output, settings.overwrite, weights)
+    output = output_path(settings.format, settings.output, settings.overwrite, weights)
     make_folder(output.parent)
     model = load_model(weights)
-    card = made_card(model, weights, settings.format)
-    with telling(f"Cannot write {output}"), scratch(output.parent) as aside:
-        made = aside / "made" / output.name
+    card = export_card(model, weights, settings.format)
+    with telling(f"Cannot write {output}"), scratch(output.parent) as scratch_folder:
+        made = scratch_folder / "made" / output.name
         made.parent.mkdir()
         card["difference"] = convert(model, form, card, made)
         parts = sorted(path for path in made.parent.rglob("*") if path.is_file())
         card["files"] = {str(p.relative_to(made.parent)): file_digest(p) for p in parts}
         size = sum(path.stat().st_size for path in parts)
         write_json(card_path(made), card)
-        put(made, output, aside)
+        install(made, output, scratch_folder)
     say(
-        f"{output}: {size / 2**20:.1f} MB, at most {card['difference']:.1e} of a map's maximum "
-        "from Keras"
+        f"{output}: {size / 2**20:.1f} MB, differs from Keras by at most {card['difference']:.1e} "
+        "of a map's maximum"
     )
     return output
 
 
-def require_makers(name: str, form: ExportFormat) -> None:
-    """Refuse what cannot be converted here, before anything is loaded.
+def require_converter(name: str, form: ExportFormat) -> None:
+    """Check the requirements of a conversion before anything is loaded.
 
     Raises:
         UserError: Keras runs on another backend than TensorFlow, or a package is missing.
     """
     if keras.backend.backend() != "tensorflow":
         raise UserError(
-            f"export converts through TensorFlow, not {keras.backend.backend()}. Run it with "
+            f"export needs the TensorFlow backend, not {keras.backend.backend()}. Run it with "
             "KERAS_BACKEND=tensorflow: the weights files are the same on every backend."
         )
     missing = [package for package in form.packages if not engines.installed(package)]
     if missing:
         raise UserError(
-            f"--format {name} takes {' and '.join(missing)}: "
+            f"--format {name} needs {' and '.join(missing)}: "
             f"{how_to_install('onnx', 'pip install -r requirements/engines.txt')}."
         )
 
 
-def place(format: str, output: Path | None, overwrite: bool, weights: Path) -> Path:
-    """Return where an export goes.
+def output_path(format: str, output: Path | None, overwrite: bool, weights: Path) -> Path:
+    """Return the path of an export.
 
     Raises:
-        UserError: the name is not as the format wants it, or what is there is not to be replaced.
+        UserError: the suffix does not fit the format, or an existing file must not be replaced.
     """
     suffix = EXPORT_FORMATS[format].suffix
     name = weight_files.card_path(weights).stem
     output = output or Path("exports") / f"{name}{suffix or '-saved_model'}"
-    # a folder may have a dot in its name, but not that of a file of another format
+    # a folder's name may contain a dot, but not end with the suffix of another format
     of_files = {form.suffix for form in EXPORT_FORMATS.values()} - {""}
     if not output.name or (output.suffix != suffix if suffix else output.suffix in of_files):
         raise UserError(
-            f"--output {output}: a network as {format} is "
-            + (f"a file that ends in {suffix}." if suffix else "a folder of its own.")
+            f"--output {output}: an export to {format} is "
+            + (f"a file that ends in {suffix}." if suffix else "a folder.")
         )
     if output.exists() and not overwrite:
-        raise UserError(f"{output} is there already. Replace it with --overwrite.")
+        raise UserError(f"{output} exists. Replace it with --overwrite.")
     if output.exists() and not (output if suffix else output / "saved_model.pb").is_file():
         raise UserError(
-            f"{output} is there and is no {format}, so it is not replaced. Choose another --output."
+            f"{output} exists but is not a {format} export, so it is not replaced. Choose another "
+            "--output."
         )
     return output
 
 
-def made_card(model: keras.Model, weights: Path, name: str) -> dict[str, Any]:
-    """Return what an export is and how it is used, for people and for `engines`."""
+def export_card(model: keras.Model, weights: Path, name: str) -> dict[str, Any]:
+    """Return the card of an export: its origin, input and output. `engines` reads it, too."""
     trained = weight_files.read_card(weights)
     grid = grid_of(model)
     rows, cols = model.input_shape[1:3]
@@ -197,12 +197,12 @@ def made_card(model: keras.Model, weights: Path, name: str) -> dict[str, Any]:
 
 
 def convert(model: keras.Model, form: ExportFormat, card: dict[str, Any], path: Path) -> float:
-    """Write a network in a format and run it; return how far its maps are from Keras'.
+    """Write a network in a format and run it; return the difference of its maps from Keras'.
 
     Raises:
-        UserError: its converter or its runtime fails, in whatever way, or the maps are others.
+        UserError: the converter or the runtime fails, or the maps differ.
     """
-    # Keras exports what was called, and names the outputs by it
+    # Keras exports only a model that has been called
     model.predict_on_batch(np.zeros((1, *model.input_shape[1:]), np.uint8))
     try:
         with warnings.catch_warnings(), redirect_stdout(StringIO()), quiet.hushed():
@@ -211,8 +211,9 @@ def convert(model: keras.Model, form: ExportFormat, card: dict[str, Any], path: 
             return compare(model, form.open(path), card["format"])
     except UserError:
         raise
-    except Exception as error:  # of many types
-        # OpenVINO does not say that a disk is full: the disk does, of the weights written twice
+    except Exception as error:  # converters raise errors of many types
+        # OpenVINO does not report a full disk, so check the free space for two copies of the
+        # weights
         size = 2 * sum(weight.nbytes for weight in model.get_weights()) + 2**16
         why = error if error_number(error) else refusal_in(path.parent, size)
         if why:
@@ -222,48 +223,50 @@ def convert(model: keras.Model, form: ExportFormat, card: dict[str, Any], path: 
 
 
 def compare(model: keras.Model, maps: Maps, name: str) -> float:
-    """Return how far an export's maps are from Keras', as a share of each map's maximum.
+    """Return the largest difference of an export's maps from Keras', relative to a map's maximum.
 
-    Scenes as drawn, one of them upright, and noise, alone and in a batch of three.
+    The inputs are a landscape scene, a portrait scene and noise, in batches of one and of three.
 
     Raises:
-        UserError: they differ by more than `TOLERANCE`, are not finite, or are constant.
+        UserError: the maps differ by more than `TOLERANCE`, are not finite, or are constant.
     """
     rows, cols = model.input_shape[1:3]
     rng = np.random.default_rng(0)
     pictures = [draw((0,)), np.ascontiguousarray(np.rot90(draw((1,))))]
     placed = [preprocess(picture, (rows, cols))[0] for picture in pictures]
     batch = np.stack([*placed, rng.integers(0, 256, (rows, cols, 3), dtype=np.uint8)])
-    worst = 0.0
+    largest = 0.0
     for x in (batch[:1], batch):
-        wanted, found = np.asarray(model.predict_on_batch(x)), maps(x)
-        if found.shape != wanted.shape:
-            raise UserError(f"The network as {name} gives maps {found.shape}, not {wanted.shape}.")
-        if not (np.isfinite(wanted).all() and np.ptp(wanted, axis=(1, 2, 3)).any()):
+        expected, found = np.asarray(model.predict_on_batch(x)), maps(x)
+        if found.shape != expected.shape:
             raise UserError(
-                "The network itself gives a constant map, or one that is not finite: its training "
-                "went wrong, and nothing could be compared."
+                f"The {name} network returns maps of shape {found.shape}, not {expected.shape}."
             )
-        peaks = np.abs(wanted).max(axis=(1, 2, 3), keepdims=True)
-        peaks = np.where(peaks > 0, peaks, peaks.max())  # one of several may be zero
-        difference = float(np.max(np.abs(found - wanted) / peaks))
-        if not difference <= TOLERANCE:  # NaN, too
+        if not (np.isfinite(expected).all() and np.ptp(expected, axis=(1, 2, 3)).any()):
             raise UserError(
-                f"The network as {name} differs from Keras' by {difference:.1e} of a map's "
-                f"maximum; {TOLERANCE:g} is allowed. It is not kept."
+                "The network returns a constant or non-finite map, so the export cannot be "
+                "checked. Its training has failed."
             )
-        worst = max(worst, difference)
-    return worst
+        peaks = np.abs(expected).max(axis=(1, 2, 3), keepdims=True)
+        peaks = np.where(peaks > 0, peaks, peaks.max())  # an all-zero map has the maximum 0
+        difference = float(np.max(np.abs(found - expected) / peaks))
+        if not difference <= TOLERANCE:  # also true for NaN
+            raise UserError(
+                f"The {name} network differs from Keras by {difference:.1e} of a map's maximum; "
+                f"{TOLERANCE:g} is allowed. It is not kept."
+            )
+        largest = max(largest, difference)
+    return largest
 
 
-def put(made: Path, output: Path, aside: Path) -> None:
-    """Move an export and its card to their place; the file that the others belong to comes last.
+def install(made: Path, output: Path, scratch_folder: Path) -> None:
+    """Move an export and its card to their final names, the main file last.
 
-    An earlier export of that name is moved aside, and back where something is refused.
+    An earlier export of that name is kept until the move has succeeded, and restored otherwise.
     """
     parts = sorted(made.parent.iterdir(), key=lambda path: path == made)
     earlier = [path for part in parts if (path := output.parent / part.name).exists()]
-    before = aside / "before"
+    before = scratch_folder / "before"
     before.mkdir()
     try:
         for path in earlier:
@@ -273,14 +276,14 @@ def put(made: Path, output: Path, aside: Path) -> None:
     except OSError:
         for path in earlier:
             if (before / path.name).exists():
-                # a folder takes the place of none but an empty one
+                # a folder can only replace an empty one
                 shutil.rmtree(path, ignore_errors=True)
                 (before / path.name).replace(path)
         raise
 
 
 def write_onnx(model: keras.Model, card: dict[str, Any], path: Path) -> None:
-    """Write a network as ONNX; the card is in its metadata under `saliency`."""
+    """Write a network as ONNX, with the card in its metadata under `saliency`."""
     model.export(path, format="onnx", verbose=False)
     import onnx  # pyright: ignore[reportMissingImports]
 
@@ -291,23 +294,23 @@ def write_onnx(model: keras.Model, card: dict[str, Any], path: Path) -> None:
 
 
 def write_openvino(model: keras.Model, card: dict[str, Any], path: Path) -> None:
-    """Write a network as OpenVINO's .xml and .bin; the card is its run-time information."""
+    """Write a network as OpenVINO's .xml and .bin, with the card in its run-time information."""
     openvino = quiet.import_openvino()
     raw = path.with_name("raw.xml")
     model.export(str(raw), format="openvino", verbose=False)
     network = openvino.Core().read_model(raw)
     network.set_rt_info(json.dumps(card), "saliency")
     openvino.save_model(network, path, compress_to_fp16=False)
-    del network  # it reads raw.bin
+    del network  # closes raw.bin
     raw.unlink()
     raw.with_suffix(".bin").unlink()
 
 
 def write_litert(model: keras.Model, card: dict[str, Any], path: Path) -> None:
-    """Write a network as LiteRT, of its own operations alone, so that any runtime runs it.
+    """Write a network as LiteRT with built-in operations only, which every runtime supports.
 
-    It takes one picture at a time: of a free batch, the converter makes files that cannot be read
-    (linear-probe) or none (resnet50-decoder).
+    The batch size is fixed to 1. With a free batch size, the converter writes unreadable files
+    (linear-probe) or fails (resnet50-decoder).
     """
     import tensorflow as tf
 
@@ -321,30 +324,30 @@ def write_litert(model: keras.Model, card: dict[str, Any], path: Path) -> None:
 
 
 def write_saved_model(model: keras.Model, card: dict[str, Any], path: Path) -> None:
-    """Write a network as TensorFlow's SavedModel; the card is in its `assets.extra`."""
+    """Write a network as TensorFlow's SavedModel, with the card in its `assets.extra`."""
     model.export(str(path), format="tf_saved_model", verbose=False)
     write_json(make_folder(path / "assets.extra") / "saliency.json", card)
 
 
 def open_litert(path: Path) -> Maps:
-    """Return the function from pictures to maps of a LiteRT network."""
+    """Return the prediction function of a LiteRT network."""
     import tensorflow as tf
 
     network = tf.lite.Interpreter(str(path))
     network.allocate_tensors()
-    place = network.get_input_details()[0]["index"]
-    found = network.get_output_details()[0]["index"]
+    input_index = network.get_input_details()[0]["index"]
+    output_index = network.get_output_details()[0]["index"]
 
-    def one(picture):
-        network.set_tensor(place, picture[None].astype(np.float32))
+    def predict_one(picture):
+        network.set_tensor(input_index, picture[None].astype(np.float32))
         network.invoke()
-        return network.get_tensor(found)[0]
+        return network.get_tensor(output_index)[0]
 
-    return lambda batch: np.stack([one(picture) for picture in batch])
+    return lambda batch: np.stack([predict_one(picture) for picture in batch])
 
 
 def open_saved_model(path: Path) -> Maps:
-    """Return the function from pictures to maps of a SavedModel."""
+    """Return the prediction function of a SavedModel."""
     import tensorflow as tf
 
     network = tf.saved_model.load(str(path))

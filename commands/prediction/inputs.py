@@ -1,9 +1,9 @@
-"""Which pictures `test` predicts, and what their maps are called: folders, files, globs, lists.
+"""The pictures that `test` predicts (folders, files, globs, lists) and the names of their maps.
 
-Of a million pictures only numbers are held in memory, some tens of bytes each; their paths wait in
-a temporary file. A picture's part of the work (`--shard`) and the name of its map follow from its
-path and from which names the others have, not from their order, so every worker that is given the
-same pictures comes to the same names, and what one writes no other does.
+For a million pictures only hashes are held in memory, some tens of bytes each; the paths are in a
+temporary file. A picture's shard (`--shard`) and the name of its map depend on its path and on the
+names of the other pictures, not on their order. So all workers derive the same names, and no two
+workers write the same file.
 """
 
 import codecs
@@ -31,10 +31,10 @@ from salience.system.errors import UserError
 from salience.system.files import is_clutter, lies_in_clutter, real_path, telling
 from salience.system.terminal import tell
 
-SPOOL_BYTES = 2**24  # the paths of more pictures than fit here go to the disk
+SPOOL_BYTES = 2**24  # paths beyond this size are kept on disk
 STANDARD_INPUT = Path("-")
-# by kind of output: what follows the name of a picture's map. A dot, since pictures are called
-# cat_crop.jpg: a map makes way for whatever another picture could write
+# By kind of output: the ending of the file name. The dot prevents collisions with the maps of
+# pictures such as cat_crop.jpg.
 ENDINGS = {
     "map": ".png",
     "overlay": "_overlay.png",
@@ -45,32 +45,32 @@ ENDINGS = {
     "mask": ".mask.png",
     "side_by_side": ".side_by_side.png",
 }
-LONGEST_NAME = 255  # bytes that file systems take for a name
+MAX_NAME_BYTES = 255  # limit of common file systems
 VIDEOS = "videos"
-MOST_KINDS = 12  # of what is passed over; the rest is counted together
-LONGEST_SUFFIX = 12  # what is longer is part of a name
-# what a picture's own name may end with so that its map would be another's output
-MARKS = tuple(end[:-4] for end in ENDINGS.values() if end.endswith(".png") and end != ".png")
+MAX_KINDS = 12  # kinds of skipped files that are reported separately
+MAX_SUFFIX = 12  # a longer text after a dot is part of the name
+# a picture whose name ends so could have a map named like another picture's output
+PNG_ENDINGS = tuple(end[:-4] for end in ENDINGS.values() if end.endswith(".png") and end != ".png")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A picture and the outputs asked for."""
+    """A picture and the paths of its outputs."""
 
     source: Path
     outputs: dict[str, Path]  # by kind, of ENDINGS
-    # rows and columns of the picture where its EXIF data may tell otherwise (see `sample_image`)
+    # rows and columns of the picture, if its EXIF orientation is to be ignored (see `sample_image`)
     shape: tuple[int, int] | None = None
 
     @property
     def done(self) -> bool:
-        """Whether every output is there."""
-        # unlike Path.is_file, this answers for a name that is too long, too
+        """Whether every output exists."""
+        # Path.is_file raises an error for a name that is too long
         return all(os.path.isfile(path) for path in self.outputs.values())  # noqa: PTH113
 
 
 class Tally:
-    """How often each of many names occurs, at 8 bytes a name.
+    """Counts names in 8 bytes per name.
 
     >>> tally = Tally()
     >>> for name in ("a", "b", "a"):
@@ -85,45 +85,45 @@ class Tally:
 
     def add(self, name: str) -> None:
         """Count a name."""
-        self.added.append(number(name))
+        self.added.append(hash64(name))
 
     @property
-    def numbers(self) -> NDArray[np.uint64]:
-        """The names' numbers, in the order in which they came."""
+    def hashes(self) -> NDArray[np.uint64]:
+        """The hashes of the names, in the order of their addition."""
         return np.frombuffer(self.added, np.uint64)
 
     def __getitem__(self, name: str) -> int:
         if len(self.ordered) != len(self.added):
-            self.ordered = np.sort(self.numbers)
-        key = np.uint64(number(name))
+            self.ordered = np.sort(self.hashes)
+        key = np.uint64(hash64(name))
         first, last = (int(np.searchsorted(self.ordered, key, side)) for side in ("left", "right"))
         return last - first
 
 
-def number(name: str) -> int:
-    """Return a name's 64-bit number, the same on every machine.
+def hash64(name: str) -> int:
+    """Return a name's 64-bit hash, the same on every machine.
 
-    Two of a million names have the same with a chance of 3 in 100 million; then their maps keep
-    the pictures' suffixes without need.
+    Two of a million names collide with a probability of 3 in 100 million. Their maps then keep the
+    pictures' suffixes without need.
     """
     return int.from_bytes(blake2b(os.fsencode(name), digest_size=8).digest())
 
 
 class Collection:
-    """The pictures of one worker, with the names of their maps; to be closed after use.
+    """The pictures of one worker, with the names of their maps; a context manager.
 
-    A map is named like its picture; where that is not unique the suffix stays in the name
-    (a.jpg.png), and where that is not enough, or a listed picture would be written over, a number
-    made from the picture's path is added.
+    A map is named like its picture. If that name is not unique, the picture's suffix stays in the
+    name (a.jpg.png). If that is not enough, or if a listed picture would be overwritten, a hash of
+    the picture's path is added.
 
     Args:
         images: folders, files or globs.
-        settings: what to write and where; which list and which part.
-        say: gets each line of news.
+        settings: the kinds of output and their folder, the list and the shard.
+        say: called with each message.
 
     Raises:
-        UserError: an argument names nothing, a folder holds no picture, a list cannot be read, or
-            the maps would go among the pictures.
+        UserError: an argument matches no file, a folder holds no picture, a list cannot be read, or
+            the output folder is the folder of the pictures.
     """
 
     def __init__(
@@ -131,97 +131,97 @@ class Collection:
     ) -> None:
         self.settings = settings
         self.output = os.path.realpath(settings.output)
-        self.occupied = os.path.isdir(self.output)  # noqa: PTH112
+        self.output_exists = os.path.isdir(self.output)  # noqa: PTH112
         self._real_folder = lru_cache(4096)(os.path.realpath)
-        self.stems, self.names, self.inside = Tally(), Tally(), Tally()
+        self.stems, self.names, self.protected = Tally(), Tally(), Tally()
         self.paths: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115
         try:
-            self.wanted = self._gather(images, say)
+            self.selection = self._gather(images, say)
         except BaseException:
             self.close()
             raise
 
     def _gather(self, images: list[str], say: Callable[[str], None]) -> NDArray[np.bool_]:
-        """Note the names of all pictures and the paths of this part's; return which to heed."""
+        """Record all names and the paths of this shard; return which paths are not duplicates."""
         part, parts = self.settings.part
         sources, stems, names = Tally(), Tally(), Tally()
-        for source, relative in found(
+        for source, relative in find_pictures(
             images, self.settings.recursive, self.settings.listed, self.settings.output, say
         ):
             sources.add(source)
-            stems.add(_claim(_stem(relative)))
-            names.add(_claim(relative))
+            stems.add(_collision_key(_stem(relative)))
+            names.add(_collision_key(relative))
             if sources.added[-1] % parts == part:
-                self._keep(f"{source}\0{relative}\0")
-            if self.occupied:
+                self._spool(f"{source}\0{relative}\0")
+            if self.output_exists:
                 self._protect(source)
-        # a picture that is named twice counts once, where it was named first
+        # of duplicates, keep the first
         first = np.zeros(len(sources.added), bool)
-        first[np.unique(sources.numbers, return_index=True)[1]] = True
+        first[np.unique(sources.hashes, return_index=True)[1]] = True
         for tally, of_all in ((self.stems, stems), (self.names, names)):
-            tally.added.frombytes(of_all.numbers[first].tobytes())
-        return first[sources.numbers % np.uint64(parts) == part]
+            tally.added.frombytes(of_all.hashes[first].tobytes())
+        return first[sources.hashes % np.uint64(parts) == part]
 
     def _protect(self, source: str) -> None:
-        """Note a picture that lies in the output folder, so that no output takes its place."""
+        """Protect a picture in the output folder from being overwritten."""
         if _inside(real := self._real(source), self.output):
-            self.inside.add(real)
-        # a look at each of millions that a list names would be felt by a shared file system
+            self.protected.add(real)
+        # not for lists: millions of calls would slow down a shared file system
         if not self.settings.listed and os.path.islink(source):  # noqa: PTH114
-            self.inside.add(os.path.realpath(source))
+            self.protected.add(os.path.realpath(source))
 
-    def _keep(self, fields: str) -> None:
+    def _spool(self, fields: str) -> None:
         """Add fields to the temporary file."""
-        with self._keeping():
+        with self._spool_errors():
             self.paths.write(os.fsencode(fields))
 
-    def _keeping(self) -> AbstractContextManager:
-        """Return what tells of a temporary file that cannot be written."""
+    def _spool_errors(self) -> AbstractContextManager:
+        """Return a context that reports a temporary file that cannot be written."""
         return telling(
             f"Cannot keep the paths of the pictures in {tempfile.gettempdir()}",
             "set TMPDIR to a folder with more room",
         )
 
     def __len__(self) -> int:
-        return int(np.count_nonzero(self.wanted))
+        return int(np.count_nonzero(self.selection))
 
     def __iter__(self) -> Iterator[Job]:
-        """Yield the jobs of this worker's part."""
-        with self._keeping():  # the last of them may still have to be written
+        """Yield the jobs of this worker's shard."""
+        with self._spool_errors():  # seek flushes the last paths
             self.paths.seek(0)
         fields = _split(self.paths)
-        kinds = asked_for(self.settings)
-        for source, relative in compress(zip(fields, fields, strict=True), self.wanted):
+        kinds = requested_kinds(self.settings)
+        for source, relative in compress(zip(fields, fields, strict=True), self.selection):
             outputs = self._outputs(self._name(source, relative))
             yield Job(Path(source), {kind: Path(outputs[kind]) for kind in kinds})
 
     def _name(self, source: str, relative: str) -> str:
         """Return the name of a picture's map without suffix, relative to the output folder."""
         stem = _stem(relative)
-        if self.stems[_claim(stem)] == 1 and self._harmless(stem):
+        if self.stems[_collision_key(stem)] == 1 and self._overwrites_nothing(stem):
             return stem
-        claim = _claim(relative)
-        if not self.stems[claim] and self.names[claim] == 1 and self._harmless(relative):
+        key = _collision_key(relative)
+        if not self.stems[key] and self.names[key] == 1 and self._overwrites_nothing(relative):
             return relative
         while True:
-            relative = _numbered(relative, source)
-            claim = _claim(relative)
-            if not self.stems[claim] and not self.names[claim] and self._harmless(relative):
+            relative = _with_hash(relative, source)
+            key = _collision_key(relative)
+            if not self.stems[key] and not self.names[key] and self._overwrites_nothing(relative):
                 return relative
 
-    def _harmless(self, name: str) -> bool:
-        """Return whether no output of this name is one of the pictures."""
-        if not len(self.inside.added):
+    def _overwrites_nothing(self, name: str) -> bool:
+        """Return True if no output of this name would overwrite a picture."""
+        if not len(self.protected.added):
             return True
-        return not any(self.inside[self._real(path)] for path in self._outputs(name).values())
+        return not any(self.protected[self._real(path)] for path in self._outputs(name).values())
 
     def _outputs(self, name: str) -> dict[str, str]:
-        """Return every file that a picture could write, whether asked for or not: names stay."""
+        """Return the paths of all kinds of output, so that names do not depend on the settings."""
         base = os.path.join(self.settings.output, name)  # noqa: PTH118
-        return {kind: _fitting(base, ending) for kind, ending in ENDINGS.items()}
+        return {kind: _shortened(base, ending) for kind, ending in ENDINGS.items()}
 
     def _real(self, path: str) -> str:
-        """Return a path with the links of its folder followed; the file itself may be one."""
+        """Return a path with the links of its folder resolved; the file itself may be a link."""
         folder, name = os.path.split(path)
         return os.path.join(self._real_folder(folder), name)  # noqa: PTH118
 
@@ -236,10 +236,10 @@ class Collection:
         self.close()
 
 
-def asked_for(settings: PredictConfig) -> list[str]:
-    """Return the kinds of output that the settings ask for.
+def requested_kinds(settings: PredictConfig) -> list[str]:
+    """Return the kinds of output that the settings request.
 
-    >>> asked_for(PredictConfig(peaks=3))
+    >>> requested_kinds(PredictConfig(peaks=3))
     ['map', 'peaks']
     """
     flags = {"map": True, "float": settings.float_maps}
@@ -251,52 +251,52 @@ def _stem(name: str) -> str:
     return os.path.splitext(name)[0]  # noqa: PTH122, Path takes ten times as long
 
 
-def _fitting(base: str, ending: str) -> str:
-    """Return an output's path, cut where its name would be longer than file systems take.
+def _shortened(base: str, ending: str) -> str:
+    """Return an output's path, with a name of at most `MAX_NAME_BYTES` bytes.
 
-    A number made from all of the name takes the place of what is cut.
+    A hash of the whole name replaces the part that is cut off.
     """
     folder, name = os.path.split(base)
     whole = os.fsencode(name)
-    if len(whole) + len(ending) <= LONGEST_NAME:
+    if len(whole) + len(ending) <= MAX_NAME_BYTES:
         return base + ending
-    end = LONGEST_NAME - len(_numbered("", name) + ending)
-    while end and whole[end] & 0xC0 == 0x80:  # not amid the bytes of a letter
+    end = MAX_NAME_BYTES - len(_with_hash("", name) + ending)
+    while end and whole[end] & 0xC0 == 0x80:  # do not split a UTF-8 character
         end -= 1
-    return os.path.join(folder, _numbered(os.fsdecode(whole[:end]), name) + ending)  # noqa: PTH118
+    return os.path.join(folder, _with_hash(os.fsdecode(whole[:end]), name) + ending)  # noqa: PTH118
 
 
-def _numbered(name: str, source: str) -> str:
-    """Return a name with the number of another, such as of a picture's path."""
-    return f"{name}-{number(source):016x}"
+def _with_hash(name: str, source: str) -> str:
+    """Return a name followed by the hash of another name, such as a picture's path."""
+    return f"{name}-{hash64(source):016x}"
 
 
-def _claim(name: str) -> str:
-    """Return what two names share whose outputs may be the same file: a's overlay is a_overlay."""
-    while name.endswith(MARKS):
-        name = next(name[: -len(mark)] for mark in MARKS if name.endswith(mark))
+def _collision_key(name: str) -> str:
+    """Return a key that names share if their outputs may collide, as a's overlay and a_overlay."""
+    while name.endswith(PNG_ENDINGS):
+        name = next(name[: -len(mark)] for mark in PNG_ENDINGS if name.endswith(mark))
     return name
 
 
 def _split(file: IO[bytes]) -> Iterator[str]:
-    """Yield the fields of a file, each of which ends with a NUL."""
+    """Yield the NUL-terminated fields of a file."""
     rest = b""
     while block := file.read(2**16):
         *whole, rest = (rest + block).split(b"\0")
         yield from map(os.fsdecode, whole)
 
 
-def found(
+def find_pictures(
     images: list[str],
     recursive: bool,
     listed: Path | None,
     output: Path,
     say: Callable[[str], None],
 ) -> Iterator[tuple[str, str]]:
-    """Yield (file, path relative to the output) of each picture; one may come more than once.
+    """Yield (file, path relative to the output) of each picture; there may be duplicates.
 
-    Where the output folder lies inside a searched one, its files are left out, so that a second run
-    over `.` does not predict the first one's maps.
+    Files in the output folder are skipped if it lies inside a searched folder, so that a second run
+    over `.` does not predict the maps of the first.
 
     Raises:
         UserError: see `Collection`.
@@ -305,7 +305,7 @@ def found(
     for text in images:
         path = Path(text)
         if text and os.path.isdir(text):  # noqa: PTH112
-            # the maps of several folders go to a folder each
+            # maps of several folders are written to a sub-folder each
             root = real_path(path).name if len(images) > 1 else ""
             yield from in_folder(path, root, recursive, into, say)
         elif os.path.isfile(text):  # noqa: PTH113
@@ -317,7 +317,7 @@ def found(
                 p
                 for p in matches
                 if os.path.isfile(p)  # noqa: PTH113
-                and _suffix(p) not in VIDEO_SUFFIXES  # done by `video.py`
+                and _suffix(p) not in VIDEO_SUFFIXES  # predicted by `video.py`
                 and not (inside and _in(p, into))
                 and not lies_in_clutter(PurePath(*set(Path(p).parts) - set(path.parts)))
             ]
@@ -331,34 +331,34 @@ def found(
 def in_folder(
     folder: Path, root: str, recursive: bool, output: str, say: Callable[[str], None]
 ) -> Iterator[tuple[str, str]]:
-    """Yield (file, root / path in the folder) of each picture of a folder, by name.
+    """Yield (file, root / path in the folder) of each picture of a folder, sorted by name.
 
     Raises:
-        UserError: it holds none, or is the output folder.
+        UserError: the folder holds no picture, or is the output folder.
     """
     real = os.path.realpath(folder)
     if real == output:
         raise UserError(
-            f"--output {folder} is the folder of the pictures: the next run would take the "
-            "maps for pictures. Choose another."
+            f"--output {folder} is the folder of the pictures: the next run would predict the "
+            "maps, too. Choose another folder."
         )
-    # only what lies in the output may be of an earlier run
+    # maps of an earlier run can only lie in the output folder
     skip = output if _inside(output, real) else ""
-    empty, passed = True, PassedOver(say)
-    for path, relative in _walk(str(folder), root, recursive, skip, passed):
+    empty, skipped = True, SkippedFiles(say)
+    for path, relative in _walk(str(folder), root, recursive, skip, skipped):
         empty = False
         yield path, relative
-    passed.tell(folder)
+    skipped.report(folder)
     if empty:
         hint = "" if recursive else " Its sub-folders are searched with --recursive."
         raise UserError(f"No pictures in the folder {folder}.{hint}")
 
 
-class PassedOver:
-    """What a folder holds and nobody reads: how much of each kind, and the first of it.
+class SkippedFiles:
+    """Counts the files of a folder that are not read, by kind.
 
     Args:
-        say: gets a line for each folder that cannot be read, and one for all the rest.
+        say: called with a message for each unreadable folder, and one for all other files.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -367,30 +367,30 @@ class PassedOver:
         self.first: dict[str, str] = {}
 
     def add(self, kind: str, path: str) -> None:
-        """Note a file or folder."""
-        if kind not in self.first and len(self.first) >= MOST_KINDS:
+        """Count a file or folder."""
+        if kind not in self.first and len(self.first) >= MAX_KINDS:
             kind = "others"
         self.counts[kind] += 1
         self.first[kind] = min(path, self.first.get(kind, path))
 
-    def tell(self, folder: Path) -> None:
-        """Say what there was, the most frequent first."""
+    def report(self, folder: Path) -> None:
+        """Report the counts, the most frequent kind first."""
         if videos := self.counts.pop(VIDEOS, 0):
             self.say(
-                f"passed over: {videos} videos in {folder}; to predict one, name it: "
+                f"skipped: {videos} videos in {folder}; to predict one, name it: "
                 f"{self.first[VIDEOS]}"
             )
         ordered = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
         kinds = [f"{count} {kind} ({self.first[kind]})" for kind, count in ordered]
         if kinds:
-            self.say(f"passed over in {folder}, with the first of each: {', '.join(kinds)}")
+            self.say(f"skipped in {folder}, with the first of each: {', '.join(kinds)}")
 
 
 def _walk(
-    folder: str, relative: str, recursive: bool, skip: str, passed: PassedOver
+    folder: str, relative: str, recursive: bool, skip: str, skipped: SkippedFiles
 ) -> Iterator[tuple[str, str]]:
-    """Yield the pictures of a folder and their relative paths by name, but none of `skip`."""
-    names, folders, links = [], set(), set()  # names alone, as a folder may hold a million
+    """Yield the pictures of a folder and their relative paths, sorted by name; omit `skip`."""
+    names, folders, links = [], set(), set()  # only names, as a folder may hold a million
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -399,13 +399,13 @@ def _walk(
                 if entry.is_dir(follow_symlinks=False):
                     folders.add(entry.name)
                 elif kind := _unread(entry):
-                    passed.add(kind, _path_in(folder, entry.name))
+                    skipped.add(kind, _path_in(folder, entry.name))
                     continue
                 elif entry.is_symlink():
                     links.add(entry.name)
                 names.append(entry.name)
     except OSError as error:
-        passed.say(f"passed over: cannot read the folder {folder}: {error.strerror}")
+        skipped.say(f"skipped: cannot read the folder {folder}: {error.strerror}")
     for name in sorted(names):
         path = _path_in(folder, name)
         inner = os.path.join(relative, name)  # noqa: PTH118
@@ -413,64 +413,64 @@ def _walk(
             if skip and os.path.realpath(path) == skip:
                 continue
             if recursive:
-                yield from _walk(path, inner, recursive, skip, passed)
+                yield from _walk(path, inner, recursive, skip, skipped)
             else:
-                passed.add("folders, which --recursive searches", path)
+                skipped.add("folders, which --recursive searches", path)
         elif name in links and os.path.isdir(path):  # noqa: PTH112
-            passed.add("links to folders", path)
-        # a broken link is named when it is read
+            skipped.add("links to folders", path)
+        # a broken link is reported when it is read
         elif name not in links or not (skip and _in(path, skip)):
             yield path, inner
 
 
 def _unread(entry: os.DirEntry[str]) -> str:
-    """Return of what kind a file is that is not read; empty for a picture, and a link to one."""
+    """Return the kind of a file that is not read, or "" for a picture or a link to one."""
     suffix = _suffix(entry.name)
     if suffix in VIDEO_SUFFIXES:
         return VIDEOS
     if suffix not in IMAGE_SUFFIXES:
-        return suffix if 1 < len(suffix) <= LONGEST_SUFFIX else "without a suffix"
+        return suffix if 1 < len(suffix) <= MAX_SUFFIX else "without a suffix"
     return "" if entry.is_symlink() or entry.is_file() else "pipes or devices"
 
 
 def _path_in(folder: str, name: str) -> str:
-    """Return the path of what lies in a folder that was named."""
+    """Return the path of an entry of a folder."""
     return os.path.join("" if folder == "." else folder, name)  # noqa: PTH118
 
 
 def _suffix(name: str) -> str:
-    """Return a path's suffix in small letters."""
+    """Return a path's suffix in lower case."""
     return os.path.splitext(name)[1].lower()  # noqa: PTH122, Path takes ten times as long
 
 
 def _inside(path: str, folder: str) -> bool:
-    """Return whether a path without links lies inside a folder without links."""
+    """Return True if a path lies inside a folder; both have no symbolic links."""
     return path.startswith(os.path.join(folder, ""))  # noqa: PTH118
 
 
 def _in(path: str, folder: str) -> bool:
-    """Return whether a file, or what it links to, lies inside a folder without links."""
+    """Return True if a file or the target of a link lies inside a folder without links."""
     return _inside(os.path.realpath(path), folder)
 
 
 def in_list(file: Path) -> Iterator[tuple[str, str]]:
     """Yield (file, path relative to the output) of each line of a list; `-` is standard input.
 
-    Paths are relative to the current folder, as all others of a command are. A map lies under its
-    picture's path, without the first slash where the path is absolute or leads upwards.
+    Paths are relative to the current folder. A map is written under its picture's path, without the
+    first slash if the path is absolute. A path with `..` is made absolute.
 
     Raises:
-        UserError: it cannot be read, or names no picture.
+        UserError: the list cannot be read or is empty.
     """
     count = 0
     try:
         with nullcontext(sys.stdin.buffer) if file == STANDARD_INPUT else file.open("rb") as lines:
             for index, line in enumerate(lines):
-                # some editors begin a file with a mark of its encoding
+                # some editors write a byte-order mark
                 own = line if index else line.removeprefix(codecs.BOM_UTF8)
                 text = os.fsdecode(own.rstrip(b"\r\n"))
                 if "\0" in text:
-                    raise UserError(f"--list {file} holds a NUL: one path a line is asked for.")
+                    raise UserError(f"--list {file} holds a NUL: one path per line is expected.")
                 if text.strip():
                     count += 1
                     path = PurePath(text)
@@ -482,7 +482,7 @@ def in_list(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _listed_name(path: PurePath) -> str:
-    """Return where the map of a listed picture lies, relative to the output and with its suffix.
+    """Return the path of a listed picture relative to the output folder, with its suffix.
 
     >>> _listed_name(PurePath("a/b.jpg")), _listed_name(PurePath("/data/b.jpg"))
     ('a/b.jpg', 'data/b.jpg')

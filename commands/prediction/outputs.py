@@ -1,4 +1,4 @@
-"""What `test` writes of one picture: its finished map, and what is drawn of it or read off it."""
+"""The outputs of `test` for one picture: its map, overlay, contours, peaks, crop and mask."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -35,20 +35,20 @@ from salience.system.arrays import write_array
 from salience.system.errors import UserError
 from salience.system.files import make_folder, write_json
 
-MOST_LEVELS = 2**20  # of a reference's values: more tell nothing, and are gone through each time
+MAX_REFERENCE_VALUES = 2**20  # quantiles of a reference; more cost time for no gain
 
 
-class Outputs:
-    """How each picture's outputs are made; what they share is read once.
+class OutputWriter:
+    """Makes and writes the outputs of pictures.
 
     Args:
-        settings: what to write and how.
+        settings: which outputs to write, with their options.
 
     Attributes:
-        record: gets what each output was made of; None where nothing is recorded.
+        record: record of the inputs of each output; None to record nothing.
 
     Raises:
-        UserError: the aspect ratio is none, or the reference cannot be read or matched.
+        UserError: the `crop` is not an aspect ratio, or the reference of `match` cannot be used.
     """
 
     def __init__(self, settings: PredictConfig) -> None:
@@ -58,18 +58,23 @@ class Outputs:
         self.reference = None if settings.match is None else read_reference(settings.match)
 
     def write(self, job: Job, saliency_map: NDArray) -> None:
-        """Write what is asked for of a picture, by its map (0 to 1; it is changed)."""
-        seen = RenderedOutputs(job, self.finished(saliency_map), self)
+        """Write the requested outputs of a picture.
+
+        Args:
+            job: the picture and its output paths.
+            saliency_map: [rows, columns], 0 to 1; changed in place.
+        """
+        rendered = RenderedPicture(job, self.adjusted(saliency_map), self)
         replaces = self.record and self.record.begin(job.source, job.outputs)
         for kind, path in job.outputs.items():
             make_folder(path.parent, inside=self.settings.output)
             write = WRITERS.get(path.suffix, write_image)
-            write(path, MAKERS[kind](seen))
+            write(path, MAKERS[kind](rendered))
         if self.record and replaces:
             self.record.end(job.source, job.outputs)
 
-    def finished(self, saliency_map: NDArray) -> NDArray:
-        """Return a map (0 to 1; it is changed) as it is to be written."""
+    def adjusted(self, saliency_map: NDArray) -> NDArray:
+        """Return a map (0 to 1; changed in place) after histogram matching and the threshold."""
         if self.reference is not None:
             saliency_map = matched(saliency_map, self.reference)
         if self.settings.threshold:
@@ -77,87 +82,86 @@ class Outputs:
         return saliency_map
 
 
-class RenderedOutputs:
-    """A picture and its finished map, and what several outputs are made of."""
+class RenderedPicture:
+    """A picture, its map, and the drawings that several outputs share."""
 
-    def __init__(self, job: Job, saliency_map: NDArray, how: Outputs) -> None:
-        self.job, self.map, self.how = job, saliency_map, how
+    def __init__(self, job: Job, saliency_map: NDArray, writer: OutputWriter) -> None:
+        self.job, self.map, self.writer = job, saliency_map, writer
 
     @cached_property
     def picture(self) -> NDArray[np.uint8]:
-        """The picture in full: the network's was maybe decoded smaller, and none is kept."""
+        """The picture at full size; the input of the network may have been decoded smaller."""
         return sample_image(job_sample(self.job))
 
     @cached_property
     def peaks(self) -> list[Peak]:
-        """The most salient points, as many as are asked for."""
-        return peaks(self.map, self.how.settings.peaks)
+        """The most salient points; their number is `settings.peaks`."""
+        return peaks(self.map, self.writer.settings.peaks)
 
     @cached_property
     def overlay(self) -> NDArray[np.uint8]:
-        """The map over the picture, with the peaks."""
-        return self.numbered(overlay(self.picture, self.map, self.how.settings.colormap))
+        """The map in colour over the picture, with the peaks."""
+        return self.numbered(overlay(self.picture, self.map, self.writer.settings.colormap))
 
     def numbered(self, drawn: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return a drawing with the peaks; itself where none are asked for, as it may be large."""
-        return draw_peaks(drawn, self.peaks) if self.how.settings.peaks else drawn
+        """Return a drawing with the peaks; without peaks the drawing itself, not a copy."""
+        return draw_peaks(drawn, self.peaks) if self.writer.settings.peaks else drawn
 
     def contours(self) -> NDArray[np.uint8]:
-        """Return the picture with lines around its most salient shares, and the peaks."""
+        """Return the picture with contour lines of its most salient areas, and the peaks."""
         return self.numbered(draw_contours(self.picture, self.map))
 
     def crop(self) -> NDArray[np.uint8]:
-        """Return the part of the picture that keeps most saliency."""
-        x, y, width, height = best_crop(self.map, self.how.aspect)
+        """Return the crop of the picture that contains most saliency."""
+        x, y, width, height = best_crop(self.map, self.writer.aspect)
         return self.picture[y : y + height, x : x + width]
 
     def points(self) -> list[dict[str, Any]]:
-        """Return the peaks as JSON has them."""
+        """Return the peaks as JSON values."""
         return [
             {"rank": peak.rank, "x": peak.x, "y": peak.y, "strength": round(peak.strength, 4)}
             for peak in self.peaks
         ]
 
 
-MAKERS: dict[str, Callable[[RenderedOutputs], Any]] = {
-    "map": lambda seen: to_8_bit(seen.map),
-    "overlay": lambda seen: seen.overlay,
-    "float": lambda seen: seen.map,
-    "contours": RenderedOutputs.contours,
-    "peaks": RenderedOutputs.points,
-    "crop": RenderedOutputs.crop,
-    "mask": lambda seen: to_8_bit(thresholded(seen.map, seen.how.settings.mask)),
-    "side_by_side": lambda seen: side_by_side(
-        seen.picture, in_colours(seen.map, seen.how.settings.colormap), seen.overlay
+MAKERS: dict[str, Callable[[RenderedPicture], Any]] = {
+    "map": lambda rendered: to_8_bit(rendered.map),
+    "overlay": lambda rendered: rendered.overlay,
+    "float": lambda rendered: rendered.map,
+    "contours": RenderedPicture.contours,
+    "peaks": RenderedPicture.points,
+    "crop": RenderedPicture.crop,
+    "mask": lambda rendered: to_8_bit(thresholded(rendered.map, rendered.writer.settings.mask)),
+    "side_by_side": lambda rendered: side_by_side(
+        rendered.picture,
+        in_colours(rendered.map, rendered.writer.settings.colormap),
+        rendered.overlay,
     ),
 }
 WRITERS: dict[str, Callable[[Path, Any], None]] = {".npy": write_array, ".json": write_json}
 
 
 def job_sample(job: Job) -> Sample:
-    """Return a job's picture as a sample."""
+    """Return a job's picture as a `Sample`."""
     return Sample(job.source.name, job.source, shape=job.shape)
 
 
 def read_reference(path: Path) -> NDArray[np.floating]:
-    """Return the values of the map that others are to be like, the maximum 1.
+    """Return the values of the reference map of `--match`, scaled to a maximum of 1.
 
-    Of a large one, quantiles stand for all.
+    A map with more than `MAX_REFERENCE_VALUES` values is reduced to that number of quantiles.
 
     Raises:
-        UserError: it cannot be read, has values below 0, or is constant.
+        UserError: the file cannot be read, has values below 0, or is constant.
     """
     values = read_stored_map(path)
     values = values.astype(np.promote_types(values.dtype, float))
     if not values.size or values.min() == values.max():
-        raise UserError(
-            f"--match {path} is constant: every map would become so. Name a map that is not."
-        )
+        raise UserError(f"--match {path} is constant, and so would be every map. Name another map.")
     if values.min() < 0:
-        raise UserError(
-            f"--match {path} has values below 0, which no saliency map has. Name one of 0 and up."
-        )
-    values = (values / values.max()).astype(float)  # a longer type goes beyond it
-    if values.size > MOST_LEVELS:
-        values = np.quantile(values, np.linspace(0, 1, MOST_LEVELS))
+        raise UserError(f"--match {path} has values below 0. Name a map without negative values.")
+    # scale first: longdouble values may exceed the range of float
+    values = (values / values.max()).astype(float)
+    if values.size > MAX_REFERENCE_VALUES:
+        values = np.quantile(values, np.linspace(0, 1, MAX_REFERENCE_VALUES))
     return values

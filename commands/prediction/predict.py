@@ -1,6 +1,6 @@
-"""What `test` does: pictures in, saliency maps out; a stream that memory does not grow with.
+"""The command `test`: predicts saliency maps of pictures with constant memory.
 
-Videos that are named go to `video.py`.
+Videos are predicted by `video.py`.
 """
 
 import os
@@ -20,8 +20,8 @@ from tqdm import tqdm
 from commands.prediction import engines, video
 from commands.prediction.engines import Engine
 from commands.prediction.inputs import Collection, Job
-from commands.prediction.map_record import MapRecord, State, made_of_else, no_record
-from commands.prediction.outputs import Outputs, job_sample
+from commands.prediction.map_record import MapRecord, State, outdated_message, unrecorded_message
+from commands.prediction.outputs import OutputWriter, job_sample
 from config import PredictConfig
 from salience.networks import weight_files
 from salience.pictures.headers import room
@@ -34,99 +34,103 @@ from salience.system.threads import groups, in_order
 
 
 def run(settings: PredictConfig) -> bool:
-    """Carry out `test`; return whether every picture got its map."""
+    """Run the command `test`; return True if every picture has its map."""
     if not settings.images and not settings.listed:
         raise UserError("No pictures: name a folder, a picture or a glob, or a file with --list.")
     return not predict(settings)
 
 
 def predict(settings: PredictConfig, say: Callable[[str], None] = tell) -> int:
-    """Write the saliency maps of pictures and videos; return how many gave none.
+    """Write the saliency maps of pictures and videos; return the number without a map.
 
     Args:
-        settings: of what (videos among the files that are named, too), what to write and where.
-        say: gets each line of news.
+        settings: the pictures and videos, the kinds of output and their folder.
+        say: called with each message.
 
     Raises:
-        UserError: no pictures, no weights, a setting is of no use, or the output folder cannot be
+        UserError: no pictures, no weights, an unusable setting, or the output folder cannot be
             written.
     """
     choose = cache(lambda: weight_files.choose(settings.weights, settings.weights_dir, say))
-    # asks for the weights, whose lack is told before anything counts as kept
+    # needs the weights: missing weights are reported before any map counts as up to date
     record = cache(lambda: MapRecord(settings, choose()))
-    outputs = Outputs(settings)  # first: what is wrong with the settings is said alone
-    clips, images = video.apart(list(settings.images), settings.recursive)
+    writer = OutputWriter(settings)  # first, so that invalid settings are reported alone
+    clips, images = video.split_videos(list(settings.images), settings.recursive)
     failed = 0
     if images or settings.listed or not clips:
         with Collection(images, settings, say) as jobs:
-            failed = write_maps(jobs, choose, outputs, say, record)
+            failed = write_maps(jobs, choose, writer, say, record)
     if clips:
         alone = not (images or settings.listed)
-        failed += video.predict_videos(clips, choose, outputs, say, alone, record)
+        failed += video.predict_videos(clips, choose, writer, say, alone, record)
     return failed
 
 
 def write_maps(
     jobs: list[Job] | Collection,
     weights: Callable[[], Path],
-    outputs: Outputs,
+    writer: OutputWriter,
     say: Callable[[str], None] = tell,
     record: Callable[[], MapRecord] | None = None,
 ) -> int:
-    """Write the outputs that are not there yet; return how many pictures gave none.
+    """Write the outputs that are missing or outdated; return the number of pictures without a map.
 
-    What is there counts where the record says that it was made of the same picture, weights and
-    settings. Else it is made anew; what has no record is left as it is, and counted as none.
+    An output is up to date if the record holds the same picture, weights and settings. Existing
+    outputs without a record are left unchanged, and their pictures count as being without a map.
 
     Args:
-        jobs: the pictures and where their outputs go.
-        weights: returns the weights file; asked only where something is to be predicted.
-        outputs: how they are made and written.
-        say: gets each line of news.
-        record: returns that of what the outputs that are there were made of, and needs the weights;
-            None where the caller knows.
+        jobs: the pictures and their output paths.
+        weights: returns the weights file; called only if a picture must be predicted.
+        writer: makes and writes the outputs.
+        say: called with each message.
+        record: returns the record of the output folder, which needs the weights; None to count all
+            existing outputs as up to date.
 
     Raises:
-        UserError: the weights are not usable, or nothing can be written.
+        UserError: the weights cannot be used, or an output cannot be written.
     """
-    settings = outputs.settings
-    outputs.record = record() if record else None
-    todo = Todo(jobs, settings.overwrite, say, outputs.record)
+    settings = writer.settings
+    writer.record = record() if record else None
+    pending = PendingJobs(jobs, settings.overwrite, say, writer.record)
     failed = 0
-    if todo.first:
-        engine = engines.chosen(settings.engine)  # what is absent leaves no empty folder behind
+    if pending.first:
+        engine = engines.choose(settings.engine)  # before the folder: the engine may be missing
         make_folder(settings.output)
         failed = predict_and_write(
-            engines.as_asked(engine, weights(), settings.adaptation, settings.mirror, say),
-            todo,
-            outputs,
+            engines.load_adapted(engine, weights(), settings.adaptation, settings.mirror, say),
+            pending,
+            writer,
         )
     say(
-        f"{todo.begun - failed} maps written to {settings.output}/"
-        + (f" at {todo.rate:.1f} images/s" if todo.begun > failed else "")
-        + (f", {todo.replaced} of them in place of others" if todo.replaced else "")
-        + (f", {todo.kept} kept (--overwrite predicts them again)" if todo.kept else "")
+        f"{pending.begun - failed} maps written to {settings.output}/"
+        + (f" at {pending.rate:.1f} images/s" if pending.begun > failed else "")
+        + (f", {pending.replaced} of them in place of outdated ones" if pending.replaced else "")
+        + (f", {pending.kept} kept (--overwrite predicts them again)" if pending.kept else "")
         + (f", {failed} pictures skipped" if failed else "")
-        + (f", {todo.unknown} left as they are, for want of a record" if todo.unknown else "")
+        + (
+            f", {pending.unrecorded} left unchanged because they have no record"
+            if pending.unrecorded
+            else ""
+        )
     )
-    return failed + todo.unknown
+    return failed + pending.unrecorded
 
 
-class Todo:
-    """The jobs whose outputs are not there, looked for as they are asked for, and their progress.
+class PendingJobs:
+    """Iterator over the jobs that must be predicted, with their progress.
 
-    Where no bar is shown, as in the log of a batch queue, a line a minute says how far it is.
+    If no progress bar is shown, as in the log of a batch queue, a message is printed every minute.
 
     Args:
-        jobs: all of them.
-        overwrite: whether outputs that are there do not count.
-        say: gets each line of news.
-        record: of what they were made of; None where all that are there count.
+        jobs: all jobs.
+        overwrite: whether to predict jobs whose outputs exist.
+        say: called with each message.
+        record: record of the output folder; None to count all existing outputs as up to date.
 
     Attributes:
-        kept: pictures whose outputs are there.
-        replaced: those that have some that were made of something else.
-        unknown: those that have some of which nothing is on record.
+        kept: number of pictures whose outputs are up to date.
+        replaced: number of pictures with outdated outputs.
+        unrecorded: number of pictures with outputs that have no record.
     """
 
     def __init__(
@@ -138,37 +142,37 @@ class Todo:
     ) -> None:
         self.jobs, self.total, self.overwrite, self.say = iter(jobs), len(jobs), overwrite, say
         self.record = record
-        self.kept = self.replaced = self.unknown = self.begun = self.ended = 0
-        self.started = self.told = perf_counter()
+        self.kept = self.replaced = self.unrecorded = self.begun = self.ended = 0
+        self.started = self.reported = perf_counter()
         self.first = self._next()
 
     def _next(self) -> Job | None:
-        """Return the next job with an output to write."""
+        """Return the next job that must be predicted, or None."""
         for job in self.jobs:
             state = State.MISSING if self.overwrite else self._state(job)
-            if state is State.KEPT:
+            if state is State.UP_TO_DATE:
                 self.kept += 1
-            elif state is State.UNKNOWN:
-                self.unknown += 1
-                if self.unknown == 1:
-                    self.say(no_record(job.outputs["map"]))
+            elif state is State.UNRECORDED:
+                self.unrecorded += 1
+                if self.unrecorded == 1:
+                    self.say(unrecorded_message(job.outputs["map"]))
             else:
-                self.replaced += state is State.OTHER
-                if state is State.OTHER and self.replaced == 1:
-                    self.say(made_of_else(job.outputs["map"]))
+                self.replaced += state is State.OUTDATED
+                if state is State.OUTDATED and self.replaced == 1:
+                    self.say(outdated_message(job.outputs["map"]))
                 return job
         return None
 
     def _state(self, job: Job) -> State:
-        """Return how the outputs stand that are there."""
+        """Return the state of a job's outputs."""
         if self.record is None:
-            return State.KEPT if job.done else State.MISSING
-        # unlike Path.is_file, this answers for a name that is too long, too
+            return State.UP_TO_DATE if job.done else State.MISSING
+        # Path.is_file raises an error for a name that is too long
         return self.record.state(job.source, job.outputs, os.path.isfile)
 
     def __iter__(self) -> Iterator[Job]:
-        """Yield the jobs; once."""
-        self.started = self.told = perf_counter()
+        """Yield the jobs; can be called once."""
+        self.started = self.reported = perf_counter()
         job = self.first
         while job:
             self.begun += 1
@@ -177,57 +181,58 @@ class Todo:
 
     @property
     def rate(self) -> float:
-        """Pictures a second since the first was asked for."""
+        """Pictures per second since the iteration began."""
         return self.begun / max(perf_counter() - self.started, 1e-9)
 
     def end(self, bar: tqdm, pictures: int) -> None:
-        """Count pictures that have been predicted."""
+        """Count pictures that have been predicted, and report the progress."""
         self.ended += pictures
-        bar.total = self.total - self.kept - self.unknown
+        bar.total = self.total - self.kept - self.unrecorded
         bar.update(pictures)
-        if bar.disable and perf_counter() - self.told > NEWS_SECONDS:
-            self.told = perf_counter()
-            rate = self.ended / (self.told - self.started)
+        if bar.disable and perf_counter() - self.reported > NEWS_SECONDS:
+            self.reported = perf_counter()
+            rate = self.ended / (self.reported - self.started)
             self.say(f"{self.ended} of {bar.total} pictures, {rate:.1f} images/s")
 
 
-def predict_and_write(engine: Engine, jobs: Todo, outputs: Outputs) -> int:
-    """Predict and write; return how many pictures could not be read, or their maps not written.
+def predict_and_write(engine: Engine, jobs: PendingJobs, writer: OutputWriter) -> int:
+    """Predict pictures and write their outputs; return the number of pictures that failed.
 
-    Each thread sees a batch through, from its files to its maps, so that reading, the network and
-    writing overlap. As many threads predict as the engine takes, `workers` more read and write.
+    Each thread processes one batch, from its files to its maps, so that reading, the network and
+    writing overlap. `engine.at_once` threads predict, and `workers` more read and write.
     """
-    failed, settings, odd = 0, outputs.settings, Counter[str]()
+    failed, settings, note_counts = 0, writer.settings, Counter[str]()
     first: dict[str, str] = {}
-    bar = progress(jobs.total - jobs.kept - jobs.unknown, "pictures")
-    turns = BoundedSemaphore(engine.at_once)
+    bar = progress(jobs.total - jobs.kept - jobs.unrecorded, "pictures")
+    slots = BoundedSemaphore(engine.at_once)
     threads = settings.workers + engine.at_once
     with bar, ThreadPoolExecutor(threads) as pool:
         batches = groups(iter(jobs), settings.batch_size)
-        done = in_order(pool, lambda batch: _see_through(batch, engine, turns, outputs), batches,
+        done = in_order(pool, lambda batch: _process_batch(batch, engine, slots, writer), batches,
                         threads)  # fmt: skip
         for batch, (errors, notes) in done:
             for error in errors:
                 failed += 1
                 tqdm.write(f"skipped: {error}", file=sys.stderr)
-            for kind, names in notes.found.items():  # of a million pictures one name is kept
-                odd[kind] += len(names)
+            for kind, names in notes.found.items():  # only the first name, as there may be millions
+                note_counts[kind] += len(names)
                 first.setdefault(kind, names[0])
             jobs.end(bar, len(batch))
-    for kind, count in odd.items():
-        jobs.say(f"note: {count} pictures {kind}; read nevertheless, the first is {first[kind]}")
+    for kind, count in note_counts.items():
+        jobs.say(f"note: {count} pictures {kind}; they were read, the first is {first[kind]}")
     return failed
 
 
-def _see_through(
-    batch: list[Job], engine: Engine, turns: BoundedSemaphore, outputs: Outputs
+def _process_batch(
+    batch: list[Job], engine: Engine, slots: BoundedSemaphore, writer: OutputWriter
 ) -> tuple[list[UserError], Notes]:
-    """Read a batch, predict it and write its maps; return what went wrong with single pictures.
+    """Read a batch, predict it and write its outputs.
 
-    The notes say what was odd about others, and did no harm.
+    Returns:
+        The errors of pictures that failed, and notes on harmless defects of the others.
 
     Raises:
-        UserError: no map can be written.
+        StorageError: no output can be written.
     """
     errors, good, notes = [], [], Notes()
     for job in batch:
@@ -239,14 +244,14 @@ def _see_through(
             errors.append(too_large(job))
     if not good:
         return errors, notes
-    with turns:
+    with slots:
         predictions = engine.maps(np.stack([x for _, x, _ in good]))
     for (job, _, box), prediction in zip(good, predictions, strict=True):
         try:
             with room(box.image_shape):
-                _write(job, prediction, box, engine, outputs)
+                _write(job, prediction, box, engine, writer)
         except StorageError:
-            raise  # no other map could be written either
+            raise  # would also fail for every other map
         except UserError as error:
             errors.append(error)
         except MemoryError:
@@ -255,14 +260,14 @@ def _see_through(
 
 
 def too_large(job: Job) -> UserError:
-    """Return the error of a picture that takes more memory than this machine gives."""
-    return UserError(f"{job.source} takes more memory than there is. Scale it down.")
+    """Return the error for a picture that needs more memory than is available."""
+    return UserError(f"{job.source} needs more memory than is available. Scale it down.")
 
 
 def _read(
     job: Job, input_shape: tuple[int, int], notes: Notes
 ) -> tuple[NDArray[np.uint8], Letterbox]:
-    """Return the network's input, and the box that placed the picture.
+    """Return the network's input, uint8 [rows, columns, 3], and the picture's letterbox.
 
     Raises:
         UserError: the picture cannot be read.
@@ -270,7 +275,9 @@ def _read(
     return read_input(job_sample(job), input_shape, notes)
 
 
-def _write(job: Job, prediction: NDArray, box: Letterbox, engine: Engine, outputs: Outputs) -> None:
+def _write(
+    job: Job, prediction: NDArray, box: Letterbox, engine: Engine, writer: OutputWriter
+) -> None:
     """Write the outputs of one picture."""
-    made = postprocess(prediction, box, engine.grid, outputs.settings.smooth)
-    outputs.write(job, engine.adaptation.apply(made))
+    saliency_map = postprocess(prediction, box, engine.grid, writer.settings.smooth)
+    writer.write(job, engine.adaptation.apply(saliency_map))

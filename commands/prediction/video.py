@@ -1,9 +1,8 @@
-"""What `test` does with a video: an overlay video, and the maps of its frames.
+"""Videos of `test`: writes an overlay video and the maps of its frames.
 
-The video is read twice, side by side: for the network, which sees each N-th frame, and for the
-overlay. So what goes on in time (smoothing, and the maps between) is done on the network's small
-maps, and no frame waits for another's map: memory depends on the size of a frame, not on how many
-there are.
+A video is read twice in parallel: for the network, which predicts every N-th frame, and for the
+overlay. Smoothing over time and interpolation work on the network's small maps. So no full frame
+waits for a map, and memory depends on the size of a frame, not on their number.
 """
 
 import math
@@ -29,9 +28,9 @@ from tqdm import tqdm
 
 from commands.prediction import engines
 from commands.prediction.engines import Engine
-from commands.prediction.inputs import number
-from commands.prediction.map_record import MapRecord, State, made_of_else, no_record
-from commands.prediction.outputs import Outputs
+from commands.prediction.inputs import hash64
+from commands.prediction.map_record import MapRecord, State, outdated_message, unrecorded_message
+from commands.prediction.outputs import OutputWriter
 from salience.pictures.headers import room
 from salience.pictures.letterbox import Letterbox, postprocess
 from salience.pictures.picture_files import overlay, to_8_bit
@@ -44,22 +43,22 @@ from salience.system.signals import heeded
 from salience.system.terminal import NEWS_SECONDS, progress
 from salience.system.threads import groups, in_order
 
-# a cut changes hue, saturation and brightness by more, on average, between two frames; that of
-# PySceneDetect's ContentDetector
-CUT = 27.0
-CUT_SIZE = 64, 48  # columns and rows that are enough to see it
-REACH = 3  # standard deviations at which the Gaussian over time ends
-# how many frames fewer than the file says are no loss: sound may be longer, and counts are guessed
-UNSURE_SECONDS, UNSURE_SHARE = 0.25, 0.05
+# mean change of hue, saturation and brightness between two frames that counts as a cut; the
+# default of PySceneDetect's ContentDetector
+CUT_THRESHOLD = 27.0
+CUT_SIZE = 64, 48  # columns and rows of the frames that are compared
+TRUNCATE_SIGMAS = 3  # standard deviations at which the Gaussian over time is truncated
+# tolerated number of missing frames: sound may be longer, and frame counts are estimates
+TOLERATED_SECONDS, TOLERATED_SHARE = 0.25, 0.05
 
 
-class Key(NamedTuple):
-    """A frame that is predicted.
+class KeyFrame(NamedTuple):
+    """The prediction of a key frame.
 
     Attributes:
-        frame: its number, from 0.
-        scene: the number of cuts before it.
-        cells: its map on the network's grid, the maximum 1.
+        frame: number of the frame, from 0.
+        scene: number of cuts before the frame.
+        cells: its map on the network's grid, [rows, columns], scaled to a maximum of 1.
     """
 
     frame: int
@@ -67,14 +66,14 @@ class Key(NamedTuple):
     cells: Array
 
 
-class Drawn(NamedTuple):
-    """What is written of a frame.
+class RenderedFrame(NamedTuple):
+    """The overlay and the map of a frame.
 
     Attributes:
-        picture: its overlay, BGR.
+        picture: overlay, BGR, uint8 [rows, columns, 3].
         saliency_map: [rows, columns], 0 to 1.
-        times: how often it is shown, see `steady`.
-        is_predicted: whether the network has seen it; else its map comes from those around it.
+        times: how often the frame is repeated in the video, see `steady`.
+        is_predicted: whether the network has predicted the frame; else the map is interpolated.
     """
 
     picture: NDArray[np.uint8]
@@ -83,11 +82,11 @@ class Drawn(NamedTuple):
     is_predicted: bool
 
 
-def apart(images: list[str], recursive: bool) -> tuple[list[Path], list[str]]:
-    """Return the videos that are named, as files or by a glob, and what else is."""
+def split_videos(images: list[str], recursive: bool) -> tuple[list[Path], list[str]]:
+    """Return the videos among files and globs, and all other arguments."""
     clips, rest = [], []
     for text in images:
-        # unlike Path's, these answer for a name that is too long, too
+        # Path.is_file raises an error for a name that is too long
         if os.path.isfile(text):  # noqa: PTH113
             (clips if is_video(Path(text)) else rest).append(text)
             continue
@@ -101,19 +100,19 @@ def apart(images: list[str], recursive: bool) -> tuple[list[Path], list[str]]:
 
 
 def outputs_of(clips: list[Path], output: Path, video_maps: str) -> dict[Path, dict[str, Path]]:
-    """Return by video where its overlay and maps go.
+    """Return the paths of the overlay and the maps of each video.
 
-    They are named like the video; where that is not unique the suffix stays in the name, and where
-    that is not enough, a number made from its path is added.
+    They are named like the video. If that name is not unique, the suffix stays in the name. If that
+    is not enough, a hash of the video's path is added.
 
     Raises:
-        UserError: one of them is a video that is named.
+        UserError: an output would overwrite one of the videos.
     """
     stems = Counter(clip.stem for clip in clips)
     names = [clip.stem if stems[clip.stem] == 1 else clip.name for clip in clips]
     outputs = {}
     for clip, name in zip(clips, names, strict=True):
-        unique = name if names.count(name) == 1 else f"{name}-{number(str(clip)):016x}"
+        unique = name if names.count(name) == 1 else f"{name}-{hash64(str(clip)):016x}"
         outputs[clip] = {"overlay": output / f"{unique}.overlay.mp4"}
         if video_maps != "none":
             suffix = MAPS[video_maps].suffix
@@ -123,8 +122,8 @@ def outputs_of(clips: list[Path], output: Path, video_maps: str) -> dict[Path, d
         for path in paths.values():
             if real_path(path) in sources:
                 raise UserError(
-                    f"{path}, which {clip} would be written to, is one of the videos. Choose "
-                    "another folder with --output."
+                    f"The output {path} of {clip} is itself one of the videos. Choose another "
+                    "folder with --output."
                 )
     return outputs
 
@@ -132,41 +131,42 @@ def outputs_of(clips: list[Path], output: Path, video_maps: str) -> dict[Path, d
 def predict_videos(
     clips: list[Path],
     weights: Callable[[], Path],
-    how: Outputs,
+    writer: OutputWriter,
     say: Callable[[str], None],
     alone: bool,
     record: Callable[[], MapRecord],
 ) -> int:
-    """Write the overlays and maps of videos; return how many are not there, or not whole.
+    """Write the overlays and maps of videos; return how many are missing or incomplete.
 
     Args:
         clips: the videos.
-        weights: returns the weights file; asked only where something is to be predicted.
-        how: what is made of them, and where to.
-        say: gets each line of news.
-        alone: whether nothing else was named: then a single one that cannot be read is an error.
-        record: returns that of what the outputs that are there were made of; needs the weights.
+        weights: returns the weights file; called only if a video must be predicted.
+        writer: settings and post-processing of the maps.
+        say: called with each message.
+        alone: whether no pictures were named; then an unreadable single video is an error.
+        record: returns the record of the output folder, which needs the weights.
 
     Raises:
-        UserError: that, or the weights are not usable, or nothing can be written.
-        NotBegun: a signal came; of the video at hand nothing is kept.
+        UserError: a single video cannot be read, the weights cannot be used, or an output cannot be
+            written.
+        NotBegun: a signal was received; nothing of the current video is kept.
     """
-    settings, (part, parts) = how.settings, how.settings.part
+    settings, (part, parts) = writer.settings, writer.settings.part
     todo, failed = [], 0
     for clip, outputs in outputs_of(clips, settings.output, settings.video_maps).items():
-        if number(str(clip)) % parts != part:
+        if hash64(str(clip)) % parts != part:
             continue
         is_there = any(map(os.path.exists, outputs.values()))
         state = record().state(clip, outputs, os.path.exists) if is_there else State.MISSING
-        if state is State.KEPT and not settings.overwrite:
+        if state is State.UP_TO_DATE and not settings.overwrite:
             say(f"{clip}: kept (--overwrite predicts it again)")
             continue
-        if state is State.UNKNOWN and not settings.overwrite:
+        if state is State.UNRECORDED and not settings.overwrite:
             failed += 1
-            say(no_record(outputs["overlay"]))
+            say(unrecorded_message(outputs["overlay"]))
             continue
-        if state is State.OTHER:
-            say(made_of_else(outputs["overlay"]))
+        if state is State.OUTDATED:
+            say(outdated_message(outputs["overlay"]))
         try:
             todo.append((open_clip(clip), outputs))
         except UserError as error:
@@ -176,19 +176,19 @@ def predict_videos(
             tqdm.write(f"skipped: {error}", file=sys.stderr)
     if not todo:
         return failed
-    how.record = record()
+    writer.record = record()
     with heeded(say) as stop:
-        name = engines.chosen(settings.engine)  # what is absent leaves no empty folder behind
+        name = engines.choose(settings.engine)  # before the folder: the engine may be missing
         make_folder(settings.output)
-        engine = engines.as_asked(name, weights(), settings.adaptation, settings.mirror, say)
+        engine = engines.load_adapted(name, weights(), settings.adaptation, settings.mirror, say)
         for clip, outputs in todo:
             try:
-                failed += not write(clip, outputs, engine, how, say)
+                failed += not write(clip, outputs, engine, writer, say)
             except NotBegun:
-                raise NotBegun(f"{stop.name}: of {clip.path}, nothing is kept") from None
+                raise NotBegun(f"{stop.name}: nothing of {clip.path} is kept") from None
             except MemoryError as error:
                 raise UserError(
-                    f"{clip.path} takes more memory than there is. Scale it down, or lower "
+                    f"{clip.path} needs more memory than is available. Scale it down, or lower "
                     "--workers and --batch_size."
                 ) from error
     return failed
@@ -198,63 +198,63 @@ def write(
     clip: Clip,
     outputs: dict[str, Path],
     engine: Engine,
-    how: Outputs,
+    writer: OutputWriter,
     say: Callable[[str], None],
 ) -> bool:
-    """Write the outputs of a video, all or none; return whether all of it could be read.
+    """Write the outputs of a video, all or none; return True if all frames could be read.
 
     Raises:
-        UserError: they cannot be written.
+        UserError: an output cannot be written.
     """
-    with scratch(how.settings.output) as folder:
+    with scratch(writer.settings.output) as folder:
         made = {
             "overlay": folder / "overlay.mp4",
-            "maps": folder / f"maps{MAPS[how.settings.video_maps].suffix}",
+            "maps": folder / f"maps{MAPS[writer.settings.video_maps].suffix}",
         }
         began = perf_counter()
-        count, varied = _make(clip, made, engine, how, say)
+        count, varied = _make(clip, made, engine, writer, say)
         rate = count / (perf_counter() - began)
-        loud = folder / "loud.mp4"
-        why_silent = add_sound(made["overlay"], clip.path, loud)
+        with_sound = folder / "with_sound.mp4"
+        why_silent = add_sound(made["overlay"], clip.path, with_sound)
         if not why_silent:
-            made["overlay"] = loud
-        if how.record:
-            how.record.begin(clip.path, outputs)
-        for kind in reversed(outputs):  # the overlay last: it tells that all is done
+            made["overlay"] = with_sound
+        if writer.record:
+            writer.record.begin(clip.path, outputs)
+        for kind in reversed(outputs):  # the overlay last: it marks the video as done
             _put(made[kind], outputs[kind], folder)
-        if how.record:
-            how.record.end(clip.path, outputs)
+        if writer.record:
+            writer.record.end(clip.path, outputs)
     where = " and ".join(str(path) for path in outputs.values())
     say(f"{clip.path}: {count} frames written to {where} at {rate:.1f} frames/s")
     if why_silent:
-        say(f"{clip.path}: sound, if it has any, is not in the overlay: {why_silent}")
+        say(f"{clip.path}: the overlay has no sound: {why_silent}")
     if varied:
         say(
-            f"{clip.path}: its frames do not come at a constant rate; the overlay repeats some or "
-            f"leaves some out, and keeps time at {clip.rate:g} a second"
+            f"{clip.path}: the frame rate varies; the overlay repeats or omits frames to keep time "
+            f"at {clip.rate:g} frames/s"
         )
     missing = clip.count - count
-    if missing <= max(clip.rate * UNSURE_SECONDS, clip.count * UNSURE_SHARE):
+    if missing <= max(clip.rate * TOLERATED_SECONDS, clip.count * TOLERATED_SHARE):
         return True
     say(
-        f"{clip.path}: it says that it has {clip.count} frames, but {count} can be read: it is cut "
+        f"{clip.path}: the file claims {clip.count} frames, but {count} can be read: it is cut "
         "off, or its sound is longer. Copy or download it again"
     )
     return False
 
 
 def _put(made: Path, path: Path, folder: Path) -> None:
-    """Give an output its name; an earlier folder of maps goes.
+    """Move an output to its final path; an earlier folder of maps is replaced.
 
     Raises:
-        UserError: that folder holds what is no map of ours.
+        UserError: that folder holds files that are not maps.
     """
     if made.is_dir() and path.is_dir():
-        strange = [own.name for own in path.iterdir() if not re.fullmatch(r"\d+\.png", own.name)]
-        if strange:
+        foreign = [own.name for own in path.iterdir() if not re.fullmatch(r"\d+\.png", own.name)]
+        if foreign:
             raise UserError(
-                f"{path} holds {printable(strange[0])}, which is no map of a frame: it would be "
-                "lost. Choose another folder with --output, or move it away."
+                f"{path} holds {printable(foreign[0])}, which is not a map of a frame and would be "
+                "lost. Choose another folder with --output, or move the file."
             )
         os.replace(path, folder / "earlier")
     move(made, path)
@@ -264,46 +264,46 @@ def _make(
     clip: Clip,
     made: dict[str, Path],
     engine: Engine,
-    how: Outputs,
+    writer: OutputWriter,
     say: Callable[[str], None],
 ) -> tuple[int, bool]:
-    """Write a video's overlay and maps; return how many frames it has, and whether time varied."""
-    settings = how.settings
+    """Write a video's overlay and maps; return the number of frames and if the rate varied."""
+    settings = writer.settings
     bar = progress(clip.count, printable(str(clip.path)), "frames")
     bar.total = clip.count or None
-    news, varied = News(clip, bar, say), False
+    counter, varied = FrameProgress(clip, bar, say), False
     with (
         bar,
-        closing(Movie(made["overlay"], clip.shape, clip.rate)) as film,
+        closing(Movie(made["overlay"], clip.shape, clip.rate)) as movie,
         closing(MAPS[settings.video_maps](made["maps"], clip, settings.float_maps)) as maps,
         ThreadPoolExecutor(settings.workers + engine.at_once) as pool,
     ):
-        for drawn in draw(clip, engine, pool, how):
-            film.write(drawn.picture, drawn.times)
-            maps.add(news.done, drawn)
+        for drawn in render_frames(clip, engine, pool, writer):
+            movie.write(drawn.picture, drawn.times)
+            maps.add(counter.done, drawn)
             varied |= drawn.times != 1
-            news.one_more()
-        film.finish()
+            counter.add_frame()
+        movie.finish()
         maps.finish()
-    return news.done, varied
+    return counter.done, varied
 
 
-class News:
-    """How far a video is: a bar, or where none is shown, as in a log, a line a minute."""
+class FrameProgress:
+    """Progress of a video: a bar, or a message every minute if no bar is shown."""
 
     def __init__(self, clip: Clip, bar: tqdm, say: Callable[[str], None]) -> None:
         self.clip, self.bar, self.say = clip, bar, say
-        self.done, self.told = 0, perf_counter()
-        self.began = self.told
+        self.done, self.reported = 0, perf_counter()
+        self.began = self.reported
 
-    def one_more(self) -> None:
-        """Count a frame."""
+    def add_frame(self) -> None:
+        """Count a frame, and report the progress."""
         self.done += 1
         self.bar.update(1)
         now = perf_counter()
-        if not self.bar.disable or now - self.told < NEWS_SECONDS:
+        if not self.bar.disable or now - self.reported < NEWS_SECONDS:
             return
-        self.told = now
+        self.reported = now
         rate = self.done / (now - self.began)
         left = max(0.0, self.clip.count - self.done) / rate
         of = f" of {self.clip.count}" if left else ""
@@ -311,118 +311,125 @@ class News:
         self.say(f"{self.clip.path}: {self.done}{of} frames, {rate:.1f} frames/s{eta}")
 
 
-def draw(clip: Clip, engine: Engine, pool: Executor, how: Outputs) -> Iterator[Drawn]:
+def render_frames(
+    clip: Clip, engine: Engine, pool: Executor, writer: OutputWriter
+) -> Iterator[RenderedFrame]:
     """Yield each frame's overlay and map."""
-    settings, box = how.settings, Letterbox.fit(clip.shape, engine.input_shape)
+    settings, box = writer.settings, Letterbox.fit(clip.shape, engine.input_shape)
     wanted = key_frames(clip, box, settings.every, settings.temporal_smoothing)
-    keys = predicted(wanted, engine, pool, settings.batch_size)
-    keys = smoothed(keys, settings.temporal_smoothing * clip.rate)
+    keys = predict_keys(wanted, engine, pool, settings.batch_size)
+    keys = smooth_over_time(keys, settings.temporal_smoothing * clip.rate)
 
-    def drawn(item: tuple) -> Drawn:
+    def render(item: tuple) -> RenderedFrame:
         (frame, times), (cells, is_predicted) = item
         with room(clip.shape):
             made = postprocess(cells, box, engine.grid, settings.smooth)
-            saliency_map = how.finished(engine.adaptation.apply(made))
+            saliency_map = writer.adjusted(engine.adaptation.apply(made))
             picture = overlay(frame, saliency_map, settings.colormap)
-        return Drawn(picture, saliency_map, times, is_predicted)
+        return RenderedFrame(picture, saliency_map, times, is_predicted)
 
     frames = steady(clip.frames(), clip.rate)
-    maps = between(keys)  # it goes on for ever
-    for _, made in in_order(pool, drawn, zip(frames, maps, strict=False), settings.workers):
+    maps = interpolated(keys)  # an endless iterator
+    for _, made in in_order(pool, render, zip(frames, maps, strict=False), settings.workers):
         yield made
 
 
-def predicted(
+def predict_keys(
     frames: Iterator[tuple[int, int, NDArray]], engine: Engine, pool: Executor, batch_size: int
-) -> Iterator[Key]:
-    """Yield the keys of a video, from its `key_frames`."""
-    turns = BoundedSemaphore(engine.at_once)
+) -> Iterator[KeyFrame]:
+    """Yield the predictions of a video's `key_frames`."""
+    slots = BoundedSemaphore(engine.at_once)
 
     def maps(batch: list[tuple[int, int, NDArray]]) -> list[Array]:
-        with turns:
-            return [scaled(one) for one in engine.maps(np.stack([x for *_, x in batch]))]
+        with slots:
+            return [
+                normalised(prediction)
+                for prediction in engine.maps(np.stack([x for *_, x in batch]))
+            ]
 
     for batch, found in in_order(pool, maps, groups(frames, batch_size), engine.at_once):
         for (frame, scene, _), cells in zip(batch, found, strict=True):
-            yield Key(frame, scene, cells)
+            yield KeyFrame(frame, scene, cells)
 
 
 def key_frames(
     clip: Clip, box: Letterbox, every: int, temporal_smoothing: float
 ) -> Iterator[tuple[int, int, NDArray]]:
-    """Yield number, scene and network's input of each N-th frame, and the first after each cut."""
-    if every == 1 and not temporal_smoothing:  # no frame heeds another
+    """Yield number, scene and network's input of every N-th frame and the first after each cut."""
+    if every == 1 and not temporal_smoothing:  # frames are independent: no need to find cuts
         for number, (_, frame) in enumerate(clip.frames()):
             yield number, 0, box.place(frame)
         return
     scene, before = 0, None
     for number, (_, frame) in enumerate(clip.frames()):
-        small = colours(frame)
-        is_cut = before is not None and cv2.absdiff(small, before).mean() > CUT
+        small = hsv_thumbnail(frame)
+        is_cut = before is not None and cv2.absdiff(small, before).mean() > CUT_THRESHOLD
         scene, before = scene + is_cut, small
         if is_cut or number % every == 0:
-            yield number, scene, box.place(frame)  # here, so that no large frame waits
+            # scaled here, so that no large frame waits in memory
+            yield number, scene, box.place(frame)
 
 
-def colours(frame: NDArray[np.uint8]) -> NDArray:
-    """Return a frame's hue, saturation and brightness, coarsely: what a cut changes."""
+def hsv_thumbnail(frame: NDArray[np.uint8]) -> NDArray:
+    """Return a small HSV copy of a BGR frame, for the detection of cuts."""
     return cv2.cvtColor(
         cv2.resize(frame, CUT_SIZE, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2HSV
     )
 
 
-def scaled(prediction: NDArray) -> Array:
-    """Return a network's output as [rows, cols] with maximum 1, as frames are to be comparable.
+def normalised(prediction: NDArray) -> Array:
+    """Return a network's output as [rows, columns], scaled to a maximum of 1.
 
-    Networks tell where people look, not how much: two frames' maxima say nothing of each other.
+    Only relative values within a frame have a meaning: the maxima of two frames cannot be compared.
     """
     cells = np.asarray(prediction, np.float32).reshape(prediction.shape[:2])
     return cells / max(float(cells.max()), 1e-12)
 
 
-def smoothed(keys: Iterable[Key], sigma: float) -> Iterator[Key]:
-    """Yield each key with the mean of the maps around it in time, weighted by a Gaussian.
+def smooth_over_time(keys: Iterable[KeyFrame], sigma: float) -> Iterator[KeyFrame]:
+    """Yield the key frames with their maps smoothed over time by a Gaussian.
 
-    It looks both ways, so that nothing lags, and not over cuts; at the ends, over what is there.
+    The Gaussian is symmetric, so that maps do not lag, and it does not cross cuts. At both ends of
+    a video it is truncated.
 
     Args:
-        keys: by frame.
-        sigma: the standard deviation, frames; 0 changes nothing.
+        keys: key frames in order.
+        sigma: standard deviation, frames; 0 for no smoothing.
     """
     if not sigma:
         yield from keys
         return
-    window: deque[Key] = deque()
-    centre, reach = 0, REACH * sigma
+    window: deque[KeyFrame] = deque()
+    centre, reach = 0, TRUNCATE_SIGMAS * sigma
     for new in chain(keys, [None]):
         if new:
             window.append(new)
-        # a key is done once what comes is beyond its reach, or nothing does
+        # a key frame is complete when the next is out of reach, or at the end
         while centre < len(window) and (not new or new.frame - window[centre].frame > reach):
-            yield mean_around(window[centre], window, sigma)
+            yield gaussian_mean(window[centre], window, sigma)
             centre += 1
         while new and window[0].frame < window[centre].frame - reach:
             window.popleft()
             centre -= 1
 
 
-def mean_around(key: Key, window: Iterable[Key], sigma: float) -> Key:
-    """Return a key with the weighted mean of the maps of its scene."""
+def gaussian_mean(key: KeyFrame, window: Iterable[KeyFrame], sigma: float) -> KeyFrame:
+    """Return a key frame with the Gaussian-weighted mean of the maps of its scene."""
     mean, total = np.zeros_like(key.cells), 0.0
     for other in window:
         steps = (other.frame - key.frame) / sigma
-        if other.scene == key.scene and abs(steps) <= REACH:
+        if other.scene == key.scene and abs(steps) <= TRUNCATE_SIGMAS:
             weight = math.exp(-0.5 * steps**2)
             mean += np.float32(weight) * other.cells
             total += weight
-    return Key(key.frame, key.scene, mean / np.float32(total))
+    return KeyFrame(key.frame, key.scene, mean / np.float32(total))
 
 
-def between(keys: Iterable[Key]) -> Iterator[tuple[Array, bool]]:
-    """Yield a map for every frame, and whether it is a key's.
+def interpolated(keys: Iterable[KeyFrame]) -> Iterator[tuple[Array, bool]]:
+    """Yield a map for every frame, and whether the frame is a key frame.
 
-    Between two keys of a scene one map goes over into the other in equal steps; before a cut, and
-    after the last key, for ever, a map stays.
+    Maps between two key frames of a scene are interpolated linearly. Before a cut, and after the
+    last key frame, the last map is repeated; the iterator is endless.
     """
     before = None
     for after in keys:
@@ -438,12 +445,12 @@ def between(keys: Iterable[Key]) -> Iterator[tuple[Array, bool]]:
 
 
 class Maps:
-    """Where a video's maps go: nowhere; other kinds below.
+    """Writer of a video's maps; this base class writes nothing.
 
     Args:
-        path: of what is written.
+        path: the file or folder to write.
         clip: the video.
-        as_float: float16 rather than 8 bits, where the kind of file has both.
+        as_float: whether to write float16 instead of 8 bits, if the format has both.
     """
 
     suffix = ""
@@ -451,24 +458,24 @@ class Maps:
     def __init__(self, path: Path, clip: Clip, as_float: bool) -> None:
         pass
 
-    def add(self, number: int, frame: Drawn) -> None:
+    def add(self, number: int, frame: RenderedFrame) -> None:
         """Write the map of a frame; numbers begin at 0."""
 
     def finish(self) -> None:
-        """Write what is left to write, and look whether all is there."""
+        """Complete the output, and check it."""
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all files."""
 
 
 class PngMaps(Maps):
-    """A folder of 8-bit PNGs of the predicted frames, named by their numbers."""
+    """Writes predicted frames as a folder of 8-bit PNGs, named by frame number."""
 
     def __init__(self, path: Path, clip: Clip, as_float: bool) -> None:
         self.folder = path
         path.mkdir()
 
-    def add(self, number: int, frame: Drawn) -> None:
+    def add(self, number: int, frame: RenderedFrame) -> None:
         """Write a file."""
         if frame.is_predicted:
             data = cv2.imencode(".png", to_8_bit(frame.saliency_map))[1]
@@ -476,7 +483,7 @@ class PngMaps(Maps):
 
 
 class NpzMaps(Maps):
-    """A .npz of arrays of the predicted frames, named by their numbers: uint8, or float16."""
+    """Writes predicted frames as arrays (uint8 or float16) of a .npz, named by frame number."""
 
     suffix = ".npz"
 
@@ -484,8 +491,8 @@ class NpzMaps(Maps):
         self.as_float = as_float
         self.file = ZipFile(path, "w", ZIP_DEFLATED, compresslevel=1)
 
-    def add(self, number: int, frame: Drawn) -> None:
-        """Write an entry."""
+    def add(self, number: int, frame: RenderedFrame) -> None:
+        """Write an array."""
         if frame.is_predicted:
             one = frame.saliency_map
             with self.file.open(f"{number:06d}.npy", "w") as entry:
@@ -493,31 +500,31 @@ class NpzMaps(Maps):
                 np.lib.format.write_array(entry, values, allow_pickle=False)
 
     def close(self) -> None:
-        """Write the list of the entries."""
+        """Write the archive's directory and close it."""
         self.file.close()
 
     finish = close
 
 
 class VideoMaps(Maps):
-    """A grey video of all frames' maps."""
+    """Writes the maps of all frames as a grey video."""
 
     suffix = ".mp4"
 
     def __init__(self, path: Path, clip: Clip, as_float: bool) -> None:
         self.movie = Movie(path, clip.shape, clip.rate)
 
-    def add(self, number: int, frame: Drawn) -> None:
+    def add(self, number: int, frame: RenderedFrame) -> None:
         """Write a frame."""
         grey = cv2.cvtColor(to_8_bit(frame.saliency_map), cv2.COLOR_GRAY2BGR)
         self.movie.write(np.asarray(grey, np.uint8), frame.times)
 
     def finish(self) -> None:
-        """Close the video, which can be read again."""
+        """Close the video and check that it can be read."""
         self.movie.finish()
 
     def close(self) -> None:
-        """Close the video, as it is."""
+        """Close the video without a check."""
         self.movie.close()
 
 

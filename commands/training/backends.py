@@ -1,7 +1,7 @@
-"""How an update of the weights is computed: seeds, precision, XLA, and a batch taken in parts.
+"""Backend-specific parts of training: seeds, precision, XLA and gradient accumulation.
 
-What is computed is `train.py`'s. Keras leaves these few things to its backend, so this module may
-name TensorFlow, JAX and PyTorch; the others are written for all three.
+Keras leaves these to its backend, so this module may import TensorFlow, JAX and PyTorch. All other
+modules are independent of the backend.
 """
 
 import sys
@@ -17,7 +17,7 @@ from config import Config
 from salience.system.quiet import hushed
 
 CPU_INFO = Path("/proc/cpuinfo")
-# instructions that multiply in a precision, of x86-64 and of Arm
+# CPU instructions that multiply in a precision, of x86-64 and Arm
 CPU_FLAGS = {
     "mixed_bfloat16": ("avx512_bf16", "amx_bf16", "bf16"),
     "mixed_float16": ("avx512_fp16", "amx_fp16", "asimdhp"),
@@ -25,7 +25,7 @@ CPU_FLAGS = {
 
 
 def backend() -> str:
-    """Return what Keras runs on: tensorflow, jax or torch."""
+    """Return the name of Keras' backend: tensorflow, jax or torch."""
     return keras.backend.backend()
 
 
@@ -34,21 +34,21 @@ def seed_all(seed: int) -> None:
     if backend() == "tensorflow":
         keras.utils.set_random_seed(seed)
         return
-    with tensorflow_unseen(), hushed():
+    with tensorflow_hidden(), hushed():
         keras.utils.set_random_seed(seed)
 
 
 @contextmanager
-def tensorflow_unseen() -> Iterator[None]:
-    """Let Keras find no TensorFlow, which it would import to seed it whatever the backend.
+def tensorflow_hidden() -> Iterator[None]:
+    """Hide TensorFlow from Keras, which would import it to seed it, with any backend.
 
-    That takes seconds and hundreds of megabytes. It asks once a process, so that the other places
-    where it looks for TensorFlow find none either, as on a machine that has none.
+    The import takes seconds and hundreds of megabytes. Keras looks for TensorFlow once per process,
+    so its other uses of TensorFlow are disabled, too, as if it were not installed.
     """
     if "tensorflow" in sys.modules:
         yield
         return
-    sys.modules["tensorflow"] = None  # type: ignore  # Python's own mark of what cannot be imported
+    sys.modules["tensorflow"] = None  # type: ignore  # None makes the import fail
     try:
         yield
     finally:
@@ -56,12 +56,12 @@ def tensorflow_unseen() -> Iterator[None]:
 
 
 def make_deterministic(seed: int, xla: str = "auto") -> None:
-    """Seed everything; ask TensorFlow for reproducible operations.
+    """Seed all generators, and make TensorFlow's operations deterministic.
 
     Args:
-        seed: of the run.
-        xla: with `on`, they are not asked for: Keras does not compile a step that must have them,
-            since XLA does not have all of them.
+        seed: seed of the run.
+        xla: with `on`, operations are not made deterministic: XLA lacks some deterministic
+            operations, so Keras would not compile the step.
     """
     seed_all(seed)
     if backend() == "tensorflow" and xla != "on":
@@ -71,7 +71,7 @@ def make_deterministic(seed: int, xla: str = "auto") -> None:
 
 
 def has_accelerator() -> bool:
-    """Return whether the backend sees a GPU or TPU."""
+    """Return True if the backend finds a GPU or TPU."""
     if backend() == "tensorflow":
         import tensorflow as tf
 
@@ -86,22 +86,22 @@ def has_accelerator() -> bool:
 
 
 def steps_per_execution(asked: int) -> int:
-    """Return how many updates are run at once: PyTorch's trainer in Keras runs one."""
+    """Return the number of updates per execution; Keras' trainer for PyTorch supports only one."""
     return 1 if backend() == "torch" else asked
 
 
 def remarks(model: keras.Model, config: Config) -> list[str]:
-    """Return lines on what of the settings does less here than one may expect."""
+    """Return warnings on settings that have less effect on this machine than expected."""
     lines = []
     if config.precision in CPU_FLAGS and not (has_accelerator() or has_on_cpu(config.precision)):
         lines.append(
-            f"--precision {config.precision}: there is no GPU, and the processor does not compute "
-            "in it, so that it may cost time here."
+            f"--precision {config.precision}: there is no GPU, and the processor does not support "
+            "it, so training may be slower."
         )
     if config.steps_per_execution != steps_per_execution(config.steps_per_execution):
         lines.append(
-            f"--steps_per_execution {config.steps_per_execution}: on PyTorch Keras runs one update "
-            "at a time."
+            f"--steps_per_execution {config.steps_per_execution}: with PyTorch, Keras runs one "
+            "update at a time."
         )
     normalised = [
         layer
@@ -110,14 +110,14 @@ def remarks(model: keras.Model, config: Config) -> list[str]:
     ]
     if config.part_size and normalised:
         lines.append(
-            f"--micro_batch {config.part_size}: batch normalisation sees so many pictures, not "
-            f"the {config.batch_size} of the batch."
+            f"--micro_batch {config.part_size}: batch normalisation uses {config.part_size} "
+            f"pictures, not the {config.batch_size} of the batch."
         )
     return lines
 
 
 def has_on_cpu(policy: str) -> bool:
-    """Return whether the processor has instructions for a precision, as far as Linux tells."""
+    """Return True if Linux reports processor instructions for a precision."""
     try:
         flags = CPU_INFO.read_text().split()
     except OSError:
@@ -126,7 +126,7 @@ def has_on_cpu(policy: str) -> bool:
 
 
 def peak_device_memory_mb() -> float:
-    """Return the most memory that was held on the first GPU, MiB; 0 where there is none."""
+    """Return the peak memory of the first GPU, MiB; 0 without a GPU."""
     if not has_accelerator():
         return 0.0
     if backend() == "tensorflow":
@@ -144,10 +144,10 @@ def peak_device_memory_mb() -> float:
 
 @contextmanager
 def precision(policy: str) -> Iterator[None]:
-    """Build layers that compute in a precision; others, and those built later, are as before.
+    """Set the precision of all layers that are built within the context.
 
     Args:
-        policy: of `config.PRECISIONS`. Weights are float32 with each, so that files do not differ.
+        policy: one of `config.PRECISIONS`. Weights are always float32, so files do not differ.
     """
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
@@ -157,49 +157,51 @@ def precision(policy: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def scaled(optimizer: keras.optimizers.Optimizer, policy: str) -> keras.optimizers.Optimizer:
-    """Return the optimiser for a precision: float16's gradients would vanish unless scaled.
+def with_loss_scaling(
+    optimizer: keras.optimizers.Optimizer, policy: str
+) -> keras.optimizers.Optimizer:
+    """Return the optimiser for a precision, with loss scaling for float16.
 
-    A step whose gradients are not finite is left out and the scale halved, so that the schedules
-    count the updates that were made.
+    A step with non-finite gradients is skipped, and the scale is halved. Schedules count only the
+    updates that were made.
     """
     if policy != "mixed_float16":
         return optimizer
     return keras.optimizers.LossScaleOptimizer(optimizer)
 
 
-def take_in_parts(model: keras.Model, micro_batch: int) -> None:
-    """Let a compiled network take each batch in parts, and update its weights once a batch.
+def split_batches(model: keras.Model, micro_batch: int) -> None:
+    """Let a compiled network process each batch in parts, with one update per batch.
 
-    The gradients of the parts are added up by their share of the batch, so that the update is that
-    of the whole batch, whatever is left over: the first part has 1 to `micro_batch` pictures, the
-    others have `micro_batch`. Keras' own `gradient_accumulation_steps` weighs a last smaller batch
-    like a whole one, and takes what an epoch leaves over into the next.
+    The gradients of the parts are weighted by their share of the batch, so the update is that of
+    the whole batch. The first part has 1 to `micro_batch` pictures, the others have `micro_batch`.
+    Keras' own `gradient_accumulation_steps` gives a smaller last batch the same weight, and moves
+    the rest of an epoch into the next.
 
-    What looks at several pictures at once sees a part: the means of batch normalisation.
+    Batch normalisation computes its means over a part, not over the batch.
 
     Args:
-        model: compiled.
-        micro_batch: pictures held at once.
+        model: the compiled network.
+        micro_batch: pictures per part.
     """
     make = {"tensorflow": _tensorflow_step, "jax": _jax_step, "torch": _torch_step}[backend()]
     model.train_step = make(model, micro_batch)
 
 
 def _parts(data: Any, micro_batch: int, count: Any) -> tuple[Any, Any, Any]:
-    """Return a batch's first part, the others stacked along a new first axis, and their number.
+    """Return the first part of a batch, the others stacked along a new axis, and their number.
 
     Args:
-        data: tensors of equal first axis, in any structure.
-        micro_batch: pictures a part.
+        data: a structure of tensors with the same first dimension.
+        micro_batch: pictures per part.
         count: pictures of the batch, a number or a tensor.
     """
     others = (count - 1) // micro_batch
     first = count - others * micro_batch
 
     def stacked(values: Any) -> Any:
-        # a part is every others-th picture: of a batch that lies on several devices, each of them
-        # then has its share of every part, and else would compute the parts of the others, too
+        # a part takes every others-th picture, so that each device has its share of every part;
+        # otherwise, each device would compute the parts of other devices, too
         pictures = keras.ops.reshape(values[first:], (micro_batch, others, *values.shape[1:]))
         return keras.ops.swapaxes(pictures, 0, 1)
 
@@ -210,8 +212,10 @@ def _parts(data: Any, micro_batch: int, count: Any) -> tuple[Any, Any, Any]:
     )
 
 
-def _note(model: keras.Model, loss: Any, x: Any, y: Any, y_pred: Any, count: Any) -> dict[str, Any]:
-    """Add a part to the means of loss and metrics; return them so far."""
+def _update_metrics(
+    model: keras.Model, loss: Any, x: Any, y: Any, y_pred: Any, count: Any
+) -> dict[str, Any]:
+    """Add a part to the means of loss and metrics; return the means so far."""
     for metric in model.metrics:
         if metric.name == "loss":
             metric.update_state(loss, sample_weight=count)
@@ -219,7 +223,7 @@ def _note(model: keras.Model, loss: Any, x: Any, y: Any, y_pred: Any, count: Any
 
 
 def _tensorflow_step(model: keras.Model, micro_batch: int) -> Callable:
-    """Return a training step in parts, as TensorFlow's trainer calls it."""
+    """Return a training step in parts for TensorFlow's trainer."""
     import tensorflow as tf
 
     def gradients(data: Any, share: Any) -> list[Any]:
@@ -228,7 +232,7 @@ def _tensorflow_step(model: keras.Model, micro_batch: int) -> Callable:
             y_pred = model(x, training=True)
             loss = model.compute_loss(x, y, y_pred, training=True)
             scaled_loss = model.optimizer.scale_loss(loss)
-        _note(model, loss, x, y, y_pred, tf.shape(y)[0])
+        _update_metrics(model, loss, x, y, y_pred, tf.shape(y)[0])
         weights = [weight.value for weight in model.trainable_weights]
         found = tape.gradient(
             scaled_loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
@@ -246,7 +250,7 @@ def _tensorflow_step(model: keras.Model, micro_batch: int) -> Callable:
             more = gradients(part, micro_batch / whole)
             return index + 1, [a + b for a, b in zip(total, more, strict=True)]
 
-        # one after the other: side by side they would need the memory of the whole batch
+        # sequentially: in parallel, they would need the memory of the whole batch
         _, total = tf.while_loop(
             lambda index, total: index < number, add, (0, total), parallel_iterations=1
         )
@@ -257,16 +261,16 @@ def _tensorflow_step(model: keras.Model, micro_batch: int) -> Callable:
 
 
 def _jax_step(model: keras.Model, micro_batch: int) -> Callable:
-    """Return a training step in parts, as JAX' trainer calls it: without side effects."""
+    """Return a training step in parts for JAX' trainer, without side effects."""
     import jax  # pyright: ignore[reportMissingImports]
 
     differentiate = jax.value_and_grad(model.compute_loss_and_updates, has_aux=True)
 
-    def noted(metrics: list[Any], *about: Any) -> list[Any]:
+    def updated_metrics(metrics: list[Any], *about: Any) -> list[Any]:
         with keras.StatelessScope(
             state_mapping=list(zip(model.metrics_variables, metrics, strict=True))
         ) as scope:
-            _note(model, *about)
+            _update_metrics(model, *about)
         return [scope.get_current_value(variable) for variable in model.metrics_variables]
 
     def train_step(state: tuple, data: Any) -> tuple[dict[str, Any], tuple]:
@@ -279,7 +283,7 @@ def _jax_step(model: keras.Model, micro_batch: int) -> Callable:
             (_, (loss, y_pred, fixed, _)), found = differentiate(
                 trainable, fixed, metrics, x, y, None, training=True, optimizer_variables=optimizer
             )
-            metrics = noted(metrics, loss, x, y, y_pred, len(y))
+            metrics = updated_metrics(metrics, loss, x, y, y_pred, len(y))
             return [gradient * (len(y) / count) for gradient in found], fixed, metrics
 
         def add(carried: tuple, part: Any) -> tuple[tuple, None]:
@@ -302,7 +306,7 @@ def _jax_step(model: keras.Model, micro_batch: int) -> Callable:
 
 
 def _torch_step(model: keras.Model, micro_batch: int) -> Callable:
-    """Return a training step in parts, as PyTorch's trainer calls it."""
+    """Return a training step in parts for PyTorch's trainer."""
     import torch  # pyright: ignore[reportMissingImports]
 
     def train_step(data: Any) -> dict[str, Any]:
@@ -314,8 +318,10 @@ def _torch_step(model: keras.Model, micro_batch: int) -> Callable:
             x, y, _ = keras.utils.unpack_x_y_sample_weight(part)
             y_pred = model(x, training=True)
             loss = model.compute_loss(x, y, y_pred, training=True)
-            _note(model, loss.detach(), x, y, y_pred.detach(), len(y))
-            (model.optimizer.scale_loss(loss) * (len(y) / count)).backward()  # PyTorch adds them up
+            _update_metrics(model, loss.detach(), x, y, y_pred.detach(), len(y))
+            (
+                model.optimizer.scale_loss(loss) * (len(y) / count)
+            ).backward()  # PyTorch accumulates gradients
         with torch.no_grad():
             gradients = [weight.value.grad for weight in model.trainable_weights]
             model.optimizer.apply(gradients, model.trainable_weights)

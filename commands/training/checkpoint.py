@@ -1,8 +1,8 @@
-"""Where a training stands, on disk: all that its next step depends on, restored to the last bit.
+"""Checkpoints of a training: all data that the next step depends on, restored bit by bit.
 
-A checkpoint is one `.npz` file: every variable of network, optimiser, dropout and metrics, and a
-JSON text that says which step comes next and what the epochs before it gave. It is written aside,
-read back, and only then takes its name; the one before it stays until the next is good.
+A checkpoint is an `.npz` file with all variables of network, optimiser, dropout and metrics, and a
+JSON text with the position and the results of earlier epochs. It is written under a temporary name,
+verified and renamed. The previous checkpoint is removed only afterwards.
 """
 
 import io
@@ -22,9 +22,9 @@ from salience.system.errors import StorageError, UserError
 from salience.system.files import atomic, make_folder, read_bytes, telling
 
 VERSION = 1
-ABOUT = "about"  # the member that holds the JSON text
-KEPT = 2
-# what reading a damaged file raises: zip, header, text, or what the text says
+ABOUT = "about"  # name of the array with the JSON text
+KEPT = 2  # checkpoints per run
+# errors of reading a damaged file: in the zip file, a header, the text, or its content
 DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 Arrays = dict[str, NDArray]
@@ -32,18 +32,17 @@ Arrays = dict[str, NDArray]
 
 @dataclass
 class Standing:
-    """Which step of a training comes next, and what those before it gave.
+    """The position of a training: its next step, and the results so far.
 
     Attributes:
-        epoch: the one in progress, from 0.
-        step: steps of it that are done.
-        good: how many times in it a step, or several at once, ended with a loss that is a number.
-        logs: the epoch's training results, where all its steps are done and only its validation is
-            not; else None.
-        seconds: what the epoch has taken so far.
-        history: a row for each epoch that is done.
-        started: when the run began; part of its name.
-        incidents: steps whose loss was no number, see `nonfinite.py`.
+        epoch: index of the current epoch, from 0.
+        step: finished steps of the epoch.
+        good: executions (of one or several steps) in the epoch that ended with a finite loss.
+        logs: training results of the epoch if only its validation is left; else None.
+        seconds: duration of the epoch so far.
+        history: results of the finished epochs.
+        started: start time of the run, which is part of its name.
+        incidents: steps with a non-finite loss, see `nonfinite.py`.
     """
 
     epoch: int = 0
@@ -56,12 +55,12 @@ class Standing:
     incidents: list[dict[str, Any]] = field(default_factory=list)
 
     def go_to_next_epoch(self) -> None:
-        """Stand between two epochs."""
+        """Move to the start of the next epoch."""
         self.epoch, self.step, self.good, self.logs, self.seconds = self.epoch + 1, 0, 0, None, 0.0
 
     @property
     def is_between_epochs(self) -> bool:
-        """Whether no step of the epoch in progress is done."""
+        """Whether no step of the current epoch is done."""
         return self.step == 0 and self.logs is None
 
     def __str__(self) -> str:
@@ -73,36 +72,36 @@ class Standing:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint, read and found whole."""
+    """The content of a valid checkpoint."""
 
     standing: Standing
     arrays: Arrays
 
 
 class State:
-    """The variables that a step of a training reads and writes.
+    """The variables that a training step reads and writes.
 
     Args:
-        network: all of it.
-        fitted: what is compiled and fitted: the network, or the part of it that learns.
+        network: the whole network.
+        fitted: the compiled model: the network, or its trainable part.
     """
 
     def __init__(self, network: keras.Model, fitted: keras.Model) -> None:
         self.network, self.fitted = network, fitted
 
     def variables(self, whole: bool = True) -> dict[str, Any]:
-        """Return the variables by name; their order is the model's, which its settings decide.
+        """Return the variables by name, in the order of the model.
 
         Args:
-            whole: with those of layers that are frozen, which training does not change.
+            whole: whether to include variables of frozen layers.
         """
-        if not self.fitted.optimizer.built:  # before its first step
+        if not self.fitted.optimizer.built:  # before the first step
             self.fitted.optimizer.build(self.fitted.trainable_variables)
         metrics = self.fitted.metrics_variables
         counted = {id(variable) for variable in metrics}
         model = self.network if whole else self.fitted
         groups = {
-            # with the states of dropout's generators
+            # includes the states of dropout's random generators
             "network": [v for v in model.variables if id(v) not in counted],
             "optimizer": self.fitted.optimizer.variables,
             "metrics": metrics,
@@ -124,12 +123,12 @@ class State:
         """Set variables to values that `capture` returned.
 
         Args:
-            arrays: of all groups.
-            groups: those to set: network, optimizer, metrics.
-            whole: as they were captured.
+            arrays: values of all groups.
+            groups: groups to set: network, optimizer, metrics.
+            whole: the value of `whole` in `capture`.
 
         Raises:
-            UserError: they are another network's. Nothing is set then.
+            UserError: the values are from another network; no variable is set.
         """
         chosen = {
             name: variable
@@ -142,17 +141,17 @@ class State:
             name = min(k for k in expected | found if found.get(k) != expected.get(k))
             raise UserError(
                 f"The checkpoint is not of this network: its {name} has shape {found.get(name)}, "
-                f"{expected.get(name)} is needed. Begin anew with --overwrite."
+                f"{expected.get(name)} is expected. Train again with --overwrite."
             )
         for name, variable in chosen.items():
             variable.assign(arrays[name])
 
 
 class Checkpoints:
-    """The checkpoints of a run: the newest two, one of which stands between two epochs.
+    """The checkpoints of a run: the newest two, at least one of which is at the start of an epoch.
 
     Args:
-        folder: theirs alone.
+        folder: folder of the checkpoints.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -163,13 +162,13 @@ class Checkpoints:
         return sorted(self.folder.glob("[0-9]*-[0-9]*.npz"))
 
     def save(self, standing: Standing, arrays: Arrays) -> None:
-        """Write a checkpoint and remove those that are not needed any more.
+        """Write a checkpoint, and remove those that are no longer needed.
 
         Raises:
-            UserError: it cannot be written, or not be read back; the earlier ones are as they were.
+            UserError: it cannot be written or verified; earlier checkpoints are unchanged.
         """
         make_folder(self.folder)
-        # an epoch's end is written `epoch, steps` and then `epoch + 1, 0`
+        # at an epoch's end, the names are `epoch, steps + 1` and then `epoch + 1, 0`
         step = standing.step + (standing.logs is not None)
         path = self.folder / f"{standing.epoch + 1:05}-{step:08}.npz"
         text = json.dumps({"version": VERSION, **asdict(standing)})
@@ -187,12 +186,12 @@ class Checkpoints:
             old.unlink(missing_ok=True)
 
     def newest(self, say: Callable[[str], None]) -> bytes | None:
-        """Return the newest checkpoint that is whole, as bytes; None where there is none.
+        """Return the newest valid checkpoint as bytes, or None.
 
-        Those that are damaged go, if there is one that is not.
+        Damaged checkpoints are removed if there is a valid one.
 
         Raises:
-            StorageError: the disk refuses.
+            StorageError: a checkpoint cannot be read from disk.
         """
         damaged = []
         for path in reversed(self.paths()):
@@ -203,17 +202,17 @@ class Checkpoints:
             except StorageError:
                 raise
             except (UserError, *DAMAGED) as error:
-                say(f"passed over: the checkpoint {path} is damaged ({error})")
+                say(f"skipped: the checkpoint {path} is damaged ({error})")
                 damaged.append(path)
             else:
-                for other in damaged:  # which would be taken for the newest of those to be kept
+                for other in damaged:  # otherwise they would count as the newest to keep
                     with suppress(OSError):
                         other.unlink()
                 return data
         return None
 
     def between_epochs(self) -> Checkpoint:
-        """Return the newest that stands between two epochs.
+        """Return the newest checkpoint at the start of an epoch.
 
         Raises:
             UserError: it cannot be read.
@@ -227,15 +226,15 @@ class Checkpoints:
             ) from error
 
     def clear(self) -> None:
-        """Remove all of them."""
+        """Remove all checkpoints."""
         for path in self.paths():
             path.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
 
-def unsound(arrays: Arrays) -> str:
-    """Return the name of an array that holds what is no number, or ""; metrics may."""
+def nonfinite_array(arrays: Arrays) -> str:
+    """Return the name of an array with non-finite values, or ""; metrics are not checked."""
     return next(
         (
             name
@@ -249,33 +248,33 @@ def unsound(arrays: Arrays) -> str:
 
 
 def is_between(path: Path) -> bool:
-    """Return whether a checkpoint stands between two epochs, by its name."""
+    """Return True if a checkpoint is at the start of an epoch, by its name."""
     return int(path.stem.partition("-")[2]) == 0
 
 
 def read(data: bytes) -> Checkpoint:
-    """Return a checkpoint that is whole; its checksums are compared.
+    """Return the content of a checkpoint, whose checksums are verified.
 
     Raises:
-        one of DAMAGED: it is not.
+        one of DAMAGED: the checkpoint is damaged.
     """
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     about = json.loads(arrays.pop(ABOUT).tobytes())
     if about.pop("version") != VERSION:
         raise ValueError("of another version of this program")
-    if name := unsound(arrays):
-        raise ValueError(f"its {name} is infinite or no number")
+    if name := nonfinite_array(arrays):
+        raise ValueError(f"its {name} is not finite")
     return Checkpoint(Standing(**about), arrays)
 
 
 def _verify(path: Path) -> None:
-    """Refuse a file that does not read back as it was written.
+    """Verify the checksums of a written file.
 
     Raises:
-        OSError: it does not.
+        OSError: a checksum is wrong.
     """
     with zipfile.ZipFile(path) as file:
         damaged = file.testzip()
     if damaged:
-        raise OSError(f"what was written is not what is read ({damaged})")
+        raise OSError(f"the written file has a wrong checksum ({damaged})")

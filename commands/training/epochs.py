@@ -1,4 +1,4 @@
-"""What is done around each step and epoch of a training: bar, validation, files, stopping."""
+"""The callback of a training: progress bar, validation, files, checkpoints and stopping."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from commands.pages import figures
-from commands.training.checkpoint import Arrays, Standing, State, unsound
+from commands.training.checkpoint import Arrays, Standing, State, nonfinite_array
 from commands.training.devices import Devices
 from commands.training.nonfinite import NonfiniteGuard
 from commands.training.objective import linear_by_epoch, training_metrics
@@ -28,21 +28,21 @@ from utilities import SaliencyBatches
 
 
 class Epochs(keras.callbacks.Callback):
-    """Watches a training: where it stands, how it does, and whether it has to end.
+    """Keras callback that validates, saves and stops a training.
 
     Args:
-        config: the run's settings.
-        run: its folder.
-        state: the variables that training changes; of the network and the part that is fitted.
+        config: settings of the run.
+        run: run folder.
+        state: variables of the network and of the fitted model.
         training, validation: the batches.
-        say: gets each line of news.
-        devices: those of the run.
-        stop: whether a signal has asked for the end.
-        standing: which step comes next.
-        arrays: the variables' values at that step; none where it is the first.
+        say: called with each message.
+        devices: devices of the run.
+        stop: true after a signal to end.
+        standing: position of the training: the next step.
+        arrays: values of the variables at that step; None at the first step.
 
     Attributes:
-        is_interrupted: it ends before its time, to be taken up again.
+        is_interrupted: whether the training ends early and can be resumed.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Epochs(keras.callbacks.Callback):
 
     @property
     def is_over(self) -> bool:
-        """Whether the last epoch is done, or patience is at its end."""
+        """Whether the last epoch is done, or the patience is exhausted."""
         if not self.run.history:
             return False
         since_best = self.run.history[-1]["epoch"] - self.run.best_epoch["epoch"]
@@ -85,10 +85,10 @@ class Epochs(keras.callbacks.Callback):
         self.started = time.monotonic() - self.at.seconds
         if self.arrays:
             self.state.restore(self.arrays, "network", "optimizer")
-            if not self.at.is_between_epochs:  # else Keras has set them to nothing, rightly
+            if not self.at.is_between_epochs:  # Keras resets metrics at the start of an epoch
                 self.state.restore(self.arrays, "metrics")
         elif self.config.on_nan == "rewind" and epoch == 0:
-            self.save()  # the start that may have to be gone back to
+            self.save()  # the start, for a rewind
         self.bar = progress(
             self.training.count,
             f"epoch {epoch + 1}/{self.config.epochs}",
@@ -96,23 +96,23 @@ class Epochs(keras.callbacks.Callback):
         )
         if self.first:
             self.bar.update(self.pictures(self.first))
-        self.guard.keep()
+        self.guard.copy_variables()
 
     def pictures(self, steps: int) -> int:
-        """Return how many pictures the first steps of an epoch have."""
+        """Return the number of pictures in the first steps of an epoch."""
         return min(steps * self.config.batch_size, self.training.count)
 
     def on_train_batch_end(self, batch, logs=None):
         self.has_stepped, self.arrays = True, None
-        # of several steps at once, Keras names the last, which the epoch's end may come before
+        # with steps_per_execution, `batch` is the last step, which may be beyond the epoch's end
         before, self.at.step = self.at.step, min(self.first + batch + 1, len(self.training))
         loss = float((logs or {}).get("loss", 0))
         if self.config.on_nan != "stop":
-            self.come_home()
-        if np.isfinite(loss) and self.guard.passes():
+            self.sync_variables()
+        if np.isfinite(loss) and self.guard.has_finite_weights():
             self.at.good += 1
         else:
-            self.meet_nonfinite(before, loss)
+            self.handle_nonfinite(before, loss)
         done = self.pictures(self.at.step)
         self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
         self.bar.update(done - self.bar.n)
@@ -121,58 +121,58 @@ class Epochs(keras.callbacks.Callback):
         elif time.monotonic() - self.saved >= 60 * self.config.checkpoint_minutes:
             self.save()
 
-    def meet_nonfinite(self, before: int, loss: float) -> None:
-        """Deal with steps whose loss is no number.
+    def handle_nonfinite(self, before: int, loss: float) -> None:
+        """Handle steps with a non-finite loss or non-finite weights.
 
         Args:
-            before: how many steps of the epoch came before them.
-            loss: the mean of the epoch so far, which they have spoilt.
+            before: number of the epoch's steps before them.
+            loss: mean loss of the epoch so far.
 
         Raises:
-            UserError: training is to end.
+            UserError: the training must end.
         """
-        self.come_home()
+        self.sync_variables()
         size = self.config.batch_size
         order = self.training.order()[before * size : self.at.step * size]
         names = [self.training.samples[i].name for i in order]
         try:
-            self.say(self.guard.meet(self.at.epoch + 1, self.at.step, loss, names))
+            self.say(self.guard.handle_nonfinite(self.at.epoch + 1, self.at.step, loss, names))
         finally:
             if self.devices.is_chief:
                 write_json(self.run.path("nonfinite.json"), self.at.incidents)
 
-    def come_home(self) -> None:
-        """Bring the variables home from where JAX computes with them: Keras does when asked."""
+    def sync_variables(self) -> None:
+        """Sync variables from JAX' trainer state; Keras does so on access to `model`."""
         _ = self.model
 
     def asked_to_stop(self) -> bool:
-        """Return whether a signal asks for the end, of this process or of one of its neighbours."""
+        """Return True if this process or another one has received a signal to end."""
         return self.devices.any(bool(self.stop))
 
     def save(self) -> None:
-        """Write where training stands."""
-        self.come_home()
+        """Write a checkpoint."""
+        self.sync_variables()
         self.at.seconds = time.monotonic() - self.started
         self.at.history = self.run.history
         if self.devices.is_chief:
             arrays = self.state.capture()
-            if name := unsound(arrays):
+            if name := nonfinite_array(arrays):
                 raise UserError(
                     f"epoch {self.at.epoch + 1}, step {self.at.step}: weights ({name}) are no "
-                    "numbers any more. Those saved before are kept. Try a lower --learning_rate, "
-                    "or --on_nan skip."
+                    "longer finite. The last checkpoint is kept. Try a lower --learning_rate, or "
+                    "--on_nan skip."
                 )
             self.run.checkpoints.save(self.at, arrays)
         self.saved = time.monotonic()
 
     def interrupt(self) -> None:
-        """Save where training stands, and let Keras' loop come to its end."""
+        """Write a checkpoint, and end Keras' training loop."""
         self.save()
         self.is_interrupted = True
         self.model.stop_training = True
 
     def end_epoch(self) -> None:
-        """Do what an earlier process left of an epoch whose steps it had done."""
+        """Finish an epoch whose steps were done by an earlier process."""
         fitted = self.state.fitted
         self.set_model(fitted)
         logs = self.at.logs
@@ -190,17 +190,17 @@ class Epochs(keras.callbacks.Callback):
         self.complete({name: float(value) for name, value in logs.items()})
 
     def complete(self, logs: dict[str, float]) -> None:
-        """Validate the network after the steps of an epoch, write its files, and look ahead.
+        """Validate the network after the steps of an epoch, write files, and decide on stopping.
 
         Args:
             logs: the epoch's training results.
         """
         if not self.at.good:
             raise UserError(
-                f"epoch {self.at.epoch + 1}: the loss of each step was no number (see "
+                f"epoch {self.at.epoch + 1}: the loss of every step was not finite (see "
                 "nonfinite.json). Try a lower --learning_rate."
             )
-        if not np.isfinite(logs["loss"]):  # of a last batch that the devices do not divide
+        if not np.isfinite(logs["loss"]):  # from a last batch that is not divisible by the devices
             raise UserError(
                 f"epoch {self.at.epoch + 1}: the loss is {logs['loss']}. Try a lower "
                 "--learning_rate."
@@ -208,7 +208,7 @@ class Epochs(keras.callbacks.Callback):
         self.at.logs = logs
         self.bar.close()
         alone = self.devices.processes == 1
-        if not alone:  # they validate together, so that none may leave on its own
+        if not alone:  # all processes validate together, so a signal must not end a single one
             self.save()
         try:
             scores = self.validator.validate(self.model, self.stop if alone else Stop())
@@ -221,13 +221,13 @@ class Epochs(keras.callbacks.Callback):
             "zero_maps": logs["zero_maps"],
             **{m.__name__: logs[m.__name__] for m in training_metrics(self.config.model)},
             **scores,
-            **self.step_sizes(self.at.epoch),
+            **self.learning_rates(self.at.epoch),
             "seconds": round(seconds, 2),
             "images_per_second": round(self.training.count / seconds, 3),
             "peak_memory_mb": peak_memory_mb(),
         }
         best = self.run.record(self.state.network, row)
-        if self.events:  # those of the one process that writes
+        if self.events:  # only in the process that writes
             self.events.write(row)
             self.draw()
         self.say(
@@ -237,7 +237,7 @@ class Epochs(keras.callbacks.Callback):
         self.warn_of_zero_maps()
         self.at.go_to_next_epoch()
         self.started = time.monotonic()
-        self.save()  # last, so that it promises nothing that is not there
+        self.save()  # last, so that the checkpoint is never ahead of the files
         if self.is_over:
             self.model.stop_training = True
             if self.at.epoch < self.config.epochs:
@@ -246,15 +246,15 @@ class Epochs(keras.callbacks.Callback):
             self.interrupt()
 
     def draw(self) -> None:
-        """Draw the curves and some predictions; a disk that has no room for them ends no run."""
+        """Draw the curves and some predictions; a full disk is only a warning."""
         try:
             figures.curves(self.run.history, self.run.path("curves.png"), self.config.name)
             figures.picture_grid(self.validator.grid, self.run.path("examples.png"))
         except StorageError as error:
             self.say(f"warning: {error}")
 
-    def step_sizes(self, epoch: int) -> dict[str, float]:
-        """Return the step size that an epoch came to, and its momentum where that changes."""
+    def learning_rates(self, epoch: int) -> dict[str, float]:
+        """Return the learning rate of an epoch, and the momentum if it has a schedule."""
         config = self.config
 
         def at(start: float, end: float) -> float:
@@ -262,66 +262,67 @@ class Epochs(keras.callbacks.Callback):
 
         if config.learning_rate_end is None:
             rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        else:  # the optimiser has counted the epoch's last step: it stands at the next one's size
+        else:  # the optimiser's step counter is already in the next epoch
             rate = at(config.learning_rate, config.learning_rate_end)
         if config.optimizer != "sgd" or config.momentum_end is None:
             return {"learning_rate": rate}
         return {"learning_rate": rate, "momentum": at(config.momentum, config.momentum_end)}
 
     def warn_of_zero_maps(self) -> None:
-        """Say so when more training maps are all zero than in the epoch before."""
+        """Warn if more training maps are all zero than in the epoch before."""
         shares = [0.0] + [row["zero_maps"] for row in self.run.history]
         if shares[-1] > shares[-2]:
             self.say(
                 f"warning: {shares[-1]:.1%} of the training maps were zero everywhere (before: "
-                f"{shares[-2]:.1%}); no gradient comes through them where a ReLU is last. Try a "
-                "lower --learning_rate, or --optimizer adam."
+                f"{shares[-2]:.1%}); with a final ReLU, they have no gradient. Try a lower "
+                "--learning_rate, or --optimizer adam."
             )
 
     def close(self) -> None:
-        """End the bar and the event file."""
+        """Close the progress bar and the event file."""
         self.bar.close()
         if self.events:
             self.events.close()
 
 
 class EventLog:
-    """TensorBoard events, in TensorBoard's own record format whatever Keras' backend is.
+    """A writer of TensorBoard events, independent of Keras' backend.
 
-    Where the disk refuses them, that is said, and there are no more: the history has all of it.
+    After an error of the disk, a warning is given and no more events are written. The history of
+    the run holds the same values.
 
     Args:
-        folder: theirs.
-        history: of a run that is taken up; its events are written again, into one file.
-        say: gets what is to be told.
+        folder: folder of the events.
+        history: epochs of a resumed run, whose events are written again.
+        say: called with each message.
     """
 
     def __init__(
         self, folder: Path, history: list[dict[str, float]], say: Callable[[str], None]
     ) -> None:
-        # this writer alone: TensorBoard's file writer would import TensorFlow under JAX and PyTorch
+        # not TensorBoard's file writer, which imports TensorFlow also for JAX and PyTorch
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.say = say
         make_folder(folder)
-        for old in folder.glob("events.*"):  # of which the last may be cut off
+        for old in folder.glob("events.*"):  # the last may be cut off
             old.unlink()
         name = f"events.out.tfevents.{int(time.time())}.{platform.node()}.{os.getpid()}"
-        # unbuffered, so that a refusal does not come again when it is closed
+        # unbuffered, so that closing does not repeat a write error
         self.writer: Any = RecordWriter((folder / name).open("wb", buffering=0))
         self._add(file_version="brain.Event:2")
         for row in history:
             self.write(row)
 
     def write(self, row: dict[str, float]) -> None:
-        """Add an epoch's values."""
+        """Write the values of an epoch."""
         from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 
         values = [Summary.Value(tag=k, simple_value=v) for k, v in row.items() if k != "epoch"]
         self._add(step=int(row["epoch"]), summary=Summary(value=values))
 
     def _add(self, **content: Any) -> None:
-        """Append one event and flush it, so that a viewer sees it at once."""
+        """Write one event and flush the file."""
         from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore
 
         if not self.writer:
@@ -334,17 +335,18 @@ class EventLog:
             self.close()
 
     def close(self) -> None:
-        """End the file."""
+        """Close the file."""
         if self.writer:
             self.writer.close()
         self.writer = None
 
 
 def peak_memory_mb() -> float:
-    """Return the most memory that this process has held so far, MiB (main memory, not a GPU's)."""
+    """Return the peak main memory of this process, MiB."""
     if sys.platform == "win32":
         return float("nan")
-    import resource  # Windows has none
+    import resource  # not available on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # bytes there, KiB here
+    # the unit is bytes on macOS, KiB on Linux
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

@@ -1,27 +1,27 @@
-"""What is done where a step's loss is no number: stop, leave the step out, or go back.
+"""Handles a non-finite loss of a training step: stop, skip the step, or rewind the epoch.
 
-The loss is computed from the weights before the step's update, so that a loss that is no number has
-spoilt them by the time it is seen. What was kept of them before is what training goes on from.
+The loss is computed before the step's update, so the weights are already updated with non-finite
+gradients when the loss is read. Training continues from a copy of the weights before the step.
 """
 
 from typing import Any
 
-from commands.training.checkpoint import Arrays, Checkpoints, State, unsound
+from commands.training.checkpoint import Arrays, Checkpoints, State, nonfinite_array
 from salience.system.errors import UserError
 
-MOST_IN_A_ROW = 10  # steps left out one after the other
-MOST_REWINDS = 3  # of one epoch
-NAMED = 3  # pictures named in a line; the file names all
+MAX_SKIPPED_IN_A_ROW = 10  # consecutive steps
+MAX_REWINDS = 3  # per epoch
+MAX_NAMED = 3  # pictures named in a message; the file lists all
 
 
 class NonfiniteGuard:
-    """Keeps what `--on_nan` needs, and carries it out.
+    """Implements `--on_nan`.
 
     Args:
-        on_nan: of `config.ON_NAN`.
-        state: what training changes.
-        checkpoints: where the epoch's start is to be found.
-        incidents: what has happened before; added to.
+        on_nan: policy, one of `config.ON_NAN`.
+        state: variables of the training.
+        checkpoints: checkpoints of the run, for the start of the epoch.
+        incidents: earlier steps with a non-finite loss; new ones are appended.
     """
 
     def __init__(
@@ -36,64 +36,64 @@ class NonfiniteGuard:
         self.before: Arrays = {}
         self.in_a_row = 0
 
-    def keep(self) -> None:
-        """Keep what a step is about to change, where that may be wanted back."""
+    def copy_variables(self) -> None:
+        """Copy the variables before a step, unless the policy is to stop."""
         if self.policy != "stop":
             self.before = self.state.capture(whole=False)
 
-    def passes(self) -> bool:
-        """Note a step whose loss is a number; return whether the weights are numbers, too.
+    def has_finite_weights(self) -> bool:
+        """Return True if the weights are finite after a step with a finite loss.
 
-        What an update with a finite loss and an infinite gradient has spoilt is seen here. Without
-        copies it is seen when training is saved (`Epochs.save`).
+        Detects non-finite weights: a step may have a finite loss but infinite gradients. With the
+        policy to stop, they are detected at the next save (`Epochs.save`).
         """
         if self.policy != "stop":
             after = self.state.capture(whole=False)
-            if unsound(after):
+            if nonfinite_array(after):
                 return False
             self.before = after
         self.in_a_row = 0
         return True
 
-    def meet(self, epoch: int, step: int, loss: float, pictures: list[str]) -> str:
-        """Deal with a step whose loss is no number; return a line that says how.
+    def handle_nonfinite(self, epoch: int, step: int, loss: float, pictures: list[str]) -> str:
+        """Handle a step with a non-finite loss; return a message.
 
         Args:
-            epoch: which, from 1.
-            step: which of it, from 1.
-            loss: nan or an infinity.
-            pictures: those of the step.
+            epoch: number of the epoch, from 1.
+            step: number of the step in the epoch, from 1.
+            loss: NaN or infinity.
+            pictures: names of the step's pictures.
 
         Raises:
-            UserError: training is to end, or what was tried has been tried too often.
+            UserError: the policy is to stop, or steps were skipped or epochs rewound too often.
         """
         incident = {"epoch": epoch, "step": step, "loss": str(loss), "pictures": pictures}
         self.incidents.append({**incident, "done": self.policy})
         self.in_a_row += 1
-        more = ", ..." if len(pictures) > NAMED else ""
+        more = ", ..." if len(pictures) > MAX_NAMED else ""
         what = (
             f"epoch {epoch}, step {step}: the loss is {loss} for "
-            f"{', '.join(pictures[:NAMED])}{more} (all in nonfinite.json)"
+            f"{', '.join(pictures[:MAX_NAMED])}{more} (all in nonfinite.json)"
         )
         if self.policy == "stop":
             raise UserError(
-                f"{what}. The weights of the epochs before are kept. Look at these pictures and "
-                "their maps, try a lower --learning_rate, or --on_nan skip."
+                f"{what}. The weights of earlier epochs are kept. Look at these pictures and their "
+                "maps, try a lower --learning_rate, or --on_nan skip."
             )
         rewinds = sum(i["epoch"] == epoch for i in self.incidents)
-        if self.policy == "rewind" and rewinds > MOST_REWINDS:
+        if self.policy == "rewind" and rewinds > MAX_REWINDS:
             raise UserError(
-                f"{what}; this epoch has been rewound before. The weights of the epochs before are "
-                "kept. Try a lower --learning_rate."
+                f"{what}; this epoch has been rewound {MAX_REWINDS} times. The weights of earlier "
+                "epochs are kept. Try a lower --learning_rate."
             )
-        if self.in_a_row > MOST_IN_A_ROW:
+        if self.in_a_row > MAX_SKIPPED_IN_A_ROW:
             raise UserError(
-                f"{what}, as it was for the {MOST_IN_A_ROW} steps before. The weights of the "
-                "epochs before are kept. Try a lower --learning_rate."
+                f"{what}, and so it was for the {MAX_SKIPPED_IN_A_ROW} steps before. The weights "
+                "of earlier epochs are kept. Try a lower --learning_rate."
             )
-        # the means over the epoch go on without this step
+        # exclude this step from the epoch's means
         self.state.restore(self.before, "network", "optimizer", "metrics", whole=False)
         if self.policy == "skip":
-            return f"warning: {what}; the step is left out"
+            return f"warning: {what}; the step is skipped"
         self.state.restore(self.checkpoints.between_epochs().arrays, "network", "optimizer")
-        return f"warning: {what}; back to the weights of the epoch's start"
+        return f"warning: {what}; the weights are reset to the start of the epoch"

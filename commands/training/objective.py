@@ -1,8 +1,8 @@
-"""What training makes small, and by which steps: a run's loss, optimiser and schedules.
+"""The loss, the optimiser and the schedules of a training.
 
-Scheduled step sizes and momenta are computed from the number of steps that the optimiser has
-counted, which is part of its state. So nothing is fixed when a step is compiled, and a run that is
-taken up again goes on right, on every backend.
+Scheduled learning rates and momenta are functions of the optimiser's step counter, which is part of
+its state. So they are not constants of a compiled step, and a resumed run continues correctly on
+every backend.
 """
 
 from collections.abc import Callable
@@ -17,26 +17,26 @@ from salience.networks import losses
 
 
 def set_up(model: keras.Model, config: Config, steps_per_epoch: int) -> None:
-    """Give a network its configured optimiser and loss."""
+    """Compile a network with the configured optimiser and loss."""
     model.compile(
         optimizer=optimizer(config, steps_per_epoch),
         loss=loss_function(config.model, config.loss),
         metrics=[losses.zero_maps, *training_metrics(config.model)],
         steps_per_execution=backends.steps_per_execution(config.steps_per_execution),
-        # auto: Keras leaves XLA off under TensorFlow on a CPU (its convolutions are slower than
-        # oneDNN's) and wherever reproducible operations are asked for
+        # auto: Keras disables XLA for TensorFlow on a CPU (its convolutions are slower than
+        # oneDNN's) and for deterministic operations
         jit_compile={"auto": "auto", "on": True, "off": False}[config.xla],
     )
     if config.part_size:
-        backends.take_in_parts(model, config.part_size)
+        backends.split_batches(model, config.part_size)
 
 
 def loss_function(system: str, loss: str) -> Callable:
-    """Return the loss of a training.
+    """Return the loss function of a training.
 
     Args:
-        system: of `config.SYSTEMS`.
-        loss: such as "kld+0.5*nss"; the system's own loss is among the names.
+        system: key of `config.SYSTEMS`.
+        loss: a sum of losses such as "kld+0.5*nss"; the system's name stands for its own loss.
     """
     module = system_module(system)
     own = {system: module.loss} if hasattr(module, "loss") else {}
@@ -44,17 +44,17 @@ def loss_function(system: str, loss: str) -> Callable:
 
 
 def training_metrics(system: str) -> tuple[Callable, ...]:
-    """Return what training watches for a system, besides the loss."""
+    """Return the metrics that are computed in training for a system, besides the loss."""
     return getattr(system_module(system), "TRAINING_METRICS", ())
 
 
 def optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """Return the configured optimiser, with its schedules of step size and momentum."""
-    return backends.scaled(unscaled_optimizer(config, steps_per_epoch), config.precision)
+    """Return the configured optimiser, with its schedules of learning rate and momentum."""
+    return backends.with_loss_scaling(unscaled_optimizer(config, steps_per_epoch), config.precision)
 
 
 def unscaled_optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """Return the configured optimiser as it is for float32."""
+    """Return the configured optimiser without loss scaling."""
     if config.learning_rate_end is None:
         rate = keras.optimizers.schedules.InverseTimeDecay(
             config.learning_rate, decay_steps=1, decay_rate=config.decay
@@ -76,13 +76,13 @@ def unscaled_optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers
 
 
 def linear_by_epoch(start: float, end: float, epochs: int, epoch: int) -> float:
-    """Return a value that goes from the first epoch's to the last's in equal steps.
+    """Return the value of an epoch in a linear schedule.
 
     Args:
-        start: the value of epoch 0.
-        end: the value of epoch `epochs - 1`, and of any after it.
-        epochs: how many there are; where it is one, it has the start.
-        epoch: which of them, from 0.
+        start: value of epoch 0.
+        end: value of epoch `epochs - 1` and of later ones.
+        epochs: number of epochs; a single epoch has the value `start`.
+        epoch: index of the epoch, from 0.
 
     >>> [linear_by_epoch(1.0, 0.0, 3, epoch) for epoch in range(4)]
     [1.0, 0.5, 0.0, 0.0]
@@ -92,11 +92,11 @@ def linear_by_epoch(start: float, end: float, epochs: int, epoch: int) -> float:
 
 @keras.saving.register_keras_serializable(package="saliency")
 class LinearByEpoch(keras.optimizers.schedules.LearningRateSchedule):
-    """`linear_by_epoch` as a function of the steps taken.
+    """`linear_by_epoch` as a function of the optimiser's step counter.
 
     Args:
         start, end, epochs: see `linear_by_epoch`.
-        steps_per_epoch: optimiser steps in each epoch.
+        steps_per_epoch: optimiser steps per epoch.
     """
 
     def __init__(self, start: float, end: float, epochs: int, steps_per_epoch: int) -> None:
@@ -104,7 +104,7 @@ class LinearByEpoch(keras.optimizers.schedules.LearningRateSchedule):
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
 
     def __call__(self, step):
-        # in whole numbers: a quotient of floats may fall just short of its epoch
+        # integers, as a quotient of floats may be slightly less than the epoch
         epoch = ops.floor_divide(ops.cast(step, "int32"), self.steps_per_epoch)
         share = ops.cast(epoch, "float32") / max(self.epochs - 1, 1)
         return self.start + (self.end - self.start) * ops.minimum(share, 1.0)
@@ -120,19 +120,19 @@ class LinearByEpoch(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable(package="saliency")
 class ScheduledSGD(keras.optimizers.SGD):
-    """Keras' SGD with a momentum that is a schedule, as its learning rate may be.
+    """Keras' SGD with a schedule for the momentum.
 
-    Keras reads `momentum` as a Python number when a step is compiled: a value set later, by a
-    callback say, never reaches the step.
+    Keras' SGD reads `momentum` as a Python number when a step is compiled, so a later change (such
+    as by a callback) has no effect.
 
     Args:
         learning_rate: a number or a schedule.
         momentum: a schedule with `start` and `end`.
-        nesterov: whether the step is taken from where the momentum leads.
+        nesterov: whether to use Nesterov momentum.
     """
 
     def __init__(self, learning_rate, momentum: LinearByEpoch, nesterov: bool = False, **kwargs):
-        # Keras keeps velocities unless this is 0
+        # Keras creates velocities unless the momentum is 0
         super().__init__(learning_rate, momentum=1.0, nesterov=nesterov, **kwargs)
         self.momentum_schedule = momentum
 

@@ -1,4 +1,4 @@
-"""Runs that `train` wrote, and the arms that they make: runs that differ in their seed alone."""
+"""Run folders of `train`, and their arms: groups of runs that differ only in their seed."""
 
 import csv
 import dataclasses
@@ -15,21 +15,21 @@ from salience.system.files import read_text, real_path
 from salience.system.flags import to_json
 from salience.system.terminal import PROGRAM
 
-DONE = "done.json"  # in a run folder: the run has come to its end
-# settings that change nothing in a run's results, or only their rounding (a run that is taken up
-# keeps to what it decided on the feature cache)
+DONE = "done.json"  # marks the folder of a finished run
+# settings that do not affect a run's results, or only their rounding (a resumed run keeps its
+# feature-cache mode)
 WITHOUT_EFFECT = (
     *("overwrite", "resume", "checkpoint_minutes", "output", "weights_dir", "workers"),
     *("feature_cache", "cache_limit", "steps_per_execution"),
     *("devices", "cluster", "cluster_timeout"),
 )
-# those that do not tell two arms apart
-NOT_THE_ARM = (*WITHOUT_EFFECT, "seed", "xla")
+# settings that may differ within an arm
+NOT_OF_THE_ARM = (*WITHOUT_EFFECT, "seed", "xla")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder that `train` wrote.
+    """A run folder of `train`.
 
     Raises:
         UserError: the folder is missing or holds no finished epoch.
@@ -41,40 +41,40 @@ class Run:
         for name in ("config.json", "best.weights.h5", "history.csv"):
             if not (self.folder / name).exists():
                 raise UserError(
-                    f"{self.folder} is no run of {PROGRAM} train that has finished an epoch: "
-                    f"{name} is missing."
+                    f"{self.folder} is not a run of {PROGRAM} train with a finished epoch: {name} "
+                    "is missing."
                 )
 
     @cached_property
     def config(self) -> Config:
-        """The settings it was trained with."""
+        """The settings of the run."""
         return Config(**config_files.read_settings(self.folder / "config.json"))
 
     @property
     def weights(self) -> Path:
-        """The weights of its best epoch."""
+        """The weights file of the best epoch."""
         return self.folder / "best.weights.h5"
 
     @cached_property
     def history(self) -> list[dict[str, float]]:
-        """A row of numbers for each epoch."""
+        """The results of each epoch."""
         return history_of(self.folder)
 
 
 def changed_settings(config: Config, moved: bool = False) -> str:
-    """Return where the settings that a run folder holds are not a run's own, as text.
+    """Return the differences between the settings in a run folder and those of a run, as text.
 
     Args:
-        config: of the run.
-        moved: it is unfinished. Its data may lie elsewhere by now: who goes on with it compares the
-            pictures. And who met a loss that is no number may deal with it in another way.
+        config: settings of the run.
+        moved: whether the run is unfinished. Then its data may have moved, as resuming compares the
+            pictures, and `on_nan` may differ.
     """
     before = config_files.read_settings(config.run_folder / "config.json")
-    left_out = (*WITHOUT_EFFECT, *(["data", "on_nan"] if moved else []))
+    ignored = (*WITHOUT_EFFECT, *(["data", "on_nan"] if moved else []))
     changed = [
         (f.name, before.get(f.name, f.default), getattr(config, f.name))
         for f in dataclasses.fields(config)
-        if f.name not in left_out
+        if f.name not in ignored
     ]
     return "; ".join(
         f"{name} {as_typed(then)}, now {as_typed(now)}"
@@ -84,19 +84,19 @@ def changed_settings(config: Config, moved: bool = False) -> str:
 
 
 def as_typed(value: Any) -> str:
-    """Return a setting as its flag would have it."""
+    """Return a setting as it is typed after its flag."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def history_of(folder: Path) -> list[dict[str, float]]:
-    """Return what each epoch of a run gave and what it took, a row of numbers each."""
-    given, taken = (rows_of(folder / name) for name in ("history.csv", "speed.csv"))
-    cost = {row["epoch"]: row for row in taken}
-    return [{**row, **cost.get(row["epoch"], {})} for row in given]
+    """Return the results and the costs of each epoch of a run."""
+    results, costs = (rows_of(folder / name) for name in ("history.csv", "speed.csv"))
+    cost = {row["epoch"]: row for row in costs}
+    return [{**row, **cost.get(row["epoch"], {})} for row in results]
 
 
 def rows_of(path: Path) -> list[dict[str, float]]:
-    """Return the rows of a CSV file of numbers; none where it is absent."""
+    """Return the rows of a CSV file of numbers; [] if there is no file."""
     if not path.exists():
         return []
     lines = read_text(path).splitlines()
@@ -105,26 +105,26 @@ def rows_of(path: Path) -> list[dict[str, float]]:
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs of one strategy that differ in their seed alone."""
+    """Runs of one strategy that differ only in their seed."""
 
     name: str
     runs: list[Run]
 
 
 def arms_of(runs: list[Run]) -> list[Arm]:
-    """Return the runs by arm, in their order; each arm is named by what tells it from the others.
+    """Return the arms of runs, in their order, with unique names.
 
-    Of one system, that is its strategy.
+    The name of an arm is its strategy if all arms have the same system.
 
     Raises:
-        UserError: a run is named twice, or two are alike in all, the seed included.
+        UserError: a run is named twice, or two runs have the same settings and seed.
     """
     if len({real_path(run.folder) for run in runs}) < len(runs):
         raise UserError("A run folder is named twice; each run counts once.")
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        fields = {k: v for k, v in to_json(run.config).items() if k not in NOT_THE_ARM}
-        # where a named data set lies is no matter; which folder one's own is, is
+        fields = {k: v for k, v in to_json(run.config).items() if k not in NOT_OF_THE_ARM}
+        # the path of a named data set does not matter, but that of a user's own folder does
         fields["data"] = [str(root) for name, root in run.config.sets if name in OWN_SETS]
         groups.setdefault(repr(sorted(fields.items())), []).append(run)
     arms = list(groups.values())
@@ -133,9 +133,7 @@ def arms_of(runs: list[Run]) -> list[Arm]:
         for run in arm:
             twin = seeds.setdefault(run.config.seed, run)
             if twin is not run:
-                raise UserError(
-                    f"{twin.folder} and {run.folder} are one run twice: the same settings and seed."
-                )
+                raise UserError(f"{twin.folder} and {run.folder} have the same settings and seed.")
     of_one_system = len({arm[0].config.system for arm in arms}) == 1
     for names in (
         [arm[0].config.strategy if of_one_system else "" for arm in arms],
@@ -149,8 +147,8 @@ def arms_of(runs: list[Run]) -> list[Arm]:
 
 
 def differing_settings(arms: list[Arm]) -> list[str]:
-    """Return the settings, besides the strategy's own, in which the arms are not alike."""
-    own = (*NOT_THE_ARM, "data", "freeze_backbone", "fixed_blocks", "backbone_weights")
+    """Return the settings that differ between arms, except those of the strategy."""
+    own = (*NOT_OF_THE_ARM, "data", "freeze_backbone", "fixed_blocks", "backbone_weights")
     fields = [to_json(arm.runs[0].config) for arm in arms]
-    told = {name: {repr(values[name]) for values in fields} for name in fields[0]}
-    return [name for name, values in told.items() if name not in own and len(values) > 1]
+    values_of = {name: {repr(values[name]) for values in fields} for name in fields[0]}
+    return [name for name, values in values_of.items() if name not in own and len(values) > 1]

@@ -1,4 +1,4 @@
-"""What `train` does, in order: data, network, weights, epochs, and after each the validation."""
+"""Trains a network: loads data and weights, and runs the epochs with their validation."""
 
 import contextlib
 import dataclasses
@@ -30,15 +30,15 @@ from utilities import OutputGrid, SaliencyBatches
 
 
 def train(config: Config, say: Callable[[str], None] = tell) -> RunFolder:
-    """Train a network as configured, or go on with it; return its run folder, with the history.
+    """Train a network, or resume its training; return the run folder with the history.
 
     Args:
-        config: the run's settings.
-        say: gets each line of news.
+        config: settings of the run.
+        say: called with each message.
 
     Raises:
-        UserError: the data, the backbone's weights or the output folder are not usable.
-        Interrupted: a signal has ended it; the same settings go on.
+        UserError: the data, the backbone's weights or the output folder cannot be used.
+        Interrupted: a signal ended the training; the same settings resume it.
     """
     config.check_start()
     with heeded(say) as stop:
@@ -65,19 +65,22 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
         model = system_module(config.model).build(config)
     grid = grid_of(model)
     training, validation = (batches(config, split, grid) for split in ("train", "val"))
-    check_loss_has_its_truth(config.loss, config.dataset_name, training)
+    check_truth_of_loss(config.loss, config.dataset_name, training)
     weights = load_start(model, config, say) if devices.is_chief else None  # it may download them
     devices.copy_weights(model)
-    same = {"pictures": names_of(training, validation), "first weights": digest_of(model)}
+    same = {
+        "pictures": digest_of_pictures(training, validation),
+        "first weights": digest_of_weights(model),
+    }
     devices.check_same("The pictures of --data", same["pictures"].encode())
-    # where features are kept, what learns is fitted on them; it shares its layers with the network
+    # with cached features, only the trainable part is fitted; it shares its layers with the network
     as_decided = dataclasses.replace(config, feature_cache=found.features or config.feature_cache)
     fitted, kept = feature_cache.attach(model, training, validation, as_decided, say, devices)
     set_up(fitted, config, steps_per_epoch=len(training))
     devices.feed(training)  # which may refuse the batch
     # last, so that bad input leaves no empty folder behind; only the chief writes
     run = RunFolder(config, same, "on" if training.features else "off", say, devices.is_chief)
-    run.pictures = remembered(config, training, validation, say) if devices.is_chief else None
+    run.pictures = picture_hashes(config, training, validation, say) if devices.is_chief else None
     with contextlib.closing(run):
         standing, arrays = start_of(run, devices)
         say(describe(config, model, training, validation, weights))
@@ -91,7 +94,7 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
         try:
             fit(epochs, config, say)
         except Exception:
-            # Keras wraps what a reading thread raised; the user is owed the line that it had
+            # Keras wraps errors of reading threads; raise the original one
             failure = training.failure or validation.failure
             if failure:
                 raise failure from None
@@ -102,7 +105,7 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
         if not run.is_interrupted:
             rival = ""
             if devices.is_chief and devices.count > 1:
-                say("the network in the box is not scored beside a training on several devices")
+                say("the included network is not scored in a training on several devices")
             elif devices.is_chief and (scores := score_shipped(config, validation, stop, say)):
                 rival = run.note_rival(scores)
             run.finish()
@@ -120,7 +123,7 @@ def look_for_earlier(devices: Devices, config: Config) -> Earlier:
 
 
 def start_of(run: RunFolder, devices: Devices) -> tuple[Standing, Arrays | None]:
-    """Return which step comes next, and the variables' values at it: none at the first of all."""
+    """Return the position of the training and the values of its variables (None at the start)."""
     data = devices.from_chief(run.resumed)
     if not data:
         return Standing(started=run.started), None
@@ -132,14 +135,14 @@ def start_of(run: RunFolder, devices: Devices) -> tuple[Standing, Arrays | None]
 def remarks(
     devices: Devices, config: Config, model: keras.Model, kept: str, standing: Standing | None
 ) -> Iterator[str]:
-    """Yield what is to be said before training, besides what is trained on what.
+    """Yield notes on the data, the feature cache, the backend and resuming.
 
     Args:
         devices: those of the run.
         config: the run's settings.
         model: the network.
-        kept: what was decided of the feature cache.
-        standing: where training is taken up, if it is.
+        kept: message on the feature cache.
+        standing: position of a resumed training, or None.
     """
     for name, root in config.sets:
         yield from (f"{name}: {remark}" for remark in loading.remarks(name, root))
@@ -149,13 +152,13 @@ def remarks(
     if devices.count > 1:
         yield f"{devices.count} devices of {devices.processes} processes share each batch, by JAX"
     if standing:
-        yield f"going on from {standing}"
+        yield f"resuming from {standing}"
 
 
-def names_of(training: SaliencyBatches, validation: SaliencyBatches) -> str:
-    """Return a name for the pictures of a run and their truth, wherever they lie.
+def digest_of_pictures(training: SaliencyBatches, validation: SaliencyBatches) -> str:
+    """Return a digest of a run's pictures and their ground truth, independent of their path.
 
-    Of their files it has the sizes: when they were changed, a copy to another disk may not tell.
+    It contains the sizes of files, but not their modification times, which a copy may change.
     """
     digest = hashlib.sha256()
     for batches in (training, validation):
@@ -170,19 +173,19 @@ def names_of(training: SaliencyBatches, validation: SaliencyBatches) -> str:
 
 
 def size_of(source: object) -> int | None:
-    """Return the bytes of a file that a sample names; None where it is none of its own."""
+    """Return the size of a sample's file, bytes; None without a file."""
     return source.stat().st_size if isinstance(source, Path) and source.is_file() else None
 
 
-def remembered(
+def picture_hashes(
     config: Config,
     training: SaliencyBatches,
     validation: SaliencyBatches,
     say: Callable[[str], None],
 ) -> dict[str, str]:
-    """Return what the cards of a run remember of its pictures.
+    """Return the hashes of a run's pictures by split, for the cards of its weights.
 
-    What the first weights had learned from was trained on, too.
+    They include the training pictures of the initial weights.
     """
     found = provenance.hashes(training.samples, config.workers)
     lost = sum(
@@ -191,8 +194,8 @@ def remembered(
     )
     if lost:
         say(
-            f"note: the weights will not remember {lost} training pictures, since their store is "
-            "without its sources: scoring copies of these pictures will not be told"
+            f"note: {lost} training pictures are not recorded in the weights' card, since the "
+            "sources of their store are missing: `evaluate` cannot detect copies of these pictures"
         )
     before: set[bytes] = set()
     if config.init_weights:
@@ -203,8 +206,8 @@ def remembered(
     }
 
 
-def digest_of(model: keras.Model) -> str:
-    """Return a name for the weights that a network has."""
+def digest_of_weights(model: keras.Model) -> str:
+    """Return a digest of a network's weights."""
     digest = hashlib.sha256()
     for weight in model.weights:
         digest.update(keras.ops.convert_to_numpy(weight).tobytes())
@@ -212,7 +215,7 @@ def digest_of(model: keras.Model) -> str:
 
 
 def best_line(run: RunFolder) -> str:
-    """Return what a run came to, and where its weights are."""
+    """Return a message with the best epoch of a run and the paths of its weights."""
     best = run.best_epoch
     copy = f", and {run.published}"
     if run.kept_back:
@@ -225,12 +228,12 @@ def best_line(run: RunFolder) -> str:
 
 
 def fit(epochs: Epochs, config: Config, say: Callable[[str], None]) -> None:
-    """Train from where training stands to its end; first what an earlier process left of an epoch.
+    """Train from the current position to the end; finish an interrupted epoch first.
 
     Args:
-        epochs: knows where that is.
-        config: the run's settings.
-        say: gets each line of news.
+        epochs: callback with the position of the training.
+        config: settings of the run.
+        say: called with each message.
     """
     training, devices, at = epochs.training, epochs.devices, epochs.at
     make_variables(epochs)
@@ -244,7 +247,7 @@ def fit(epochs: Epochs, config: Config, say: Callable[[str], None]) -> None:
 
 
 def make_variables(epochs: Epochs) -> None:
-    """Have a network make its metrics' variables, as a step would, where they are to be set."""
+    """Create the variables of the metrics, if they have to be restored."""
     if epochs.arrays or epochs.config.on_nan != "stop":
         epochs.state.fitted.test_on_batch(*epochs.training[0])
 
@@ -256,7 +259,7 @@ def fit_epochs(
     feed: keras.utils.PyDataset,
     end: int,
 ) -> None:
-    """Train up to an epoch; without XLA where that was asked for and cannot compile the step."""
+    """Train up to an epoch; if `--xla on` cannot compile the step, train without XLA."""
     model = epochs.state.fitted
     options = {
         "initial_epoch": epochs.at.epoch,
@@ -269,24 +272,24 @@ def fit_epochs(
         model.fit(feed, **options)
     except Exception as error:
         tried = config.xla == "on" and model.jit_compile and not epochs.has_stepped
-        # JAX has given its arrays away by then, and is of no use uncompiled
+        # JAX has donated its arrays by then, and is too slow without compilation
         if not tried or backends.backend() == "jax":
             raise
         if epochs.training.failure or isinstance(error, UserError):
             raise
-        say(f"XLA cannot compile this step, so it is not compiled: {first_line(error)}")
+        say(f"XLA cannot compile the training step, so XLA is disabled: {first_line(error)}")
         set_up(model, dataclasses.replace(config, xla="off"), len(epochs.training))
         make_variables(epochs)
         model.fit(feed, **options)
 
 
 def first_line(error: Exception) -> str:
-    """Return the beginning of what an exception says; compilers say a page."""
+    """Return the first line of an exception's message, at most 200 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def load_start(model: keras.Model, config: Config, say: Callable[[str], None]) -> Path | None:
-    """Load the weights that training begins with; return their file, or None for a random start."""
+    """Load the initial weights; return their file, or None for random weights."""
     if config.init_weights is None:
         return system_module(config.model).load_pretrained(model, config)
     card = weight_files.read_card(config.init_weights)
@@ -296,7 +299,7 @@ def load_start(model: keras.Model, config: Config, say: Callable[[str], None]) -
 
 
 def batches(config: Config, split: str, grid: OutputGrid) -> SaliencyBatches:
-    """Return the generator of a split; only training shuffles and flips."""
+    """Return the batches of a split; only those of training are shuffled and flipped."""
     samples, sizes = [], []
     for name, root in config.sets:
         found = loading.load(name, root, split, config.plan, config.out_of_bounds)
@@ -320,8 +323,8 @@ def batches(config: Config, split: str, grid: OutputGrid) -> SaliencyBatches:
     )
 
 
-def check_loss_has_its_truth(loss: str, dataset_name: str, training: SaliencyBatches) -> None:
-    """Refuse a loss from fixations where the data set has none."""
+def check_truth_of_loss(loss: str, dataset_name: str, training: SaliencyBatches) -> None:
+    """Raise UserError if the loss needs fixations and a picture has none."""
     bare = [sample.name for sample in training.samples if sample.fixations is None]
     if bare and "nss" in loss:
         raise UserError(
@@ -338,29 +341,29 @@ def describe(
     validation: SaliencyBatches,
     weights: Path | None,
 ) -> str:
-    """Return a few lines that say what is about to be trained, on what."""
+    """Return a description of the training: network, data and settings."""
     trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
     return (
         f"{config.system} ({config.strategy}) at {config.rows}x{config.cols}: {trainable:,} of "
-        f"{model.count_params():,} weights learn; start: {weights or 'random'}\n"
-        f"{config.dataset_name}: {training.count} training and {validation.count} validation "
-        f"pictures{outside(config.out_of_bounds, training)}; loss {config.loss}, "
-        f"{config.optimizer}, learning rate {config.learning_rate:g}, batch {config.batch_size}"
-        f"{speed(config.precision, config.part_size)}\n"
-        f"writing to {config.run_folder}/"
+        f"{model.count_params():,} weights are trainable; start: "
+        f"{weights or 'random'}\n{config.dataset_name}: {training.count} training and "
+        f"{validation.count} validation pictures{outside(config.out_of_bounds, training)}; loss "
+        f"{config.loss}, {config.optimizer}, learning rate {config.learning_rate:g}, batch "
+        f"{config.batch_size}{speed(config.precision, config.part_size)}\nwriting to "
+        f"{config.run_folder}/"
     )
 
 
 def speed(precision: str, part_size: int | None) -> str:
-    """Return how the step is computed where that is not the plain way, or nothing."""
+    """Return the precision and the micro-batch as text; "" for the defaults."""
     words = "" if precision == "float32" else f", {precision}"
     if part_size:
-        words += f", {part_size} at once"
+        words += f", micro-batch {part_size}"
     return words
 
 
 def outside(out_of_bounds: str, training: SaliencyBatches) -> str:
-    """Return how many fixations lay outside their picture and what was done, or nothing."""
+    """Return the number of fixations outside their picture and their treatment as text, or ""."""
     count = sum(sample.outside for sample in training.samples)
     done = "clipped to the border" if out_of_bounds == "clip" else "dropped"
     return f" ({count} fixations outside their picture {done})" if count else ""

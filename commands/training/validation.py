@@ -1,4 +1,4 @@
-"""What the network is worth after an epoch: its scores on the validation pictures."""
+"""Scores of a network on the validation pictures, after each epoch."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,37 +33,39 @@ def scores_line(row: dict[str, float]) -> str:
 def score_shipped(
     config: Config, batches: SaliencyBatches, stop: Stop, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Return how the network in the box does on the validation pictures, at their original size.
+    """Return the scores of the included network on the validation pictures, at their original size.
 
-    Nothing where there is none, where nothing is concluded of the pictures (synthetic scenes),
-    where it cannot read them, or where a signal comes.
+    Returns {} if there is no included network, for synthetic scenes, if pictures cannot be read, or
+    after a signal.
 
     Args:
-        config: of the training that it is compared with.
+        config: settings of the training to compare with.
         batches: the validation pictures.
-        stop: whether a signal has asked for the end.
-        say: gets the line that says why there are no scores.
+        stop: true after a signal to end.
+        say: called with the reason if there are no scores.
     """
     if config.dataset_name in BUILT_IN:
         return {}
-    box = weight_files.SHIPPED
-    if not box.is_file():
-        say("no network is in the box, so none is scored on the validation pictures")
+    included = weight_files.SHIPPED
+    if not included.is_file():
+        say("there is no included network to score on the validation pictures")
         return {}
     samples, rows = batches.samples, []
     try:
-        source = ModelMaps(box, weight_files.name_of(box), config.batch_size, config.workers)
+        source = ModelMaps(
+            included, weight_files.name_of(included), config.batch_size, config.workers
+        )
         shapes = [sample_shape(sample) for sample in samples]
-        with progress(len(samples), "network in the box") as bar:
+        with progress(len(samples), "included network") as bar:
             found = source.maps(samples, shapes)
             for sample, shape, saliency_map in zip(samples, shapes, found, strict=True):
                 if stop:
-                    raise UserError("a signal came.")
+                    raise UserError("a signal was received.")
                 density = sample_density(sample, shape, config.sigma_pixels)
                 rows.append(score(np.asarray(saliency_map), density, sample.fixations, VALIDATED))
                 bar.update()
     except UserError as error:
-        say(f"the network in the box is not scored on the validation pictures: {error}")
+        say(f"the included network is not scored on the validation pictures: {error}")
         return {}
     means = {f"val_{name}": mean for name, mean in mean_scores(rows, VALIDATED).items()}
     return {"weights": source.name, "sha256": source.digest, "pictures": len(rows), **means}
@@ -78,37 +80,37 @@ class Validator:
         self.grid: list = []
 
     def validate(self, model: keras.Model, stop: Stop | None = None) -> dict[str, float]:
-        """Return `val_loss` and the mean metrics; one prediction a picture serves them all.
+        """Return `val_loss` and the mean metrics, from one prediction per picture.
 
         Args:
-            model: what is fitted.
-            stop: whether a signal has asked for the end.
+            model: the fitted model.
+            stop: true after a signal to end.
 
         Raises:
-            Interrupted: it has.
-            UserError: a picture's loss is no number.
+            Interrupted: a signal was received.
+            UserError: the loss of a picture is not finite.
         """
-        watched = training_metrics(self.config.model)
-        columns = [*VALIDATED, "loss", *(metric.__name__ for metric in watched)]
-        mine = self.devices.share(range(len(self.batches)))
+        own_metrics = training_metrics(self.config.model)
+        columns = [*VALIDATED, "loss", *(metric.__name__ for metric in own_metrics)]
+        own_indices = self.devices.share(range(len(self.batches)))
         bar = progress(
-            len(mine) * self.config.batch_size, "validation", shown=self.devices.is_chief
+            len(own_indices) * self.config.batch_size, "validation", shown=self.devices.is_chief
         )
         table: list[list[float]] = []
         self.grid = []
         with ThreadPoolExecutor(self.config.workers) as pool:
-            coming = [pool.submit(self.batches.__getitem__, index) for index in mine[:1]]
-            for index in mine:
+            prefetched = [pool.submit(self.batches.__getitem__, index) for index in own_indices[:1]]
+            for index in own_indices:
                 if stop:
                     bar.close()
                     raise Interrupted("in the validation")
-                x, y = coming.pop().result()
-                if index != mine[-1]:  # read while the network works
-                    coming.append(pool.submit(self.batches.__getitem__, index + 1))
+                x, y = prefetched.pop().result()
+                if index != own_indices[-1]:  # read the next batch while the network runs
+                    prefetched.append(pool.submit(self.batches.__getitem__, index + 1))
                 predicted = self.devices.predict(model, x)
                 by_picture = [
                     keras.ops.convert_to_numpy(function(y, predicted)).tolist()
-                    for function in (self.loss, *watched)
+                    for function in (self.loss, *own_metrics)
                 ]
                 first = index * self.config.batch_size
                 rows = list(pool.map(self.score, range(first, first + len(predicted)), predicted))
@@ -118,46 +120,46 @@ class Validator:
                     self.grid.append(self.grid_row(i, predicted[i - first], rows[i - first]))
                 bar.update(len(predicted))
         bar.close()
-        # the regulariser is part of the training loss; with it the two curves are comparable
+        # the training loss includes the regulariser; add it, so that both losses can be compared
         penalty = sum(float(keras.ops.convert_to_numpy(p)) for p in model.losses)
         gathered = self.devices.gather(np.array(table).reshape(-1, len(columns)))
         values = dict(zip(columns, gathered.T, strict=True))
-        self.refuse_nonfinite(values["loss"])
+        self.check_finite(values["loss"])
         scores = [dict(zip(columns, row, strict=True)) for row in gathered.tolist()]
         means = mean_scores(scores, VALIDATED)
         return {
             "val_loss": float(np.mean(values["loss"])) + penalty,
             **{f"val_{name}": mean for name, mean in means.items()},
-            **{f"val_{m.__name__}": float(np.mean(values[m.__name__])) for m in watched},
+            **{f"val_{m.__name__}": float(np.mean(values[m.__name__])) for m in own_metrics},
         }
 
-    def refuse_nonfinite(self, values: NDArray) -> None:
-        """Refuse losses that are no numbers; the weights are ruined, or the truth is.
+    def check_finite(self, values: NDArray) -> None:
+        """Check that all losses are finite.
 
         Raises:
-            UserError: there are such; it names the pictures.
+            UserError: a loss is not finite; the message names the pictures.
         """
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             names = ", ".join(self.batches.samples[i].name for i in bad[:3])
             raise UserError(
                 f"The validation loss is {values[bad[0]]} for {len(bad)} of {len(values)} pictures "
-                f"({names}{', ...' if len(bad) > 3 else ''}). The weights of the epochs before are "
+                f"({names}{', ...' if len(bad) > 3 else ''}). The weights of earlier epochs are "
                 "kept. Try a lower --learning_rate."
             )
 
     def score(self, index: int, prediction: NDArray) -> dict[str, float]:
-        """Return the metrics of one picture, whose batch has been read."""
+        """Return the metrics of one picture; its batch must have been read."""
         sample, box = self.batches.samples[index], self.batches.boxes[index]
         density = sample_density(sample, box.image_shape, self.config.sigma_pixels)
         return score(self.restored(index, prediction), density, sample.fixations, VALIDATED)
 
     def restored(self, index: int, prediction: NDArray) -> NDArray:
-        """Return a prediction as a map of its picture, whose batch has been read."""
+        """Return a prediction as a map at the picture's size; its batch must have been read."""
         return postprocess(prediction, self.batches.boxes[index], self.batches.grid)
 
     def grid_row(self, index: int, prediction: NDArray, scores: dict[str, float]) -> tuple:
-        """Return a line of the picture grid."""
+        """Return a row of the picture grid."""
         sample, box = self.batches.samples[index], self.batches.boxes[index]
         return (
             sample.name,

@@ -53,7 +53,7 @@ def test_a_whole_data_set_is_well(tmp_path, small, look, name):
     well, said, report = look(name, tmp_path / "set")
     assert well, said
     assert report["problems"] == {"remarks": []}
-    assert "all is well" in said
+    assert "no problems" in said
     points = known["train"] if name == "salicon" else known
     row = report["parts"][0]
     assert row["fixations"] == sum(map(len, points.values()))
@@ -70,7 +70,7 @@ def test_what_is_missing_is_counted(tmp_path, look):
     assert not well
     assert "problem: train: 4 pictures instead of 10,000" in said
     assert "problem: val: no pictures (5,000 are published)" in said
-    assert "note: test: no pictures (5,000 are published); they have no truth" in said
+    assert "note: test: no pictures (5,000 are published); they have no ground truth" in said
     assert rows_of(report)["train"]["published"] == [10_000]
 
 
@@ -96,7 +96,7 @@ def test_every_defect_is_found_at_once(tmp_path, small, look):
     assert problems["train: fixation files that cannot be read"] == [names[1]]
     assert problems["train: pictures that cannot be read"] == [f"{names[2]}.jpg"]
     assert problems["train: pictures of another size than their map"] == [f"{names[3]}.jpg"]
-    assert problems["val: fixation records alone"] == ["COCO_val2014_000000000999"]
+    assert problems["val: fixation records without a picture"] == ["COCO_val2014_000000000999"]
     assert problems["val: maps that cannot be read"] == ["COCO_val2014_000000000101.jpg"]
     assert len(problems) == 7  # and why the .mat file could not be read
     assert f"problem: 1 train: pictures without maps ({names[0]})" in said
@@ -121,12 +121,12 @@ def test_what_is_no_problem_is_noted(tmp_path, small, look):
     well, _, report = look("cat2000", root)
     assert well
     notes = report["notes"]
-    turned = "trainSet: pictures that EXIF data turn; read as their truth lies"
+    turned = "trainSet: pictures with an EXIF rotation; read in the orientation of their truth"
     assert notes[turned] == ["Pattern/004.jpg"]
     assert notes["trainSet: grey pictures"] == ["Art/001.jpg"]
     assert notes["trainSet: pictures that repeat another"] == ["Art/009 = Art/002"]
     assert notes["trainSet: pictures without a fixation"] == ["Art/005.jpg"]
-    assert notes["trainSet: maps of one value"] == ["Art/005.jpg"]
+    assert notes["trainSet: constant maps"] == ["Art/005.jpg"]
 
 
 def test_fixations_outside_are_counted(tmp_path, small, look):
@@ -155,7 +155,7 @@ def test_masks_of_another_size_and_damaged_tables_are_problems(tmp_path, small, 
     well, said, _ = look("toronto", tmp_path / "toronto")
     assert not well
     assert "cannot be read as Toronto's fixations" in said
-    assert "all: neither maps nor fixations; sought in origfixdata.mat" in said
+    assert "all: neither maps nor fixations; searched in origfixdata.mat" in said
 
 
 def own_set(root, count=4):
@@ -268,7 +268,7 @@ def test_bad_input_is_answered_in_one_line(tmp_path, look):
 
 def test_exit_codes_of_the_command(cli, tmp_path):
     layouts.npy(tmp_path / "npy")
-    assert "all is well" in cli("data", "check", "--dataset", "npy", "--data", "npy").stdout
+    assert "no problems" in cli("data", "check", "--dataset", "npy", "--data", "npy").stdout
     np.save(tmp_path / "npy/maps.npy", np.zeros((3, *layouts.SHAPE)))
     done = cli("data", "check", "--dataset", "npy", "--data", "npy", code=1)
     assert "7 all: pictures without maps" in done.stdout

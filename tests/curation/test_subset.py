@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from commands.curation.prepare import prepare
-from commands.curation.subset import drawn, shared, subset
+from commands.curation.subset import allocate, draw_samples, subset
 from commands.settings import PrepareConfig, SubsetConfig
 from salience.data import loading
 from salience.data.sets import folder as folder_set
@@ -121,7 +121,7 @@ def test_splits_and_categories_keep_their_shares(own, copied):
 @pytest.mark.parametrize("n", range(1, 41))
 def test_shares_add_up_and_leave_nobody_out(n):
     sizes = {"train": 25, "val": 1, "test": 14}
-    found = shared(sizes, n)
+    found = allocate(sizes, n)
     assert sum(found.values()) == n
     assert all(found[split] <= size for split, size in sizes.items())
     assert n < 3 or min(found.values()) >= 1
@@ -194,7 +194,7 @@ def test_bad_settings_are_one_error_and_leave_nothing(own, copied, tmp_path, cha
 
 
 def test_what_is_there_is_not_touched(own, copied, tmp_path):
-    with pytest.raises(UserError, match="own is there already"):
+    with pytest.raises(UserError, match="own exists"):
         copied("own", dataset="folder", data=own, n=3)
 
 
@@ -274,5 +274,5 @@ def test_a_damaged_npz_is_named(own):
 
 def test_categories_are_drawn_from_in_proportion():
     samples = [Sample(str(i), Path(), category="abc"[min(i // 10, 2)]) for i in range(40)]
-    found = Counter(s.category for s in drawn({"train": samples}, 8, seed=1)["train"])
+    found = Counter(s.category for s in draw_samples({"train": samples}, 8, seed=1)["train"])
     assert found == {"a": 2, "b": 2, "c": 4}

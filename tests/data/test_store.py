@@ -427,7 +427,7 @@ def test_a_source_that_changes_under_the_work_leaves_no_finished_store(
         preparing, "make_truth", lambda *a, real=preparing.make_truth: (moved_fixation(root),
                                                                         real(*a))[1]
     )  # fmt: skip
-    with pytest.raises(UserError, match="changed while it was prepared"):
+    with pytest.raises(UserError, match="changed during the preparation"):
         prepared(root, workers=1)
     assert not (tmp_path / "store/store.json").exists()
 
@@ -579,7 +579,7 @@ def test_a_store_prepared_otherwise_is_replaced_only_when_asked(own, prepared):
     root = own()
     folder = prepared(root)
     whole = contents(folder)
-    with pytest.raises(UserError, match=r"--rows 48, now --rows 96 is asked for.*--overwrite"):
+    with pytest.raises(UserError, match=r"--rows 48, now --rows 96 is requested.*--overwrite"):
         prepared(root, rows=96)
     assert contents(folder) == whole
     prepared(root, rows=96, overwrite=True)
@@ -589,7 +589,7 @@ def test_a_store_prepared_otherwise_is_replaced_only_when_asked(own, prepared):
 def test_other_files_are_left_alone(own, prepared, tmp_path):
     (tmp_path / "store").mkdir()
     (tmp_path / "store/thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds something else than a store"):
+    with pytest.raises(UserError, match="holds other files than a store"):
         prepared(own())
     assert [p.name for p in (tmp_path / "store").iterdir()] == ["thesis.txt"]
 

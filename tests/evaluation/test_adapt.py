@@ -248,10 +248,10 @@ def test_what_a_fit_costs_is_told_as_a_loss(rng):
     found.rows["n"]["ig"] = found.rows["before"]["ig"] + 1e-5  # clear, but nothing
     found.pictures = [""] * 30
     lines = adapt.summary(found, groups, 0)
-    (line,) = adapt.effects(found, lines)
+    (line,) = adapt.effect_lines(found, lines)
     assert line == (
-        "fitted on n pictures: gains in NSS +0.200; loses in CC -0.100, KLD +0.300 (low is good); "
-        "unclear in IG +0.000"
+        "fitted on n pictures: gains in NSS +0.200; loses in CC -0.100, KLD +0.300 (lower is "
+        "better); unclear in IG +0.000"
     )
     table = adapt.adaptation_table(found, groups, lines, "set")
     assert re.search(r"^CC .*\] loss *$", table, re.MULTILINE)
@@ -530,7 +530,7 @@ def test_more_pictures_than_there_are_is_an_error(weights, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"split": "train"}, "scored on test alone"),
+        ({"split": "train"}, "scored on test only"),
         ({"name": "../elsewhere"}, "becomes part of a file's name"),
         ({"name": ""}, "becomes part of a file's name"),
         ({"n": (1,)}, "--n"),

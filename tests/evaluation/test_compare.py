@@ -102,7 +102,7 @@ def test_a_run_against_its_copy_is_no_difference(two_runs, tmp_path):
         assert (row["difference"], row["low"], row["high"]) == (0, 0, 0)
         assert row["p"] == row["p_corrected"] == 1
         assert row["improved"] == 0.5
-    assert "do not tell from chance" in done["sentence"]
+    assert "is not significant" in done["sentence"]
     assert "The arms also differ in learning_rate." in "\n".join(lines)
     # two arms of one strategy go by their folders
     assert [e["name"] for e in done["scored"]][:2] == ["frozen", "copy"]
@@ -141,7 +141,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_two_arms(two_runs, tmp_path)
     ]
     assert len(runs.arms_of(mine)) == 2
     same = twin(two_runs[0], tmp_path / "same")
-    with pytest.raises(UserError, match="are one run twice"):
+    with pytest.raises(UserError, match="have the same settings and seed"):
         runs.arms_of([runs.Run(two_runs[0]), runs.Run(same)])
 
 
@@ -224,12 +224,12 @@ def test_the_sentence_is_about_the_better_arm_whichever_comes_first():
     assert answer(2.5, 2.0) == (
         "On 9 pictures of osie, a scores NSS 2.500, +0.500 (95 % interval +0.400 to +0.600) "
         "against b and better in 70% of the pictures; that is 80% of the way from a uniform map to "
-        "what observers foretell of each other."
+        "the observers' prediction of each other."
     )
     turned = answer(2.0, 2.5, improved=0.3)
     assert "b scores NSS 2.500, +0.500 (95 % interval +0.400 to +0.600) against a" in turned
     assert "better in 70% of the pictures" in turned
-    assert "do not tell from chance" in answer(2.0, 2.5, high=0.1)  # the interval holds zero
+    assert "is not significant" in answer(2.0, 2.5, high=0.1)  # the interval holds zero
     assert "too few pictures" in answer(2.0, 2.5, low=float("nan"))
     lower = answer(0.5, 1.0, "kld", low=-0.6, high=-0.4)
     assert "a scores KLD 0.500, -0.500 (95 % interval -0.600 to -0.400) against b and b" in lower
@@ -292,7 +292,7 @@ def trained_here(two_runs, monkeypatch):
         shutil.copytree(two_runs[0], config.run_folder, dirs_exist_ok=True)
         config_files.save(config, config.run_folder / "config.json")
 
-    monkeypatch.setattr(strategies, "train_apart", run)
+    monkeypatch.setattr(strategies, "train_in_subprocess", run)
     return trained
 
 
@@ -326,7 +326,7 @@ def test_arms_are_trained_with_every_seed_and_not_again(tiny, tmp_path, trained_
     [
         ((["frozen", "frozen"], [0]), "--strategies names frozen twice"),
         ((["frozen"], [1, 1]), "--seeds names 1 twice"),
-        ((["finetuned", "scratch"], [0]), "makes finetuned and scratch the same"),
+        ((["finetuned", "scratch"], [0]), "finetuned and scratch are the same"),
     ],
 )
 def test_arms_that_cannot_be_compared_are_refused_before_training(

@@ -89,7 +89,7 @@ def test_the_table_shows_the_maps_beside_the_references(run, maps, tmp_path):
     assert np.isnan(model.share["emd"])
     table = next(line for line in lines if "bootstrap 95 %" in line)
     assert f"{model.means['cc'].mean:.3f} [{model.means['cc'].low:.3f}" in table
-    assert "KLD (low is good)" in table
+    assert "KLD (lower is better)" in table
     assert "nats, eps 2.2204e-16" in table
     written = json.loads((tmp_path / "out/metrics.json").read_text())
     assert written["rows"]["maps"]["means"]["cc"]["mean"] == model.means["cc"].mean
@@ -165,7 +165,7 @@ def test_missing_extra_odd_and_broken_maps_are_named_counted_and_decided(run, ma
         f"1 maps missing: the picture is left out of every row ({first}.png)",
         f"1 maps that cannot be read: the picture is left out of every row ({second}.png)",
         f"1 maps of another size than the picture: scaled to it ({third}.png)",
-        f"1 8-bit maps: scored half a step higher, as 0 is not nothing ({third}.png)",
+        f"1 8-bit maps: half a level is added, as 0 does not mean zero probability ({third}.png)",
         "1 maps without a picture in the split: not used (nobody.npy)",
     ):
         assert expected in notes
@@ -203,7 +203,7 @@ def test_8_bit_maps_are_scored_half_a_step_higher(run, tmp_path):
 
 
 def test_mirror_is_for_networks(maps):
-    with pytest.raises(UserError, match="--mirror is for a network's maps"):
+    with pytest.raises(UserError, match="--mirror needs a network"):
         EvaluateConfig(maps=maps, mirror=True)
 
 
@@ -258,8 +258,8 @@ def test_fixations_outside_and_missing_are_noted(run, tmp_path, picture, rng):
     done, lines = run(maps=tmp_path / "set/test/maps", dataset="folder", data=tmp_path / "set")
     text = "\n".join(lines)
     assert "1 pictures with fixations outside: those are left out (1.png)" in text
-    assert "1 pictures without fixations: metrics from maps alone count them (2.png)" in text
-    assert "maps: NSS, AUC-Judd, IG are means over those 2 of 3 pictures that have a value" in text
+    assert "1 pictures without fixations: only metrics from maps count them (2.png)" in text
+    assert "maps: NSS, AUC-Judd, IG are means over the 2 of 3 pictures with a value" in text
     assert done.row("maps").means["cc"].pictures == 3
     assert done.row("maps").means["nss"].pictures == 2
 
@@ -271,7 +271,7 @@ def test_fixations_outside_and_missing_are_noted(run, tmp_path, picture, rng):
          {"own_maps": 0, "made_maps": 3, "sigma_pixels": 24.0}),
         (("fixations", "maps"), 7.0, "density maps: made from fixations with a Gaussian of 7 pix",
          {"own_maps": 0, "made_maps": 3, "sigma_pixels": 7.0}),
-        (("fixations", "maps"), None, "density maps: the data set's own; what is made from",
+        (("fixations", "maps"), None, "density maps: the data set's own; only references are made",
          {"own_maps": 3, "made_maps": 0, "sigma_pixels": 24.0}),
     ],
 )  # fmt: skip
@@ -372,7 +372,7 @@ def test_tuning_says_what_it_could_not_use(run, perfect, tmp_path):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_tuning_is_not_scored_on_what_it_was_fitted_on(run, perfect, split):
-    with pytest.raises(UserError, match="on test alone"):
+    with pytest.raises(UserError, match="on test only"):
         run(maps=perfect(split), val_maps=perfect("test"), tune=True, split=split)
 
 
@@ -409,14 +409,14 @@ def test_a_heat_map_and_numbers_that_are_none_are_refused(run, perfect):
     text = "\n".join(lines)
     assert done.left_out == [first, second]
     assert "is in colour" in text
-    assert "1 maps with negative values that are no log-densities: kept for NSS" in text
+    assert "1 maps with negative values that are not log-densities: unchanged for NSS" in text
 
 
 def test_a_network_that_gives_no_numbers_is_an_error(run, trained, monkeypatch):
     monkeypatch.setattr(
         "keras.Model.predict_on_batch", lambda self, x: np.full((len(x), 6, 8, 1), np.nan)
     )
-    with pytest.raises(UserError, match="not finite for test_000"):
+    with pytest.raises(UserError, match="non-finite values for test_000"):
         run(weights=trained)
 
 
@@ -447,7 +447,8 @@ def test_pictures_that_the_first_weights_were_trained_on_are_counted(tiny, tmp_p
     chosen = "\n".join(run(weights=second, split="train", split_seed=0)[1])
     assert "chosen on" not in chosen  # the built-in scenes' validation pictures are others
     first.unlink()
-    assert "is not there: whether these pictures" in "\n".join(run(weights=second)[1])
+    lines = run(weights=second)[1]
+    assert "does not exist: it is unknown whether these pictures" in "\n".join(lines)
 
 
 def test_a_data_set_without_training_pictures_is_scored(run, trained, tmp_path, picture):

@@ -92,8 +92,8 @@ def test_the_command_on_the_page_makes_it_again(ran):
 def gathered(network, samples):
     """Return the features and densities of all cells at once, and those of whole pictures."""
     xs, ys = [], []
-    for _, x, y, _ in probe.read(network, samples):
-        xs.append(network.of(x))
+    for _, x, y, _ in probe.prefetched_batches(network, samples):
+        xs.append(network.predict(x))
         ys.append(y)
     return np.concatenate(xs).astype(float), np.concatenate(ys).astype(float)
 
@@ -102,7 +102,7 @@ def test_read_outs_are_the_dense_ridge_solution():
     """Of features kept whole, by least squares; the penalty by trying all on the validation."""
     network = Network("vgg16", None, ProbeConfig(**TOY))
     train, validation = (loading.load("synthetic", None, split) for split in ("train", "val"))
-    readouts = {r.stage: r for r in probe.solved(network, train, validation)}
+    readouts = {r.stage: r for r in probe.solve_readouts(network, train, validation)}
     (x, y), (seen, truth) = gathered(network, train), gathered(network, validation)
     for stage in ("block1_pool", "block5_conv3", ALL, GLOBAL):
         fit, part = readouts[stage].fit, readouts[stage].part
@@ -130,13 +130,13 @@ def test_a_read_outs_map_is_its_weighted_sum(rng):
     settings = ProbeConfig(**TOY)
     network = Network("vgg16", None, settings)
     sample = loading.load("synthetic", None, "test")[0]
-    cells, (box,) = network.of_samples([sample])
+    cells, (box,) = network.predict_samples([sample])
     part = network.part("block4_pool")
     kernel, intercept = rng.normal(size=(part.stop - part.start, 1)), np.array([0.5])
     fit = probe.RidgeFit(kernel, intercept, 1.0, (), 0.0)
     readout = ReadOut(network, "block4_pool", fit)
     expected = np.einsum("rcd,d->rc", cells[0, ..., part], kernel[:, 0]) + 0.5
-    np.testing.assert_allclose(readout.read(cells[0], box), expected, rtol=1e-5)
+    np.testing.assert_allclose(readout.saliency_cells(cells[0], box), expected, rtol=1e-5)
     saliency_map = next(readout.maps([sample], [(1, 1)]))
     assert saliency_map.min() >= 0
 
@@ -144,10 +144,10 @@ def test_a_read_outs_map_is_its_weighted_sum(rng):
 def test_a_batch_is_computed_once_for_all_read_outs(monkeypatch):
     network = Network("vgg16", None, ProbeConfig(**TOY))
     train, test = (loading.load("synthetic", None, split) for split in ("train", "test"))
-    readouts = probe.solved(network, train, train)
+    readouts = probe.solve_readouts(network, train, train)
     calls = []
-    of = network.of
-    monkeypatch.setattr(network, "of", lambda x: calls.append(len(x)) or of(x))
+    predict = network.predict
+    monkeypatch.setattr(network, "predict", lambda x: calls.append(len(x)) or predict(x))
     streams = [readout.maps(test, []) for readout in readouts]
     for maps in zip(*streams, strict=True):
         assert len({m.tobytes() for m in maps}) == len(readouts)  # each its own
@@ -156,9 +156,9 @@ def test_a_batch_is_computed_once_for_all_read_outs(monkeypatch):
 
 def test_cells_on_the_padding_do_not_count():
     """A picture of half the input's height leaves a quarter of the rows empty on either side."""
-    mask = probe.inside(Letterbox.fit((64, 128), (128, 128)))
+    mask = probe.cells_on_picture(Letterbox.fit((64, 128), (128, 128)))
     assert mask.all(axis=1).tolist() == [False] * 2 + [True] * 4 + [False] * 2
-    assert probe.inside(Letterbox.fit((2, 128), (128, 128))).all()  # thinner than a cell
+    assert probe.cells_on_picture(Letterbox.fit((2, 128), (128, 128))).all()  # thinner than a cell
 
 
 def test_wrong_settings_are_refused():
@@ -167,7 +167,7 @@ def test_wrong_settings_are_refused():
         ({"backbone": "vgg16,vgg16"}, "names a network twice"),
         ({"rows": 250}, "--rows 250 does not divide by 16, as the input of the probe of vgg16"),
         ({"backbone": "mobilenet_v2"}, "--rows 240 does not divide by 32"),
-        ({"backbone": "vgg16,vgg19", "backbone_weights": "a.h5"}, "is one network's file"),
+        ({"backbone": "vgg16,vgg19", "backbone_weights": "a.h5"}, "is the file of one network"),
     ):
         with pytest.raises(UserError, match=re.escape(message)):
             ProbeConfig(**flags)

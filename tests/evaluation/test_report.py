@@ -436,7 +436,7 @@ def test_limits_filter_and_clear_shows_all(visit):
     assert all(0.4 <= score <= 0.6 for score in scores)
     assert page.text_content("#count").startswith(f"{len(scores)} of {PICTURES} pictures")
     page.fill("#low", "9")
-    assert page.text_content("#count") == "No picture passes the filter."
+    assert page.text_content("#count") == "No picture matches the filter."
     page.click("button[type=reset]")
     assert page.text_content("#count").startswith(f"{PICTURES} of {PICTURES} pictures")
 

@@ -11,7 +11,7 @@ from scipy.io import savemat
 
 from commands.evaluation import evaluate
 from commands.evaluation.map_sources import FolderMaps
-from commands.evaluation.stored_maps import as_saliency, paired, read_values
+from commands.evaluation.stored_maps import as_saliency, pair_maps, read_values
 from commands.settings import CompareConfig, EvaluateConfig
 from config import Config
 from salience.data import loading
@@ -43,7 +43,7 @@ def put(folder, *names):
 def found(folder, *pictures):
     """Return which file was paired with each picture, and the notes."""
     notes = Notes()
-    files = paired(folder, wanted(*pictures), notes)
+    files = pair_maps(folder, wanted(*pictures), notes)
     return {n: p.relative_to(folder).as_posix() for n, p in files.items()}, "\n".join(notes.lines())
 
 
@@ -167,8 +167,8 @@ def scored(values, notes=None):
         (np.log, "1 maps of natural logarithms of densities: exponentiated (p0)"),
         (np.log2, "1 maps of logarithms to base 2 of densities: exponentiated (p0)"),
         (np.log10, "1 maps of logarithms to base 10 of densities: exponentiated (p0)"),
-        (lambda d: np.log(d) - 3, "1 maps of negative values alone, which sum to no density"),
-        (lambda d: np.log(d / d.max()), "1 maps of negative values alone"),
+        (lambda d: np.log(d) - 3, "1 maps of only negative values that are not a log-density"),
+        (lambda d: np.log(d / d.max()), "1 maps of only negative values"),
     ],
 )  # fmt: skip
 def test_log_densities_score_as_their_densities(density, logarithm, told, kind):
@@ -184,7 +184,7 @@ def test_a_density_s_zeros_are_minus_infinity_as_logarithms(density):
     with np.errstate(divide="ignore"):
         np.testing.assert_allclose(as_distribution(scored(np.log(density))), density, rtol=1e-6)
     odd = np.where(density > 0, density, -np.inf)  # no logarithms
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match="non-finite"):
         scored(odd)
 
 
@@ -192,7 +192,7 @@ def test_other_negative_values_are_kept_and_told(density):
     notes = Notes()
     values = density / density.max() - 0.5
     np.testing.assert_array_equal(scored(values, notes), values)
-    assert "1 maps with negative values that are no log-densities: kept" in notes.lines()[0]
+    assert "1 maps with negative values that are not log-densities: unchanged" in notes.lines()[0]
     for positive in (density, density / density.max(), 255 * density, np.zeros(SHAPE)):
         notes = Notes()
         scored(positive, notes)
@@ -252,7 +252,7 @@ def test_a_fault_of_one_map_is_its_picture_s_alone(data, tmp_path, density):
     assert done.left_out == ["p0.png", "p1.png"]
     assert "p0.npy holds float64 of shape (0, 64)" in text
     assert "p1.npy: the map is 30 x 40 but its picture 40 x 30 (are rows and col" in text
-    assert "1 maps of one value: they score as chance does (p2.png)" in text
+    assert "1 constant maps: their scores are at chance level (p2.png)" in text
     assert done.row("maps").means["cc"].mean == 0
     assert run(data, maps, stretch=True)[0].left_out == ["p0.png"]
     for i in range(3):
@@ -285,7 +285,7 @@ def test_maps_that_were_replaced_are_another_source(tmp_path, density):
 
 
 def test_stretching_is_for_maps():
-    with pytest.raises(UserError, match="--stretch is for maps that are made"):
+    with pytest.raises(UserError, match="--stretch needs finished maps"):
         EvaluateConfig(stretch=True)
 
 

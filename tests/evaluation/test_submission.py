@@ -141,7 +141,7 @@ def test_each_benchmark_gets_the_archive_that_it_asks_for(
             np.testing.assert_allclose(written, map_ * 255, atol=near)
     count = BENCHMARK_FORMATS[benchmark].pictures
     assert f"warning: {len(expected)} pictures; {benchmark} has {count}" in lines
-    assert lines[-1] == f"{archive}: read again, all is well"
+    assert lines[-1] == f"{archive}: read again, no problems"
 
 
 def test_maps_that_are_there_are_kept_and_give_the_same_archive(run, tmp_path, model):
@@ -197,7 +197,7 @@ def test_an_interrupted_overwrite_does_not_leave_old_maps_for_new(
 def test_a_picture_without_a_map_gives_no_archive(run, tmp_path, model, capsys):
     (tmp_path / "mit300" / "i2.jpg").write_text("no picture")
     problems, lines = run("mit300")
-    assert problems == ["1 pictures gave no map, so no archive is written"]
+    assert problems == ["1 pictures have no map, so no archive is written"]
     assert lines[-1] == f"problem: {problems[0]}"
     assert "skipped: " in capsys.readouterr().err
     assert not (tmp_path / "out" / f"{model}.zip").exists()
@@ -210,7 +210,7 @@ def test_a_model_that_gives_nothing_is_noticed(run, tmp_path, trained):
     weight_files.save(network, dead, weight_files.read_card(trained))
     problems, lines = run("salicon", weights=dead)
     assert len(problems) == 2
-    assert "is 0 everywhere" in problems[0]
+    assert "is constant (0)" in problems[0]
     assert lines[-1].endswith("dead.zip: 2 problems")
 
 
@@ -285,7 +285,7 @@ def test_a_sound_submission_of_others_passes(submission, samples, benchmark, tmp
         file.writestr("__MACOSX/their-model/._i1.png", b"x")
         file.writestr("their-model/.DS_Store", b"x")
     (problem,) = validate(folder.with_suffix(".zip"), samples(benchmark), benchmark)
-    assert problem.startswith("2 files are a system's own")
+    assert problem.startswith("2 files of the operating system")
     (folder / ".DS_Store").write_bytes(b"x")
     assert validate(folder, samples(benchmark), benchmark) == []
     (folder / ".DS_Store").unlink()
@@ -333,22 +333,22 @@ def promise_gigabytes(folder):
 
 BROKEN = {
     "missing": (lambda f: (f / "Art/001.png").unlink(), ["Art/001.png is missing"]),
-    "extra": (lambda f: (f / "Art/002.png").touch(), ["'Art/002.png' is not asked for"]),
+    "extra": (lambda f: (f / "Art/002.png").touch(), ["'Art/002.png' is unexpected"]),
     "extra of another type": (
         lambda f: (f / "readme.txt").touch(),
-        ["'readme.txt' is not asked for"],
+        ["'readme.txt' is unexpected"],
     ),
     "wrong folder": (
         lambda f: (f / "Art").rename(f / "Arts"),
-        ["Art/001.png is missing", "'Arts/001.png' is not asked for, as A"],
+        ["Art/001.png is missing", "'Arts/001.png' is unexpected; expected is A"],
     ),
     "no folder": (
         lambda f: (f / "Art/001.png").rename(f / "001.png"),
-        ["Art/001.png is missing", "'001.png' is not asked for, as A"],
+        ["Art/001.png is missing", "'001.png' is unexpected; expected is A"],
     ),
     "two types": (
         lambda f: (f / "Art/001.png").rename(f / "Art/001.tiff"),
-        ["Art/001.png is missing", "'Art/001.tiff' is not asked for"],
+        ["Art/001.png is missing", "'Art/001.tiff' is unexpected"],
     ),
     "wrong size": (
         change(to=lambda v: v[:, 1:]),
@@ -362,10 +362,10 @@ BROKEN = {
     "grey in three channels": (change(to=lambda v: cv2.merge([v] * 3)), ["3 channels"]),
     "transparency": (change(to=lambda v: cv2.merge([v] * 4)), ["4 channels"]),
     "palette": (as_palette, ["3 channels"]),
-    "16 bits": (change(to=lambda v: v.astype(np.uint16) * 257), ["002.png has 16 bits a pixel"]),
-    "constant": (change(to=lambda v: v * 0 + 255), ["Action/002.png is 255 everywhere"]),
-    "half the range": (change(to=lambda v: v // 2), ["has the maximum 127"]),
-    "0 to 1": (change(to=lambda v: v // 255), ["has the maximum 1:"]),
+    "16 bits": (change(to=lambda v: v.astype(np.uint16) * 257), ["002.png has 16 bits per pixel"]),
+    "constant": (change(to=lambda v: v * 0 + 255), ["Action/002.png is constant (255)"]),
+    "half the range": (change(to=lambda v: v // 2), ["has a maximum of 127"]),
+    "0 to 1": (change(to=lambda v: v // 255), ["has a maximum of 1 instead"]),
     "text": (lambda f: (f / "Art/001.png").write_text("x"), ["001.png is not a picture"]),
     "empty": (lambda f: (f / "Art/001.png").write_bytes(b""), ["001.png is not a picture"]),
     "truncated": (truncate, ["Action/002.png is not a picture that can be read"]),
@@ -390,21 +390,21 @@ def test_a_map_that_is_there_twice_or_is_a_link_is_told(submission, samples, tmp
     archive = pack(submission("mit300"))
     with zipfile.ZipFile(archive, "a") as file, pytest.warns(UserWarning, match="Duplicate"):
         file.writestr("i1.png", file.read("i1.png"))
-    assert validate(archive, samples("mit300"), "mit300") == ["'i1.png' is there 2 times"]
+    assert validate(archive, samples("mit300"), "mit300") == ["'i1.png' occurs 2 times"]
     with tarfile.open(tmp_path / "a.tar", "w") as file:
         file.add(tmp_path / "by_hand", "m")
         link = tarfile.TarInfo("m/i1.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         file.addfile(link)
     problems = validate(tmp_path / "a.tar", samples("mit300"), "mit300")
-    assert problems == ["'m/i1.png' is there 2 times", "m/i1.png is a link or a device"]
+    assert problems == ["'m/i1.png' occurs 2 times", "m/i1.png is a link or a device"]
 
 
 def test_a_map_larger_than_any_is_not_read(submission, samples, monkeypatch):
-    monkeypatch.setattr("commands.evaluation.submission.MAP_BYTES", 10)
+    monkeypatch.setattr("commands.evaluation.submission.MAX_MAP_BYTES", 10)
     problems = validate(pack(submission("salicon")), samples("salicon"), "salicon")
     assert len(problems) == 2
-    assert "more than a map can take" in problems[0]
+    assert "too many for a map" in problems[0]
 
 
 def test_two_folders_around_the_maps_do_not_belong(submission, samples):
@@ -413,7 +413,7 @@ def test_two_folders_around_the_maps_do_not_belong(submission, samples):
     (folder / "i2.png").rename(folder / "m" / "i2.png")
     problems = validate(folder, samples("mit300"), "mit300")
     assert problems[0] == "i2.png is missing"
-    assert problems[1] == "'m/i2.png' is not asked for, as i2.png is"
+    assert problems[1] == "'m/i2.png' is unexpected; expected is i2.png"
 
 
 def test_a_system_s_clutter_is_no_map_and_does_not_hide_the_maps(submission, samples):
@@ -427,7 +427,7 @@ def test_a_system_s_clutter_is_no_map_and_does_not_hide_the_maps(submission, sam
     with zipfile.ZipFile(archive, "a") as file:
         file.writestr("__MACOSX/mine/._i2.png", b"x")
     (problem,) = validate(archive, samples("mit300"), "mit300")
-    assert problem.startswith("4 files are a system's own ('mine/")
+    assert problem.startswith("4 files of the operating system ('mine/")
 
 
 def test_a_picture_that_cannot_be_read_leaves_its_map_unchecked(submission, samples, tmp_path):
@@ -443,7 +443,7 @@ def test_check_is_a_command_that_loads_no_network(submission, tmp_path, capsys, 
     folder = submission("cat2000")
     words = ["export-maps", "--format", "cat2000", "--data", str(tmp_path / "cat2000")]
     assert main.main([*words, "--check", str(pack(folder))]) == 0
-    assert "by_hand.zip: read again, all is well" in capsys.readouterr().out
+    assert "by_hand.zip: read again, no problems" in capsys.readouterr().out
     for path in folder.rglob("*.png"):
         path.unlink()
     (folder / "Action" / "001.png").write_text("x")
@@ -472,7 +472,7 @@ def test_the_command_writes_and_says_so(tmp_path, trained, model, capsys):
     words = ["export-maps", "--format", "salicon", "--data", str(tmp_path / "salicon")]
     words += ["--weights", str(trained), "--output", str(tmp_path / "out")]
     assert main.main(words) == 0
-    assert "all is well" in capsys.readouterr().out
+    assert "no problems" in capsys.readouterr().out
     record = json.loads((tmp_path / "out" / f"{model}.maps.json").read_text())
     assert record["format"] == "salicon"
     (tmp_path / "salicon" / NAMES["salicon"][0]).write_text("x")

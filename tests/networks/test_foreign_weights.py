@@ -89,7 +89,7 @@ def test_a_file_of_2016_gives_the_maps_of_2016(tmp_path, rng, under, shape):
     new = tmp_path / "new" / "mlnet-2016.weights.h5"
     lines = []
     convert(path, new, weights_dir=tmp_path, say=lines.append)
-    assert "ML-Net at 160x" in lines[0] and "turned by 180" in lines[1]
+    assert "ML-Net at 160x" in lines[0] and "rotated by 180" in lines[1]
     same_maps(new, layers, prior.reshape(shape[-2:]), rng)
     card = weight_files.read_card(new)
     assert card["config"]["theano_pooling"] is True and len(card["sha256"]) == 64

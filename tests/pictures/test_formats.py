@@ -388,7 +388,7 @@ def test_what_was_odd_and_read_is_said_once_with_its_number(trained, pictures, t
         "lack their end marker, and nothing else": (1, "z"),
     }
     assert notes == [
-        f"note: {count} pictures {kind}; read nevertheless, the first is {pictures}/{name}.jpg"
+        f"note: {count} pictures {kind}; they were read, the first is {pictures}/{name}.jpg"
         for kind, (count, name) in odd.items()
     ]
 

@@ -26,7 +26,7 @@ from markup import MARKUP
 
 from commands.demo import offered as networks
 from commands.demo import server, view
-from commands.demo.offered import Networks, looked_at
+from commands.demo.offered import Networks, predict_picture
 from commands.prediction.engines import Engine
 from commands.settings import DemoConfig
 from salience.pictures import marks
@@ -54,7 +54,7 @@ def test_a_picture_that_fits_the_screen_is_shown_as_it_is(picture):
 @pytest.mark.parametrize("shape", [(300, 4000), (4000, 300), (1, 6000)])
 def test_a_larger_one_is_scaled_down_with_its_map(shape):
     shown = view.view(np.zeros((*shape, 3), np.uint8), np.ones(shape, np.float32))
-    assert max(shown.picture.shape) == view.LONGEST
+    assert max(shown.picture.shape) == view.MAX_SIDE
     assert shown.picture.shape[:2] == shown.saliency_map.shape
     assert shown.picture.dtype == np.uint8
     assert shown.saliency_map.dtype == np.float32
@@ -91,14 +91,14 @@ def test_the_colours_are_those_that_were_asked_for(picture):
 
 
 def test_the_small_print_says_what_is_known_and_is_no_markup():
-    text = view.small_print(
+    text = view.describe_weights(
         {"system": MARKUP, "strategy": MARKUP, "dataset": MARKUP, "input_shape": [MARKUP]}
     )
     assert not re.search("[<>\"']", text)
     scored = {"dataset": "osie", "metrics": {"val_cc": 0.75, "val_nss": None, "val_kld": "x"}}
-    assert view.small_print(scored).endswith("On its validation pictures: CC 0.750.")
-    assert "does not name" in view.small_print({})
-    assert "drawn scenes" in view.small_print({"dataset": "synthetic", "metrics": []})
+    assert view.describe_weights(scored).endswith("On its validation pictures: CC 0.750.")
+    assert "does not name" in view.describe_weights({})
+    assert "drawn scenes" in view.describe_weights({"dataset": "synthetic", "metrics": []})
 
 
 def test_the_photographs_are_there_and_may_be_missing(monkeypatch):
@@ -157,9 +157,9 @@ def test_a_network_is_loaded_once_and_few_are_held(monkeypatch):
         loaded.append(path.name)
         return object()
 
-    monkeypatch.setattr(networks.engines, "get", load)
-    monkeypatch.setattr(networks.engines, "chosen", lambda name: name)
-    names = [f"{i}.weights.h5" for i in range(networks.READY + 1)]
+    monkeypatch.setattr(networks.engines, "load", load)
+    monkeypatch.setattr(networks.engines, "choose", lambda name: name)
+    names = [f"{i}.weights.h5" for i in range(networks.MAX_LOADED + 1)]
     offered = Networks({Path(name): {} for name in names}, "keras")
     asking = [Thread(target=offered.engine, args=("0", print)) for _ in range(4)]
     for thread in asking:
@@ -176,7 +176,7 @@ def test_a_network_is_loaded_once_and_few_are_held(monkeypatch):
 
 def test_the_files_of_a_map_hold_it_at_the_picture_s_own_size(tmp_path):
     cv2.imwrite(str(tmp_path / "wide.png"), np.zeros((900, 1800, 3), np.uint8))
-    result = looked_at(tmp_path / "wide.png", constant(), tmp_path, "some/w.weights.h5")
+    result = predict_picture(tmp_path / "wide.png", constant(), tmp_path, "some/w.weights.h5")
     saliency_map = np.load(result.npy)
     assert saliency_map.shape == (900, 1800)
     assert saliency_map.dtype == np.float32
@@ -197,7 +197,7 @@ def test_a_photograph_is_turned_as_its_exif_data_say(tmp_path, picture):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(picture(30, 50)).save(tmp_path / "turned.jpg", exif=exif)
-    result = looked_at(tmp_path / "turned.jpg", constant(), tmp_path, "w")
+    result = predict_picture(tmp_path / "turned.jpg", constant(), tmp_path, "w")
     assert result.view.picture.shape == (50, 30, 3)
     assert np.load(result.npy).shape == (50, 30)
 
@@ -206,7 +206,7 @@ def test_a_photograph_is_turned_as_its_exif_data_say(tmp_path, picture):
 def test_what_is_no_picture_gets_one_line_and_leaves_nothing(tmp_path, content):
     (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(UserError, match=r"x\.png is"):
-        looked_at(tmp_path / "x.png", constant(), tmp_path, "w")
+        predict_picture(tmp_path / "x.png", constant(), tmp_path, "w")
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
 
 
@@ -216,8 +216,8 @@ def test_a_picture_that_takes_too_much_memory_gets_one_line(tmp_path, picture):
 
     cv2.imwrite(str(tmp_path / "x.png"), picture())
     engine = Engine("keras", (48, 64), OutputGrid(8), full)
-    with pytest.raises(UserError, match=r"x\.png takes more memory than there is\."):
-        looked_at(tmp_path / "x.png", engine, tmp_path, "w")
+    with pytest.raises(UserError, match=r"x\.png needs more memory than is available\."):
+        predict_picture(tmp_path / "x.png", engine, tmp_path, "w")
 
 
 # ---------- the command ----------
@@ -230,7 +230,8 @@ def test_a_port_that_is_taken_is_named(weights, monkeypatch):
         other.listen()
         port = other.getsockname()[1]
         settings = DemoConfig(weights_dir=weights, engine="keras", port=port)
-        with pytest.raises(UserError, match=f"--port {port} of 127.0.0.1 cannot be had: .*in use"):
+        text = f"--port {port} of 127.0.0.1 cannot be opened: .*in use"
+        with pytest.raises(UserError, match=text):
             server.demo(settings)
 
 
@@ -549,7 +550,7 @@ class Attacker:
     def looked(self):
         """Return the number of what predicts."""
         config = json.loads(self.ask("GET", "/config").body)
-        return next(d["id"] for d in config["dependencies"] if d["api_name"] == "looked")
+        return next(d["id"] for d in config["dependencies"] if d["api_name"] == "predict")
 
 
 def form(content, name="x.png", field="files"):
@@ -625,7 +626,7 @@ def test_another_page_gets_nothing_even_with_the_cookie(user, headers, status):
     if status == 200:
         assert json.loads(answer.body)["analytics_enabled"] is False
     else:
-        assert answer.text == "Not from here."
+        assert answer.text == "Requests from other pages are not allowed."
 
 
 def test_a_request_with_two_names_of_the_page_is_refused(user):
@@ -688,7 +689,7 @@ def test_no_other_page_is_asked_whether_it_may_ask(user):
     ],
 )
 def test_who_did_not_open_the_printed_address_is_told_to(stranger, user, path):
-    sentence = "Open the address that the terminal printed: it has the token of this page."
+    sentence = "Open the address that the terminal printed: it contains the token of this page."
     name = next(iter(user.cookie.values())).partition("=")[0]
     assert stranger.ask("GET", path).text == sentence
     stranger.cookie = {"Cookie": f"{name}=wrong; {name}=; a b; other={name}"}

@@ -59,8 +59,8 @@ def test_maps_are_keras_own_to_a_grey_level(trained, pictures, tmp_path, name):
 
 @pytest.mark.parametrize("name", EXPORTED)
 def test_several_threads_and_batches_get_their_own_maps(trained, batch, name):
-    engine = engines.get(name, trained, lambda line: None)
-    wanted = engines.get("keras", trained, lambda line: None).maps(batch)
+    engine = engines.load(name, trained, lambda line: None)
+    wanted = engines.load("keras", trained, lambda line: None).maps(batch)
     with ThreadPoolExecutor(4) as pool:
         alone = list(pool.map(engine.maps, [batch[i % 3][None] for i in range(30)]))
     for i, found in enumerate(alone):
@@ -70,13 +70,13 @@ def test_several_threads_and_batches_get_their_own_maps(trained, batch, name):
 
 @pytest.mark.parametrize("name", EXPORTED)
 def test_geometry_is_the_networks_own(trained, name):
-    engine, keras = (engines.get(n, trained, lambda line: None) for n in (name, "keras"))
+    engine, keras = (engines.load(n, trained, lambda line: None) for n in (name, "keras"))
     assert engine.input_shape == keras.input_shape == (48, 64)
     assert engine.grid == keras.grid
 
 
 def test_a_second_start_imports_no_backend_and_reports_to_nobody(trained, pictures, tmp_path):
-    engines.get("openvino", trained, lambda line: None)  # made by now
+    engines.load("openvino", trained, lambda line: None)  # made by now
     code = (
         "import sys, main\n"
         "assert main.main(sys.argv[1:]) == 0\n"
@@ -97,11 +97,11 @@ def test_a_second_start_imports_no_backend_and_reports_to_nobody(trained, pictur
 
 def test_a_damaged_copy_is_made_again(trained, batch):
     lines = []
-    wanted = engines.get("openvino", trained, lines.append).maps(batch)
+    wanted = engines.load("openvino", trained, lines.append).maps(batch)
     weights = network(trained) / "network.bin"
     weights.write_bytes(weights.read_bytes()[:-4] + b"oops")
     lines.clear()
-    found = engines.get("openvino", trained, lines.append)
+    found = engines.load("openvino", trained, lines.append)
     assert [line.split()[:3] for line in lines] == [["making", "the", "openvino"]]
     np.testing.assert_array_equal(found.maps(batch), wanted)
 
@@ -113,7 +113,7 @@ def test_what_fails_to_run_is_said_in_a_line_and_keras_does(trained, batch, monk
     broken = replace(engines.RUNTIMES["openvino"], open=fails)
     monkeypatch.setitem(engines.RUNTIMES, "openvino", broken)
     lines = []
-    engine = engines.get("openvino", trained, lines.append)
+    engine = engines.load("openvino", trained, lines.append)
     assert engine.name == "keras"
     assert lines == [f"openvino cannot run {trained}, so Keras does: no such instruction"]
     assert engine.maps(batch).shape == (3, 6, 8, 1)
@@ -124,7 +124,7 @@ def test_what_cannot_be_made_is_said_in_a_line_and_keras_does(trained, tmp_path,
     occupied.touch()
     monkeypatch.setenv("SALIENCY_CACHE", str(occupied))
     lines = []
-    assert engines.get("openvino", trained, lines.append).name == "keras"
+    assert engines.load("openvino", trained, lines.append).name == "keras"
     assert "so Keras does: Cannot create the folder" in lines[-1]
     assert "$SALIENCY_CACHE" in lines[-1]
 
@@ -141,7 +141,7 @@ def test_why_an_export_failed_is_passed_on(tmp_path, monkeypatch):
 def test_an_engine_that_is_not_installed_is_named(trained, monkeypatch):
     monkeypatch.setattr(engines, "find_spec", lambda package: None)
     with pytest.raises(UserError, match=r"onnxruntime is not installed.*requirements/engines"):
-        engines.get("onnx", trained, lambda line: None)
+        engines.load("onnx", trained, lambda line: None)
     assert engines.fastest() == "keras"
 
 

@@ -218,7 +218,7 @@ def test_an_unreadable_folder_is_passed_over_and_named(tmp_path, monkeypatch):
     said = []
     with Collection([str(tmp_path / "in")], PredictConfig(recursive=True), said.append) as jobs:
         assert [job.source.name for job in jobs] == ["a.jpg"]
-    assert said == [f"passed over: cannot read the folder {tmp_path}/in/closed: Permission denied"]
+    assert said == [f"skipped: cannot read the folder {tmp_path}/in/closed: Permission denied"]
 
 
 def listed_and_said(*images, **changes):
@@ -255,7 +255,7 @@ def test_what_a_folder_holds_and_is_not_read_is_named_by_kind(jobs):
         "2 .npy (in/b/y.npy), 1 .pfm (in/b/c.pfm), 1 .txt (in/b/notes.TXT), "
         "1 pipes or devices (in/f.jpg), 1 without a suffix (in/README)"
     )
-    assert said == [f"passed over in in, with the first of each: {kinds}"]
+    assert said == [f"skipped in in, with the first of each: {kinds}"]
     Path("in/out").mkdir()  # of an earlier run
     said = listed_and_said("in", output=Path("in/out"))[1]
     assert "1 folders, which --recursive searches (in/b)" in said[0]
@@ -270,7 +270,7 @@ def test_pictures_of_a_folder_without_any_are_named_by_what_is_there(jobs):
     said = []
     with pytest.raises(UserError, match="No pictures in the folder in"):
         Collection(["in"], PredictConfig(), said.append)
-    assert said == ["passed over in in, with the first of each: 1 .pfm (in/a.pfm)"]
+    assert said == ["skipped in in, with the first of each: 1 .pfm (in/a.pfm)"]
 
 
 @pytest.mark.parametrize("name", ["loop.png", f"{'x' * 300}.png", f"{'y/' * 3000}p.png", "a\0.png"])

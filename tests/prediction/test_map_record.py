@@ -46,8 +46,8 @@ def test_maps_of_other_weights_or_settings_are_made_anew(run, pictures, tmp_path
     assert "2 kept" in run(pictures)[1][-1]
     failed, lines = run(pictures, weights=others)
     assert failed == 0
-    assert any("made with other weights or settings, or of another picture" in x for x in lines)
-    assert "2 maps written" in lines[-1] and "2 of them in place of others" in lines[-1]
+    assert any("made with other weights or settings, or from another picture" in x for x in lines)
+    assert "2 maps written" in lines[-1] and "2 of them in place of outdated ones" in lines[-1]
     assert (tmp_path / "out/a.png").read_bytes() != made
     assert "2 kept" in run(pictures, weights=others)[1][-1]
     for changes in ({"smooth": 2.0}, {"mirror": True}, {"threshold": 0.5}):
@@ -59,7 +59,7 @@ def test_maps_of_other_weights_or_settings_are_made_anew(run, pictures, tmp_path
 def test_what_a_kind_of_output_does_not_depend_on_keeps_it(run, pictures):
     run(pictures, overlay=True)
     assert "2 kept" in run(pictures, colormap="turbo")[1][-1]  # no overlay is asked for
-    assert "in place of others" in run(pictures, overlay=True, colormap="turbo")[1][-1]
+    assert "in place of outdated ones" in run(pictures, overlay=True, colormap="turbo")[1][-1]
 
 
 def test_an_overlay_of_other_weights_is_not_kept_beside_newer_maps(run, pictures, others):
@@ -90,8 +90,8 @@ def test_maps_without_a_record_are_left_and_told(run, pictures, tmp_path):
     (tmp_path / "out/a.png").write_bytes(b"of another program")
     failed, lines = run(pictures)
     assert failed == 1
-    assert any("nothing tells what it was made of" in x and "--overwrite" in x for x in lines)
-    assert "1 maps written" in lines[-1] and "1 left as they are" in lines[-1]
+    assert any("has no record of its weights" in x and "--overwrite" in x for x in lines)
+    assert "1 maps written" in lines[-1] and "1 left unchanged" in lines[-1]
     assert (tmp_path / "out/a.png").read_bytes() == b"of another program"
     assert run(pictures, overwrite=True)[0] == 0
     assert "2 kept" in run(pictures)[1][-1]
@@ -114,11 +114,11 @@ def test_a_video_of_other_weights_is_made_anew_and_one_without_a_record_left(run
     clip = write_film(tmp_path / "clip.avi", count=2)
     run(clip)
     assert "kept" in run(clip)[1][-1]
-    assert any("are made anew" in line for line in run(clip, weights=others)[1])
+    assert any("are made again" in line for line in run(clip, weights=others)[1])
     (tmp_path / "out" / RECORD).unlink()
     failed, lines = run(clip)
     assert failed == 1
-    assert "left as they are" in lines[-1]
+    assert "left unchanged" in lines[-1]
 
 
 def test_a_kill_while_a_map_is_replaced_leaves_none_that_counts(

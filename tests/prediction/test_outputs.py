@@ -161,7 +161,7 @@ def test_a_large_reference_is_taken_by_its_quantiles(tmp_path, monkeypatch):
     values = np.random.default_rng(0).random((300, 400)) ** 3
     np.save(tmp_path / "r.npy", values * 7)
     whole = outputs.read_reference(tmp_path / "r.npy")
-    monkeypatch.setattr(outputs, "MOST_LEVELS", 1000)
+    monkeypatch.setattr(outputs, "MAX_REFERENCE_VALUES", 1000)
     fewer = outputs.read_reference(tmp_path / "r.npy")
     assert fewer.shape == (1000,)
     assert whole.max() == fewer.max() == 1
@@ -270,7 +270,7 @@ def test_a_reference_of_any_type_is_read(tmp_path, kind):
         (["--mask", "nan"], "--mask nan is not a finite number"),
         (["--match", "missing.png"], "Cannot read missing.png: No such file"),
         (["--match", "missing.npy"], "missing.npy cannot be read as an array"),
-        (["--match", constant], "flat.png is constant: every map would become so"),
+        (["--match", constant], "flat.png is constant, and so would be every map"),
         (["--match", in_colour], "colour.png is in colour"),
         (["--match", negative], "negative.npy has values below 0"),
         (["--match", empty], "empty.npy is constant"),
@@ -297,7 +297,7 @@ def test_bad_input_is_one_line_before_anything_is_written(
 def test_a_constant_map_has_outputs_all_the_same(tmp_path):
     """A network that has died says nothing; its outputs say so, too."""
     from commands.prediction.inputs import Job
-    from commands.prediction.outputs import Outputs
+    from commands.prediction.outputs import OutputWriter
     from config import PredictConfig
 
     image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
@@ -306,7 +306,7 @@ def test_a_constant_map_has_outputs_all_the_same(tmp_path):
     (tmp_path / "out").mkdir()
     jobs = {kind: tmp_path / "out" / f"p{ending}" for kind, ending in ENDINGS.items()}
     nothing = np.zeros((30, 40), np.float32)
-    Outputs(settings).write(Job(tmp_path / "p.png", jobs), nothing)
+    OutputWriter(settings).write(Job(tmp_path / "p.png", jobs), nothing)
     assert json.loads((tmp_path / "out/p.peaks.json").read_text()) == []
     assert not written(tmp_path / "out/p.mask.png").any()
     for name in ("p_overlay.png", "p.contours.png"):

@@ -16,7 +16,7 @@ from commands.prediction import engines, video
 from commands.prediction.engines import Engine
 from commands.prediction.map_record import RECORD
 from commands.prediction.predict import predict
-from commands.prediction.video import Key, apart, between, smoothed
+from commands.prediction.video import KeyFrame, interpolated, smooth_over_time, split_videos
 from config import PredictConfig
 from salience.measures import adaptation
 from salience.measures.adaptation import Adaptation
@@ -56,8 +56,8 @@ def blob(monkeypatch):
         return brightness(batch)
 
     engine = Engine("keras", (48, 64), OutputGrid(stride=8), maps)
-    monkeypatch.setattr(engines, "chosen", lambda name: name)
-    monkeypatch.setattr(engines, "get", lambda name, weights, say: engine)
+    monkeypatch.setattr(engines, "choose", lambda name: name)
+    monkeypatch.setattr(engines, "load", lambda name, weights, say: engine)
     return seen
 
 
@@ -80,7 +80,7 @@ def column_of_peak(saliency_map):
 
 
 def keys(*frames_and_values, scene=0):
-    return [Key(i, scene, np.full((1, 1), v, np.float32)) for i, v in frames_and_values]
+    return [KeyFrame(i, scene, np.full((1, 1), v, np.float32)) for i, v in frames_and_values]
 
 
 def first(maps, count):
@@ -90,22 +90,22 @@ def first(maps, count):
 
 
 def test_maps_between_two_keys_go_over_in_equal_steps_and_the_last_stays():
-    assert first(between(keys((0, 0.0), (4, 1.0), (6, 0.0))), 9) == [
+    assert first(interpolated(keys((0, 0.0), (4, 1.0), (6, 0.0))), 9) == [
         (0.0, True), (0.25, False), (0.5, False), (0.75, False),
         (1.0, True), (0.5, False), (0.0, True), (0.0, False), (0.0, False),
     ]  # fmt: skip
-    assert first(between([]), 3) == []
+    assert first(interpolated([]), 3) == []
 
 
 def test_before_a_cut_a_map_stays():
     scenes = [*keys((0, 0.0), (2, 1.0)), *keys((5, 7.0), (6, 9.0), scene=1)]
-    values = [value for value, _ in first(between(scenes), 8)]
+    values = [value for value, _ in first(interpolated(scenes), 8)]
     assert values == [0.0, 0.5, 1.0, 1.0, 1.0, 7.0, 9.0, 9.0]
 
 
 def test_smoothing_weighs_by_a_gaussian_of_the_time_between():
     given_keys = keys((0, 0.0), (2, 1.0), (3, 0.0), (9, 5.0))
-    values = [float(key.cells[0, 0]) for key in smoothed(given_keys, 2.0)]
+    values = [float(key.cells[0, 0]) for key in smooth_over_time(given_keys, 2.0)]
     near = {d: np.exp(-0.5 * (d / 2) ** 2) for d in range(7)}  # 3 sigma reach 6 frames
     assert values == pytest.approx(
         [
@@ -120,8 +120,8 @@ def test_smoothing_weighs_by_a_gaussian_of_the_time_between():
 
 def test_smoothing_stops_at_a_cut_and_0_changes_nothing():
     scenes = [*keys((0, 1.0), (1, 1.0)), *keys((2, 5.0), (3, 5.0), scene=1)]
-    assert [float(key.cells[0, 0]) for key in smoothed(scenes, 3.0)] == [1, 1, 5, 5]
-    assert list(smoothed(iter(scenes), 0.0)) == scenes
+    assert [float(key.cells[0, 0]) for key in smooth_over_time(scenes, 3.0)] == [1, 1, 5, 5]
+    assert list(smooth_over_time(iter(scenes), 0.0)) == scenes
 
 
 @given(st.lists(st.integers(1, 9), max_size=40), st.floats(0.1, 20))
@@ -132,9 +132,9 @@ def test_smoothing_keeps_order_frames_and_a_still_map_and_holds_few(gaps, sigma)
     def source():
         for number in numbers:
             read.append(number)
-            yield Key(number, 0, np.full((1, 1), 0.7, np.float32))
+            yield KeyFrame(number, 0, np.full((1, 1), 0.7, np.float32))
 
-    for key, number in zip(smoothed(source(), sigma), numbers, strict=True):
+    for key, number in zip(smooth_over_time(source(), sigma), numbers, strict=True):
         assert key.frame == number
         assert key.cells[0, 0] == pytest.approx(0.7, rel=1e-5)
         # nothing is waited for beyond the first key out of reach
@@ -287,14 +287,16 @@ def test_videos_are_told_from_pictures_and_folders(tmp_path, pictures, monkeypat
         write_film(tmp_path / f"{name}{'' if '.' in name else '.mp4'}", count=2)
     (tmp_path / "odd.mp4").rename(tmp_path / "odd")
     monkeypatch.chdir(tmp_path)
-    clips, rest = apart(["odd", "b.mp4", "pictures/a.jpg", "pictures", "*.jpg", "b.mp4"], False)
+    clips, rest = split_videos(
+        ["odd", "b.mp4", "pictures/a.jpg", "pictures", "*.jpg", "b.mp4"], False
+    )
     assert [str(clip) for clip in clips] == ["odd", "b.mp4"]
     assert rest == ["pictures/a.jpg", "pictures", "*.jpg"]
-    clips, rest = apart(["*.[am][vp]*"], False)
+    clips, rest = split_videos(["*.[am][vp]*"], False)
     assert [str(clip) for clip in clips] == ["a.avi", "b.mp4"]
     assert rest == []
     (tmp_path / "c.jpg").touch()
-    assert apart(["*.*"], False)[1] == ["*.*"]  # and pictures beside them
+    assert split_videos(["*.*"], False)[1] == ["*.*"]  # and pictures beside them
 
 
 def test_pictures_and_videos_in_one_command(run, tmp_path, pictures, monkeypatch, capsys):
@@ -314,7 +316,7 @@ def test_videos_in_a_folder_are_left_alone_and_named(run, tmp_path, pictures):
     assert failed == 0
     assert files(tmp_path / "out") == ["a.png", "b.png"]
     assert (
-        f"passed over: 1 videos in {pictures}; to predict one, name it: {pictures / 'clip.mp4'}"
+        f"skipped: 1 videos in {pictures}; to predict one, name it: {pictures / 'clip.mp4'}"
         in lines
     )
 
@@ -418,7 +420,7 @@ def test_a_signal_leaves_nothing_half_written(run, tmp_path, blob, monkeypatch, 
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(video.Movie, "write", writing)
-    with pytest.raises(NotBegun, match=f"{number.name}: of .*clip.mp4, nothing is kept") as told:
+    with pytest.raises(NotBegun, match=f"{number.name}: nothing of .*clip.mp4 is kept") as told:
         run(path)
     assert told.value.exit_code == 130
     assert list((tmp_path / "out").iterdir()) == []
@@ -429,7 +431,7 @@ def test_a_failure_on_the_way_keeps_what_was_there(run, tmp_path, blob, monkeypa
     path = write_film(tmp_path / "clip.mp4", count=8)
     run(path, video_maps=maps)
     before = {name: (tmp_path / "out" / name).read_bytes() for name in files(tmp_path / "out")}
-    draw = video.draw
+    draw = video.render_frames
 
     def failing(*arguments):
         for i, drawn in enumerate(draw(*arguments)):
@@ -437,7 +439,7 @@ def test_a_failure_on_the_way_keeps_what_was_there(run, tmp_path, blob, monkeypa
                 raise OSError(28, "No space left on device")
             yield drawn
 
-    monkeypatch.setattr(video, "draw", failing)
+    monkeypatch.setattr(video, "render_frames", failing)
     with pytest.raises(StorageError, match=r"Cannot write into .*: No space left on device"):
         run(path, video_maps=maps, overwrite=True)
     after = {name: (tmp_path / "out" / name).read_bytes() for name in files(tmp_path / "out")}
@@ -448,7 +450,7 @@ def test_sound_that_is_lost_is_said(run, tmp_path, blob, monkeypatch):
     path = write_film(tmp_path / "clip.mp4", count=2)
     monkeypatch.setattr(video, "add_sound", lambda *a: "ffmpeg is not installed")
     _, lines = run(path)
-    assert f"{path}: sound, if it has any, is not in the overlay: ffmpeg is not installed" in lines
+    assert f"{path}: the overlay has no sound: ffmpeg is not installed" in lines
 
 
 def test_news_come_by_the_minute_where_no_bar_is_shown(run, tmp_path, blob, monkeypatch):

@@ -157,7 +157,7 @@ def test_training_stops_by_a_signal_with_its_own_code_and_goes_on(tmp_path, numb
     assert not list((tmp_path / "run").rglob(".*"))
     rows = len((tmp_path / "run" / "history.csv").read_text().splitlines())
     again = Training(tmp_path / "run")
-    again.wait_for(f"going on from epoch {rows}, ")
+    again.wait_for(f"resuming from epoch {rows}, ")
     again.wait_for(f"epoch {rows}:")
     code, said = again.ended(signal.SIGTERM)
     assert code == 75
@@ -200,5 +200,5 @@ def test_a_stop_in_the_validation_keeps_what_the_epoch_learned(tiny, monkeypatch
     monkeypatch.setattr(validation.Validator, "validate", real)
     lines = []
     run = train.train(tiny(epochs=2), say=lines.append)
-    assert "going on from epoch 1, its validation" in lines
+    assert "resuming from epoch 1, its validation" in lines
     assert run.path("history.csv").read_bytes() == whole.path("history.csv").read_bytes()

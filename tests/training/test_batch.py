@@ -90,7 +90,7 @@ def test_a_task_takes_its_part_of_the_pictures(project):
 @pytest.mark.parametrize(("least", "most"), [(0, 2), (2, 4), (1, 5)])
 def test_parts_that_would_miss_pictures_are_refused(project, least, most):
     gap = {**TASK, "SLURM_ARRAY_TASK_MIN": str(least), "SLURM_ARRAY_TASK_MAX": str(most)}
-    assert "submit all of them, from 1" in script("test_array", "test", "x", code=2, **gap).stderr
+    assert "submit all tasks, from 1" in script("test_array", "test", "x", code=2, **gap).stderr
 
 
 def test_a_task_trains_the_run_at_its_place_by_the_settings_beside_it(project):
@@ -152,8 +152,8 @@ def test_a_study_is_one_array_and_one_comparison_a_data_set(project, monkeypatch
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (TRAIN, "submitted by the words: train --strategies"),
-        (["test", "images"], "submitted by the words: train --strategies"),
+        (TRAIN, "needs the arguments: train --strategies"),
+        (["test", "images"], "needs the arguments: train --strategies"),
         ([*STUDY, "--overwrite"], "--overwrite is not for a study"),
         ([*STUDY, "--weights_dir", "w"], "--weights_dir is not for a study"),
         ([*STUDY, "--dataset", "folder", "--data", "no"], "no"),
@@ -189,7 +189,7 @@ def test_a_study_in_the_queue_is_not_submitted_twice(project, tmp_path, monkeypa
 def test_a_machine_without_slurm_says_so(project, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert submit_array.main(STUDY) == 2
-    assert "squeue is not here" in capsys.readouterr().err
+    assert "squeue is not installed" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -360,14 +360,14 @@ def test_a_job_that_is_near_its_time_limit_goes_on_later(project, queue, several
 
     wait_for("epoch 2:")
     slurm.called(["scancel", "--batch", "--signal=USR1", job], queue)
-    wait_for("back into the queue")
+    wait_for("the job is requeued")
     # SLURM lets what it took back rest for two minutes. It hears no wish before the job has ended,
     # and fails a job that it is made to begin beside what is left of its first time.
     wait_until(lambda: not runs(f"slurmstepd: [{job}."))
     wait_until(lambda: slurm.is_idle(queue))
     wait_until(lambda: slurm.called(["squeue", "-h", "-o", "%T"], queue).split() == ["PENDING"])
     time.sleep(2)  # slurmd counts seconds, and starts no job in that in which it ended it
-    wait_for("going on from epoch", ["scontrol", "update", f"JobId={job}", "StartTime=now"])
+    wait_for("resuming from epoch", ["scontrol", "update", f"JobId={job}", "StartTime=now"])
     wait_for_the_end(queue)
     assert (project / "runs/x/done.json").exists(), log.read_text()
     epochs = [line for line in log.read_text().splitlines() if re.match(r"epoch \d+:", line)]

@@ -147,7 +147,7 @@ def test_what_changes_no_result_may_change(unfinished, tmp_path):
     shutil.move(unfinished.run_folder, elsewhere)
     lines = []
     train.train(replace(unfinished, output=elsewhere, workers=1, resume=True), say=lines.append)
-    assert "going on from epoch 1, after step 1" in lines
+    assert "resuming from epoch 1, after step 1" in lines
 
 
 def test_a_run_that_is_done_is_no_mistake_with_resume(tiny):
@@ -219,7 +219,7 @@ def test_weights_that_are_no_numbers_are_not_saved(unfinished, monkeypatch):
 
     before = list(unfinished.run_folder.rglob("*.npz"))
     monkeypatch.setattr(epochs.State, "capture", spoilt)
-    with pytest.raises(UserError, match=r"weights \(network/0000\) are no numbers any more"):
+    with pytest.raises(UserError, match=r"weights \(network/0000\) are no longer finite"):
         train.train(unfinished, **QUIET)
     assert list(unfinished.run_folder.rglob("*.npz")) == before
 
@@ -227,7 +227,7 @@ def test_weights_that_are_no_numbers_are_not_saved(unfinished, monkeypatch):
 def test_the_way_with_a_loss_that_is_no_number_may_change(unfinished):
     lines = []
     train.train(replace(unfinished, on_nan="skip"), say=lines.append)
-    assert "going on from epoch 1, after step 1" in lines
+    assert "resuming from epoch 1, after step 1" in lines
 
 
 def test_a_file_system_without_locks_is_told_and_trained_on(tiny, monkeypatch):
@@ -258,4 +258,4 @@ def test_a_checkpoint_that_holds_infinities_is_passed_over(tmp_path):
     checkpoints.save(Standing(), {"network/0000": np.array([1, np.inf], np.float32)})
     lines = []
     assert checkpoints.newest(lines.append) is None
-    assert "infinite or no number" in lines[0]
+    assert "is not finite" in lines[0]

@@ -524,7 +524,7 @@ def test_a_signal_or_a_death_of_one_process_stops_both_and_they_go_on(tmp_path, 
     assert "has gone" in told and len(told.splitlines()) == 1
     codes, said = ended(start_pair(tmp_path, own_set))
     assert codes == [0, 0], said
-    assert "going on from epoch" in said[0][0]
+    assert "resuming from epoch" in said[0][0]
     one, other = (folder / "process0/run/history.csv" for folder in (pair.folder, tmp_path))
     assert one.read_bytes() == other.read_bytes()
 

@@ -83,7 +83,7 @@ def test_a_step_that_is_left_out_changes_nothing(tiny, spoilt, after_each_step):
     assert equal(first, second)
     assert not equal(second, third)
     assert np.isfinite(run.history[0]["loss"])
-    assert any(line.endswith("the step is left out") for line in lines)
+    assert any(line.endswith("the step is skipped") for line in lines)
     assert incidents_of(run.folder)[0]["done"] == "skip"
 
 
@@ -101,16 +101,16 @@ def test_a_rewind_goes_back_to_the_epochs_start_and_on_with_the_next_step(
     assert equal(start_2, third_2)
     assert not equal(first_2, second_2)
     assert np.isfinite([row["loss"] for row in run.history]).all()
-    assert sum("back to the weights of the epoch's start" in line for line in lines) == 2
+    assert sum("the weights are reset to the start of the epoch" in line for line in lines) == 2
 
 
 @pytest.mark.parametrize(
     ("policy", "message"),
-    [("skip", "as it was for the 2 steps before"), ("rewind", "this epoch has been rewound")],
+    [("skip", "so it was for the 2 steps before"), ("rewind", "this epoch has been rewound")],
 )
 def test_what_does_not_help_is_not_tried_for_ever(tiny, spoilt, monkeypatch, policy, message):
-    monkeypatch.setattr(nonfinite, "MOST_IN_A_ROW", 2)
-    monkeypatch.setattr(nonfinite, "MOST_REWINDS", 1)
+    monkeypatch.setattr(nonfinite, "MAX_SKIPPED_IN_A_ROW", 2)
+    monkeypatch.setattr(nonfinite, "MAX_REWINDS", 1)
     spoilt({(epoch, index) for epoch in range(5) for index in range(3)})
     with pytest.raises(UserError, match=message):
         train.train(tiny(on_nan=policy, epochs=5, **THREE_STEPS), **QUIET)

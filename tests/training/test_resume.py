@@ -206,5 +206,5 @@ def test_a_run_killed_at_random_moments_comes_to_the_same_end(tmp_path, frozen, 
         said = process.communicate()[0]
         assert process.returncode == -signal.SIGKILL, said
     assert sum(not name.endswith("-00000000") for name in met) > kills / 2  # in mid-epoch, mostly
-    assert "going on from epoch" in end(start("killed"))
+    assert "resuming from epoch" in end(start("killed"))
     assert_same_end(tmp_path / "whole", tmp_path / "killed")

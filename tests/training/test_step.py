@@ -230,7 +230,7 @@ def test_xla_is_tried_and_left_where_it_cannot_compile(tiny, monkeypatch):
     lines = []
     run = train.train(tiny(xla="on"), say=lines.append)
     assert tried == [True, False]
-    assert "XLA cannot compile this step, so it is not compiled: no kernel for this" in lines
+    assert "XLA cannot compile the training step, so XLA is disabled: no kernel for this" in lines
     assert len(run.history) == 1
 
 

@@ -407,7 +407,7 @@ def test_where_the_box_cannot_be_scored_training_says_so_and_ends_well(
     lines = []
     config = tiny(dataset="folder", data=write_set(tmp_path / "own", picture))
     run = train.train(config, say=lines.append)
-    assert any("the network in the box is not scored" in line for line in lines)
+    assert any("the included network is not scored" in line for line in lines)
     assert run.path(DONE).exists()
 
 

@@ -1,12 +1,12 @@
 "use strict";
-// One state, `view`, says what is sorted and filtered; the cards and the rows are both drawn from it.
-// Names come from disks and may hold anything: they are only ever set as text, never as markup.
+// The state `view` determines sorting and filtering; cards and rows are drawn from it.
+// File names may contain any character: they are only set as text, never as markup.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const { metrics, scored, rows, pictures } = data;
-const CARDS_AT_ONCE = matchMedia("(max-width: 46rem)").matches ? 8 : 24; // a phone shows one below the other
+const CARDS_AT_ONCE = matchMedia("(max-width: 46rem)").matches ? 8 : 24; // a phone shows cards in one column
 const ROWS_AT_ONCE = 50;
-const CHANGE = "change"; // of `view.by`: the first's score minus the second's
+const CHANGE = "change"; // value of `view.by`: the score of the first minus that of the second
 const MINUS = "\u2212";
 const DASH = "\u2013";
 
@@ -39,7 +39,7 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
-/** A score as it is shown; without a minus before a zero. */
+/** Return a score rounded for display, never -0. */
 function rounded(value, metric) {
   return Number(value.toFixed(metrics[metric].digits)) + 0;
 }
@@ -116,7 +116,7 @@ function showControls() {
   const unseen = selection.length - withPicture;
   $("count").textContent =
     selection.length === 0
-      ? "No picture passes the filter."
+      ? "No picture matches the filter."
       : `${selection.length} of ${rows.length} pictures` +
         (unseen && pictures.length ? `, ${unseen} of them only as a row below` : "");
 }
@@ -177,7 +177,7 @@ function goodness(difference, metric) {
   return difference > 0 === metrics[metric].higher ? "up" : "down";
 }
 
-/** How much the first is above the second, marked as better or worse. */
+/** Return an element with the difference of first and second, marked as better or worse. */
 function changeElement(tag, row, metric) {
   const difference = change(row, metric);
   const good = goodness(difference, metric);
@@ -226,11 +226,11 @@ function heading(label, sorted, sort) {
   button.addEventListener("click", () => {
     const { column } = button.dataset;
     sort();
-    // limits on one score mean nothing for another
+    // limits on one score have no meaning for another
     Object.assign(view, { low: null, high: null });
     $("low").value = $("high").value = "";
     update();
-    // the heading was drawn anew: the keyboard stays where it was
+    // the heading was drawn again: restore the keyboard focus
     $("rows").querySelector(column ? `[data-column="${column}"]` : ".sort").focus();
   });
   return element("th", { scope: "col", "aria-sort": sorted }, button);
@@ -298,7 +298,7 @@ function loadImage(uri) {
   return image.decode().then(() => image);
 }
 
-/** The grey values of a map, 0 to 1 of its peak, on the truth's grid so that maps can be subtracted. */
+/** Return a map scaled to a maximum of 1, on the grid of the truth so that maps can be subtracted. */
 async function loadMap(picture, layer) {
   picture.cache ??= new Map();
   if (picture.cache.has(layer)) return picture.cache.get(layer);
@@ -351,14 +351,14 @@ function drawFixations(context, picture, width, height) {
   }
 }
 
-/** Draw a layer: "picture", "fixations", "truth", "difference" or the position of something scored. */
+/** Draw a layer: "picture", "fixations", "truth", "difference" or the index of a model or reference. */
 async function paint(canvas, picture, layer, over) {
   const ticket = (canvas.ticket = (canvas.ticket ?? 0) + 1);
   const isDifference = layer === "difference";
   const isMap = layer !== "picture" && layer !== "fixations";
   const map = isDifference ? await differenceMap(picture) : isMap ? await loadMap(picture, layer) : null;
   const image = !isMap || over ? await loadImage(picture.image) : null;
-  if (canvas.ticket !== ticket) return; // something newer is being drawn here
+  if (canvas.ticket !== ticket) return; // a newer drawing has started on this canvas
   const context = canvas.getContext("2d");
   const { width, height } = canvas;
   context.globalAlpha = 1;
@@ -421,7 +421,7 @@ function showDetail() {
   $("detail-place").textContent = `${shown.indexOf(current) + 1} of ${shown.length}`;
   $("previous").disabled = shown.indexOf(current) <= 0;
   $("next").disabled = shown.indexOf(current) >= shown.length - 1;
-  if (document.activeElement.disabled) $("close").focus(); // else the arrow keys would be lost
+  if (document.activeElement.disabled) $("close").focus(); // otherwise the arrow keys would have no effect
   for (const [side, fallback] of [["left", "fixations"], ["right", "truth"]]) {
     const options = layers.map((layer) => element("option", { value: layer }, labelOf(layer)));
     $(side).replaceChildren(...options);
@@ -436,7 +436,7 @@ function showDetail() {
   $("detail").querySelector(".cold").textContent = `${scored[view.second].name} higher`;
 }
 
-/** A small view of a layer; a click puts it on the right of the wipe. */
+/** Return a thumbnail of a layer; a click shows it on the right of the wipe. */
 function layerButton(picture, layer) {
   const label = layer === "difference"
     ? `${scored[view.first].name} ${MINUS} ${scored[view.second].name}`
@@ -491,7 +491,7 @@ function wipe() {
   $("wipe").setAttribute("aria-valuetext", `${$("wipe").value}% ${left}, the rest ${right}`);
 }
 
-/** A row a metric: the two that are compared, their difference, then the others. */
+/** Return a table with a row per metric: the two compared, their difference, then the others. */
 function detailScores() {
   const { scores } = rows[current];
   const two = view.first !== view.second;
@@ -541,7 +541,7 @@ function readControls(changedId) {
     high: limit("high"),
     name: $("name").value,
   });
-  // only a change can be the most changed
+  // "most changed" needs the change as value
   if (changedId === "order" && view.order === "changed") view.by = CHANGE;
   if (changedId === "by" && view.order === "changed" && by !== CHANGE) view.order = "best";
 }
@@ -577,7 +577,7 @@ function listen() {
     if (event.target === $("detail")) $("detail").close(); // the backdrop
   });
   $("detail").addEventListener("keydown", (event) => {
-    if (event.target.closest("input, select, .wide")) return; // these have their own use for arrows
+    if (event.target.closest("input, select, .wide")) return; // these elements use the arrow keys themselves
     if (event.key === "ArrowLeft") step(-1);
     if (event.key === "ArrowRight") step(1);
   });
@@ -607,7 +607,7 @@ function startTheme() {
     try {
       return localStorage.getItem("theme");
     } catch {
-      return null; // some browsers keep nothing for pages from disk
+      return null; // some browsers store nothing for pages from disk
     }
   })();
   const dark = () => (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
@@ -621,7 +621,7 @@ function startTheme() {
     try {
       localStorage.setItem("theme", root.dataset.theme);
     } catch {
-      // it then lasts as long as the page is open
+      // the choice then lasts only while the page is open
     }
     label();
   });
