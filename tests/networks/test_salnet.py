@@ -294,7 +294,7 @@ def test_unreadable_weights_are_refused(tmp_path, name):
         ({"model": "salnet-deep", "backbone_weights": "no.h5"}, "no.h5: no such file"),
         ({"model": "salnet-shallow", "freeze_backbone": True}, "has no backbone"),
         ({"model": "salnet-shallow", "backbone_weights": "x.h5"}, "has no backbone"),
-        ({"model": "salnet-half", "loss": "kld+mlnet"}, "'mlnet' is that system's own loss"),
+        ({"model": "salnet-half", "loss": "kld+mlnet"}, "'mlnet' is the loss of another system"),
     ],
 )
 def test_senseless_starts_are_refused(flags, message):

@@ -311,7 +311,8 @@ def test_the_command_wants_pictures_or_a_list(cli, tmp_path):
         "error: No pictures: name a folder, a picture or a glob, or a file with --list.\n"
     )
     done = cli("test", "a.jpg", "--shard", "0/3", code=2)
-    assert done.stderr.startswith("error: --shard 0/3: the first number counts the parts from 1")
+    expected = "error: --shard 0/3: expected PART/PARTS, with parts counted from 1"
+    assert done.stderr.startswith(expected)
 
 
 @pytest.fixture
