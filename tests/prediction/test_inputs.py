@@ -86,7 +86,7 @@ def test_a_listed_picture_is_in_the_part_in_which_a_found_one_is(jobs):
     "shard", ["0/4", "5/4", "1/0", "1", "a/b", "-1/4", "1/4/2", "", "1.0/2", "²/3", "1/" + "9" * 20]
 )
 def test_a_part_that_is_none_is_refused(shard):
-    with pytest.raises(UserError, match=r"--shard .*counts the parts from 1.* 1/4 to 4/4"):
+    with pytest.raises(UserError, match=r"--shard .*parts counted from 1.* 1/4 to 4/4"):
         PredictConfig(shard=shard)
 
 

@@ -399,7 +399,7 @@ def make_hdf5(data: bytes, pick: random.Random, seeds: tuple[bytes, ...]) -> byt
 
 
 class Rehearsal:
-    """`hdf5.survives` by one process for many files, which another replaces where it fails."""
+    """`hdf5.reads_safely` by one process for many files, which another replaces where it fails."""
 
     SECONDS = 2
 
@@ -432,7 +432,7 @@ survives = Rehearsal()
 def read_hdf5(data: bytes, room: Path) -> None:
     path = in_file(room / "x.weights.h5", data)
     survived = survives(path)
-    with mock.patch.object(hdf5, "survives", lambda *_: survived):
+    with mock.patch.object(hdf5, "reads_safely", lambda *_: survived):
         _read_hdf5(path)
 
 
