@@ -43,8 +43,8 @@ def test_saved_settings_are_read_back_and_flags_win(tmp_path):
     ("text", "message"),
     [
         ('{"row": 3}', "unknown field 'row'. Did you mean 'rows'"),
-        ('{"rows": "3"}', "field 'rows' is '3', int is expected"),
-        ('{"rows": true}', "field 'rows' is True, int is expected"),
+        ('{"rows": "3"}', "field 'rows' is '3', but int is expected"),
+        ('{"rows": true}', "field 'rows' is True, but int is expected"),
         ('{"freeze_backbone": "False"}', "bool is expected"),
         ("[1]", "holds no settings"),
         ("{", "is not valid JSON"),

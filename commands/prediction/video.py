@@ -41,7 +41,7 @@ from salience.system.arrays import Array
 from salience.system.errors import NotBegun, UserError, printable
 from salience.system.files import make_folder, move, real_path, scratch
 from salience.system.signals import heeded
-from salience.system.terminal import NEWS_SECONDS, progress
+from salience.system.terminal import REPORT_SECONDS, progress
 from salience.system.threads import groups, in_order
 
 # a cut changes hue, saturation and brightness by more, on average, between two frames; that of
@@ -301,7 +301,7 @@ class News:
         self.done += 1
         self.bar.update(1)
         now = perf_counter()
-        if not self.bar.disable or now - self.told < NEWS_SECONDS:
+        if not self.bar.disable or now - self.told < REPORT_SECONDS:
             return
         self.told = now
         rate = self.done / (now - self.began)

@@ -381,7 +381,7 @@ def test_two_workers_at_one_part_do_no_harm(eight):
 
 
 def test_a_log_is_told_now_and_then_how_far_it_is(eight, monkeypatch):
-    monkeypatch.setattr(predict_module, "NEWS_SECONDS", 0.0)
+    monkeypatch.setattr(predict_module, "REPORT_SECONDS", 0.0)
     said = []
     predict(PredictConfig(**eight, batch_size=3), said.append)
     news = [line for line in said if " of 9 pictures, " in line]
