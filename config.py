@@ -1,8 +1,8 @@
-"""What `train` and `test` can be told: defaults, meanings, units; and each system's recipe.
+"""Settings of `train` and `test`: defaults, meanings and units; and the recipe of each system.
 
-The command line's flags are made from the dataclasses here, so each fact stands once; those of the
-other commands are in `commands/settings.py`. A run's settings are resolved in this order, later
-ones winning: the recipe of the system, `--config FILE`, the flags.
+The flags of the command line are made from these dataclasses, so that each fact stands once. The
+settings of the other commands are in `commands/settings.py`. The settings of a run come from the
+recipe of the system, then from `--config FILE`, then from the flags; the last one wins.
 """
 
 import dataclasses
@@ -33,16 +33,16 @@ class System:
     """A network that can be trained, and its published recipe.
 
     Attributes:
-        module: see `model.system_module`.
-        size_step: pixels that the rows and columns of its input must divide by.
-        recipe: what its authors published, as fields of Config; all others keep their defaults.
-        own_loss: whether its published loss is not a sum of those that all share.
-        takes_any_backbone: whether it can be built on another backbone than the recipe's.
-        adapts_vgg: whether, on a VGG, it can pool as on Theano and fix single blocks.
-        has_light_decoder: whether its decoder can be made with a quarter of the channels.
-        has_backbone: whether there is one to freeze.
-        random_unless_named: it starts at random unless a file is named, since nobody offers its
-            weights for download.
+        module: name of its module, see `model.system_module`.
+        size_step: the input's rows and columns must be multiples of this number of pixels.
+        recipe: the published settings, as fields of Config; other fields keep their defaults.
+        own_loss: whether the published loss belongs to this system alone.
+        takes_any_backbone: whether backbones other than the recipe's are supported.
+        adapts_vgg: whether Theano's pooling and fixed blocks are supported on a VGG.
+        has_light_decoder: whether the decoder exists with a quarter of its channels.
+        has_backbone: whether the network has a backbone that can be frozen.
+        random_unless_named: whether the network starts at random unless a weights file is named:
+            its pretrained weights cannot be downloaded.
     """
 
     module: str
@@ -70,7 +70,7 @@ SALNET = {  # Pan et al., CVPR 2016, section 4
     "decay": 0.0,
     "weight_decay": 4e-6,
     "epochs": 25,
-    "patience": 25,  # that is, to the end
+    "patience": 25,  # no early stopping
 }
 SYSTEMS = {
     "mlnet": System(
@@ -85,7 +85,7 @@ SYSTEMS = {
             "learning_rate": 1e-3,
             "momentum": 0.9,
             "nesterov": True,
-            "decay": 5e-4,  # Keras 1's argument of this name: a division at every step
+            "decay": 5e-4,  # as in Keras 1: learning_rate / (1 + decay * step)
             "epochs": 20,
             "patience": 5,
         },
@@ -104,9 +104,8 @@ SYSTEMS = {
             "freeze_backbone": False,
             "flip": True,
             "batch_size": 128,
-            # a map m from 0 to 1 is its output z from -1 to 1 as (z + 1) / 2, and its truth y is
-            # fitted as 2 y - 1: the published mean of (z - (2 y - 1))^2 is four times that of
-            # (m - y)^2
+            # The published output z and target 2 y - 1 lie in -1 to 1; here the map is
+            # m = (z + 1) / 2, so that the published mean of (z - (2 y - 1))^2 is 4 (m - y)^2
             "loss": "4*mse",
             "optimizer": "sgd",
             "learning_rate": 0.05,
@@ -117,7 +116,7 @@ SYSTEMS = {
             "decay": 0.0,
             "weight_decay": 0.0,
             "epochs": 1200,
-            "patience": 1200,  # that is, to the end
+            "patience": 1200,  # no early stopping
         },
         has_backbone=False,
         random_unless_named=True,
@@ -138,15 +137,15 @@ SYSTEMS = {
             "nesterov": False,
             "decay": 0.0,
             "epochs": 200,
-            "patience": 200,  # that is, to the end
+            "patience": 200,  # no early stopping
         },
         has_light_decoder=True,
     ),
     "linear-probe": System(
         "salience.networks.linear_probe",
         16,
-        {  # frozen, on SALICON's size; the loss is what ridge regression minimises, and
-            # the steps are ours: they end where the exact solution of `probe` is
+        {  # frozen, at SALICON's size. The loss is that of ridge regression. The optimiser's
+            # settings are ours: training converges to the exact solution of `probe`
             "backbone": "resnet50",
             "rows": 480,
             "cols": 640,
@@ -164,12 +163,12 @@ SYSTEMS = {
 }
 DATASETS = tuple(sorted(p.stem for p in (HERE / "salience/data/sets").glob("[!_]*.py")))
 BUILT_IN = ("synthetic",)  # data sets without files
-OWN_SETS = ("folder", "npy")  # named alike, whatever they hold
+OWN_SETS = ("folder", "npy")  # the user's own data: the name says nothing of the content
 OPTIMIZERS = ("sgd", "adam", "adamw")
 OWN_LOSSES = tuple(name for name, system in SYSTEMS.items() if system.own_loss)
 LOSSES = (*OWN_LOSSES, "kld", "cc", "nss", "mse", "bce")
 COLORMAPS = ("jet", "turbo", "viridis", "inferno", "hot", "parula", "magma", "plasma")
-# the arms of the transfer question, as what they change in a run's settings
+# the arms of the transfer comparison: the settings that each of them changes
 STRATEGIES: dict[str, dict[str, Any]] = {
     "frozen": {"freeze_backbone": True},
     "finetuned": {"freeze_backbone": False},
@@ -179,25 +178,25 @@ OUT_OF_BOUNDS = ("drop", "clip")
 FEATURE_CACHES = ("auto", "on", "off")
 FEATURE_PRECISIONS = ("float16", "float32")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-LARGEST_SEED = 2**32 - 1  # of NumPy's and Keras' generators
-LARGEST_BLUR = 1000  # pixels: a degree of sight spans some 200 on an 8K screen
+LARGEST_SEED = 2**32 - 1  # limit of NumPy's and Keras' generators
+LARGEST_BLUR = 1000  # pixels: a degree of visual angle spans about 200 on an 8K screen
 LARGEST_LOSS_WEIGHT = 1e6
 XLA = ("auto", "on", "off")
 ON_NAN = ("stop", "skip", "rewind")
-# of a run's settings, when --config reads them
+# fields that --config does not take from the file of an earlier run
 NOT_REPEATED = ("overwrite", "resume", "devices", "cluster")
-# what runs a network in `test`
+# inference engines of `test`
 ENGINES = ("auto", "openvino", "onnx", "keras")
 VIDEO_MAPS = ("png", "npz", "video", "none")
 
 
-# fields that several commands have, each declared here alone
+# fields that several commands share, declared once
 SHARED: dict[str, dict[str, Any]] = {
     "dataset": {"default": "osie", "help": "data set", "choices": DATASETS},
     "data": {"default": None, "help": "folder of the data set"},
     "sources": {
         "default": (),
-        "help": "folder of the data set, or the archives it came in (.zip, .tar, .tar.gz)",
+        "help": "folder of the data set, or its archives as published (.zip, .tar, .tar.gz)",
     },
     "weights": {
         "default": None,
@@ -206,12 +205,12 @@ SHARED: dict[str, dict[str, Any]] = {
     },
     "weights_dir": {
         "default": Path("weights"),
-        "help": "folder searched where no --weights is given",
+        "help": "folder that is searched if --weights is not given",
     },
     "engine": {
         "default": "auto",
-        "help": "what runs the network; auto is the fastest that is installed, and keras where "
-        "there is a GPU or KERAS_BACKEND names jax or torch",
+        "help": "inference engine; auto: keras if there is a GPU or KERAS_BACKEND names jax or "
+        "torch, else the fastest engine installed",
         "choices": ENGINES,
     },
     "smooth": {
@@ -223,12 +222,12 @@ SHARED: dict[str, dict[str, Any]] = {
     },
     "mirror": {
         "default": False,
-        "help": "predict each picture's mirror image, too, and average the two maps: twice the "
-        "time",
+        "help": "also predict the mirror image of each picture and average both maps; takes twice "
+        "the time",
     },
     "adaptation": {
         "default": None,
-        "help": "give the maps the bias of a data set: a file that `adapt` wrote for these "
+        "help": "adapt the maps to the bias of a data set: a file that `adapt` wrote for these "
         "weights, or its name, such as eyecrowd",
     },
     "colormap": {"default": "jet", "help": "colours of the overlay", "choices": COLORMAPS},
@@ -236,45 +235,49 @@ SHARED: dict[str, dict[str, Any]] = {
 
 
 def shared(name: str, **changes: Any) -> Any:
-    """Return the declaration of a field that several commands have.
+    """Return the declaration of a field that several commands share.
 
     Args:
-        name: of SHARED.
-        changes: what this command says otherwise, such as the group in its help.
+        name: key of SHARED.
+        changes: arguments of `option` that differ for this command, such as the group of its help.
     """
     return option(**{**SHARED[name], **changes})
 
 
 @dataclass(frozen=True)
 class PlanConfig(Checked):
-    """How the pictures of a data set that brings no split are divided."""
+    """Settings of the split, for data sets without a published split."""
 
-    # whether some pictures must be left to train on
+    # whether the split must leave training pictures
     trains: ClassVar[bool] = True
 
     split_seed: int = option(
         0,
-        "seed of the split where the data set brings none",
+        "seed of the split, for data sets without a published split",
         least=0,
         group="split",
         most=LARGEST_SEED,
     )
     val_share: float = option(
         0.1,
-        "share of the pictures that validates, where the data set brings no split",
+        "share of the pictures for validation, for data sets without a published split",
         least=0,
         most=1,
     )
     test_share: float = option(
-        0.2, "share of the pictures that tests, where the data set brings no split", least=0, most=1
+        0.2,
+        "share of the pictures for testing, for data sets without a published split",
+        least=0,
+        most=1,
     )
     folds: int = option(
         0,
-        "divide the pictures into so many parts, one of which tests; 0: by the shares",
+        "number of parts for cross-validation, one of which is the test part; 0: split by "
+        "the shares",
         least=0,
         most=10_000,
     )
-    fold: int = option(0, "which of the --folds tests, counted from 0", least=0, most=10_000)
+    fold: int = option(0, "which of the --folds is the test part, from 0", least=0, most=10_000)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -282,7 +285,7 @@ class PlanConfig(Checked):
         if self.trains and self.val_share + self.test_share >= 1:
             raise UserError(f"{shares} leave no picture to train on.")
         if self.test_share < 1 < self.val_share + self.test_share:
-            raise UserError(f"{shares} are more than all pictures.")
+            raise UserError(f"{shares} add up to more than all pictures.")
         if self.folds == 1 or (self.folds and self.fold >= self.folds):
             raise UserError(
                 f"--folds {self.folds} --fold {self.fold}: at least 2 folds are needed, and the "
@@ -291,44 +294,45 @@ class PlanConfig(Checked):
 
     @property
     def plan(self) -> Plan:
-        """How a data set without a split of its own is divided."""
+        """The split of a data set without a published split."""
         return Plan(self.split_seed, self.val_share, self.test_share, self.folds, self.fold)
 
 
 def check_sizes(rows: int, cols: int, step: int, network: str) -> None:
-    """Refuse an input whose sides do not divide by what a network needs.
+    """Check that the rows and columns of an input are multiples of a step.
 
     Raises:
-        UserError: they do not; it names the nearest size that does.
+        UserError: one of them is not; the message names the nearest size.
     """
     for flag, size in (("rows", rows), ("cols", cols)):
         if size % step:
             raise UserError(
-                f"--{flag} {size} does not divide by {step}, as the input of {network} must. Try "
+                f"--{flag} {size} is not a multiple of {step}, which {network} needs. Try "
                 f"{max(step, round(size / step) * step)}."
             )
 
 
 @dataclass(frozen=True)
 class TruthConfig(PlanConfig):
-    """How the pictures of a data set are divided, and what their truth is made of."""
+    """Settings of the split and of the ground truth."""
 
     out_of_bounds: str = option(
         "drop",
-        "what is done with fixations outside the picture: drop them, or clip them to its border",
+        "treatment of fixations outside the picture: drop them, or clip them to its border",
         choices=OUT_OF_BOUNDS,
         group="truth",
     )
     sigma_pixels: float | None = option(
         None,
-        "Gaussian that turns fixations into a density map; default: the data set's own",
+        "standard deviation of the Gaussian that turns fixations into a density map; default: "
+        "the data set's own",
         unit="pixels of the original picture",
         least=0.1,
         most=LARGEST_BLUR,
     )
 
 
-# the settings that a training shares with what prepares for it and what scores it
+# settings that `train` shares with the commands that prepare for it or score its weights
 TRUTH_FIELDS = tuple(field.name for field in dataclasses.fields(TruthConfig))
 
 
@@ -338,34 +342,35 @@ class Config(TruthConfig):
 
     model: str = option("mlnet", "system to train", choices=tuple(SYSTEMS), group="network")
     backbone: str = option(
-        "vgg16", "network whose features the system is built on", choices=tuple(BACKBONES)
+        "vgg16", "pretrained network that computes the features", choices=tuple(BACKBONES)
     )
     freeze_backbone: bool = option(
-        True, "True trains only the head on frozen ImageNet features, False fine-tunes all weights"
+        True, "True trains only the head on frozen ImageNet features; False fine-tunes all weights"
     )
     fixed_blocks: int = option(
         0,
-        "with --freeze_backbone False, fine-tune all but the first so many of VGG's five blocks, "
-        "whose features can then be kept (mlnet)",
+        "with --freeze_backbone False: how many of VGG's five blocks, from the first, stay "
+        "frozen; their features can be cached (mlnet)",
         least=0,
         most=4,
     )
     backbone_weights: str | None = option(
         None,
         "ImageNet weights of the backbone: a file, or 'none' for a random start (the no-transfer "
-        "control); otherwise weights/, Keras' cache or its download are used. The salnets start at "
-        "random unless a file with VGG-M's first three convolutions is named (.h5 or .npz)",
+        "control). Default: the file in weights/, in Keras' cache or downloaded. The salnets start "
+        "at random unless a file with VGG-M's first three convolutions is named (.h5 or .npz)",
     )
     init_weights: Path | None = option(
         None,
-        "begin with all weights of a network trained before (.weights.h5), on another data set say",
+        "start from all weights of a trained network (.weights.h5), for example of another data "
+        "set",
     )
     rows: int = option(480, "height of the network's input", unit="pixels", least=8, most=16384)
     cols: int = option(640, "width of the network's input", unit="pixels", least=8, most=16384)
     width: float = option(
         1.0,
-        "share of the channels of every hidden layer; below 1 is a toy for tests and demos, "
-        "which no ImageNet weights fit",
+        "share of the channels of every hidden layer; below 1 is for tests and demos, and no "
+        "ImageNet weights fit",
         least=0.001,
         most=4,
     )
@@ -374,14 +379,14 @@ class Config(TruthConfig):
     )
     theano_pooling: bool = option(
         False,
-        "pool, and up-sample the prior, as the code of 2016 did on Theano; for weights trained so, "
-        "which bring it along (mlnet on VGG)",
+        "pool, and up-sample the prior, as the code of 2016 did on Theano; for weights trained "
+        "with it, whose files set it (mlnet on VGG)",
     )
     dropout: float = option(0.5, "share of the features dropped before the head", least=0, most=1)
     dataset: tuple[str, ...] = shared(
         "dataset",
         default=("osie",),
-        help="data set, or several to train on together",
+        help="data set, or several that are trained on together",
         group="data",
     )
     data: tuple[Path, ...] = shared(
@@ -389,22 +394,23 @@ class Config(TruthConfig):
     )
     mix: tuple[float, ...] = option(
         (),
-        "shares of an epoch that the data sets make up, such as 3 1; default: every picture once",
+        "shares of the data sets in an epoch, such as 3 1; default: every picture once",
         least=0,
         most=1e6,
     )
-    flip: bool = option(False, "mirror half of the training pictures, their maps and fixations")
+    flip: bool = option(False, "mirror half of the training pictures with their maps and fixations")
     workers: int = option(2, "threads that read pictures", least=1, most=1024)
     feature_cache: str = option(
         "auto",
-        "keep on disk what the frozen layers make of each picture, and train on that; auto: where "
-        "there is room and more than one epoch",
+        "cache the output of the frozen layers on disk and train on it; auto: if there is room and "
+        "more than one epoch",
         choices=FEATURE_CACHES,
         group="features",
     )
     feature_precision: str = option(
         "float16",
-        "how features are kept: float32 trains exactly as without a cache, in twice the space",
+        "number format of cached features; float32 trains exactly as without a cache, but takes "
+        "twice the space",
         choices=FEATURE_PRECISIONS,
     )
     cache_limit: str = option(
@@ -419,86 +425,86 @@ class Config(TruthConfig):
     learning_rate: float = option(1e-3, "step size at the start", least=0, most=1e30)
     learning_rate_end: float | None = option(
         None,
-        "step size of the last epoch, reached in equal steps from epoch to epoch; default: off",
+        "step size of the last epoch, with a linear change from epoch to epoch; default: off",
         least=0,
         most=1e30,
     )
     momentum: float = option(0.9, "momentum of sgd, at the start", least=0, most=1)
     momentum_end: float | None = option(
         None,
-        "momentum of sgd in the last epoch, reached in equal steps from epoch to epoch; default: "
-        "off",
+        "momentum of sgd in the last epoch, with a linear change from epoch to epoch; default: off",
         least=0,
         most=1,
     )
-    nesterov: bool = option(True, "Nesterov's form of momentum, for sgd")
+    nesterov: bool = option(True, "Nesterov momentum, for sgd")
     decay: float = option(
         5e-4, "the step size after t steps is learning_rate / (1 + decay * t)", least=0, most=1e3
     )
     weight_decay: float = option(
         0.004,
-        "share of every weight that adamw takes off, times the step size; the salnets' kernels "
-        "under the other optimisers: the same share, through the gradient (L2). ML-Net has none "
-        "but adamw's",
+        "weight decay of adamw, which is multiplied by the step size. With other optimisers: "
+        "L2 regularisation of the salnets' kernels; ML-Net has none",
         least=0,
         most=1e3,
     )
     batch_size: int = option(10, "pictures a step", unit="pictures", least=1, most=2**16)
-    epochs: int = option(20, "passes over the training pictures at the most", least=1, most=10**6)
+    epochs: int = option(20, "most passes over the training pictures", least=1, most=10**6)
     patience: int = option(
         5,
-        "stop after so many epochs without a lower validation loss",
+        "stop after this many epochs without a lower validation loss",
         unit="epochs",
         least=1,
         most=10**6,
     )
-    seed: int = option(0, "seed of weights, order, dropout and flips", least=0, most=LARGEST_SEED)
+    seed: int = option(
+        0, "seed of initial weights, order, dropout and flips", least=0, most=LARGEST_SEED
+    )
     on_nan: str = option(
         "stop",
-        "where a step's loss is no number: stop; skip that step; or rewind, go back to the weights "
-        "of the epoch's start and go on with the next step",
+        "if the loss of a step is NaN or infinite: stop; skip the step; or rewind to the weights "
+        "at the start of the epoch and continue with the next step",
         choices=ON_NAN,
     )
     precision: str = option(
         "float32",
-        "what the network computes in. The mixed ones take less memory and time on a GPU, bfloat16 "
-        "on many processors, too; weights, prior and loss stay float32, and mixed_float16 scales "
+        "number format of the computation. Mixed formats take less memory and time on a GPU, "
+        "bfloat16 also on many CPUs. Weights, prior and loss stay float32; mixed_float16 scales "
         "the loss",
         choices=PRECISIONS,
         group="speed",
     )
     micro_batch: int | None = option(
         None,
-        "hold so many pictures of a batch at once, and add up their gradients: an update of the "
-        "whole batch in less memory; default: all of them",
+        "pictures of a batch that are in memory at once; their gradients are accumulated to an "
+        "update of the whole batch; default: the whole batch",
         unit="pictures",
         least=1,
         most=2**16,
     )
     steps_per_execution: int = option(
-        1, "updates that are run before Python looks again (tensorflow, jax)", least=1, most=10**4
+        1, "updates per call of the compiled step (tensorflow, jax)", least=1, most=10**4
     )
     xla: str = option(
         "auto",
-        "compile the step as a whole: on tries it and falls back, auto leaves it to Keras. Under "
-        "tensorflow, on gives up its reproducible operations, with which Keras does not compile",
+        "compile the training step with XLA: auto leaves it to Keras; on tries it and falls back. "
+        "With tensorflow, on gives up deterministic operations, which Keras cannot compile",
         choices=XLA,
     )
     devices: int = option(
         1,
-        "devices that share each batch, in each process; more than one needs JAX",
+        "devices of each process that share each batch; more than one needs JAX",
         least=1,
         group="devices",
         most=2**16,
     )
     cluster: bool = option(
         False,
-        "train together with the other processes of a SLURM step (srun), or with those that the "
-        "environment variable TF_CONFIG lists; needs JAX",
+        "train together with the other processes of a SLURM step (srun), or with the processes in "
+        "the environment variable TF_CONFIG; needs JAX",
     )
     cluster_timeout: float = option(
         120.0,
-        "how long the processes wait for one another at the start",
+        "time that the processes wait for one another at the start",
         unit="s",
         least=1,
         most=86400,
@@ -507,18 +513,18 @@ class Config(TruthConfig):
         None,
         "run folder; default: runs/MODEL-frozen-DATASET or runs/MODEL-finetuned-DATASET, or with "
         "a random start runs/MODEL-scratch-frozen-DATASET or runs/MODEL-scratch-DATASET; "
-        "MODEL-BACKBONE where that is another than the recipe's",
+        "MODEL-BACKBONE if the backbone is not the recipe's",
         group="output",
     )
     overwrite: bool = option(False, "replace an earlier run in the run folder")
     resume: bool = option(
         False,
-        "go on with the run in the run folder, or begin it. An unfinished one of these settings is "
-        "taken up without this, too; with it, one that is done is no mistake",
+        "resume the run in the run folder, or start it. An unfinished run of the same settings is "
+        "resumed without this flag, too; with it, a finished run is no error",
     )
     checkpoint_minutes: float = option(
         10.0,
-        "save where training stands so often, besides after each epoch and on a signal",
+        "time between checkpoints within an epoch; each epoch and each signal also saves one",
         unit="minutes",
         least=0,
         most=10**4,
@@ -535,8 +541,8 @@ class Config(TruthConfig):
             raise UserError(f"--light is for {able[0]}; {self.model} has no such decoder.")
         if self.init_weights and self.backbone_weights:
             raise UserError(
-                f"--init_weights {self.init_weights} holds the backbone, too: leave "
-                f"--backbone_weights {self.backbone_weights} away."
+                f"--init_weights {self.init_weights} includes the backbone: leave out "
+                f"--backbone_weights {self.backbone_weights}."
             )
         if not self.own.takes_any_backbone and self.backbone != self.own_backbone:
             raise UserError(
@@ -561,34 +567,34 @@ class Config(TruthConfig):
             raise UserError(f"--dropout {self.dropout} drops everything. Choose less than 1.")
 
     def check_start(self) -> None:
-        """Refuse a loss or a start that a system has not, before anything is built or trained.
+        """Check that the system supports the loss and the initial weights, before it is built.
 
         Raises:
-            UserError: another system's own loss; weights for a system without a backbone; or
-                nothing but random ones to freeze.
+            UserError: the loss belongs to another system; there are weights for a system without a
+                backbone; or only random weights would be frozen.
         """
         for _, name in parse_loss(self.loss):
             if name in OWN_LOSSES and name != self.model:
                 shared = ", ".join(loss for loss in LOSSES if loss not in OWN_LOSSES)
                 raise UserError(
-                    f"--loss {self.loss}: '{name}' is that system's own loss. For {self.model} "
-                    f"choose of {shared}."
+                    f"--loss {self.loss}: '{name}' is the loss of another system. For {self.model} "
+                    f"choose from {shared}."
                 )
         named = self.backbone_weights not in (None, "none")
         if not self.own.has_backbone and (self.freeze_backbone or named):
             raise UserError(
-                f"{self.model} is trained from scratch and has no backbone: leave "
-                "--backbone_weights and --freeze_backbone True away."
+                f"{self.model} is trained from scratch and has no backbone: leave out "
+                "--backbone_weights and --freeze_backbone True."
             )
         nothing = self.backbone_weights is None and self.init_weights is None
         if self.own.random_unless_named and self.freeze_backbone and nothing:
             raise UserError(
                 "--freeze_backbone True would freeze random convolutions: name VGG-M's weights "
-                "with --backbone_weights PATH, or ask for just that with --backbone_weights none."
+                "with --backbone_weights PATH, or confirm random ones with --backbone_weights none."
             )
 
     def check_sets(self) -> None:
-        """Refuse data sets named twice, and folders or shares that are not theirs."""
+        """Check that data sets are unique, and that folders and shares match them."""
         if len(set(self.dataset)) < len(self.dataset):
             raise UserError(f"--dataset names a data set twice: {' '.join(self.dataset)}.")
         if self.mix and (len(self.mix) != len(self.dataset) or not all(self.mix)):
@@ -604,13 +610,13 @@ class Config(TruthConfig):
 
     @property
     def sets(self) -> list[tuple[str, Path | None]]:
-        """The data sets, each with its folder; None for one built in, or where none is named."""
+        """The data sets and their folders; None for a built-in set or a folder not named."""
         folders = iter(self.data)
         return [(name, None if name in BUILT_IN else next(folders, None)) for name in self.dataset]
 
     @property
     def part_size(self) -> int | None:
-        """The pictures of a batch that are held at once; None where they are all of them."""
+        """Pictures of a batch that are in memory at once; None for the whole batch."""
         smaller = self.micro_batch is not None and self.micro_batch < self.batch_size
         return self.micro_batch if smaller else None
 
@@ -635,7 +641,7 @@ class Config(TruthConfig):
 
     @property
     def own(self) -> System:
-        """What is particular to the system."""
+        """The system's row of SYSTEMS."""
         return SYSTEMS[self.model]
 
     @property
@@ -645,19 +651,19 @@ class Config(TruthConfig):
 
     @property
     def system(self) -> str:
-        """The system's name, with its backbone where that is not the recipe's."""
+        """The system's name, with the backbone if it is not the recipe's."""
         return self.model + ("" if self.backbone == self.own_backbone else f"-{self.backbone}")
 
     @property
     def name(self) -> str:
-        """The run's name, such as mlnet-frozen-osie: its files in weights/ and runs/ carry it."""
-        # what goes on from other weights does not take their place in weights/
+        """The run's name, such as mlnet-frozen-osie, for its files in weights/ and runs/."""
+        # a run that starts from other weights does not replace them in weights/
         on = "-on" if self.init_weights else ""
         return f"{self.system}-{self.strategy}{on}-{self.sets_name}"
 
     @property
     def sets_name(self) -> str:
-        """The data sets in a file's name; of one's own, such as folder-mine, with the folder's."""
+        """The data sets in a file name; the user's own with the folder, such as folder-mine."""
         words = [
             f"{name}-{re.sub(r'[^A-Za-z0-9_.+-]+', '_', real_path(root).name)[:40]}"
             if name in OWN_SETS and root
@@ -668,7 +674,7 @@ class Config(TruthConfig):
 
     @property
     def run_folder(self) -> Path:
-        """The folder that the run writes into."""
+        """The folder that the run writes to."""
         return self.output or Path("runs") / self.name
 
     @property
@@ -691,9 +697,9 @@ class TrainConfig(Config):
 
     config: Path | None = option(
         None,
-        "settings that an earlier run wrote (config.json); flags win over them",
+        "settings file of an earlier run (config.json); flags override it",
         metavar="FILE",
-        group="several runs, or one again",
+        group="several runs, or a repeated run",
     )
     strategies: tuple[str, ...] = option(
         (),
@@ -714,23 +720,23 @@ class TrainConfig(Config):
         run = {name: value for name, value in flags.items() if name not in cls.of_command()}
         own = {name: value for name, value in flags.items() if name not in run}
         if own.get("seeds") and not own.get("strategies"):
-            raise UserError("--seeds goes with --strategies; for one run there is --seed.")
+            raise UserError("--seeds needs --strategies; for one run use --seed.")
         if own.get("strategies") and "freeze_backbone" in run:
             raise UserError(
-                "--strategies sets --freeze_backbone of each arm: leave one of them away."
+                "--strategies sets --freeze_backbone of each arm: leave out one of them."
             )
         return cls(**vars(resolve(run, own.get("config"))), **own)
 
     @classmethod
     def of_command(cls) -> set[str]:
-        """Return the names of the fields that a run does not have."""
+        """Return the names of the fields that belong to the command and not to a run."""
         return {f.name for f in dataclasses.fields(cls)} - {
             f.name for f in dataclasses.fields(Config)
         }
 
     @property
     def run(self) -> Config:
-        """The settings of the run, or those that all arms share."""
+        """The settings of the run, or the settings that all arms share."""
         return Config(
             **{field.name: getattr(self, field.name) for field in dataclasses.fields(Config)}
         )
@@ -740,8 +746,8 @@ class TrainConfig(Config):
 class PredictConfig(Checked):
     """Write saliency maps of pictures and videos.
 
-    Write one 8-bit PNG saliency map a picture, at the picture's own size; of a video that is
-    named, an overlay and the maps of its frames.
+    Write an 8-bit PNG saliency map of each picture, at the picture's own size. For a video, write
+    an overlay and the maps of its frames.
     """
 
     images: tuple[str, ...] = option(
@@ -749,63 +755,63 @@ class PredictConfig(Checked):
     )
     weights: Path | None = shared("weights", group="input")
     weights_dir: Path = shared("weights_dir")
-    recursive: bool = option(False, "search the folder's sub-folders too")
+    recursive: bool = option(False, "also search the sub-folders of a folder")
     listed: Path | None = option(
         None,
-        "predict the pictures that this file names, too, one path a line, relative to the current "
+        "also predict the pictures that this file lists, one path a line, relative to the current "
         "folder; '-' reads standard input",
         flag="list",
     )
     shard: str = option(
         "1/1",
-        "do only the I-th of N parts of the pictures, such as 2/8: I counts from 1. N workers with "
-        "the same pictures and output do each picture once",
+        "process only the I-th of N parts of the pictures, such as 2/8; I counts from 1. N workers "
+        "with the same pictures and output process each picture once",
     )
     output: Path = option(Path("predictions"), "folder for the saliency maps", group="output")
-    overwrite: bool = option(False, "predict again where the output exists")
-    overlay: bool = option(False, "write the map as a heat-map over the picture, too")
-    float_maps: bool = option(False, "write the map as 32-bit .npy, too", flag="float")
+    overwrite: bool = option(False, "predict again if the output exists")
+    overlay: bool = option(False, "also write the map as a heat map over the picture")
+    float_maps: bool = option(False, "also write the map as 32-bit .npy", flag="float")
     colormap: str = shared("colormap")
     smooth: float = shared("smooth")
     mirror: bool = shared("mirror")
     adaptation: Path | None = shared("adaptation")
     match: Path | None = option(
         None,
-        "give each map the histogram of this one, a grey picture or a .npy, after the blur",
+        "match the histogram of each map to this map, a grey picture or a .npy, after the blur",
     )
     threshold: float = option(
-        0.0, "values below become 0, after all else; the maximum of a map is 1", least=0, most=1
+        0.0, "set values below to 0, as the last step; the maximum of a map is 1", least=0, most=1
     )
     contours: bool = option(
         False,
-        "write the picture with lines around the most salient 5, 10 and 20 % of its area, too",
+        "also write the picture with contours of its most salient 5, 10 and 20 % of the area",
         group="marks",
     )
     peaks: int = option(
         0,
-        "write so many of the most salient points, too, as JSON, and number them in what is drawn "
-        "over the picture",
+        "also write this many of the most salient points as JSON, and number them in drawings over "
+        "the picture",
         least=0,
         most=10**4,
     )
     crop: str | None = option(
         None,
-        "write the crop of this aspect ratio that keeps most saliency, too: width:height such as "
+        "also write the crop of this aspect ratio that keeps most saliency: width:height such as "
         "16:9, or a number such as 1.91",
     )
     mask: float = option(
         0.0,
-        "write this share of the area, the most salient, as a mask of black and white, too",
+        "also write the most salient part as a black-and-white mask; its share of the area",
         least=0,
         most=1,
     )
     side_by_side: bool = option(
-        False, "write the picture, the map in colours and the overlay in one picture, too"
+        False, "also write picture, map in colours and overlay side by side in one picture"
     )
     every: int = option(
         1,
-        "of a video, predict each N-th frame, and the first after a cut; between them one map "
-        "goes over into the next",
+        "predict each N-th frame of a video, and the first after a cut; maps between them are "
+        "interpolated",
         unit="frames",
         least=1,
         group="video",
@@ -813,15 +819,15 @@ class PredictConfig(Checked):
     )
     temporal_smoothing: float = option(
         0.0,
-        "Gaussian over time, both ways, of a video's maps: its standard deviation",
+        "standard deviation of a Gaussian over time, in both directions, on the maps of a video",
         unit="seconds",
         least=0,
-        most=2,  # the maps of six times as long are held in memory
+        most=2,  # the maps of six times this duration are held in memory
     )
     video_maps: str = option(
         "png",
-        "what a video's maps are written as beside the overlay: a folder of PNGs, one .npz (8 "
-        "bits, or float16 with --float), a grey video, or nothing",
+        "format of a video's maps beside the overlay: a folder of PNGs, one .npz (8 bits, or "
+        "float16 with --float), a grey video, or none",
         choices=VIDEO_MAPS,
         flag="maps",
     )
@@ -834,13 +840,13 @@ class PredictConfig(Checked):
         part, parts = self.part
         if not 0 <= part < parts:
             raise UserError(
-                f"--shard {self.shard}: the first number counts the parts from 1, the second says "
-                "how many there are, such as 1/4 to 4/4."
+                f"--shard {self.shard}: expected PART/PARTS, with parts counted from 1, such as "
+                "1/4 to 4/4."
             )
 
     @property
     def part(self) -> tuple[int, int]:
-        """Which part of the pictures to do, counted from 0, and how many there are."""
+        """The part of the pictures to process, from 0, and the number of parts."""
         found = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", self.shard)
         return (int(found[1]) - 1, int(found[2])) if found else (-1, 0)
 
@@ -852,15 +858,15 @@ def parse_loss(text: str) -> list[tuple[float, str]]:
     [(1.0, 'kld'), (0.5, 'nss')]
 
     Raises:
-        UserError: a name is unknown or a weight is not a positive number.
+        UserError: a name is unknown, or a weight is not a positive number.
     """
     terms = []
     for part in text.replace(" ", "").split("+"):
         match = re.fullmatch(r"(?:(\d*\.?\d+(?:e-?\d+)?)\*)?([a-z]\w*)", part)
         if not match or not 0 < float(match[1] or 1) <= LARGEST_LOSS_WEIGHT:
             raise UserError(
-                f"--loss {text}: '{part}' is not NAME or WEIGHT*NAME, as in 0.5*nss, of a weight "
-                f"above 0 and at most {LARGEST_LOSS_WEIGHT:g}."
+                f"--loss {text}: '{part}' is not NAME or WEIGHT*NAME, such as 0.5*nss, with a "
+                f"weight above 0 and at most {LARGEST_LOSS_WEIGHT:g}."
             )
         if match[2] not in LOSSES:
             raise UserError(
@@ -871,31 +877,31 @@ def parse_loss(text: str) -> list[tuple[float, str]]:
 
 
 def recipe_of(model: str) -> dict[str, Any]:
-    """Return the published recipe of a system; nothing for an unknown one, which is told later."""
+    """Return the published recipe of a system; {} for an unknown one, which Config rejects."""
     return SYSTEMS[model].recipe if model in SYSTEMS else {}
 
 
 def resolve(flags: dict[str, Any], file: Path | None = None) -> Config:
-    """Return a run's settings: the recipe of its system, then the file, then the flags.
+    """Return a run's settings: the recipe of its system, overridden by the file, then by the flags.
 
     Raises:
-        UserError: the file holds an unknown or ill-typed field, or a value is out of range.
+        UserError: the file has an unknown field or a wrong type, or a value is out of range.
     """
     from_file = read_settings(file) if file else {}
-    # a run is replaced by who asks for it now, not by who asked for it then, and on their machines
+    # these belong to one call and one machine: a repeated run must name them again
     for name in NOT_REPEATED:
         from_file.pop(name, None)
     model = flags.get("model", from_file.get("model", Config.model))
     if from_file.get("model", model) != model:
         raise UserError(
-            f"--model {model}: {file} holds the settings of {from_file['model']}, which are no "
-            "recipe for another system. Leave one of them away."
+            f"--model {model}: {file} holds the settings of {from_file['model']}, which do not "
+            "apply to another system. Leave out one of them."
         )
     return Config(**{**recipe_of(model), **from_file, **flags})
 
 
 def read_settings(file: Path) -> dict[str, Any]:
-    """Return the fields of a config file that `save` wrote."""
+    """Return the fields of a settings file that `save` wrote."""
     values = read_json(file)
     if not isinstance(values, dict):
         raise UserError(f"{file} holds no settings: a JSON object of fields is expected.")
@@ -903,7 +909,7 @@ def read_settings(file: Path) -> dict[str, Any]:
 
 
 def from_json(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return JSON values as a config's field values, each checked for its type."""
+    """Return JSON values as field values of Config, each checked for its type."""
     fields = {field.name: field for field in dataclasses.fields(Config)}
     result = {}
     for name, value in values.items():
@@ -912,7 +918,7 @@ def from_json(values: dict[str, Any], where: str) -> dict[str, Any]:
         annotation = fields[name].type
         about = f"{where}: field '{name}'"
         if takes_many(annotation):
-            # files of one data set's time hold it alone, or null
+            # files of earlier versions hold a single value, or null
             values_of = value if isinstance(value, list) else [] if value is None else [value]
             result[name] = tuple(typed(one, value_type(annotation), about) for one in values_of)
         elif value is None and isinstance(annotation, types.UnionType):
@@ -923,5 +929,5 @@ def from_json(values: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def save(settings: Config, file: Path) -> None:
-    """Write a run's resolved settings; `--config FILE` reads them back."""
+    """Write a run's resolved settings as JSON; `--config FILE` reads them."""
     write_json(file, to_json(settings))

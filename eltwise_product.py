@@ -1,4 +1,4 @@
-"""EltWiseProduct, ML-Net's learned prior: where people look whatever the picture."""
+"""EltWiseProduct, the learned prior of ML-Net: where people look in any picture."""
 
 import keras
 import numpy as np
@@ -11,15 +11,15 @@ from salience.pictures.letterbox import linear_sampling, pixel_centres
 class EltWiseProduct(keras.layers.Layer):
     """Multiply a map by a coarse learned prior, up-sampled bilinearly: x * upsample(1 + W).
 
-    W starts at zero, so a new layer is the identity. Without the 1 its output and its gradient
-    would be exactly zero, for ever. The up-sampling is two matrix products, which Keras' three
-    backends agree on, and is done in float32 under mixed precision too.
+    W starts at zero, so a new layer is the identity. Without the 1, output and gradient would stay
+    exactly zero. The up-sampling consists of two matrix products, which give equal results on all
+    Keras backends. It is done in float32, under mixed precision too.
 
     Args:
-        cell: rows and columns of the map that one weight covers, pixels of the map. A map that does
-            not divide by it has one cell fewer; one smaller than a cell has one weight.
-        theano: up-sample as Theano's bilinear up-sampling does, by which the weights of 2016 were
-            trained: cell i lies at pixel 10 i + 4 of the map, not in the middle of its ten.
+        cell: rows and columns that one weight covers, pixels of the map. If the map is not a
+            multiple of it, the number of cells is rounded down, but is at least one.
+        theano: up-sample as Theano did, with which the weights of 2016 were trained: cell i is
+            centred at pixel 10 i + 4 of the map, not in the middle of its ten pixels.
 
     Input: [b, rows, cols, channels], rows and cols known. Output: the same shape.
 
@@ -58,7 +58,7 @@ class EltWiseProduct(keras.layers.Layer):
         super().build(input_shape)
 
     def _places(self, length: int, cells: int):
-        """Return where a map's pixels lie in a row of cells, as `linear_sampling` counts."""
+        """Return the positions of a map's pixels in a row of cells, for `linear_sampling`."""
         if not self.theano:
             return pixel_centres(length, cells)
         return (np.arange(length) - (self.cell - 1) // 2) / self.cell + 0.5

@@ -1,12 +1,12 @@
-"""The command line: one row a command; parse, dispatch, print the outcome, return the exit code.
+"""The command line: a table of commands, parsing, dispatch and exit codes.
 
-Networks, and most of what else takes time to import, are imported inside a command.
+Slow imports, such as Keras, happen inside a command, so that `--help` is quick.
 """
 
 import os
 import signal
 
-if __name__ == "__main__":  # before the rest is imported: a signal may come meanwhile, too
+if __name__ == "__main__":  # before the other imports, since a signal may arrive during them
     for _name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
         _number = getattr(signal, _name, None)  # Windows has the first two
         if _number is not None and signal.getsignal(_number) != signal.SIG_IGN:
@@ -46,20 +46,20 @@ from salience.system.signals import as_interrupts
 from salience.system.terminal import PROGRAM, drop_output, open_closed_streams
 
 EXIT_PARTIAL, EXIT_USER_ERROR = 1, 2
-# what can happen at any time, wherever something is read or written, and is no defect of ours
-SICK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV,
-        errno.EMFILE, errno.ENFILE, errno.EFBIG)  # fmt: skip
+# errors of the storage or of its limits, which can happen at any read or write: no defect of ours
+STORAGE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV,
+                  errno.EMFILE, errno.ENFILE, errno.EFBIG)  # fmt: skip
 EXIT_CODES = (
-    "Exit codes: 0 all was done; 1 part of it (a picture that cannot be read is left out), or the "
-    "disk refused (full, read-only, gone), which one line says; 2 a mistake in what was asked for; "
-    "75 a signal ended a training in good order, and the same command goes on; 130 interrupted."
+    "Exit codes: 0 success; 1 partial success (an unreadable picture is left out), or an error of "
+    "the storage (full, read-only, gone); 2 a usage error; 75 training was stopped by a signal "
+    "after a checkpoint, and the same command resumes it; 130 interrupted."
 )
 
 
 @contextmanager
 def keras(settings: Checked) -> Iterator[None]:
-    """Import Keras, once what the settings name is there; the import takes seconds."""
-    from commands.preflight import check_inputs  # here: `--help` is to be quick
+    """Check that the named files exist, then import Keras, which takes seconds."""
+    from commands.preflight import check_inputs  # here, since `--help` must be quick
 
     check_inputs(settings)
     with keras_started():
@@ -67,14 +67,14 @@ def keras(settings: Checked) -> Iterator[None]:
 
 
 def keras_unless_maps(settings: EvaluateConfig) -> AbstractContextManager:
-    """Import Keras where a network is scored; maps made elsewhere need none."""
+    """Import Keras if a network is scored; maps from files do not need it."""
     return nullcontext() if settings.maps else keras(settings)
 
 
-def one_thread_a_product(settings: Checked) -> AbstractContextManager:
-    """Keep NumPy's matrix products, which are small here, from waiting on threads of their own.
+def single_threaded_blas(settings: Checked) -> AbstractContextManager:
+    """Run NumPy's matrix products on one thread each: several pictures are processed in parallel.
 
-    Several pictures are worked on at a time. It is heard before NumPy is imported.
+    OpenBLAS reads the variable when NumPy is imported.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     return nullcontext()
@@ -82,14 +82,14 @@ def one_thread_a_product(settings: Checked) -> AbstractContextManager:
 
 @dataclass(frozen=True)
 class Command:
-    """What the command line can be asked for; the docstring of the settings is its help.
+    """A command; the docstring of its settings is its help.
 
     Attributes:
-        settings: what it can be told; `from_flags` makes them.
-        run: the function that carries it out, module:function, from the settings to whether all
-            was done rather than part of it.
-        example: the words after the program's name.
-        around: what is done before the function's module is imported, and undone at the end.
+        settings: dataclass of its settings; `from_flags` makes them.
+        run: module:function that takes the settings and returns True if everything was done, False
+            if only a part.
+        example: arguments for the example of the help.
+        around: context manager that is entered before the function's module is imported.
     """
 
     settings: type[Checked]
@@ -108,9 +108,9 @@ COMMANDS = {
         PredictConfig,
         "commands.prediction.predict:run",
         "test images/ --overlay",
-        one_thread_a_product,
+        single_threaded_blas,
     ),
-    "demo": Command(DemoConfig, "commands.demo.server:run", "demo --browser", one_thread_a_product),
+    "demo": Command(DemoConfig, "commands.demo.server:run", "demo --browser", single_threaded_blas),
     "evaluate": Command(
         EvaluateConfig,
         "commands.evaluation.evaluate:run",
@@ -145,7 +145,7 @@ COMMANDS = {
         ExportMapsConfig,
         "commands.evaluation.submission:run",
         "export-maps --format mit300 --data PATH --output submission/",
-        one_thread_a_product,
+        single_threaded_blas,
     ),
     "convert": Command(
         ConvertConfig,
@@ -169,8 +169,8 @@ COMMANDS = {
         "data subset --dataset osie --data PATH --n 100 --seed 42 --output small/osie",
     ),
 }
-# by the first word of commands of two: what its own help says
-GROUPS = {"data": "look after data sets: check, prepare, subset"}
+# help of command groups, by the first word of their commands
+GROUPS = {"data": "check, prepare and subset data sets"}
 
 
 def parser() -> Parser:
@@ -206,8 +206,8 @@ def parser() -> Parser:
     return top
 
 
-def carry_out(flags: dict[str, Any]) -> bool:
-    """Carry out a parsed command; return whether all of it was done, rather than part."""
+def dispatch(flags: dict[str, Any]) -> bool:
+    """Run a parsed command; return True if everything was done, False if only a part."""
     row = COMMANDS[flags.pop("command")]
     if flags.get("data"):
         from commands.preflight import check_data
@@ -222,14 +222,14 @@ def carry_out(flags: dict[str, Any]) -> bool:
 def main(words: list[str] | None = None) -> int:
     """Run the program; return its exit code, see `EXIT_CODES`."""
     open_closed_streams()
-    # a bad picture gets our one line, not OpenCV's, which reads this when it is first imported
+    # OpenCV reads this on import: for a bad picture, our message replaces its own
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the letters of a name
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the terminal may not encode every file name
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with as_interrupts():
-            done = carry_out(vars(parser().parse_args(words)))
-            sys.stdout.flush()  # here, where it can be told that it fails
+            done = dispatch(vars(parser().parse_args(words)))
+            sys.stdout.flush()  # here, where an error can still be reported
         return 0 if done else EXIT_PARTIAL
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -250,7 +250,7 @@ def main(words: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # what reads our words has gone, as `| head` does
+    except BrokenPipeError:  # the reader of standard output has closed it, as `| head` does
         drop_output()
         return EXIT_PARTIAL
     except OSError as error:
@@ -260,7 +260,7 @@ def main(words: list[str] | None = None) -> int:
                 file=sys.stderr,
             )
             return EXIT_USER_ERROR
-        if error.errno not in SICK:
+        if error.errno not in STORAGE_ERRNOS:
             raise  # a defect
         try:
             sys.stdout.flush()

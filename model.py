@@ -1,4 +1,4 @@
-"""ML-Net: the network, its loss, and what a notebook needs to load and run a trained model.
+"""ML-Net: the network and its loss; and `load_model` and `predict` for notebooks.
 
 Cornia, Baraldi, Serra and Cucchiara, "A deep multi-level network for saliency prediction",
 ICPR 2016 (arXiv 1609.01064).
@@ -6,7 +6,7 @@ ICPR 2016 (arXiv 1609.01064).
 
 from salience.system import quiet
 
-quiet.import_keras()  # first: a notebook that imports this module is spared what TensorFlow logs
+quiet.import_keras()  # first, so that a notebook does not show TensorFlow's log
 
 import importlib
 from pathlib import Path
@@ -31,15 +31,15 @@ from salience.system.errors import UserError
 from salience.system.files import HERE
 from salience.system.terminal import tell
 
-EPSILON = 1e-7  # guards the division by a map's maximum
+EPSILON = 1e-7  # least divisor: the maximum of an all-zero map is 0
 
 
 @keras.saving.register_keras_serializable(package="saliency")
 class PositiveGlorotNormal(keras.initializers.GlorotNormal):
-    """Glorot normal without the signs.
+    """Absolute values of Glorot-normal weights, for the 1x1 convolution before the last ReLU.
 
-    It serves the 1x1 convolution before the last ReLU. With signs, some seeds give an all-zero map,
-    through which no gradient ever comes; without, the map is positive wherever a feature is.
+    With signed weights, some seeds start with an all-zero map, whose gradient is zero for ever.
+    With positive weights, the map is positive wherever a feature is.
     """
 
     def __call__(self, shape, dtype=None, **kwargs):
@@ -49,8 +49,8 @@ class PositiveGlorotNormal(keras.initializers.GlorotNormal):
 def build(config: Config) -> keras.Model:
     """Return ML-Net with random weights.
 
-    Input [b, rows, cols, 3], BGR, 0 to 255; output [b, rows/8, cols/8, 1], 0 or more,
-    of no fixed scale. 15,452,145 weights at 480 x 640 on VGG16.
+    Input [b, rows, cols, 3], BGR, 0 to 255. Output [b, rows/8, cols/8, 1], 0 or more, without a
+    fixed scale. The network has 15,452,145 weights at 480 x 640 on VGG16.
 
     Args:
         config: reads rows, cols, backbone, width, dropout, freeze_backbone, fixed_blocks,
@@ -85,7 +85,7 @@ def build(config: Config) -> keras.Model:
         1,
         activation="relu",
         kernel_initializer=PositiveGlorotNormal(config.seed),
-        dtype="float32",  # from here on, whatever the precision: the loss divides by the maximum
+        dtype="float32",  # from here on, in any precision: the loss divides by the maximum
         name="head_conv2",
     )(x)  # (b, h/8, w/8, 1)
     x = EltWiseProduct(theano=config.theano_pooling, dtype="float32", name="prior")(x)
@@ -97,7 +97,7 @@ def load_pretrained(model: keras.Model, config: Config) -> Path | None:
     """Load the backbone's ImageNet weights; return their file, or None for a random start.
 
     Raises:
-        UserError: the weights are not to be had, or not the backbone's.
+        UserError: the weights cannot be found or downloaded, or do not fit the backbone.
     """
     return backbone.load_pretrained(
         model, config.backbone, config.backbone_weights, config.weights_dir
@@ -105,21 +105,24 @@ def load_pretrained(model: keras.Model, config: Config) -> Path | None:
 
 
 def to_unit_range(y_pred):
-    """Return each map over its own maximum, which is guarded against zero."""
+    """Return each map divided by its own maximum; an all-zero map stays zero."""
     y_pred = ops.cast(y_pred, "float32")
-    # the maximum is asked of each map, never of the batch
+    # the maximum of each map, not of the batch
     peak = ops.max(y_pred, axis=(1, 2, 3), keepdims=True)
     return y_pred / ops.maximum(peak, EPSILON)
 
 
 def loss(y_true, y_pred):
-    """Return the mean of (prediction / its own maximum - y)^2 / (1.1 - y), one value a picture.
+    """Return ML-Net's loss: the mean of (prediction / maximum - y)^2 / (1.1 - y), where y is truth.
 
     Args:
         y_true: [b, rows, cols, 2]; the first channel is the density map with maximum 1.
-        y_pred: [b, rows, cols, 1], 0 or more.
+        y_pred: [b, rows, cols, 1], 0 or more; each map is divided by its own maximum.
 
-    Source: Cornia et al., equation 3, with alpha = 1.1: salient pixels weigh more.
+    Returns:
+        [b], one value a picture; 0 is best.
+
+    Source: Cornia et al., equation 3, with alpha = 1.1; salient pixels weigh more.
 
     >>> round(float(loss(np.zeros((1, 2, 2, 2)), np.ones((1, 2, 2, 1)))[0]) * 1.1, 5)
     1.0
@@ -133,12 +136,11 @@ def load_model(weights: str | Path | None = None) -> keras.Model:
     """Return a trained model, ready to predict.
 
     Args:
-        weights: a `.weights.h5` file that `train` wrote; by default the newest of your own in the
-            folder `weights/` here or, where there are none, those that the program brings. What
-            is taken by default is printed.
+        weights: a `.weights.h5` file that `train` wrote. Default: your newest weights in the folder
+            `weights/` of the current folder, else the included weights. The choice is printed.
 
     Raises:
-        UserError: the file is missing, damaged, or of another model; or there is none.
+        UserError: the file is missing, damaged or of another model; or there are no weights.
     """
     path = best_weights() if weights is None else Path(weights)
     config = trained_config(path)
@@ -149,31 +151,34 @@ def load_model(weights: str | Path | None = None) -> keras.Model:
 
 
 def best_weights() -> Path:
-    """Return the weights file that `load_model` takes where none is named.
+    """Return the weights file that `load_model` takes by default.
 
     Raises:
-        UserError: there is none.
+        UserError: there are no weights.
     """
-    own, brought = Config.weights_dir, HERE / Config.weights_dir
+    own, included = Config.weights_dir, HERE / Config.weights_dir
     is_used = any(own.glob("[!.]*" + weight_files.SUFFIX)) or (own / weight_files.PIN).exists()
-    return weight_files.choose(None, own if is_used else brought, tell)
+    return weight_files.choose(None, own if is_used else included, tell)
 
 
 def predict(
     model: keras.Model, image: str | Path | NDArray | Image, rgb: bool = False
 ) -> NDArray[np.floating]:
-    """Return the saliency map of one picture, float32 [rows, columns], 0 to 1, the maximum 1.
+    """Return the saliency map of one picture, at the picture's own size.
 
     Args:
         model: from `load_model`.
-        image: a file; an array of bytes [rows, columns, 3] in OpenCV's order, blue, green, red; or
-            what else `picture_files.as_bgr` takes: grey or transparent pictures, floats of 0 to 1,
-            a picture of Pillow's.
-        rgb: say True for an array whose order is red, green, blue, as matplotlib, scikit-image and
-            NumPy copies of Pillow's pictures have it. Files and Pillow's pictures tell themselves.
+        image: a file; a uint8 array [rows, columns, 3] in OpenCV's order (blue, green, red); or any
+            other input of `picture_files.as_bgr`: a grey or transparent picture, floats from 0 to
+            1, or an image of Pillow's.
+        rgb: True for an array in the order red, green, blue, as matplotlib, scikit-image and
+            `np.asarray` of Pillow's images have it. Files and Pillow's images need no flag.
+
+    Returns:
+        Saliency map, float32 [rows, columns], 0 to 1; its maximum is 1.
 
     Raises:
-        UserError: the file cannot be read, or the array is no picture.
+        UserError: the file cannot be read, or the array is not a picture.
     """
     input_shape = model.input_shape[1:3]
     if isinstance(image, str | Path):
@@ -185,9 +190,9 @@ def predict(
 
 
 def config_of(card: dict[str, Any], path: Path) -> Config:
-    """Return the settings that a card's weights were trained with."""
+    """Return the training settings that the card of a weights file records."""
     if not isinstance(card.get("config"), dict):
-        raise UserError(f"{path}: its card says nothing of the model's settings.")
+        raise UserError(f"{path}: its card lacks the settings of the model.")
     return Config(**settings.from_json(card["config"], where=f"the card of {path}"))
 
 
@@ -195,20 +200,20 @@ def trained_config(path: Path) -> Config:
     """Return the settings that the weights of a file were trained with.
 
     Raises:
-        UserError: the file is not usable, or its card does not tell.
+        UserError: the file cannot be read, or its card lacks the settings.
     """
     return config_of(weight_files.read_card(path), path)
 
 
 def lineage(trained: Config) -> tuple[list[Config], Path | None]:
-    """Return the settings of a training and of those that its first weights came from.
+    """Return the settings of a training and of all trainings that its initial weights came from.
 
     Args:
         trained: the settings of the last training.
 
     Returns:
-        The settings, the last training's first; and the file of first weights that is not there to
-        be asked any more, or None.
+        The settings, the last training's first; and the file of initial weights that cannot be read
+        any more, or None.
     """
     found = [trained]
     while (path := found[-1].init_weights) is not None:
@@ -220,24 +225,24 @@ def lineage(trained: Config) -> tuple[list[Config], Path | None]:
 
 
 def system_module(name: str) -> ModuleType:
-    """Return the module of a system, this one or one of `salience.networks`.
+    """Return the module of a system: this one, or one of `salience.networks`.
 
-    It holds `build(settings)`, `to_unit_range` and `load_pretrained(model, settings)`; `loss` where
-    its published loss is not a sum of those in `losses`; `CROP` and `BLUR`, by system, where a map
-    is not a plain grid over its input (see `letterbox.OutputGrid`); and `TRAINING_METRICS` where
-    training is to watch more than the loss.
+    Each has `build(settings)`, `to_unit_range` and `load_pretrained(model, settings)`. Optional:
+    `loss`, if the published loss is not a sum of those in `losses`; `CROP` and `BLUR`, by system,
+    if a map is not a plain grid over its input (see `letterbox.OutputGrid`); `TRAINING_METRICS`,
+    which training reports besides the loss.
 
     Args:
-        name: of `config.SYSTEMS`.
+        name: key of `config.SYSTEMS`.
     """
     return importlib.import_module(SYSTEMS[name].module)
 
 
 def grid_of(model: keras.Model) -> OutputGrid:
-    """Return where a network's map lies on its input.
+    """Return the position of a network's output map on its input.
 
     Args:
-        model: from a system's `build`, whose name it carries.
+        model: from a system's `build`, with the system's name.
     """
     module = system_module(model.name)
     crop = getattr(module, "CROP", {}).get(model.name, 0)

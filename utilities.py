@@ -1,7 +1,7 @@
-"""What is fed to networks: inputs, truth, and the generators of batches.
+"""Inputs and ground truth of networks, and the generators of batches.
 
-How a picture is placed in an input and its map taken out again is in `letterbox.py`, whose names
-are also to be had here; files are read in `salience.pictures`. No network is known here.
+`letterbox.py` places a picture in an input and takes its map out again; its names are also exported
+here. `salience.pictures` reads the files. This module does not depend on any network.
 """
 
 from collections.abc import Sequence
@@ -41,18 +41,18 @@ __all__ = [
 def network_input(
     sample: Sample, input_shape: tuple[int, int]
 ) -> tuple[NDArray[np.uint8], Letterbox]:
-    """Return a sample's picture as the network's input, and the box that placed it.
+    """Return a sample's picture as a network input, and the letterbox that placed the picture.
 
-    From its store where that keeps it at this size, else from the picture's file.
+    The input comes from the sample's store if the store has this size, else from the picture file.
 
     Raises:
-        UserError: the file cannot be read, or there is only a store of another size.
+        UserError: the file cannot be read, or only a store of another size exists.
     """
     kept = sample.prepared
     if kept is None or (kept.input_shape != input_shape and isinstance(sample.image, Path)):
         return read_input(sample, input_shape)
     kept.require(rows=input_shape[0], cols=input_shape[1])
-    assert sample.shape is not None  # a store knows it of every picture
+    assert sample.shape is not None  # a store records the shape of every picture
     return kept.picture(), Letterbox.fit(sample.shape, input_shape)
 
 
@@ -77,23 +77,23 @@ def input_identity(sample: Sample, input_shape: tuple[int, int]) -> str | None:
 
 
 class Features(Protocol):
-    """What a network's frozen part makes of pictures, kept (see `feature_cache.py`)."""
+    """Cached output of a network's frozen layers (see `feature_cache.py`)."""
 
     def batch(
         self, samples: list[Sample], flipped: list[bool]
     ) -> tuple[NDArray | tuple[NDArray, ...], list[Letterbox]]:
-        """Return the features of samples, those flipped that are to be, and each one's box."""
+        """Return the features of samples, mirrored where `flipped`, and their letterboxes."""
         ...
 
 
 @dataclass(frozen=True)
 class BatchShare:
-    """What one of several processes reads of each batch.
+    """The part of each batch that one of several processes reads.
 
     Attributes:
-        number: of the process, from 0.
-        processes: how many there are.
-        devices: how many all of them have together.
+        number: index of the process, from 0.
+        processes: number of processes.
+        devices: number of devices of all processes together.
     """
 
     number: int = 0
@@ -101,7 +101,7 @@ class BatchShare:
     devices: int = 1
 
     def of(self, batch: NDArray) -> NDArray:
-        """Return this process' stretch of a batch, or all of one that the devices do not divide.
+        """Return this process' part of a batch; all of it if the devices cannot share it evenly.
 
         >>> share = BatchShare(1, 2, 2)
         >>> share.of(np.arange(4)).tolist(), share.of(np.arange(3)).tolist()
@@ -116,34 +116,34 @@ class BatchShare:
 class SaliencyBatches(keras.utils.PyDataset):
     """Batches of pictures and their truth, shuffled by seed and epoch.
 
-    A batch depends on (seed, epoch, its index) alone, so the order and the flips are the same
-    whatever the number of workers, and an epoch can be repeated. Set `epoch` before each one. Where
-    several processes train one network, `part` says what this one reads of a batch.
+    A batch depends only on (seed, epoch, index). Order and flips are therefore the same for any
+    number of workers, and an epoch can be repeated. Set `epoch` before each epoch. If several
+    processes train one network, `part` selects the part of each batch that this process reads.
 
     Args:
-        samples: what to read.
+        samples: pictures and truth to read.
         input_shape: rows and columns of the network's input, pixels.
-        batch_size: pictures a batch; the last one may be smaller, and none is left out.
-        grid: where the network's map lies on its input; None for cells of 8 pixels.
-        sigma_pixels: Gaussian for the density maps; None for the data set's own.
-        shuffle: a new order each epoch, else the order of `samples`.
+        batch_size: pictures a batch. The last batch may be smaller; no picture is left out.
+        grid: position of the network's map on its input; None for cells of 8 pixels.
+        sigma_pixels: Gaussian of the density maps, pixels of the original picture; None for the
+            data set's own.
+        shuffle: draw a new order each epoch; False keeps the order of `samples`.
         flip: mirror half of the pictures with their maps and fixations.
-        sizes: how many of the samples each data set brings, where there are several.
-        mix: with `shuffle`, the shares of an epoch that these sets make up; an epoch is as long as
-            all of them. A set that is too small for its share comes several times, one that is too
-            large in part, and in other parts in other epochs. Empty: every sample once.
-        seed: of order and flips.
-        cache: where network-sized truth is kept; None for the user's cache.
-        workers: reading threads. Decoding releases Python's lock, so threads suffice.
+        sizes: number of samples of each data set, if there are several.
+        mix: with `shuffle`, the shares of the data sets in an epoch, whose length stays the same.
+            A set that is too small for its share is repeated; of a set that is too large, each
+            epoch draws another part. Empty: every sample once.
+        seed: seed of order and flips.
+        cache: cache of network-sized truth; None for the user's cache.
+        workers: number of reading threads. Decoding releases Python's lock, so threads suffice.
 
-    A batch is (pictures uint8 [b, rows, cols, 3] in BGR, truth float32 [b, map rows, map cols, 2]);
-    where `features` is set, its features of these pictures take their place.
-    The truth's first channel is the density map, scaled to a maximum of 1; the second counts
-    fixations.
+    A batch is (pictures uint8 [b, rows, cols, 3] in BGR, truth float32 [b, map rows, map cols, 2]).
+    If `features` is set, cached features replace the pictures. The first channel of the truth is
+    the density map with maximum 1; the second counts fixations.
 
     Raises:
         UserError: a store was prepared with other settings, or a file cannot be read. `failure`
-            keeps the latter, since Keras wraps what workers raise.
+            keeps the error of a file, since Keras wraps exceptions of workers.
     """
 
     def __init__(
@@ -181,8 +181,8 @@ class SaliencyBatches(keras.utils.PyDataset):
         self.truths = (cache or default_cache()).shelf(about)
         self.features: Features | None = None
         self.failure: UserError | None = None
-        self.boxes: dict[int, Letterbox] = {}  # by sample, once its picture has been read
-        self._order: tuple[object, NDArray[np.intp]] = (None, np.arange(0))  # of one epoch
+        self.boxes: dict[int, Letterbox] = {}  # by index of the sample, after its picture was read
+        self._order: tuple[object, NDArray[np.intp]] = (None, np.arange(0))  # one epoch's order
         for sample in self.samples:
             if sample.prepared:
                 sample.prepared.require(
@@ -195,7 +195,7 @@ class SaliencyBatches(keras.utils.PyDataset):
 
     @property
     def count(self) -> int:
-        """How many pictures an epoch has."""
+        """Number of pictures in an epoch."""
         return sum(self.counts)
 
     def __len__(self) -> int:
@@ -203,7 +203,7 @@ class SaliencyBatches(keras.utils.PyDataset):
 
     def order(self) -> NDArray[np.intp]:
         """Return the indices of the samples in this epoch's order."""
-        # drawn once: for each batch anew, an epoch's cost would grow with the square of its length
+        # drawn once an epoch: a draw for each batch would cost quadratic time
         drawn_for, order = self._order
         if drawn_for != (epoch := (self.seed, self.epoch)):
             order = self._draw()
@@ -244,7 +244,7 @@ class SaliencyBatches(keras.utils.PyDataset):
         return bool(np.random.default_rng((self.seed, self.epoch, index)).random() < 0.5)
 
     def inputs(self, samples: list[Sample], flipped: list[bool]) -> tuple[Any, list[Letterbox]]:
-        """Return what the network is fed of samples, and the boxes that placed them."""
+        """Return the network's inputs for samples, and the letterboxes that placed them."""
         if self.features:
             return self.features.batch(samples, flipped)
         placed = [network_input(sample, self.input_shape) for sample in samples]
@@ -252,7 +252,7 @@ class SaliencyBatches(keras.utils.PyDataset):
         return np.stack(pictures), [box for _, box in placed]
 
     def truth(self, index: int, box: Letterbox) -> Array:
-        """Return the network-sized truth of a sample, [map rows, map cols, 2], unflipped."""
+        """Return the network-sized truth of a sample, [map rows, map cols, 2], not mirrored."""
         sample = self.samples[index]
         if sample.prepared:
             return sample.prepared.truth()
@@ -264,14 +264,14 @@ class SaliencyBatches(keras.utils.PyDataset):
 
 def mirrored(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return a picture with left and right exchanged."""
-    # OpenCV's way takes a tenth of the time of copying picture[:, ::-1]
+    # cv2.flip takes a tenth of the time of a copy of picture[:, ::-1]
     return np.asarray(cv2.flip(picture, 1), np.uint8)
 
 
 def make_truth(
     sample: Sample, box: Letterbox, grid: OutputGrid, sigma_pixels: float | None
 ) -> Array:
-    """Return density and fixation counts on the network's output grid, [map rows, map cols, 2]."""
+    """Return density map and fixation counts on the output grid, [map rows, map cols, 2]."""
     density = grid.reduced(box.place(sample_density(sample, box.image_shape, sigma_pixels)))
     density /= max(float(density.max()), 1e-12)
     counts = np.zeros_like(density)

@@ -114,7 +114,7 @@ def predict_many(scratch: Path, count: int, batch_size: int) -> None:
                 f"| {int(words[0]):,} | {memory_kb('VmRSS') / 1024:.0f} | {words[-2]} |", flush=True
             )
 
-    predict.NEWS_SECONDS = 0.0  # a message per batch
+    predict.REPORT_SECONDS = 0.0  # a message per batch
     settings = PredictConfig(
         images=(str(scratch / "collection"),),
         weights=weights,

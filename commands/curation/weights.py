@@ -37,11 +37,11 @@ def weights(settings: WeightsConfig, say: Callable[[str], None] = tell) -> Path:
             (folder / PIN).unlink(missing_ok=True)
     elif settings.use is not None:
         who = f"--use {settings.use}"
-        chosen = weight_files.named(settings.use, cards, folder, who)
+        chosen = weight_files.find_by_name(settings.use, cards, folder, who)
         write_json(make_folder(folder, "--weights_dir") / PIN, {"use": name_of(chosen)})
     problem = ""
     try:
-        default, why = weight_files.default_of(cards, folder)
+        default, why = weight_files.default_weights(cards, folder)
     except UserError as error:
         if not cards:
             raise
@@ -52,7 +52,7 @@ def weights(settings: WeightsConfig, say: Callable[[str], None] = tell) -> Path:
         raise UserError(problem)
     say(f"* default without --weights: {why}")
     say(card_line(default, cards[default]))
-    if line := weight_files.rival_line(cards[default]):
+    if line := weight_files.included_is_better(cards[default]):
         say(line)
     return default
 

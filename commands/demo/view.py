@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salience.measures.metrics import METRICS
-from salience.networks.weight_files import SUFFIX, is_toy
+from salience.networks.weight_files import SUFFIX, is_synthetic
 from salience.pictures import marks
 from salience.pictures.picture_files import overlay
 from salience.system.arrays import Array
@@ -104,7 +104,7 @@ def describe_weights(card: dict[str, Any]) -> str:
     if isinstance(shape, list | tuple):
         text += f", input {' x '.join(map(str, shape))}"
     text += f", trained on {card.get('dataset') or 'pictures that its card does not name'}."
-    if is_toy(card):
+    if is_synthetic(card):
         text += " These are drawn scenes: its maps are meaningless for photographs."
     metrics = card.get("metrics")
     scores = [

@@ -22,7 +22,14 @@ from commands.pages import figures
 from commands.pages.report import verdict
 from commands.settings import AdaptConfig
 from salience.data import loading
-from salience.measures.adaptation import LEAST, AdaptationFit, fitted, path_of, save, told
+from salience.measures.adaptation import (
+    LEAST_PICTURES,
+    AdaptationFit,
+    fit_adaptation,
+    fit_line,
+    path_of,
+    save,
+)
 from salience.measures.metrics import Metric
 from salience.measures.significance import Interval, mean_interval
 from salience.networks import weight_files
@@ -136,15 +143,15 @@ def fitted_groups(
             fits = []
             for order in drawn:
                 usable = [picture for i in order if (picture := known[i]) is not None]
-                if len(usable) < LEAST:
+                if len(usable) < LEAST_PICTURES:
                     raise UserError(
                         f"{len(usable)} of {len(order)} drawn pictures have fixations: at least "
-                        f"{LEAST} are needed."
+                        f"{LEAST_PICTURES} are needed."
                     )
-                fits.append(fitted(usable, settings.seed, settings.objective))
+                fits.append(fit_adaptation(usable, settings.seed, settings.objective))
                 bar.update()
             groups.append(AdaptedGroup(name, tuple(fits)))
-            say(f"{name} pictures{', first draw' * (len(drawn) > 1)}: {told(fits[0])}")
+            say(f"{name} pictures{', first draw' * (len(drawn) > 1)}: {fit_line(fits[0])}")
     return groups
 
 

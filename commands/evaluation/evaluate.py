@@ -17,7 +17,7 @@ from commands.evaluation.scored_split import load_split, note_training_pictures,
 from commands.evaluation.tables import category_table, score_table, write
 from commands.settings import EvaluateConfig
 from salience.data.plan import ALL_SPLITS
-from salience.measures.adaptation import LEAST, asked_for, fitted, told
+from salience.measures.adaptation import LEAST_PICTURES, fit_adaptation, fit_line, load_named
 from salience.measures.references import TruthSplit
 from salience.system.errors import UserError
 from salience.system.files import make_folder, real_path
@@ -91,7 +91,7 @@ def source_of(
         settings.workers,
         settings.smooth,
         settings.mirror,
-        asked_for(settings.adaptation, weights, say),
+        load_named(settings.adaptation, weights, say),
     )
 
 
@@ -127,12 +127,12 @@ def tuned_row(
         )
     found = maps_to_fit(val_source, validation.samples, settings.sigma_pixels)
     usable = [picture for picture in found if picture is not None]
-    if len(usable) < LEAST:
+    if len(usable) < LEAST_PICTURES:
         raise UserError(
-            f"--tune needs {LEAST} validation pictures with a usable map and fixations; there are "
-            f"{len(usable)}."
+            f"--tune needs {LEAST_PICTURES} validation pictures with a usable map and fixations; "
+            f"there are {len(usable)}."
         )
-    fit = fitted(usable, settings.seed)
+    fit = fit_adaptation(usable, settings.seed)
     notes.merge(val_notes, "validation")
-    say(f"tuned on {len(usable)} of {len(found)} validation pictures: {told(fit)}")
+    say(f"tuned on {len(usable)} of {len(found)} validation pictures: {fit_line(fit)}")
     return adapted_row(f"{source.name}, tuned", source, split, fit.adaptation)

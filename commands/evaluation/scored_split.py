@@ -144,7 +144,7 @@ def note_pictures_of_card(
     from salience.networks import provenance, weight_files
 
     card = weight_files.read_card(weights)
-    known = {part: provenance.remembered(card, part) for part in USES}
+    known = {part: provenance.hashes_in_card(card, part) for part in USES}
     if not any(known.values()):
         return
     scored = provenance.hashes(split.samples, settings.workers)

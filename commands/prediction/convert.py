@@ -52,10 +52,10 @@ def convert(
     if new.exists() and not overwrite:
         raise UserError(f"{new} exists. Choose another name, or replace it with --overwrite.")
     found = foreign_weights.read(old)
-    suffix = ".h5" if found.bare else weight_files.SUFFIX
+    suffix = ".h5" if found.only_vgg else weight_files.SUFFIX
     if not new.name.endswith(suffix):
         raise UserError(f"{new}: the name of the converted file must end in {suffix}.")
-    if found.bare:
+    if found.only_vgg:
         model = _bare_vgg16(found, old)
         make_folder(new.absolute().parent, "NEW")
         _save_as_applications(model, new)
@@ -78,12 +78,12 @@ def _origin(old: Path) -> dict:
     }
 
 
-def _bare_vgg16(found: foreign_weights.Foreign, path: Path) -> keras.Model:
+def _bare_vgg16(found: foreign_weights.ForeignWeights, path: Path) -> keras.Model:
     """Return the convolutional part of VGG16 with the weights of a file."""
     inputs = keras.Input((32, 32, 3))
     ends = backbone.stages("vgg16", inputs)
     model = keras.Model(inputs, list(ends.values())[-1])
-    foreign_weights.fill(backbone.weighted_layers(model, "vgg16"), found, path, "VGG16")
+    foreign_weights.set_weights(backbone.weighted_layers(model, "vgg16"), found, path, "VGG16")
     return model
 
 
@@ -101,7 +101,7 @@ def _save_as_applications(model: keras.Model, path: Path) -> None:
     write_bytes(path, made.getbuffer())
 
 
-def _kernels_line(found: foreign_weights.Foreign, weights_dir: Path) -> str:
+def _kernels_line(found: foreign_weights.ForeignWeights, weights_dir: Path) -> str:
     """Return a message on whether kernels were rotated, checked against ImageNet's VGG16."""
     done = "were rotated by 180° (Theano's convention)" if found.theano else "were not rotated"
     ours, first = _imagenet(weights_dir), next(iter(found.layers.values()))[0]

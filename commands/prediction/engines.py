@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from salience.measures.adaptation import IDENTITY, Adaptation, asked_for
+from salience.measures.adaptation import IDENTITY, Adaptation, load_named
 from salience.pictures.letterbox import OutputGrid, of_both_ways
 from salience.system import cache, quiet
 from salience.system.arrays import Array
@@ -188,7 +188,7 @@ def load_adapted(
     Raises:
         UserError: the weights or the adaptation cannot be used.
     """
-    bias = asked_for(adaptation, weights, say)
+    bias = load_named(adaptation, weights, say)
     engine = replace(load(name, weights, say), adaptation=bias)
     return replace(engine, maps=of_both_ways(engine.maps)) if mirror else engine
 

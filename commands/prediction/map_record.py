@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from commands.prediction.inputs import hash64
 from config import PredictConfig
-from salience.measures.adaptation import asked_for
+from salience.measures.adaptation import load_named
 from salience.system.files import file_digest, open_regular, stamp_or_nothing, telling
 
 RECORD = ".maps.jsonl"
@@ -79,7 +79,7 @@ class MapRecord:
         self.settings, self.path = settings, settings.output / RECORD
         self.common_inputs = (
             file_digest(weights),
-            asked_for(settings.adaptation, weights, lambda line: None),
+            load_named(settings.adaptation, weights, lambda line: None),
             settings.mirror,
             settings.smooth,
             settings.threshold,

@@ -29,7 +29,7 @@ from salience.pictures.letterbox import Letterbox, postprocess, read_input
 from salience.system.errors import StorageError, UserError
 from salience.system.files import make_folder
 from salience.system.notes import Notes
-from salience.system.terminal import NEWS_SECONDS, progress, tell
+from salience.system.terminal import REPORT_SECONDS, progress, tell
 from salience.system.threads import groups, in_order
 
 
@@ -189,7 +189,7 @@ class PendingJobs:
         self.ended += pictures
         bar.total = self.total - self.kept - self.unrecorded
         bar.update(pictures)
-        if bar.disable and perf_counter() - self.reported > NEWS_SECONDS:
+        if bar.disable and perf_counter() - self.reported > REPORT_SECONDS:
             self.reported = perf_counter()
             rate = self.ended / (self.reported - self.started)
             self.say(f"{self.ended} of {bar.total} pictures, {rate:.1f} images/s")

@@ -40,7 +40,7 @@ from salience.system.arrays import Array
 from salience.system.errors import NotBegun, UserError, printable
 from salience.system.files import make_folder, move, real_path, scratch
 from salience.system.signals import heeded
-from salience.system.terminal import NEWS_SECONDS, progress
+from salience.system.terminal import REPORT_SECONDS, progress
 from salience.system.threads import groups, in_order
 
 # mean change of hue, saturation and brightness between two frames that counts as a cut; the
@@ -301,7 +301,7 @@ class FrameProgress:
         self.done += 1
         self.bar.update(1)
         now = perf_counter()
-        if not self.bar.disable or now - self.reported < NEWS_SECONDS:
+        if not self.bar.disable or now - self.reported < REPORT_SECONDS:
             return
         self.reported = now
         rate = self.done / (now - self.began)

@@ -300,7 +300,7 @@ class RunFolder:
             there = weight_files.read_card(self.published)
         except UserError:
             there = {}  # nothing that could be used
-        return weight_files.why_better(there, card) if there.get("run") != card["run"] else ""
+        return weight_files.reason_to_keep(there, card) if there.get("run") != card["run"] else ""
 
     def note_rival(self, rival: dict[str, Any]) -> str:
         """Write on the cards of the best weights how the network in the box does; return a line.
@@ -314,7 +314,7 @@ class RunFolder:
         weight_files.amend(self.path("best.weights.h5"), {"box": rival})
         if not self.kept_back:
             weight_files.amend(self.published, {"box": rival})
-        return weight_files.rival_line({**self.card(self.best_epoch), "box": rival})
+        return weight_files.included_is_better({**self.card(self.best_epoch), "box": rival})
 
     def finish(self) -> None:
         """Mark the run as come to its end, by its last epoch or by patience."""

@@ -199,10 +199,10 @@ def picture_hashes(
         )
     before: set[bytes] = set()
     if config.init_weights:
-        before = provenance.remembered(weight_files.read_card(config.init_weights))
+        before = provenance.hashes_in_card(weight_files.read_card(config.init_weights))
     return {
-        "train": provenance.packed([*found, *before]),
-        "val": provenance.packed(provenance.hashes(validation.samples, config.workers)),
+        "train": provenance.encode_hashes([*found, *before]),
+        "val": provenance.encode_hashes(provenance.hashes(validation.samples, config.workers)),
     }
 
 

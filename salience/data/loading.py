@@ -1,6 +1,7 @@
-"""Data sets: one file each, `load(root, split, plan) -> [Sample]`; the file's name is the choice.
+"""Loading of data sets: each is a file of `sets` with `load(root, split, plan) -> [Sample]`.
 
-No network code. Each loader says what its files hold and converts it to the contract of `Sample`.
+The name of the file is the value of --dataset. Each loader documents the layout of its files and
+converts them to `Sample`.
 """
 
 import dataclasses
@@ -23,9 +24,9 @@ from salience.system.errors import UserError
 from salience.system.files import real_path
 from salience.system.terminal import PROGRAM
 
-# shares of 0 to 1 are recognised by so many of all fixations, as some lie beyond the picture ...
+# Fixations count as relative coordinates, 0 to 1, if this share of them is in that range ...
 MOST_SHARES = 0.95
-LEAST_SIDE = 16  # ... in pictures of so many pixels a side
+LEAST_SIDE = 16  # ... and pictures have at least this many pixels a side
 
 
 def load(
@@ -39,18 +40,17 @@ def load(
     """Return the samples of a split of a data set.
 
     Args:
-        name: a file of `salience/data/sets`.
-        root: the data set's folder, or a store that `data prepare` made of it; built-in sets need
-            none.
+        name: name of a file in `salience/data/sets`.
+        root: folder of the data set, or a store of `data prepare`; None for built-in sets.
         split: train, val or test.
-        plan: the split, where the data set brings none of its own.
-        out_of_bounds: "drop" the fixations outside their picture, "clip" them to its border, or
-            "keep" them.
-        truth: whether pictures without a map and fixations are refused.
+        plan: split of a data set without a published split.
+        out_of_bounds: "drop" fixations outside their picture, "clip" them to its border, or "keep"
+            them.
+        truth: whether to refuse pictures without a map and fixations.
 
     Raises:
-        UserError: the folder or a part of it is missing; the message says how to get it. A store
-            was prepared otherwise, or its sources have changed since.
+        UserError: the folder or a part of it is missing (the message says how to get it); or a
+            store was prepared with other settings, or its sources have changed.
     """
     module = module_of(name, root)
     originals = partial(_originals, module, split=split, plan=plan, out_of_bounds=out_of_bounds)
@@ -86,7 +86,7 @@ def load(
 def load_splits(
     name: str, root: Path | None, plan: Plan, out_of_bounds: str
 ) -> tuple[dict[str, list[Sample]], dict[str, str]]:
-    """Return the samples of each split, and of each split that cannot be used why not.
+    """Return the samples of each split, and the error of each split that cannot be used.
 
     Raises:
         UserError: no split can be used.
@@ -105,9 +105,9 @@ def load_splits(
 def load_to_score(
     name: str, root: Path | None, split: str, plan: Plan, out_of_bounds: str
 ) -> tuple[list[Sample], dict[str, str]]:
-    """Return the samples of a split, or of all; and of each split that is left out why.
+    """Return the samples of one split or of all, and the error of each split that is left out.
 
-    Of all splits, a name that two pictures share begins with its split.
+    If a name occurs in several splits, the split is put in front.
 
     Raises:
         UserError: the split, or all of them, cannot be used.
@@ -127,7 +127,7 @@ def load_to_score(
 
 
 def submission_pictures(name: str, root: Path | None) -> list[Sample]:
-    """Return the pictures of a benchmark that keeps their truth.
+    """Return the test pictures of a benchmark that does not publish their truth.
 
     Raises:
         UserError: the folder or a part of it is missing; the message says how to get it.
@@ -136,10 +136,10 @@ def submission_pictures(name: str, root: Path | None) -> list[Sample]:
 
 
 def module_of(name: str, root: Path | None) -> ModuleType:
-    """Return the module of a data set, once its folder is there.
+    """Return the module of a data set, after a check of its folder.
 
     Raises:
-        UserError: no folder is given, or there is none.
+        UserError: no folder is given, or it does not exist.
     """
     module = importlib.import_module(f"salience.data.sets.{name}")
     if module.NEEDS_FILES and root is None:
@@ -156,7 +156,7 @@ def module_of(name: str, root: Path | None) -> ModuleType:
 
 
 def _remedy(name: str, root: Path | None, split: str) -> str:
-    """Return what helps against a split without truth."""
+    """Return the remedy for a split without truth."""
     for part in parts(name, root):
         if part.split in (split, "") and part.sought:
             return f"They should be in {part.where}: {part.sought}."
@@ -164,10 +164,10 @@ def _remedy(name: str, root: Path | None, split: str) -> str:
 
 
 def parts(name: str, root: Path | None) -> list[FileGroup]:
-    """Return what is on disk of a data set; nothing for a built-in one.
+    """Return the file groups of a data set on disk; [] for a built-in set.
 
     Raises:
-        UserError: the folder is missing or holds no pictures, or it is a store.
+        UserError: the folder is missing, has no pictures, or is a store.
     """
     module = module_of(name, root)
     refuse_store(root)
@@ -175,15 +175,15 @@ def parts(name: str, root: Path | None) -> list[FileGroup]:
 
 
 def remarks(name: str, root: Path | None, apart: Sequence[Path | None] = ()) -> list[str]:
-    """Return what a user should know of how a data set's files were understood.
+    """Return remarks about the interpretation of a data set's files.
 
     Args:
-        name: of the data set.
-        root: its folder.
-        apart: folders that are no part of it, wherever they lie.
+        name: name of the data set.
+        root: folder of the data set.
+        apart: folders that do not belong to the data set.
     """
     if root is not None and store.is_store(root):
-        return []  # they were understood when it was prepared
+        return []  # `data prepare` has printed them
     found = parts(name, root)
     read = [remark for part in found for remark in part.remarks]
     return read + not_read(root, found, apart)
@@ -192,12 +192,12 @@ def remarks(name: str, root: Path | None, apart: Sequence[Path | None] = ()) -> 
 def not_read(
     root: Path | None, found: list[FileGroup], apart: Sequence[Path | None] = ()
 ) -> list[str]:
-    """Return a line for each kind of file of a data set's folder that is not read.
+    """Return a line for each kind of file in a data set's folder that is not read.
 
     Args:
-        root: the folder; a store in it is another data set's folder.
-        found: its parts; none of a built-in set.
-        apart: folders that are no part of it.
+        root: the folder; stores inside it are skipped.
+        found: file groups of the data set; [] for a built-in set.
+        apart: folders that do not belong to the data set.
     """
     others = {real_path(path) for path in apart if path is not None}
 
@@ -208,10 +208,10 @@ def not_read(
 
 
 def splits_of(name: str, root: Path | None) -> tuple[dict[str, str], list[str]]:
-    """Return each picture's split, drawn by the plan that is used unless told, and what is refused.
+    """Return the split of each picture under the default plan, and the errors of unusable splits.
 
     Raises:
-        UserError: the folder is missing or holds no pictures, or it is a store.
+        UserError: the folder is missing, has no pictures, or is a store.
     """
     there = {part.split for part in parts(name, root)}
     by_name: dict[str, str] = {}
@@ -229,10 +229,10 @@ def splits_of(name: str, root: Path | None) -> tuple[dict[str, str], list[str]]:
 
 
 def are_archives(data: Sequence[Path]) -> bool:
-    """Return whether --data names archives, to be unpacked together, rather than one folder.
+    """Return whether --data names archives, which are unpacked together, rather than a folder.
 
     Raises:
-        UserError: it names several paths, and one is no file.
+        UserError: there are several paths, and one is not a file.
     """
     others = [path for path in data if not path.is_file()]
     if len(data) > 1 and others:
@@ -243,7 +243,7 @@ def are_archives(data: Sequence[Path]) -> bool:
 
 
 def refuse_store(root: Path | None) -> None:
-    """Raise UserError where a store is given and the data set's own files are needed."""
+    """Raise UserError if the folder is a store, where original files are needed."""
     if root is not None and store.is_store(root):
         raise UserError(f"--data {root} is a store. Name the data set's own folder.")
 
@@ -251,10 +251,10 @@ def refuse_store(root: Path | None) -> None:
 def _originals(
     module: ModuleType, root: Path | None, split: str, plan: Plan, out_of_bounds: str
 ) -> list[Sample]:
-    """Return the samples of a split as the data set's own files tell.
+    """Return the samples of a split from the original files of the data set.
 
     Raises:
-        UserError: they cannot be read, or their fixations are not in the pictures' pixels.
+        UserError: a file cannot be read, or fixations are not in pixels of the pictures.
     """
     stored = module.load(root, split, plan)
     samples = [bounded(sample, out_of_bounds) for sample in stored]
@@ -264,12 +264,12 @@ def _originals(
 
 
 def refuse_points_elsewhere(stored: list[Sample], samples: list[Sample], split: str) -> None:
-    """Raise UserError where the fixations of a whole split are not in the pixels of its pictures.
+    """Raise UserError if the fixations of a whole split are not in pixels of the pictures.
 
     Args:
-        stored: the samples as their files tell.
-        samples: the same, with `shape` and `outside` as `bounded` has them.
-        split: their name.
+        stored: the samples as stored in the files.
+        samples: the same samples after `bounded`.
+        split: name of the split.
     """
     seen = [(own, sample) for own, sample in zip(stored, samples, strict=True)
             if own.fixations is not None and sample.shape is not None]  # fmt: skip
@@ -284,7 +284,7 @@ def refuse_points_elsewhere(stored: list[Sample], samples: list[Sample], split: 
             )
         return
     corner = sum(int((np.abs(own) <= 1).all(axis=1).sum()) for own in points)
-    # whole numbers are pixels, and so are points of pictures that have few
+    # integers are pixels; in tiny pictures, pixels can be in this range
     shares = corner >= MOST_SHARES * count and any((own % 1 != 0).any() for own in points)
     if shares and min(min(sample.shape or ()) for _, sample in seen) >= LEAST_SIDE:
         raise UserError(
@@ -304,10 +304,9 @@ def refuse_points_elsewhere(stored: list[Sample], samples: list[Sample], split: 
 
 
 def bounded(sample: Sample, out_of_bounds: str) -> Sample:
-    """Return a sample whose fixations all lie in its picture, and which counts those that did not.
+    """Return a sample with all fixations inside its picture, and the number of those outside.
 
-    Where the picture's shape cannot be told the sample is returned as it is: reading it will say
-    what is wrong.
+    If the picture's shape is unknown, the sample is returned unchanged: a later read reports why.
     """
     if sample.fixations is None or out_of_bounds == "keep":
         return sample
@@ -316,7 +315,7 @@ def bounded(sample: Sample, out_of_bounds: str) -> Sample:
         return sample
     inside = are_within(sample.fixations, shape)
     points, subjects = sample.fixations, sample.subjects
-    # what is not finite lies at no border
+    # values that are not finite cannot be clipped
     kept = np.isfinite(points).all(axis=1) if out_of_bounds == "clip" else inside
     if not kept.all():
         points, subjects = points[kept], None if subjects is None else subjects[kept]

@@ -1,7 +1,7 @@
-"""What is on disk of a data set, before it is asked whether it fits together; and its division.
+"""File groups of data sets, their samples, and the division into splits.
 
-Each loader describes its layout once, as a list of `FileGroup`. `load` refuses parts that do not
-fit together, in one line; `data check` lists all that is wrong with them.
+Each loader describes its layout as a list of `FileGroup`. `load` raises at the first inconsistency
+of the files; `data check` lists all of them.
 """
 
 import os
@@ -20,13 +20,13 @@ from salience.pictures.sample import IMAGE_SUFFIXES, Sample, Stored
 from salience.system.errors import UserError
 from salience.system.files import composed, is_clutter, real_path
 
-DEPTH = 2  # folders below --data that a data set may lie in, as archives unpack
-MOST_ENTRIES = 200_000  # files and folders below --data that are looked at for unread ones
-MOST_KINDS = 8  # kinds of unread files that are told
-# what people keep truth in, which matters more than other files
+DEPTH = 2  # levels below --data that are searched for a data set: archives add folders
+MOST_ENTRIES = 200_000  # files and folders below --data that are checked for unread files
+MOST_KINDS = 8  # kinds of unread files that are reported
+# suffixes that truth may have: such unread files are reported first
 TRUTH_SUFFIXES = {*IMAGE_SUFFIXES, ".npy", ".npz", ".mat", ".csv", ".tsv", ".txt", ".json", ".h5",
                   ".hdf5", ".pkl", ".xlsx", ".pfm", ".exr", ".asc", ".edf"}  # fmt: skip
-# papers beside the data, which nobody expects to be read
+# documents beside the data, which are not reported as unread
 PAPERS = re.compile(r"(readme|licen[cs]e|copying|citation|authors|notice|changelog)\b.*", re.I)
 
 
@@ -34,27 +34,26 @@ PAPERS = re.compile(r"(readme|licen[cs]e|copying|citation|authors|notice|changel
 class FileGroup:
     """The files of one part of a data set, by the key that pairs them.
 
-    A key names a picture within the data set, with forward slashes, without suffix, and composed
-    (`files.composed`), since systems write an accent in two ways.
+    A key names a picture within the data set, with forward slashes and without suffix. It is in
+    Unicode's composed form (`files.composed`), since systems write accents in two forms.
 
     Attributes:
-        title: what reports call it.
-        split: train, val or test; empty for pictures that a plan divides; None for those that come
-            without truth, to be predicted alone.
-        where: the folder, as errors name it.
-        images: the pictures.
-        maps: the density maps.
-        read: returns the fixations.
-        sigma_pixels: the data set's own Gaussian.
-        published: how many pictures there are, in each set of this layout; empty where unknown.
-        sought: where the truth should be, as errors name it; empty where none is published.
-        by_category: whether a key begins with the picture's category, as in Action/001.
-        shape_of: from a key to the picture's shape, where no fixations tell.
-        clashes: what two files of one name make impossible to pair.
-        remarks: what a user should know of how the files were understood.
-        twins: by the key of a picture, an equal one's that its split follows.
-        known: files, and folders, that the layout takes besides pictures and maps, or passes over
-            knowingly.
+        title: name of the part in reports.
+        split: train, val or test; "" for pictures that a plan divides; None for pictures without
+            truth, which are only predicted.
+        where: the folder, for errors.
+        images: the pictures by key.
+        maps: the density maps by key.
+        read: function that reads the fixations.
+        sigma_pixels: published Gaussian of the data set.
+        published: published numbers of pictures, one for each set of this layout; () if unknown.
+        sought: expected place of the truth, for errors; "" if no truth is published.
+        by_category: whether keys begin with a category, as in Action/001.
+        shape_of: function from a key to the picture's shape, if fixations do not record it.
+        clashes: errors of files whose equal names cannot be paired.
+        remarks: remarks for the user about the interpretation of the files.
+        twins: for the key of a duplicate picture, the key whose split it shares.
+        known: other files and folders that the layout uses or deliberately ignores.
     """
 
     title: str
@@ -79,12 +78,12 @@ class FileGroup:
         return f"{key}{image.suffix}" if isinstance(image, Path) else f"{key}.png"
 
     def category(self, key: str) -> str:
-        """Return a picture's category, or nothing."""
+        """Return a picture's category, or ""."""
         return key.split("/")[0] if self.by_category else ""
 
 
 def unpaired(part: FileGroup, looks: Iterable[str]) -> list[tuple[str, int, list[str]]]:
-    """Return for each kind of truth how much of it there is, and the keys that have no partner."""
+    """Return the name and number of each kind of truth, and the keys without a partner."""
     return [
         (label, len(truth), sorted(part.images.keys() ^ truth.keys()))
         for label, truth in (("maps", part.maps), ("fixation records", dict.fromkeys(looks)))
@@ -96,7 +95,7 @@ def samples(part: FileGroup) -> list[Sample]:
     """Return the samples of a part.
 
     Raises:
-        UserError: files that cannot be read or do not pair up; the first is named.
+        UserError: a file cannot be read or has no partner; the message names the first.
     """
     for clash in part.clashes:
         raise UserError(clash)
@@ -131,10 +130,10 @@ def sample(part: FileGroup, key: str, looks: Looks | None) -> Sample:
 
 
 def load_parts(parts: list[FileGroup], root: Path, split: str, plan: Plan) -> list[Sample]:
-    """Return the samples of a split: the part of that name, or a share of the one to be divided.
+    """Return the samples of a split: a published part, or a share of the part that is divided.
 
     Raises:
-        UserError: there is no such part, or it does not fit together.
+        UserError: there is no such part, or its files are inconsistent.
     """
     by_split = {part.split: part for part in parts}
     if split in by_split:
@@ -146,7 +145,7 @@ def load_parts(parts: list[FileGroup], root: Path, split: str, plan: Plan) -> li
     part = by_split[""]
     found = {sample.name: sample for sample in samples(part)}
     leaders = [key for key in sorted(part.images) if key not in part.twins]
-    # equal pictures stay together: one that is trained on must not test
+    # duplicates stay in one split: a training picture must not be a test picture
     followers: dict[str, list[str]] = {}
     for key, leader in part.twins.items():
         followers.setdefault(part.name(leader), []).append(part.name(key))
@@ -158,7 +157,7 @@ def load_parts(parts: list[FileGroup], root: Path, split: str, plan: Plan) -> li
 
 
 def by_stem(folder: Path, suffixes: Iterable[str], clashes: list[str]) -> dict[str, Path]:
-    """Return the files of a folder by their name without suffix; two of one name are a clash."""
+    """Return the files of a folder by name without suffix; equal names are added to `clashes`."""
     found: dict[str, Path] = {}
     for path in files_of(folder, suffixes):
         key = composed(path.stem)
@@ -171,22 +170,22 @@ def by_stem(folder: Path, suffixes: Iterable[str], clashes: list[str]) -> dict[s
 
 
 def files_of(folder: Path, suffixes: Iterable[str]) -> list[Path]:
-    """Return the files of a folder that end so, sorted; none where there is no folder."""
+    """Return the files of a folder with given suffixes, sorted; [] without a folder."""
     wanted = set(suffixes)
     return _inside(
         folder,
-        # macOS writes a ._name beside each name on a foreign disk
+        # macOS adds a file ._name for each file on other file systems
         lambda path: path.suffix.lower() in wanted and not is_clutter(path.name) and path.is_file(),
     )
 
 
 def folders_of(folder: Path) -> list[Path]:
-    """Return the sub-folders of a folder, sorted, without what archives leave beside the data."""
+    """Return the sub-folders of a folder, sorted, without folders that archivers add."""
     return _inside(folder, lambda path: path.is_dir() and not is_clutter(path.name))
 
 
 def _inside(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
-    """Return what is wanted of a folder, sorted; nothing where it is missing or not readable."""
+    """Return the wanted entries of a folder, sorted; [] if it is missing or unreadable."""
     try:
         return sorted(path for path in unpacked(folder).iterdir() if wanted(path))
     except OSError:
@@ -194,7 +193,7 @@ def _inside(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
 
 
 def unpacked(folder: Path) -> Path:
-    """Return a folder, or the one of its name in it that is all it holds, as archives unpack."""
+    """Return a folder, or its only sub-folder if that has the same name, as after unpacking."""
     inner = folder / folder.name
     with suppress(OSError):
         others = (path.name for path in folder.iterdir() if path.name != folder.name)
@@ -204,11 +203,11 @@ def unpacked(folder: Path) -> Path:
 
 
 def find_root(root: Path, holds: Callable[[Path], bool]) -> Path | None:
-    """Return the folder that holds a data set: the one given, or the first of those below it."""
+    """Return the folder of a data set: `root`, or the first match below it; None without one."""
     level = [root]
     for _ in range(DEPTH + 1):
         for folder in dict.fromkeys(way for own in level for way in (own, unpacked(own))):
-            with suppress(OSError):  # one that may not be looked into holds nothing
+            with suppress(OSError):  # unreadable folders are skipped
                 if holds(folder):
                     return folder
         level = [inner for folder in level for inner in folders_of(folder)]
@@ -218,12 +217,12 @@ def find_root(root: Path, holds: Callable[[Path], bool]) -> Path | None:
 def unread(
     root: Path, parts: Sequence[FileGroup], is_other: Callable[[Path], bool] = lambda folder: False
 ) -> list[str]:
-    """Return a line for each kind of file below a data set's folder that no part takes.
+    """Return a line for each kind of file below a data set's folder that no part uses.
 
     Args:
         root: the folder.
-        parts: what was found in it.
-        is_other: whether a folder holds something that is no part of the data set.
+        parts: file groups of the data set.
+        is_other: function that returns whether a folder does not belong to the data set.
     """
     taken = {path for part in parts for path in part.known}
     for part in parts:
@@ -237,7 +236,7 @@ def unread(
             break
         if not PAPERS.fullmatch(path.name):
             kinds.setdefault((path.parent, path.suffix.lower()), []).append(path.name)
-    # of truth first, and where there is most of it
+    # possible truth first, then the most frequent kinds
     order = sorted(kinds, key=lambda kind: (kind[1] not in TRUTH_SUFFIXES, -len(kinds[kind]), kind))
     sought = next((part.sought for part in parts if part.sought), "")
     for folder, suffix in order[:MOST_KINDS]:
@@ -253,9 +252,9 @@ def unread(
 
 
 def _below(root: Path, taken: set[Path], is_other: Callable[[Path], bool]) -> Iterator[Path]:
-    """Yield the files below a folder, a folder's in order, but no clutter and nothing in `taken`.
+    """Yield the files below a folder, sorted by folder, without clutter and `taken` paths.
 
-    Links to folders are followed, but not back up, which would have no end.
+    Links to folders are followed, except those to a parent, which would form a cycle.
     """
     waiting = [root]
     while waiting:
@@ -274,7 +273,7 @@ def _below(root: Path, taken: set[Path], is_other: Callable[[Path], bool]) -> It
 
 
 def split_of(name: str) -> str | None:
-    """Return the split that a file's or folder's name begins with.
+    """Return the split with which the name of a file or folder begins, or None.
 
     >>> split_of("train2014examples"), split_of("COCO_val2014_000000000042"), split_of("a")
     ('train', 'val', None)
@@ -284,12 +283,12 @@ def split_of(name: str) -> str | None:
 
 
 def stored_shape(path: Path) -> tuple[int, int] | None:
-    """Return a picture's rows and columns as they are stored, whatever its EXIF data say."""
+    """Return a picture's stored rows and columns, without its EXIF rotation."""
     return header_shape(path, turn=False)
 
 
 def equal_files(paths: dict[str, Path]) -> dict[str, str]:
-    """Return for each file that repeats an earlier one byte by byte the key of that one."""
+    """Return the keys of duplicate files, each with the key of the first equal file."""
     by_size: dict[int, list[str]] = {}
     for key in sorted(paths):
         by_size.setdefault(paths[key].stat().st_size, []).append(key)
@@ -304,18 +303,18 @@ def equal_files(paths: dict[str, Path]) -> dict[str, str]:
 
 
 def offer(source: str) -> str:
-    """Return what a user without the data can do."""
+    """Return the source of a data set, with an alternative for users without the data."""
     return f"{source} To try without data: --dataset synthetic."
 
 
 def divided(names: Sequence[str], split: str, plan: Plan, categories: Sequence[str] = ()) -> list:
-    """Return the names of a split, drawn once by the plan's seed, sorted.
+    """Return the names of a split, drawn with the plan's seed, sorted.
 
     Args:
-        names: of all pictures, in any order.
+        names: names of all pictures, in any order.
         split: train, val or test.
-        plan: the shares, or the folds.
-        categories: of each picture; each category is then divided by itself.
+        plan: shares or folds.
+        categories: category of each picture, for a stratified split; () for none.
 
     >>> [len(divided([str(i) for i in range(10)], s, Plan())) for s in ("train", "val", "test")]
     [7, 1, 2]
@@ -340,7 +339,7 @@ def _drawn(names: list[str], split: str, plan: Plan) -> list[str]:
         first_val = round(len(rest) * (1 - plan.val))
         train, val = rest[:first_val], rest[first_val:]
     else:
-        # where all pictures test, none is left to validate
+        # no validation pictures remain if all pictures are test pictures
         first_val = max(0, round(len(names) * round(1 - plan.val - plan.test, 9)))
         first_test = round(len(names) * round(1 - plan.test, 9))
         train, val, test = np.split(order, [first_val, first_test])

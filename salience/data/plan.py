@@ -1,21 +1,21 @@
-"""How a data set that brings no split of its own is divided; imported by `--help`, so quickly."""
+"""The split plan of data sets without a published split; a fast import, for `--help`."""
 
 from dataclasses import dataclass
 
 SPLITS = ("train", "val", "test")
-ALL_SPLITS = "all"  # what commands that only score call them together
+ALL_SPLITS = "all"  # all three, in commands that only score
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a data set that brings no split of its own is divided.
+    """The split of a data set without a published split.
 
     Attributes:
-        seed: of the draw.
-        val, test: shares of the pictures.
-        folds: where above 1, the pictures are divided into so many parts, of which one is the test
-            split; `val` is then the share of the rest that validates.
-        fold: which of them, from 0.
+        seed: seed of the draw.
+        val, test: shares of the pictures, 0 to 1.
+        folds: number of parts for cross-validation, one of which is the test split; `val` is then
+            the share of the rest. 0 splits by `val` and `test`.
+        fold: index of the test part, from 0.
     """
 
     seed: int = 0

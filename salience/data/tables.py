@@ -1,8 +1,8 @@
-"""Tables of fixations as text: what programs of eye trackers, spreadsheets and pandas export.
+"""Text tables of fixations, as eye trackers, spreadsheets and pandas export them.
 
-A first line names the columns: `x` and `y`, pixels counted from 0; `subject`, who made each
-fixation; and `image`, in a table about many pictures. Upper and lower case are one. Commas,
-semicolons or tabs divide them. Other columns are passed over.
+The first line names the columns: `x` and `y` in pixels from 0; `subject`, the observer; and `image`
+in a table for several pictures. Case is ignored. Columns are separated by commas, semicolons or
+tabs. Other columns are ignored.
 """
 
 import codecs
@@ -22,14 +22,14 @@ from salience.system.files import composed, read_bytes
 
 SUFFIXES = {".csv", ".tsv"}
 DELIMITERS = (",", ";", "\t")
-# what a column may be called
+# accepted names of columns
 ROLES = {
     "x": ("x",),
     "y": ("y",),
     "subject": ("subject", "observer", "participant"),
     "image": ("image", "picture", "stimulus", "filename"),
 }
-UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # so Excel saves "Unicode text"
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # Excel's "Unicode text"
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Columns:
     """The columns of a table.
 
     Attributes:
-        places: of each role, which column it is.
-        others: the names of those that are passed over.
-        delimiter: what divides them.
-        head: how many lines stand before the first row.
+        places: index of the column for each role.
+        others: names of ignored columns.
+        delimiter: separator of columns.
+        head: number of lines before the first row.
     """
 
     places: dict[str, int]
@@ -54,9 +54,9 @@ class Table:
     """The fixations of a table.
 
     Attributes:
-        points: float64 [n, 2], (x, y).
-        subjects: who made each, or None where no column tells.
-        images: what each was made on, without folders, or None where no column tells.
+        points: float64 [n, 2], (x, y), pixels.
+        subjects: observer of each fixation, or None without such a column.
+        images: picture of each fixation, without folders, or None without such a column.
     """
 
     points: NDArray[np.float64]
@@ -65,23 +65,23 @@ class Table:
 
 
 def columns_of(path: Path) -> Columns:
-    """Return the columns of a table; its rows are not looked at.
+    """Return the columns of a table, without reading its rows.
 
     Raises:
-        UserError: the file cannot be read, or its first line does not name them.
+        UserError: the file cannot be read, or its first line does not name the columns.
     """
     return _columns(_text(path), path)[0]
 
 
 def parse_picture(path: Path, picture: str) -> Looks:
-    """Return the fixations of a table about one picture.
+    """Return the fixations of a table for one picture.
 
     Args:
         path: the table.
-        picture: the picture's file name; a column of pictures may name no other.
+        picture: file name of the picture; a column of pictures must name only this one.
 
     Raises:
-        UserError: it is no such table.
+        UserError: the file is not such a table.
     """
     table = read(path)
     wanted = {composed(picture), composed(PurePosixPath(picture).stem)}
@@ -95,10 +95,10 @@ def parse_picture(path: Path, picture: str) -> Looks:
 
 
 def parse_all(*paths: Path) -> dict[str, Looks]:
-    """Return the fixations of tables about many pictures, by the name that a row has for each.
+    """Return the fixations of tables for several pictures, by the picture's name in the rows.
 
     Raises:
-        UserError: one is no such table, or only some tell of observers.
+        UserError: a file is not such a table, or only some tables have observers.
     """
     tables = [read(path) for path in paths]
     for table, path in zip(tables, paths, strict=True):
@@ -123,7 +123,7 @@ def parse_all(*paths: Path) -> dict[str, Looks]:
 
 
 def _looks(tables: list[Table], where: object) -> tuple[Looks, list[str]]:
-    """Return the fixations of tables together, and what each was made on."""
+    """Return the fixations of all tables together, and the picture of each."""
     points = np.concatenate([table.points for table in tables]).astype(np.float32)
     images = [name for table in tables for name in table.images or ()]
     if tables[0].subjects is None:
@@ -133,10 +133,10 @@ def _looks(tables: list[Table], where: object) -> tuple[Looks, list[str]]:
 
 
 def read(path: Path) -> Table:
-    """Return what a table holds.
+    """Return the fixations of a table.
 
     Raises:
-        UserError: it cannot be read, lacks a column, or a row is no fixation.
+        UserError: the file cannot be read, a column is missing, or a row is not a fixation.
     """
     columns, rows = _columns(_text(path), path)
     found: dict[str, list[str]] = {role: [] for role in columns.places}
@@ -157,10 +157,10 @@ def read(path: Path) -> Table:
 
 
 def _values(row: list[str], columns: Columns) -> dict[str, str]:
-    """Return what a row says by its role.
+    """Return the values of a row by role.
 
     Raises:
-        ValueError: it has fewer or more values than there are columns.
+        ValueError: the number of values differs from the number of columns.
     """
     width = len(columns.places) + len(columns.others)
     if len(row) < width or any(cell.strip() for cell in row[width:]):
@@ -169,7 +169,7 @@ def _values(row: list[str], columns: Columns) -> dict[str, str]:
 
 
 def _text(path: Path) -> str:
-    """Return the text of a file, by its byte-order mark or else UTF-8."""
+    """Return the text of a file, decoded by its byte-order mark or else as UTF-8."""
     try:
         data = read_bytes(path)
         return data.decode("utf-16" if data.startswith(UTF_16) else "utf-8-sig")
@@ -180,7 +180,7 @@ def _text(path: Path) -> str:
 
 
 def _columns(text: str, path: Path) -> tuple[Columns, Any]:
-    """Return the columns of a table, and what reads its rows, at the first of them."""
+    """Return the columns of a table, and a CSV reader at its first row."""
     lines = io.StringIO(text, newline="")
     first, head = lines.readline(), 1
     if first.lower().startswith("sep="):  # for Excel
@@ -205,7 +205,7 @@ def _columns(text: str, path: Path) -> tuple[Columns, Any]:
 
 
 def _named(line: str, delimiter: str) -> list[str]:
-    """Return the names of columns in a line, of which NumPy makes a comment."""
+    """Return the names of columns in a line, which NumPy writes as a comment."""
     try:
         names = next(
             csv.reader([line.strip(" \r\n").removeprefix("#").lstrip(" ")], delimiter=delimiter), []
@@ -216,7 +216,7 @@ def _named(line: str, delimiter: str) -> list[str]:
 
 
 def _number(text: str, delimiter: str) -> float:
-    """Return a coordinate; where no comma divides columns, one may stand in a number."""
+    """Return a coordinate; a decimal comma is allowed unless commas separate columns."""
     value = float(text.replace(",", ".") if delimiter != "," else text)
     if not math.isfinite(value) or "_" in text:
         raise ValueError(f"{text!r} is no place in a picture")
@@ -224,5 +224,5 @@ def _number(text: str, delimiter: str) -> float:
 
 
 def _file_name(name: str) -> str:
-    """Return a picture's name without the folders before it, of whichever system."""
+    """Return a picture's name without folders, in the syntax of any system."""
     return composed(name.replace("\\", "/").rsplit("/", 1)[-1])

@@ -1,12 +1,12 @@
-"""What a data set asks of a network's maps: nine parameters, fitted on few of its pictures.
+"""Adaptation of maps to the bias of a data set: nine parameters, fitted on a few of its pictures.
 
-Where people look depends on the set, too: on how long they look, how far they sit, what was put in
-the middle. `Adaptation` gives a map the set's contrast, blur and centre bias, whatever network made
-it and whatever ran it; `fitted` finds the parameters; `save` and `load` keep them beside the
-weights that they belong to, and are refused with any others.
+Fixations also depend on the data set: on viewing time, distance and the photographers' habits.
+`Adaptation` changes contrast, blur and centre bias of a map, from any network and engine.
+`fit_adaptation` finds the parameters. `save` and `load` keep them in a file beside the weights that
+made the maps; `load` rejects other weights.
 
-After Kümmerer, Khanuja and Bethge, "Modeling saliency dataset bias" (arXiv 2505.10169), who adapt
-the scales inside a network as well; here the network stays as it is.
+After Kümmerer, Khanuja and Bethge, "Modeling saliency dataset bias" (arXiv 2505.10169), who also
+adapt the scales inside a network; here the network does not change.
 """
 
 import dataclasses
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
 
 SUFFIX = ".adapt.json"
 FORMAT = "saliency adaptation 1"
-LARGEST_FILE = 1_000_000  # bytes; a file has some thousand
-SIDE = 64  # cells of the longer side of the maps that parameters are fitted on
-SHARP = 8.0  # pixels; a wider blur is computed on averages of pixels, with that of so many
-# both in the objective's unit, bits by default
-PENALTY = 0.1  # over one picture, that a step of one `scale` from the identity must be worth
-LEAST_GAIN = 0.01  # what wins less is not worth changing the maps for
-LEAST = 2  # pictures; a single one cannot say whether what it taught holds for another
-FOLDS = 5  # a fit is tried on each of so many parts of its pictures, fitted on the others
+LARGEST_FILE = 1_000_000  # bytes; a file has a few thousand
+SIDE = 64  # cells along the longer side of the maps for fitting
+SHARP = 8.0  # pixels; a map is reduced before a wider blur, until its blur is about this wide
+# both in the unit of the objective, which is bits by default
+PENALTY = 0.1  # cost of one `scale` away from the identity, for the sum over all pictures
+LEAST_GAIN = 0.01  # a smaller mean gain does not justify a change of the maps
+LEAST_PICTURES = 2  # cross-validation needs a second picture
+FOLDS = 5  # parts of the cross-validation
 
 
 class Bounds(NamedTuple):
-    """What a parameter may be, and how far it is a matter of course that it moves.
+    """The range of a parameter, and its scale in the search.
 
     Attributes:
-        low, high: its least and greatest value.
-        scale: an ordinary distance from the identity; of the logarithm, where that is what moves.
-        start: where a fit begins: at the identity some parameters make no difference.
-        logarithmic: whether twice as much and half as much are equally far.
+        low, high: least and greatest value.
+        scale: typical distance from the identity; of the logarithm if `logarithmic`.
+        start: first value of a fit. At the identity, the gradient of some parameters is zero.
+        logarithmic: whether the search moves in the logarithm.
     """
 
     low: float
@@ -73,23 +73,24 @@ BOUNDS = {
 
 @dataclass(frozen=True)
 class Adaptation:
-    """The parameters of a data set; the defaults change nothing.
+    """The parameters of an adaptation; the defaults are the identity.
 
-    With m the map over its maximum and blurred, and g the Gaussian of the centre, the density is
-    (1 - centre_share) ((1 - uniform_share) m^contrast g^centre_power + uniform_share uniform)
-    + centre_share g, each part scaled to a sum of 1.
+    Let m be the blurred map divided by its maximum, and g the Gaussian of the centre bias. The
+    density is (1 - centre_share) ((1 - uniform_share) m^contrast g^centre_power + uniform_share
+    uniform) + centre_share g, where each part is scaled to sum 1.
 
     Attributes:
-        contrast: exponent of the map: above 1 its peaks stand out, below 1 it evens out.
-        blur: standard deviation of the Gaussian, in diagonals of the picture.
-        centre_x, centre_y: middle of the centre bias, 0 to 1 from the left and from the top.
-        centre_width, centre_height: its standard deviations, in widths and heights.
-        centre_power: how much of it multiplies the map; below 0 takes away what the network learnt.
-        centre_share: how much of it is added.
-        uniform_share: how much of the rest is spread evenly.
+        contrast: exponent of the map; above 1 sharpens peaks, below 1 flattens them.
+        blur: standard deviation of the Gaussian blur, in diagonals of the picture.
+        centre_x, centre_y: centre of the centre bias, 0 to 1 from the left and from the top.
+        centre_width, centre_height: standard deviations of the centre bias, in widths and heights.
+        centre_power: exponent with which the centre bias multiplies the map; below 0 removes a
+            bias that the network has learnt.
+        centre_share: share of the centre bias that is added.
+        uniform_share: share of the rest that is uniform.
 
     Raises:
-        UserError: a value is no number, or out of its bounds.
+        UserError: a value is not a number, or is out of its bounds.
     """
 
     contrast: float = 1.0
@@ -108,14 +109,14 @@ class Adaptation:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not bounds.low <= value <= bounds.high:  # NaN is neither
                 raise UserError(
-                    f"The adaptation's {name} is {str(value)[:40]!r}; a number of {bounds.low:g} "
-                    f"to {bounds.high:g} is expected."
+                    f"The adaptation's {name} is {str(value)[:40]!r}; expected a number from "
+                    f"{bounds.low:g} to {bounds.high:g}."
                 )
 
     def apply(self, saliency_map: NDArray) -> NDArray[np.floating]:
-        """Return a map [rows, columns] with the data set's bias, float32, the maximum 1.
+        """Return a map [rows, columns] adapted to the data set, float32, with maximum 1.
 
-        The map itself where nothing changes, and where it is zero everywhere.
+        The identity and an all-zero map return the map itself.
 
         >>> values = np.array([[0.25, 1.0]])
         >>> Adaptation().apply(values) is values
@@ -130,12 +131,12 @@ class Adaptation:
         return density
 
     def density(self, maps: NDArray) -> NDArray[np.floating]:
-        """Return maps [..., rows, columns], 0 or more, as densities, each of sum 1."""
+        """Return adapted maps [..., rows, columns], 0 or more, as densities of sum 1."""
         rows, columns = maps.shape[-2:]
         made = self._blurred(maps)
         peaks = made.max(axis=(-2, -1), keepdims=True)
         made /= np.where(peaks > 0, peaks, 1)
-        made += peaks <= 0  # what says nothing is uniform
+        made += peaks <= 0  # an all-zero map becomes uniform
         if self.contrast != 1:
             np.power(made, self.contrast, out=made)
         if self.centre_power:
@@ -151,7 +152,7 @@ class Adaptation:
         return made
 
     def _centre(self, rows: int, columns: int, power: float, dtype: Any) -> NDArray:
-        """Return a power of the centre bias's Gaussian, [rows, columns], the maximum 1."""
+        """Return a power of the Gaussian of the centre bias, [rows, columns], with maximum 1."""
         down = _gaussian(rows, self.centre_y, self.centre_height, power).astype(dtype)
         across = _gaussian(columns, self.centre_x, self.centre_width, power).astype(dtype)
         return np.outer(down, across)
@@ -169,7 +170,7 @@ IDENTITY = Adaptation()
 
 
 def _wide_blur(saliency_map: NDArray, sigma_pixels: float) -> NDArray:
-    """Return a map blurred by a Gaussian of any width, in a time that does not grow with it."""
+    """Return a map blurred by a Gaussian, in a time that does not grow with its width."""
     rows, columns = saliency_map.shape
     times = int(sigma_pixels / SHARP)
     if times < 2:
@@ -182,27 +183,26 @@ def _wide_blur(saliency_map: NDArray, sigma_pixels: float) -> NDArray:
 
 
 def _gaussian(count: int, middle: float, width: float, power: float) -> NDArray[np.float64]:
-    """Return a power of a Gaussian over `count` pixels of a side of length 1, the maximum 1."""
+    """Return a power of a Gaussian at `count` pixels of a side of length 1, with maximum 1."""
     places = (np.arange(count) + 0.5) / count
     exponent = -0.5 * power * ((places - middle) / width) ** 2
     return np.exp(exponent - exponent.max())
 
 
 class LowResolutionMaps(NamedTuple):
-    """A picture that parameters are fitted on, at low resolution.
+    """The maps of a picture for fitting, at low resolution.
 
     Attributes:
-        saliency_map: the network's, [rows, columns], 0 or more.
-        looks: the share of the fixations that fell into each cell, or of the density map that is
-            there, [rows, columns], sum 1.
+        saliency_map: prediction, [rows, columns], 0 or more.
+        truth: share of the fixations, or of the density map, in each cell, [rows, columns], sum 1.
     """
 
     saliency_map: NDArray
-    looks: NDArray[np.float64]
+    truth: NDArray[np.float64]
 
 
 def low_shape(shape: tuple[int, int]) -> tuple[int, int]:
-    """Return the shape of the map that is fitted on, of a picture's.
+    """Return the shape of the low-resolution maps of a picture.
 
     >>> low_shape((600, 800))
     (48, 64)
@@ -215,12 +215,12 @@ def low_shape(shape: tuple[int, int]) -> tuple[int, int]:
 def low_resolution_maps(
     saliency_map: NDArray, fixations: NDArray | None, density_map: NDArray | None = None
 ) -> LowResolutionMaps | None:
-    """Return a picture as it is fitted on; None where nobody looked at it.
+    """Return the low-resolution maps of a picture; None without truth.
 
     Args:
-        saliency_map: at the picture's shape, or at `low_shape` of it.
-        fixations: [n, 2], (x, y), pixels of the map given; None where there are none to be had.
-        density_map: of the map's shape, taken where there are no fixations.
+        saliency_map: [rows, columns], of the picture's shape or of its `low_shape`.
+        fixations: [n, 2], (x, y), pixels of `saliency_map`; None if the data set has none.
+        density_map: [rows, columns], of the map's shape; used without fixations.
     """
     shape = saliency_map.shape[0], saliency_map.shape[1]
     low = low_shape(shape)
@@ -228,52 +228,52 @@ def low_resolution_maps(
         np.asarray(saliency_map, np.float32), low[::-1], interpolation=cv2.INTER_AREA
     )
     if fixations is not None:
-        looks = count_map(rescaled(within(fixations, shape), shape, low), low)
+        truth = count_map(rescaled(within(fixations, shape), shape, low), low)
     elif density_map is not None:
-        looks = cv2.resize(
+        truth = cv2.resize(
             np.asarray(density_map, np.float32), low[::-1], interpolation=cv2.INTER_AREA
         )
     else:
         return None
-    return LowResolutionMaps(small, as_distribution(looks)) if looks.any() else None
+    return LowResolutionMaps(small, as_distribution(truth)) if truth.any() else None
 
 
-def _bits(density: NDArray, looks: NDArray) -> NDArray[np.float64]:
-    """Return the log-likelihood of the fixations, bits above the uniform density."""
+def _bits(density: NDArray, truth: NDArray) -> NDArray[np.float64]:
+    """Return the log-likelihood of the fixations, in bits above the uniform density."""
     size = density.shape[-2] * density.shape[-1]
-    return (looks * (np.log2(EPSILON + density) + math.log2(size))).sum(axis=(-2, -1))
+    return (truth * (np.log2(EPSILON + density) + math.log2(size))).sum(axis=(-2, -1))
 
 
 def _standardised(values: NDArray) -> NDArray[np.float64]:
-    """Return maps of mean 0 and standard deviation 1; of a constant one zeros."""
+    """Return maps with mean 0 and standard deviation 1; a constant map becomes zeros."""
     centred = values - values.mean(axis=(-2, -1), keepdims=True)
     spread = np.sqrt((centred**2).mean(axis=(-2, -1), keepdims=True))
     return np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 0)
 
 
-def _nss(density: NDArray, looks: NDArray) -> NDArray[np.float64]:
+def _nss(density: NDArray, truth: NDArray) -> NDArray[np.float64]:
     """Return the mean standardised density at the fixations."""
-    return (looks * _standardised(density)).sum(axis=(-2, -1))
+    return (truth * _standardised(density)).sum(axis=(-2, -1))
 
 
-def _cc(density: NDArray, looks: NDArray) -> NDArray[np.float64]:
-    """Return the linear correlation with the density map."""
-    return (_standardised(density) * _standardised(looks)).mean(axis=(-2, -1))
+def _cc(density: NDArray, truth: NDArray) -> NDArray[np.float64]:
+    """Return Pearson's linear correlation with the density map."""
+    return (_standardised(density) * _standardised(truth)).mean(axis=(-2, -1))
 
 
-def _minus_kld(density: NDArray, looks: NDArray) -> NDArray[np.float64]:
-    """Return the negative divergence from the density map."""
-    return -(looks * np.log(EPSILON + looks / (EPSILON + density))).sum(axis=(-2, -1))
+def _minus_kld(density: NDArray, truth: NDArray) -> NDArray[np.float64]:
+    """Return the negative Kullback-Leibler divergence from the density map."""
+    return -(truth * np.log(EPSILON + truth / (EPSILON + density))).sum(axis=(-2, -1))
 
 
 class Objective(NamedTuple):
-    """What parameters are fitted for.
+    """An objective of the fit.
 
     Attributes:
-        function: from adapted densities and looks, [pictures, rows, columns], to [pictures]; the
-            more, the better.
-        unit: of a gain.
-        from_map: whether looks are the density map rather than the fixations.
+        function: maps adapted densities and truth, [pictures, rows, columns], to [pictures];
+            higher is better.
+        unit: unit of a gain.
+        from_map: whether the truth is the density map rather than the fixations.
     """
 
     function: Callable[[NDArray, NDArray], NDArray[np.float64]]
@@ -289,24 +289,24 @@ OBJECTIVES = {
 }
 
 
-def information(
+def objective_values(
     adaptation: Adaptation, pictures: Sequence[LowResolutionMaps], objective: str = "ig"
 ) -> NDArray[np.float64]:
-    """Return how well adapted maps do on each picture; by default in bits above the uniform one.
+    """Return the objective of adapted maps for each picture; "ig" is in bits above uniform.
 
-    >>> looks = np.array([[1.0, 0.0]])
-    >>> pictures = [LowResolutionMaps(np.ones((1, 2)), looks), LowResolutionMaps(looks, looks)]
-    >>> np.abs(information(IDENTITY, pictures)).round(6).tolist()
+    >>> truth = np.array([[1.0, 0.0]])
+    >>> pictures = [LowResolutionMaps(np.ones((1, 2)), truth), LowResolutionMaps(truth, truth)]
+    >>> np.abs(objective_values(IDENTITY, pictures)).round(6).tolist()
     [0.0, 1.0]
     """
     found = np.empty(len(pictures))
-    for indices, maps, looks in _stacks(pictures):
-        found[indices] = OBJECTIVES[objective].function(adaptation.density(maps), looks)
+    for indices, maps, truths in _stacks(pictures):
+        found[indices] = OBJECTIVES[objective].function(adaptation.density(maps), truths)
     return found
 
 
 def _stacks(pictures: Sequence[LowResolutionMaps]) -> list[tuple[list[int], NDArray, NDArray]]:
-    """Return the pictures of each shape: their indices, maps and looks, [pictures, rows, cols]."""
+    """Return indices, maps and truths of the pictures of each shape, [pictures, rows, columns]."""
     shapes: dict[tuple[int, ...], list[int]] = {}
     for i, picture in enumerate(pictures):
         shapes.setdefault(picture.saliency_map.shape, []).append(i)
@@ -314,28 +314,26 @@ def _stacks(pictures: Sequence[LowResolutionMaps]) -> list[tuple[list[int], NDAr
         (
             indices,
             np.stack([pictures[i].saliency_map for i in indices]).astype(np.float64),
-            np.stack([pictures[i].looks for i in indices]),
+            np.stack([pictures[i].truth for i in indices]),
         )
         for indices in shapes.values()
     ]
 
 
-def most_likely(
+def best_parameters(
     pictures: Sequence[LowResolutionMaps],
     start: Adaptation | None = None,
     objective: str = "ig",
 ) -> Adaptation:
-    """Return the parameters under which the fixations of pictures are likeliest.
+    """Return the parameters that maximise an objective on pictures.
 
-    Or those that do best by another of OBJECTIVES.
-
-    A step away from the identity must be worth a little (`PENALTY`), so that what few pictures say
-    nothing of stays as it is.
+    The distance from the identity is penalised (`PENALTY`), so that parameters stay at the identity
+    if the pictures do not determine them.
 
     Args:
         pictures: at least one.
-        start: where to begin; default: where all parameters make a difference.
-        objective: of OBJECTIVES.
+        start: first parameters of the search; None for the `start` values of BOUNDS.
+        objective: key of OBJECTIVES; "ig" maximises the likelihood of the fixations.
     """
     from scipy.optimize import minimize  # here: `test`, which fits nothing, starts in a second
 
@@ -344,7 +342,7 @@ def most_likely(
 
     def loss(place: NDArray) -> float:
         adaptation = _at(place)
-        total = sum(function(adaptation.density(maps), looks).sum() for _, maps, looks in stacks)
+        total = sum(function(adaptation.density(maps), truth).sum() for _, maps, truth in stacks)
         return (PENALTY * float(((place - origin) ** 2).sum()) - float(total)) / len(pictures)
 
     first = start or Adaptation(**{name: bounds.start for name, bounds in BOUNDS.items()})
@@ -357,14 +355,14 @@ def most_likely(
     )
     found = minimize(
         loss, _coordinates(first), method="L-BFGS-B", bounds=limits,
-        # maps are blurred in single precision, so a difference needs some distance
+        # finite differences need this step, since maps are blurred in single precision
         options={"eps": 1e-3, "maxiter": 100, "ftol": 1e-5},
     )  # fmt: skip
     return _at(found.x) if found.fun < loss(origin) else IDENTITY
 
 
 def _coordinates(parameters: Adaptation | dict[str, float]) -> NDArray[np.float64]:
-    """Return parameters as what a search moves in: each in its own scale."""
+    """Return parameters as coordinates of the search, each in units of its scale."""
     values = parameters if isinstance(parameters, dict) else dataclasses.asdict(parameters)
     return np.array(
         [
@@ -375,7 +373,7 @@ def _coordinates(parameters: Adaptation | dict[str, float]) -> NDArray[np.float6
 
 
 def _at(place: NDArray) -> Adaptation:
-    """Return the parameters at a place of the search, within their bounds."""
+    """Return the parameters at coordinates of the search, within their bounds."""
     values = {}
     for (name, bounds), coordinate in zip(BOUNDS.items(), place.tolist(), strict=True):
         value = coordinate * bounds.scale
@@ -386,13 +384,13 @@ def _at(place: NDArray) -> Adaptation:
 
 @dataclass(frozen=True)
 class AdaptationFit:
-    """What came of a fit.
+    """The result of a fit.
 
     Attributes:
-        adaptation: the parameters; the identity where the fit did no good.
-        gain: what fits won on pictures that they had not seen, with its interval.
-        kept: whether its mean is at least LEAST_GAIN.
-        objective: what was fitted for, and in whose unit the gain is.
+        adaptation: the parameters; the identity if the gain is too small.
+        gain: cross-validated gain in the objective, with its interval.
+        kept: whether the mean gain is at least LEAST_GAIN.
+        objective: key of OBJECTIVES.
     """
 
     adaptation: Adaptation
@@ -401,41 +399,41 @@ class AdaptationFit:
     objective: str = "ig"
 
 
-def fitted(
+def fit_adaptation(
     pictures: Sequence[LowResolutionMaps], seed: int = 0, objective: str = "ig"
 ) -> AdaptationFit:
-    """Return the likeliest parameters, if they do good on pictures that they were not fitted on.
+    """Return the best parameters if cross-validation shows a gain, else the identity.
 
-    Each part of the pictures is tried with what was fitted on the others, so no picture is needed
-    besides. Where the mean gain is less than LEAST_GAIN, nothing is changed.
+    Parameters fitted on four fifths of the pictures are scored on the rest. If the mean gain is
+    below LEAST_GAIN, the result is the identity.
 
     Args:
         pictures: at least two.
-        seed: of the resampling.
-        objective: of OBJECTIVES.
+        seed: seed of the bootstrap.
+        objective: key of OBJECTIVES.
     """
     from salience.measures.significance import mean_interval  # here, as above
 
-    whole = most_likely(pictures, None, objective)
+    whole = best_parameters(pictures, None, objective)
     gains = np.zeros(len(pictures))
     parts = np.array_split(np.arange(len(pictures)), min(FOLDS, len(pictures)))
     for part in parts:
         others = [picture for i, picture in enumerate(pictures) if i not in part]
         tried = [pictures[i] for i in part]
-        for sign, own in ((1, most_likely(others, whole, objective)), (-1, IDENTITY)):
-            gains[part] += sign * information(own, tried, objective)
+        for sign, own in ((1, best_parameters(others, whole, objective)), (-1, IDENTITY)):
+            gains[part] += sign * objective_values(own, tried, objective)
     gain = mean_interval(gains, seed)
     kept = gain.mean >= LEAST_GAIN
     return AdaptationFit(whole if kept else IDENTITY, gain, kept, objective)
 
 
-def told(fit: AdaptationFit) -> str:
-    """Return what came of a fit as text."""
+def fit_line(fit: AdaptationFit) -> str:
+    """Return the result of a fit as text."""
     gain = fit.gain
     unit = OBJECTIVES[fit.objective].unit
     won = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] {unit} on unseen pictures"
     if not fit.kept:
-        return f"nothing is gained ({won}), so the maps stay as they are"
+        return f"nothing is gained ({won}), so the maps are not adapted"
     own = fit.adaptation
     return (
         f"contrast {own.contrast:.2f}, blur {own.blur:.1%} of the diagonal, centre bias at "
@@ -446,29 +444,29 @@ def told(fit: AdaptationFit) -> str:
 
 
 def path_of(name: str | Path, weights: Path) -> Path:
-    """Return the file of an adaptation: the one named, or that of a name beside the weights.
+    """Return the file of an adaptation, from its path or from a name beside the weights.
 
     >>> path_of("eyecrowd", Path("weights/mlnet-frozen-osie.weights.h5")).name
     'mlnet-frozen-osie.eyecrowd.adapt.json'
 
     Raises:
-        UserError: it is neither.
+        UserError: `name` is neither.
     """
     if str(name).endswith(".json"):
         return Path(name)
     if not is_name(str(name)):
         raise UserError(
-            f"--adaptation {name}: a file that ends in .json is expected, or the name that adapt "
-            "gave."
+            f"--adaptation {name}: expected a file that ends in .json, or the name that adapt "
+            "printed."
         )
     return weights.with_name(f"{weights.name.removesuffix('.weights.h5')}.{name}{SUFFIX}")
 
 
-def asked_for(name: Path | None, weights: Path, say: Callable[[str], None]) -> Adaptation:
-    """Return the adaptation that a flag names for some weights, and say from which file it is.
+def load_named(name: Path | None, weights: Path, say: Callable[[str], None]) -> Adaptation:
+    """Return the adaptation that a flag names, and report its file; the identity for None.
 
     Raises:
-        UserError: the file is not usable, or belongs to other weights.
+        UserError: the file cannot be read, or belongs to other weights.
     """
     if name is None:
         return IDENTITY
@@ -479,7 +477,7 @@ def asked_for(name: Path | None, weights: Path, say: Callable[[str], None]) -> A
 
 
 def save(path: Path, adaptation: Adaptation, weights: Path, about: dict[str, Any]) -> None:
-    """Write an adaptation and what is known of it, bound to its weights, whole or not at all."""
+    """Write an adaptation, the hash of its weights and further fields to a file, atomically."""
     card = {
         "format": FORMAT,
         "parameters": dataclasses.asdict(adaptation),
@@ -489,26 +487,26 @@ def save(path: Path, adaptation: Adaptation, weights: Path, about: dict[str, Any
 
 
 def load(path: Path, weights: Path) -> Adaptation:
-    """Return the adaptation of a file.
+    """Return the adaptation in a file.
 
     Raises:
-        UserError: it is missing, is no adaptation, or belongs to other weights.
+        UserError: the file is missing, is not an adaptation, or belongs to other weights.
     """
     if not path.is_file():
-        raise UserError(f"No adaptation at {path}. `adapt` writes one, or name another.")
+        raise UserError(f"No adaptation at {path}. Run `adapt` to write one, or name another file.")
     if path.stat().st_size > LARGEST_FILE:
         raise UserError(f"{path} is too large to be an adaptation that `adapt` wrote.")
     card = read_json(path)
     if not isinstance(card, dict) or card.get("format") != FORMAT:
-        raise UserError(f"{path} is no adaptation that `adapt` wrote (format '{FORMAT}').")
+        raise UserError(f"{path} is not an adaptation that `adapt` wrote (format '{FORMAT}').")
     parameters, bound = card.get("parameters"), card.get("weights")
     if not isinstance(parameters, dict) or parameters.keys() != BOUNDS.keys():
         raise UserError(f"{path}: its parameters are not {', '.join(BOUNDS)}.")
     if not isinstance(bound, dict) or bound.get("sha256") != file_digest(weights):
         name = str(bound.get("name"))[:80] if isinstance(bound, dict) else "others"
         raise UserError(
-            f"{path} was fitted to the maps of other weights ({name}) than {weights}. Run "
-            f"{PROGRAM} adapt with these."
+            f"{path} was fitted to maps of other weights ({name}) than {weights}. Run "
+            f"{PROGRAM} adapt with --weights {weights}."
         )
     try:
         return Adaptation(**parameters)

@@ -1,12 +1,12 @@
-"""How well a saliency map tells where people looked: one pure function a metric, then the tables.
+"""Saliency metrics: one pure function a metric, then the tables METRICS and PROFILES.
 
-NumPy and SciPy only; EMD and SSIM import POT and scikit-image when called. Every function takes the
-saliency map at the original picture's size and either the fixations or a density map, and works in
-floats. Definitions are those of the MIT/Tuebingen benchmark as pysaliency implements them;
-`profile="mit"` gives those of the older MIT MATLAB code. docs/METRICS.md tabulates where they part.
+Each function takes the saliency map at the size of the original picture, and either fixations or a
+density map. Definitions follow the MIT/Tuebingen benchmark as pysaliency implements it;
+`profile="mit"` selects those of the older MIT MATLAB code. docs/METRICS.md lists the differences.
+EMD and SSIM import POT and scikit-image when called.
 
-A constant saliency map scores what chance scores. NaN in a map gives NaN, never a number; so do
-infinities, which only the AUCs that rank the map as it is put in their place.
+A constant saliency map scores as chance. A map with NaN scores NaN. A map with infinities scores
+NaN, too, except in the AUCs that only rank its values.
 """
 
 import sys
@@ -25,44 +25,41 @@ from salience.system.quiet import variables
 Profile = Literal["tuebingen", "mit"]
 Seed = int | Sequence[int]
 
-EPSILON = 2.2204e-16  # MATLAB's eps, which the MIT benchmark's KLD and IG add
-JITTER = 1e-7  # what the MIT benchmark's AUC-Judd breaks ties with
-SPLITS = 100  # the MIT benchmark's random draws for AUC-Borji and sAUC
-THRESHOLDS = np.arange(11) * 0.1  # the step at which its AUC-Borji and sAUC walk the curve
-SHUFFLED_PICTURES = {
-    "tuebingen": None,
-    "mit": 10,
-}  # whose fixations are sAUC's negatives; None: all
-CELL_PIXELS = 32  # the MIT benchmark's reduction before EMD
-SSIM_WINDOW = 11  # pixels: what scikit-image makes of a Gaussian of 1.5 pixels, cut at 3.5 of them
+EPSILON = 2.2204e-16  # MATLAB's eps, added in the MIT benchmark's KLD and IG
+JITTER = 1e-7  # largest noise with which the MIT benchmark's AUC-Judd breaks ties
+SPLITS = 100  # random draws of the MIT benchmark's AUC-Borji and sAUC
+THRESHOLDS = np.arange(11) * 0.1  # thresholds of the MIT benchmark's AUC-Borji and sAUC
+# number of other pictures whose fixations are sAUC's negatives; None: all
+SHUFFLED_PICTURES = {"tuebingen": None, "mit": 10}
+CELL_PIXELS = 32  # reduction factor of the MIT benchmark before EMD
+SSIM_WINDOW = 11  # pixels: scikit-image truncates a Gaussian of 1.5 pixels at 3.5 sigma
 BUCKETS = 1 << 16
-# POT imports every tensor library that it finds, unless told not to
-NUMPY_ALONE = {
+# POT imports each tensor library that is installed, unless these variables disable it
+POT_WITHOUT_BACKENDS = {
     f"POT_BACKEND_DISABLE_{library}": "1" for library in ("PYTORCH", "JAX", "TENSORFLOW", "CUPY")
 }
-FAR_FROM_ONE = 2.0**50  # what squares of single precision, in which maps are blurred, can bear
+LARGEST_PEAK = 2.0**50  # its square fits into single precision, in which maps are blurred
 
 
 def auc_judd(
     saliency_map: NDArray, fixations: NDArray, seed: Seed = 0, profile: Profile = "tuebingen"
 ) -> float:
-    """Return the area under the ROC curve of fixated pixels against the picture's pixels.
+    """Return the area under the ROC curve of fixations against all pixels of the picture.
 
-    Exact, by ranks: the share of (fixation, pixel) pairs in which the fixation has the higher
-    saliency, ties counted half. Every fixation counts, also two at one pixel.
+    It is the share of (fixation, pixel) pairs in which the fixation has the higher saliency; ties
+    count half. The value is exact, without thresholds. Fixations at one pixel count separately.
 
     Args:
         saliency_map: [rows, columns].
         fixations: [n, 2], (x, y), pixels of the map.
-        seed: of the jitter, which only "mit" has.
-        profile: "mit" takes unfixated pixels alone as negatives, merges fixations of one pixel,
-            scales the map to [0, 1], adds jitter up to 1e-7 against ties, and draws the curve
-            through the fixations' saliencies only, which lifts it by up to 1 / (2 n).
+        seed: seed of the jitter ("mit" only).
+        profile: "mit" takes only unfixated pixels as negatives, merges fixations of one pixel,
+            scales the map to [0, 1] and adds jitter up to 1e-7 against ties. Its curve passes
+            through the saliencies of the fixations only, which adds up to 1 / (2 n).
 
     Returns:
-        0 to 1, 1 is best; 0.5 is chance, and what a constant map gets (with "mit" only on average:
-        the jitter ranks its pixels). NaN without fixations inside the map and, with "mit", without
-        an unfixated pixel.
+        0 to 1; 1 is best, 0.5 is chance. A constant map scores 0.5 ("mit": on average). NaN without
+        fixations inside the map or, with "mit", without unfixated pixels.
 
     Source: Judd et al., ICCV 2009; pysaliency's AUC with uniform non-fixations; AUC_Judd.m.
 
@@ -82,20 +79,20 @@ def auc_judd(
 def auc_borji(
     saliency_map: NDArray, fixations: NDArray, seed: Seed = 0, profile: Profile = "tuebingen"
 ) -> float:
-    """Return the area under the ROC curve of fixated pixels against randomly drawn ones.
+    """Return the area under the ROC curve of fixations against randomly drawn pixels.
 
-    The mean over 100 splits, each with as many pixels as fixations, drawn with replacement. Splits
-    are equally large, so it is found at once, from all draws together.
+    It is the mean over 100 splits; each draws as many pixels as fixations, with replacement. Splits
+    have equal size, so that one computation over all draws gives the mean.
 
     Args:
         saliency_map: [rows, columns].
         fixations: [n, 2], (x, y), pixels of the map.
-        seed: of the draws.
-        profile: "mit" merges fixations of one pixel, scales the map to [0, 1] and knows saliency
-            only to the tenth below.
+        seed: seed of the draws.
+        profile: "mit" merges fixations of one pixel, scales the map to [0, 1] and uses thresholds
+            in steps of 0.1.
 
     Returns:
-        0 to 1, 1 is best; 0.5 is chance, and what a constant map gets. NaN without fixations.
+        0 to 1; 1 is best, 0.5 is chance and the score of a constant map. NaN without fixations.
 
     Source: Borji et al., ICCV 2013; AUC_Borji.m.
 
@@ -118,23 +115,24 @@ def sauc(
     samples: int | None = None,
     profile: Profile = "tuebingen",
 ) -> float:
-    """Return the area under the ROC curve of fixated pixels against other pictures' fixations.
+    """Return the shuffled AUC: fixations against the fixations of other pictures.
 
-    Exact, by ranks, ties counted half. A centre bias gains nothing here.
+    The value is exact, without thresholds; ties count half. A map of the centre bias scores about
+    chance.
 
     Args:
         saliency_map: [rows, columns].
         fixations: [n, 2], (x, y), pixels of the map.
-        others: [m, 2], the negatives, at this map's scale, as `other_fixations` makes them: from
-            all other pictures, or with "mit" from ten.
-        seed: of the draws, where there are any.
-        samples: how many of the others to draw, without replacement; None takes all.
-        profile: "mit" merges fixations of one pixel, scales the map to [0, 1], knows saliency only
-            to the tenth below, and takes the mean over 100 draws of as many others as fixations.
+        others: [m, 2], (x, y), the negatives, pixels of the map; see `other_fixations`. They come
+            from all other pictures or, with "mit", from ten.
+        seed: seed of the draws.
+        samples: number of negatives to draw, without replacement; None takes all.
+        profile: "mit" merges fixations of one pixel, scales the map to [0, 1] and uses thresholds
+            in steps of 0.1. It averages 100 draws of as many negatives as fixations.
 
     Returns:
-        0 to 1, 1 is best; 0.5 is chance, and what a constant map gets. NaN without fixations or
-        others inside the map.
+        0 to 1; 1 is best, 0.5 is chance and the score of a constant map. NaN without fixations or
+        negatives inside the map.
 
     Source: Tatler et al., Vision Research 2005; pysaliency's sAUC; AUC_shuffled.m.
 
@@ -157,9 +155,9 @@ def sauc(
 
 
 def nss(saliency_map: NDArray, fixations: NDArray, profile: Profile = "tuebingen") -> float:
-    """Return the mean standardised saliency at the fixations (normalised scanpath saliency).
+    """Return the normalised scanpath saliency: the mean standardised saliency at the fixations.
 
-    Every fixation counts, also two at one pixel.
+    Fixations at one pixel count separately.
 
     Args:
         saliency_map: [rows, columns].
@@ -167,8 +165,8 @@ def nss(saliency_map: NDArray, fixations: NDArray, profile: Profile = "tuebingen
         profile: "mit" merges fixations of one pixel and divides the variance by pixels - 1.
 
     Returns:
-        Standard deviations above the map's mean, higher is better; 0 is chance, and what a
-        constant map gets. NaN without fixations inside the map.
+        Standard deviations above the map's mean; higher is better, 0 is chance and the score of a
+        constant map. NaN without fixations inside the map.
 
     Source: Peters et al., Vision Research 2005.
 
@@ -189,22 +187,21 @@ def ig(
     baseline: NDArray,
     profile: Profile = "tuebingen",
 ) -> float:
-    """Return how much better than a baseline the map, read as a density, foretells fixations.
+    """Return the information gain of the map over a baseline, in bits per fixation.
 
-    The mean over fixations of log2(eps + saliency) - log2(eps + baseline), both scaled to a sum of
-    1. The eps makes a zero where somebody looked cost about 33 bits, where the logarithm alone, and
-    pysaliency, would make the mean minus infinity.
+    It is the mean over fixations of log2(eps + p) - log2(eps + q), where p is the saliency map and
+    q the baseline, each scaled to sum 1. A zero at a fixation costs about 33 bits because of eps;
+    in pysaliency, which has no eps, the mean becomes minus infinity.
 
     Args:
-        saliency_map: [rows, columns], 0 or more; of negative values the least becomes 0.
+        saliency_map: [rows, columns], 0 or more; negative values shift the map to minimum 0.
         fixations: [n, 2], (x, y), pixels of the map.
         baseline: [rows, columns], the density of a centre bias.
-        profile: "mit" scales both maps to [0, 1] first, so that their least value becomes 0, and
-            merges fixations of one pixel.
+        profile: "mit" first scales both maps to [0, 1], and merges fixations of one pixel.
 
     Returns:
-        Bits per fixation, higher is better; 0 is no better than the baseline. NaN without
-        fixations inside the map.
+        Bits per fixation; higher is better, 0 equals the baseline. NaN without fixations inside the
+        map.
 
     Source: Kuemmerer et al., PNAS 2015; InfoGain.m.
 
@@ -229,8 +226,8 @@ def cc(saliency_map: NDArray, density_map: NDArray) -> float:
         density_map: [rows, columns].
 
     Returns:
-        -1 to 1, 1 is best; 0 is chance, and what a constant saliency map gets, so that a dead
-        network is not left out of a mean. NaN where the density map is constant: there is no truth.
+        -1 to 1; 1 is best, 0 is chance. A constant saliency map scores 0, so that a dead network is
+        not left out of a mean. NaN if the density map is constant, which is no truth.
 
     Source: Bylinskii et al., TPAMI 2019.
 
@@ -246,16 +243,15 @@ def cc(saliency_map: NDArray, density_map: NDArray) -> float:
 
 
 def sim(saliency_map: NDArray, density_map: NDArray, profile: Profile = "tuebingen") -> float:
-    """Return how much of the two distributions overlaps (histogram intersection).
+    """Return the histogram intersection of the two maps, each scaled to sum 1.
 
     Args:
-        saliency_map: [rows, columns], 0 or more; of negative values the least becomes 0.
-        density_map: [rows, columns], the same.
-        profile: "mit" scales both maps to [0, 1] first, so that their least value becomes 0.
+        saliency_map: [rows, columns], 0 or more; negative values shift the map to minimum 0.
+        density_map: [rows, columns], as saliency_map.
+        profile: "mit" first scales both maps to [0, 1].
 
     Returns:
-        0 to 1, where 1 means equal. A constant map is the uniform distribution, an all-zero one
-        too; what that gets depends on the truth.
+        0 to 1; 1 is best. Chance, the score of a constant or all-zero map, depends on the truth.
 
     Source: Judd et al., 2012; Bylinskii et al., TPAMI 2019; similarity.m.
 
@@ -272,16 +268,16 @@ def sim(saliency_map: NDArray, density_map: NDArray, profile: Profile = "tuebing
 def kld(saliency_map: NDArray, density_map: NDArray) -> float:
     """Return the Kullback-Leibler divergence of the saliency map from the density map.
 
-    The sum of q log(eps + q / (p + eps)), p the saliency map and q the density map, both scaled to
-    a sum of 1.
+    It is the sum of q log(eps + q / (p + eps)), where p is the saliency map and q the density map,
+    each scaled to sum 1.
 
     Args:
-        saliency_map: [rows, columns], 0 or more; of negative values the least becomes 0.
-        density_map: [rows, columns], the same.
+        saliency_map: [rows, columns], 0 or more; negative values shift the map to minimum 0.
+        density_map: [rows, columns], as saliency_map.
 
     Returns:
-        Nats, 0 or more, where 0 means equal; zeros of the saliency map where people looked cost
-        up to 36 nats each, by the eps. A constant map is the uniform distribution.
+        Nats, 0 or more; 0 is best. Chance, the score of a constant map, depends on the truth. Zeros
+        in the saliency map cost up to 36 nats, because of eps.
 
     Source: Bylinskii et al., TPAMI 2019; pysaliency's MIT_KLDiv; KLdiv.m.
 
@@ -302,22 +298,22 @@ def emd(
     cell_pixels: int = CELL_PIXELS,
     profile: Profile = "tuebingen",
 ) -> float:
-    """Return the least work that moves the saliency map's mass onto the density map's.
+    """Return the earth mover's distance between the two maps, each scaled to sum 1.
 
-    Both maps are scaled to a sum of 1 and summed over cells of 32 x 32 pixels (smaller ones at the
-    right and lower edge), between whose centres mass moves. Exact on those cells; the time grows
-    faster than the square of their number.
+    Maps are summed over cells of 32 x 32 pixels, smaller at the right and lower edge; mass moves
+    between the centres of cells. The value is exact for these cells. The time grows faster than the
+    square of their number.
 
     Args:
-        saliency_map: [rows, columns], 0 or more; of negative values the least becomes 0.
-        density_map: [rows, columns], the same.
-        cell_pixels: the side of a cell.
-        profile: "mit" gives the saliency map's cells the density map's histogram first, so that
-            only the order of its values counts. Its MATLAB code does so in 256 steps and reduces
-            by bicubic interpolation, so it is not reproduced to the digit.
+        saliency_map: [rows, columns], 0 or more; negative values shift the map to minimum 0.
+        density_map: [rows, columns], as saliency_map.
+        cell_pixels: side of a cell, pixels.
+        profile: "mit" first matches the histogram of the saliency map's cells to the density map,
+            so that only their order counts. The MATLAB code matches in 256 steps and reduces by
+            bicubic interpolation, so its values are not reproduced exactly.
 
     Returns:
-        The mean way of the mass, in cells: 0 or more, where 0 means equal.
+        Mean distance that mass moves, in cells, 0 or more; 0 is best.
 
     Source: Rubner et al., IJCV 2000; EMD.m; solved by POT's network simplex.
 
@@ -326,7 +322,7 @@ def emd(
     """
     _check_same_shape(saliency_map, density_map)
     if "ot" not in sys.modules:
-        with variables(NUMPY_ALONE):
+        with variables(POT_WITHOUT_BACKENDS):
             import ot  # noqa: F401
     from ot import emd2
 
@@ -349,7 +345,7 @@ def ssim(saliency_map: NDArray, density_map: NDArray) -> float:
         density_map: [rows, columns].
 
     Returns:
-        -1 to 1, where 1 means equal. NaN for maps less than a window of 11 pixels high or wide.
+        -1 to 1; 1 is best. NaN for maps smaller than the window of 11 x 11 pixels.
 
     Source: Wang et al., IEEE TIP 2004, with its Gaussian window of 1.5 pixels; scikit-image.
 
@@ -379,7 +375,7 @@ def mse(saliency_map: NDArray, density_map: NDArray) -> float:
         density_map: [rows, columns].
 
     Returns:
-        0 to 1, where 0 means equal. A constant map is scaled to zeros.
+        0 to 1; 0 is best. A constant map is scaled to zeros.
 
     >>> mse(np.array([[0.0, 2.0]]), np.array([[1.0, 0.0]]))
     1.0
@@ -390,9 +386,9 @@ def mse(saliency_map: NDArray, density_map: NDArray) -> float:
 
 
 def as_distribution(saliency_map: NDArray) -> NDArray[np.float64]:
-    """Return the map scaled to a sum of 1; an all-zero map becomes uniform, an infinite one NaN.
+    """Return the map scaled to sum 1; an all-zero map becomes uniform, an infinite one NaN.
 
-    Negative values cannot be shares: where there are any, the least is taken from all.
+    If there are negative values, the least value is first subtracted from all.
     """
     values = in_range(saliency_map)
     least = values.min()
@@ -405,25 +401,25 @@ def as_distribution(saliency_map: NDArray) -> NDArray[np.float64]:
 
 
 def in_range(saliency_map: NDArray) -> NDArray[np.float64]:
-    """Return a map in double precision, of a size whose squares neither overflow nor vanish.
+    """Return a map in double precision, scaled so that squares neither overflow nor underflow.
 
-    No metric asks for a map's scale. One that is far from 1 is divided by a power of two, which
-    rounds nothing; all others are returned as they are.
+    A map whose maximum is far from 1 is divided by a power of two, which rounds nothing; other maps
+    are returned unchanged. No metric depends on the scale.
 
     >>> in_range(np.array([[0.0, 2.0**-600]])).tolist()
     [[0.0, 0.5]]
     """
     values = np.asarray(saliency_map, np.float64)
     peak = np.maximum(values.max(), -values.min())
-    if 1 / FAR_FROM_ONE <= peak <= FAR_FROM_ONE or not peak or not np.isfinite(peak):
+    if 1 / LARGEST_PEAK <= peak <= LARGEST_PEAK or not peak or not np.isfinite(peak):
         return values
     return np.ldexp(values, -int(np.frexp(peak)[1]))
 
 
 def unit_range(saliency_map: NDArray) -> NDArray[np.float64]:
-    """Return the map scaled from its least and greatest value to 0 and 1.
+    """Return the map scaled linearly to minimum 0 and maximum 1.
 
-    A constant map becomes zeros, one with NaN or an infinity NaN.
+    A constant map becomes zeros; a map with NaN or infinities becomes NaN.
     """
     values = in_range(saliency_map)
     least, greatest = values.min(), values.max()
@@ -436,11 +432,11 @@ def unit_range(saliency_map: NDArray) -> NDArray[np.float64]:
 
 
 def from_8bit(stored_map: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return a map of 8-bit steps as floats, each half a step higher.
+    """Return an 8-bit map as floats, plus half a step.
 
-    A stored 0 stands for all that was rounded to it, not for nothing: without the half step KLD
-    and IG charge it as an impossibility. Say so beside scores that come from 8-bit maps. NSS, CC
-    and the AUCs do not change.
+    A stored 0 stands for all values that were rounded to it. Without the half step, KLD and IG
+    penalise it as probability zero. Mention this with scores of 8-bit maps. NSS, CC and the AUCs do
+    not change.
 
     >>> from_8bit(np.array([[0, 255]], np.uint8)).tolist()
     [[0.5, 255.5]]
@@ -449,7 +445,7 @@ def from_8bit(stored_map: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def _check_same_shape(saliency_map: NDArray, truth: NDArray) -> None:
-    """Raise ValueError where two maps do not lie on each other."""
+    """Raise ValueError if two maps differ in shape."""
     if saliency_map.shape != truth.shape:
         raise ValueError(
             f"saliency map of {saliency_map.shape[0]} x {saliency_map.shape[1]} (rows x columns) "
@@ -458,27 +454,27 @@ def _check_same_shape(saliency_map: NDArray, truth: NDArray) -> None:
 
 
 def _has_nan(values: NDArray) -> bool:
-    """Say whether any value is NaN: then, and only then, the greatest is."""
+    """Return whether any value is NaN, which is equivalent to a maximum of NaN."""
     return bool(np.isnan(np.max(values)))
 
 
 def _cells(saliency_map: NDArray, fixations: NDArray, merge: bool = False) -> NDArray[np.intp]:
-    """Return the index into the raveled map of each fixation; merged, of each fixated pixel."""
+    """Return the flat index of each fixation's pixel; with `merge`, of each fixated pixel once."""
     cells = pixels(fixations, saliency_map.shape)  # type: ignore[arg-type]
     flat = cells[:, 0] * saliency_map.shape[1] + cells[:, 1]
     return np.unique(flat) if merge else flat
 
 
 def _at(saliency_map: NDArray, fixations: NDArray, merge: bool = False) -> NDArray:
-    """Return the saliency at each fixation; merged, at each fixated pixel."""
+    """Return the saliency at each fixation; with `merge`, at each fixated pixel once."""
     return np.asarray(saliency_map).ravel()[_cells(saliency_map, fixations, merge)]
 
 
 def _centred(values: NDArray) -> tuple[NDArray[np.float64], float]:
-    """Return the values without their mean, exact zeros if they are all equal, and the mean."""
+    """Return the values minus their mean, exactly zero if all are equal, and the mean."""
     values = in_range(values)
     first = values.flat[0]
-    # a mean is rounded: of equal values it need not be that value
+    # the mean of equal values can differ from them by rounding
     constant = first == values.flat[-1] and (values == first).all()
     with np.errstate(invalid="ignore"):  # infinities
         mean = first if constant else values.mean()
@@ -486,21 +482,21 @@ def _centred(values: NDArray) -> tuple[NDArray[np.float64], float]:
 
 
 def _dot(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Return the sum of products; BLAS would start threads that cost more than they give."""
+    """Return the sum of products, without BLAS, whose threads cost more time than they save."""
     return float(np.einsum("ij,ij->", a, b))
 
 
 def _tenths(saliency_map: NDArray) -> NDArray:
-    """Return how many thresholds each pixel of the scaled map reaches; NaN if that is NaN.
+    """Return the number of thresholds that each pixel of the scaled map reaches; NaN for a NaN map.
 
-    Walking a ROC curve at these thresholds is the same as ranking these whole numbers.
+    The ROC curve at these thresholds equals the ranking of these integers.
     """
     scaled = unit_range(saliency_map)
     return scaled if _has_nan(scaled) else np.searchsorted(THRESHOLDS, scaled, side="right")
 
 
 def _cell_masses(density: NDArray, cell_pixels: int) -> tuple[NDArray, NDArray]:
-    """Return the mass of each square cell, [n], and its centre, [n, 2], in cells."""
+    """Return the mass of each square cell, [n], and its centre, [n, 2], in units of cells."""
     starts = [np.arange(0, side, cell_pixels) for side in density.shape]
     masses = np.add.reduceat(np.add.reduceat(density, starts[0], axis=0), starts[1], axis=1)
     ends = [np.append(s[1:], side) for s, side in zip(starts, density.shape, strict=True)]
@@ -509,14 +505,14 @@ def _cell_masses(density: NDArray, cell_pixels: int) -> tuple[NDArray, NDArray]:
 
 
 def _with_histogram_of(values: NDArray, model: NDArray) -> NDArray:
-    """Return the model's values in the order of the given ones; equal ones share their mean."""
+    """Return the values of `model` in the rank order of `values`; tied values get their mean."""
     _, rank, counts = np.unique(values, return_inverse=True, return_counts=True)
     shares = np.add.reduceat(np.sort(model), np.cumsum(counts) - counts) / counts
     return shares[rank]
 
 
 def _area(positives: NDArray, negatives: NDArray) -> float:
-    """Return the share of (positive, negative) pairs in the right order, ties counted half."""
+    """Return the share of (positive, negative) pairs in the right order; ties count half."""
     if not len(positives) or not negatives.size:
         return float("nan")
     if _has_nan(negatives) or _has_nan(positives):
@@ -526,7 +522,7 @@ def _area(positives: NDArray, negatives: NDArray) -> float:
 
 
 def _area_through_positives(positives: NDArray, negatives: NDArray) -> float:
-    """Return the area under the curve whose corners are the positives, as the MIT code draws it."""
+    """Return the area under the MIT code's ROC curve, whose thresholds are the positives."""
     if not len(positives) or not len(negatives) or _has_nan(positives):
         return float("nan")
     below, _ = _count_below_and_equal(positives, negatives)
@@ -536,18 +532,18 @@ def _area_through_positives(positives: NDArray, negatives: NDArray) -> float:
 
 
 def _count_below_and_equal(points: NDArray, population: NDArray) -> tuple[NDArray, NDArray]:
-    """Return for each point how many of the population are below it, and how many equal to it.
+    """Return for each point the number of population values below it and equal to it.
 
-    Exact. A large population is not sorted: it is counted in narrow buckets of value, and only
-    what shares a bucket with a point is compared. Rounding cannot change an order, so whatever is
-    in a lower bucket is lower.
+    The counts are exact. A large population is not sorted but counted in narrow buckets of values;
+    only values in the same bucket as a point are compared with the point. Rounding is monotonic, so
+    a value in a lower bucket is lower.
     """
     population = population.ravel()
-    if population.dtype.itemsize < 4:  # bytes and half floats have no room for the buckets' numbers
+    if population.dtype.itemsize < 4:  # bucket numbers overflow bytes and half floats
         population, points = population.astype(np.float32), points.astype(np.float32)
     below = np.zeros(len(points), np.int64)
     low, high = float(population.min()), float(population.max())
-    # the limits keep infinities, and what would overflow in 32 bits, out of the buckets
+    # no buckets for infinities and for ranges that overflow 32 bits
     limit = float(np.finfo(np.float32).max)
     if len(population) > BUCKETS // 4 and BUCKETS / limit < high - low < limit:
         scale = BUCKETS / (high - low)
@@ -567,15 +563,15 @@ def _count_below_and_equal(points: NDArray, population: NDArray) -> tuple[NDArra
 
 @dataclass(frozen=True)
 class Metric:
-    """A row of METRICS: the field's name, the function, what it needs, which way is better.
+    """A row of METRICS.
 
     Attributes:
-        name: as the field writes it.
-        function: takes the saliency map, the truth, and the extras by name.
+        name: name in publications.
+        function: function of the saliency map, and of truth and extras as keywords.
         truth: "fixations" or "density_map".
-        higher_is_better: as it says.
-        variant: which of the definitions in use this is, in a few words.
-        extras: what else the function takes, by the names of `score`'s arguments.
+        higher_is_better: whether higher values are better.
+        variant: the definition in a few words, where several are in use.
+        extras: further arguments of the function, under the names of `score`'s arguments.
     """
 
     name: str
@@ -618,7 +614,7 @@ METRICS = {
 
 
 def _mit(name: str, variant: str, *extras: str) -> Metric:
-    """Return a row of METRICS as the MIT MATLAB code has it."""
+    """Return a row of METRICS with the definition of the MIT MATLAB code."""
     row = METRICS[name]
     function = partial(row.function, profile="mit")
     return replace(row, function=function, variant=variant, extras=row.extras + extras)
@@ -640,7 +636,7 @@ PROFILES: dict[str, dict[str, Metric]] = {
 
 
 def metric_names(text: str) -> tuple[str, ...]:
-    """Return the metrics of a list such as "cc,nss", in the table's order.
+    """Return the metrics in a list such as "cc,nss", in the order of METRICS.
 
     >>> metric_names("nss,cc")
     ('cc', 'nss')
@@ -668,19 +664,25 @@ def score(
     seed: Seed = 0,
     profile: Profile = "tuebingen",
 ) -> dict[str, float]:
-    """Return the named metrics of one saliency map; NaN where the truth that one needs is absent.
+    """Return the named metrics of one saliency map; NaN for a metric whose truth is missing.
 
-    NumPy's loops release the interpreter, so threads over pictures use all cores.
+    NumPy's loops release Python's lock, so that threads over pictures use all cores.
 
     Args:
         saliency_map: [rows, columns], at the original picture's size.
-        density_map: [rows, columns] or None. A constant one is no truth, just as None.
+        density_map: [rows, columns] or None. A constant map counts as None.
         fixations: [n, 2], (x, y), pixels, or None.
         names: keys of METRICS.
-        others: [m, 2], sAUC's negatives, from `other_fixations`, or None.
-        baseline: [rows, columns], the centre bias that IG compares with, or None.
-        seed: of whatever is drawn; give each picture its own.
-        profile: a key of PROFILES.
+        others: [m, 2], negatives of sAUC from `other_fixations`, or None.
+        baseline: [rows, columns], the centre bias as the baseline of IG, or None.
+        seed: seed of all draws; use another one for each picture.
+        profile: key of PROFILES.
+
+    Returns:
+        The score of each metric by name.
+
+    >>> score(np.eye(2), np.eye(2), None, ("cc", "nss"))
+    {'cc': 1.0, 'nss': nan}
     """
     if density_map is not None and (density_map == density_map.flat[0]).all():
         density_map = None
@@ -703,11 +705,11 @@ def score(
 def mean_scores(
     rows: Sequence[dict[str, float]], names: Sequence[str] | None = None
 ) -> dict[str, float]:
-    """Return the mean of each metric over the pictures that have it; NaN where none has.
+    """Return the mean of each metric over the pictures with a score; NaN if there are none.
 
     Args:
         rows: the scores of each picture.
-        names: keys of METRICS; None takes those of the first row.
+        names: keys of METRICS; None for those of the first row.
 
     >>> mean_scores([{"cc": 0.5}, {"cc": float("nan")}])
     {'cc': 0.5}

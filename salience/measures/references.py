@@ -1,8 +1,7 @@
-"""What a score is read against: the truth of each picture, the centre bias, and human observers.
+"""Ground truth and reference scores: centre bias, uniform map, and two human ceilings.
 
-`TruthSplit` knows the pictures of a split and what they owe to each other; `Truth` is what one
-picture's maps are scored against. The reference rows are made here: centre bias, uniform, and two
-forms of the human ceiling.
+`TruthSplit` holds the pictures of a split and what is computed from all of them, such as the centre
+bias. `Truth` is the ground truth of one picture, with its scoring function.
 """
 
 import hashlib
@@ -36,26 +35,26 @@ from salience.pictures.sample import Sample
 CENTRE_BIAS, UNIFORM = "centre bias", "uniform"
 HALVES, ONE = "humans, split half", "humans, one from the others"
 RESERVED = (CENTRE_BIAS, UNIFORM, HALVES, ONE)
-# Map metrics whose share of the attainable is asked for: they are scored against each half of the
-# observers, too, since that is the truth that the other half is scored against.
+# Map metrics with a human ceiling: maps are also scored against each half of the observers, the
+# truth against which the other half is scored.
 HALVED = ("cc", "sim", "kld")
-FITTED_PICTURES = 200  # at the most; the shares of a mixture need no more
-# One observer's few fixations make no density map that the structure
-# or the transport of a whole one could be held against, and there are fifteen of them a picture.
+FITTED_PICTURES = 200  # most pictures for the fit of mixture weights, which needs no more
+# Metrics left out for single observers: a few fixations make no meaningful density map, and EMD is
+# slow for some fifteen observers a picture.
 SKIPPED_FOR_ONE = ("emd", "ssim", "mse")
 
 Picture = tuple[NDArray, tuple[int, int]]  # fixations, and the shape of their picture
 Scores = dict[str, float]
-# from [n] who made each fixation and a seed to [n] masks, one a fold of the observers
+# function from the observer of each fixation, [n], and a seed to a mask [n] for each fold
 Folding = Callable[[NDArray, tuple[int, int]], list[NDArray[np.bool_]]]
 
 
 class CentreBias:
-    """Where people look whatever the picture, from many pictures' fixations scaled to one shape.
+    """The centre bias: blurred density of the fixations of many pictures, scaled to one shape.
 
     Args:
         pictures: (fixations, shape) of each picture.
-        sigma_pixels: of the blur, in pixels of the map asked for.
+        sigma_pixels: standard deviation of the blur, pixels of the resulting map.
     """
 
     KEPT = 64  # blurred totals in memory, a few megabytes each
@@ -67,14 +66,17 @@ class CentreBias:
         self._lock = Lock()
 
     def without(self, index: int) -> NDArray:
-        """Return the density at a picture's shape of all pictures but this one, sum 1."""
+        """Return the centre bias of all other pictures, at this picture's shape, sum 1."""
         fixations, shape = self.pictures[index]
         own = blurred(count_map(fixations, shape), self.sigma_pixels)
-        # what rounding leaves of a difference of equals is nothing
+        # rounding can make the difference slightly negative
         return as_distribution(np.maximum(self._total(shape) - own, 0))
 
     def _total(self, shape: tuple[int, int]) -> NDArray:
-        """Return all fixations at one shape, blurred; blurring is linear, so one can be taken."""
+        """Return the blurred fixations of all pictures at one shape, from which one is subtracted.
+
+        Blurring is linear, so that the difference of two blurred maps is exact.
+        """
         with self._lock:
             if shape not in self._totals:
                 kept = [(within(points, old), old) for points, old in self.pictures]
@@ -87,22 +89,22 @@ class CentreBias:
 
 @dataclass(frozen=True)
 class Truth:
-    """All that the maps of one picture are scored against.
+    """The ground truth of one picture, and the settings of its scores.
 
     Attributes:
-        name: of the picture.
-        shape: its rows and columns.
-        density: its density map, maximum 1.
+        name: the picture's name.
+        shape: rows and columns of the picture.
+        density: density map, maximum 1.
         fixations: [n, 2], (x, y), pixels, or None.
-        subjects: [n], which observer made each fixation, or None.
-        sigma_pixels: of the density map.
-        others: [m, 2], the fixations of other pictures at this one's scale, or None.
-        baseline: the centre bias without this picture, sum 1, or None.
-        halves: the density map of each half of the observers, none for fewer than two; None where
-            the observers are not compared.
-        names: the metrics asked for.
-        seed: of what is drawn for this picture.
-        profile: whose definitions.
+        subjects: [n], the observer of each fixation, or None.
+        sigma_pixels: standard deviation of the density map's Gaussian.
+        others: [m, 2], fixations of other pictures, scaled to this picture, or None.
+        baseline: centre bias of the other pictures, sum 1, or None.
+        halves: density map of each half of the observers; empty for fewer than two observers, None
+            if observers are not compared.
+        names: metrics to compute.
+        seed: seed of this picture's draws.
+        profile: key of `metrics.PROFILES`.
     """
 
     name: str
@@ -119,7 +121,7 @@ class Truth:
     profile: metrics.Profile
 
     def score(self, saliency_map: NDArray) -> Scores:
-        """Return the metrics of a map of this picture, some against half of the observers, too."""
+        """Return the metrics of a map; those of HALVED also against half of the observers."""
         scores = self.score_against(saliency_map, self.density, self.fixations, self.names)
         if self.halves is None:
             return scores
@@ -134,7 +136,7 @@ class Truth:
         fixations: NDArray | None,
         names: Sequence[str],
     ) -> Scores:
-        """Return the named metrics of a map against a truth that stands in for the picture's."""
+        """Return the named metrics of a map against a given density map and fixations."""
         return metrics.score(
             saliency_map,
             density,
@@ -149,16 +151,16 @@ class Truth:
 
 @dataclass
 class TruthSplit:
-    """The pictures of a split, and what they owe to each other.
+    """The pictures of a split with their ground truth, centre bias and mixture weights.
 
     Args:
         samples: the pictures.
-        names: the metrics that will be asked for.
-        sigma_pixels: Gaussian for the density maps; None for the data set's own.
-        profile: whose definitions of the metrics.
-        seed: of whatever is drawn.
-        workers: threads that read the pictures.
-        human: whether the observers are compared with each other.
+        names: metrics to compute.
+        sigma_pixels: Gaussian of the density maps, pixels; None for the data set's own.
+        profile: key of `metrics.PROFILES`.
+        seed: seed of all draws.
+        workers: number of threads that read the pictures.
+        human: whether to compare the observers with each other.
     """
 
     samples: list[Sample]
@@ -185,17 +187,17 @@ class TruthSplit:
         self.uniform_share = self._fitted_uniform_share() if self.centre.count else 0.0
 
     def sigma(self, index: int) -> float:
-        """Return the Gaussian of a picture's density map, pixels."""
+        """Return the standard deviation of a picture's Gaussian, pixels."""
         return self.sigma_pixels or self.samples[index].sigma_pixels
 
     def over_fitted_pictures(self, function: Callable[[int], NDArray]) -> list[NDArray]:
-        """Return a function's value for each picture that shares are fitted on, evenly spread."""
+        """Return a function's values for at most FITTED_PICTURES pictures, evenly spread."""
         step = -(-len(self.samples) // FITTED_PICTURES)
         with ThreadPoolExecutor(self.workers) as pool:
             return list(pool.map(function, range(0, len(self.samples), step)))
 
     def _fitted_uniform_share(self) -> float:
-        """Return how much of the centre bias is best replaced by a uniform density."""
+        """Return the likeliest share of a uniform density in its mixture with the centre bias."""
 
         def likelihoods(i: int) -> NDArray:
             fixations, shape = self.pictures[i]
@@ -206,13 +208,13 @@ class TruthSplit:
         return float(mixture_weights(np.concatenate(self.over_fitted_pictures(likelihoods)))[1])
 
     def baseline(self, index: int) -> NDArray | None:
-        """Return the centre bias that knows all pictures but this one, sum 1."""
+        """Return the centre bias of all other pictures, mixed with a uniform density, sum 1."""
         if not self.centre.count:
             return None
         return mixed([self.centre.without(index)], [1 - self.uniform_share], self.uniform_share)
 
     def truth(self, index: int) -> Truth:
-        """Return what the maps of a picture are scored against."""
+        """Return the ground truth of a picture."""
         sample, (_, shape) = self.samples[index], self.pictures[index]
         others = None
         parts = _folds(sample, shape, (self.seed, index), folds_of_half) if self.human else []
@@ -237,7 +239,7 @@ class TruthSplit:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A name for all that scores on this split depend on, besides the map and the code."""
+        """Hash of all data and settings that scores on this split depend on, except the map."""
         about = (self.names, self.sigma_pixels, self.profile, self.seed, self.human)
         digest = hashlib.sha256(repr(about).encode())
         for sample, (fixations, shape) in zip(self.samples, self.pictures, strict=True):
@@ -245,7 +247,7 @@ class TruthSplit:
             digest.update(np.ascontiguousarray(fixations, np.float32).tobytes())
             if sample.subjects is not None:
                 digest.update(np.ascontiguousarray(sample.subjects, np.int32).tobytes())
-            if sample.prepared:  # wherever the store lies, and with or without its sources
+            if sample.prepared:  # independent of the store's place and of its source files
                 digest.update(sample.prepared.digest.encode())
                 continue
             for source in (sample.image, sample.map):
@@ -256,7 +258,7 @@ class TruthSplit:
 def mixed(
     densities: Sequence[NDArray], weights: Sequence[float], uniform: float
 ) -> NDArray[np.float64]:
-    """Return the weighted sum of densities, each of sum 1, and of a uniform density."""
+    """Return the weighted sum of densities of sum 1 and of a uniform density."""
     total = np.full(densities[0].shape, uniform / densities[0].size)
     for density, weight in zip(densities, weights, strict=True):
         total += weight * density
@@ -264,12 +266,12 @@ def mixed(
 
 
 def folds_of_one(subjects: NDArray, seed: tuple[int, int]) -> list[NDArray[np.bool_]]:
-    """Return for each observer which fixations are that observer's."""
+    """Return a mask of the fixations of each observer, [n] each."""
     return [subjects == subject for subject in np.unique(subjects)]
 
 
 def folds_of_half(subjects: NDArray, seed: tuple[int, int]) -> list[NDArray[np.bool_]]:
-    """Return for two random halves of the observers which fixations are theirs."""
+    """Return masks of the fixations of two random halves of the observers, [n] each."""
     observers = np.random.default_rng(seed).permutation(np.unique(subjects))
     half = np.isin(subjects, observers[: len(observers) // 2])
     return [half, ~half]
@@ -277,17 +279,17 @@ def folds_of_half(subjects: NDArray, seed: tuple[int, int]) -> list[NDArray[np.b
 
 @dataclass(frozen=True)
 class Ceiling:
-    """How well observers foretell other observers, as the mark that a map is held against.
+    """A human ceiling: the score of observers as predictors of other observers.
 
-    A map that knew the population better than so few of its members do could pass it.
-
-    Each fold of the fixations is foretold from the rest: blurred with the data set's sigma and
-    mixed with the centre bias and a uniform density, in the shares under which the folds are most
-    likely over the split. Unmixed, one fixation where nobody else looked would rule KLD and IG.
+    The other observers' fixations predict each fold. They are blurred with the data set's sigma and
+    mixed with the centre bias and a uniform density. The mixture weights maximise the likelihood of
+    the folds over the split. Without a mixture, one fixation where nobody else looked would
+    dominate KLD and IG. A map can exceed the ceiling, since few observers predict the population
+    poorly.
 
     Attributes:
-        folds: the function that parts the observers.
-        weights: shares of the other observers, the centre bias, and the uniform density.
+        folds: function that divides the observers into folds.
+        weights: weights of the other observers, the centre bias, and the uniform density.
     """
 
     folds: Folding
@@ -295,7 +297,7 @@ class Ceiling:
 
     @classmethod
     def fitted(cls, folds: Folding, split: TruthSplit) -> "Ceiling":
-        """Return the ceiling with the shares that suit a split best."""
+        """Return the ceiling with the likeliest mixture weights for a split."""
 
         def likelihoods(i: int) -> NDArray:
             sample, (fixations, shape) = split.samples[i], split.pictures[i]
@@ -315,13 +317,13 @@ class Ceiling:
         return cls(folds, (humans, centre, uniform))
 
     def score(self, truth: Truth) -> Scores:
-        """Return the mean metrics over the folds of a picture; NaN for fewer than two observers."""
+        """Return the mean scores over the folds of a picture; NaN for fewer than two observers."""
         names = truth.names
         if self.folds is folds_of_one:
             names = tuple(name for name in names if name not in SKIPPED_FOR_ONE)
         rows = [
-            truth.score_against(foretold, density, fixations, names)
-            for foretold, density, fixations in self._foretold(truth)
+            truth.score_against(prediction, density, fixations, names)
+            for prediction, density, fixations in self._predictions(truth)
         ]
         scores = dict.fromkeys(truth.names, float("nan"))
         scores |= mean_scores(rows, names) if rows else {}
@@ -330,13 +332,13 @@ class Ceiling:
             return scores | against_half({name: scores[name] for name in halved})
         return scores | against_half(dict.fromkeys(halved, float("nan")))
 
-    def _foretold(self, truth: Truth) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
-        """Yield for each fold the map made from the rest, and the fold's density and fixations."""
+    def _predictions(self, truth: Truth) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
+        """Yield the prediction of each fold from the rest, and the fold's density and fixations."""
         folds = _folds(truth, truth.shape, truth.seed, self.folds)
         if not folds:
             return
         fixations = np.asarray(truth.fixations)
-        # blurring is linear: the rest is the total without the fold
+        # blurring is linear, so the rest is the total minus the fold
         parts = [
             blurred(count_map(fixations[own], truth.shape), truth.sigma_pixels) for own in folds
         ]
@@ -344,12 +346,12 @@ class Ceiling:
         humans, centre, uniform = self.weights
         for own, part in zip(folds, parts, strict=True):
             rest = as_distribution(np.maximum(total - part, 0))
-            foretold = mixed([rest, np.asarray(truth.baseline)], [humans, centre], uniform)
-            yield foretold, part / part.max(), fixations[own]
+            prediction = mixed([rest, np.asarray(truth.baseline)], [humans, centre], uniform)
+            yield prediction, part / part.max(), fixations[own]
 
 
 def against_half(scores: Scores) -> Scores:
-    """Return the scores under the names that they have against half of the observers.
+    """Return scores against half of the observers, under their names in the tables.
 
     >>> against_half({"cc": 0.5})
     {'cc_vs_half': 0.5}
@@ -358,7 +360,7 @@ def against_half(scores: Scores) -> Scores:
 
 
 def model_name(name: str) -> str:
-    """Return a name for a row of maps that is no reference's.
+    """Return a name for a row of maps that differs from all reference rows.
 
     >>> model_name("uniform")
     'uniform (maps)'
@@ -369,7 +371,7 @@ def model_name(name: str) -> str:
 def _folds(
     sample: Sample | Truth, shape: tuple[int, int], seed: tuple[int, int], folds: Folding
 ) -> list[NDArray[np.bool_]]:
-    """Return the folds that hold fixations inside the picture; none for fewer than two."""
+    """Return the folds with fixations inside the picture; [] for fewer than two folds."""
     if sample.fixations is None or sample.subjects is None:
         return []
     inside = are_within(sample.fixations, shape)
@@ -382,7 +384,7 @@ def references(split: TruthSplit) -> dict[str, Callable[[Truth], Scores]]:
     """Return the reference rows by name, each a function from a picture's truth to its scores.
 
     Args:
-        split: the pictures; the shares of the human ceilings are fitted here.
+        split: the pictures; the mixture weights of the human ceilings are fitted to them.
     """
     rows: dict[str, Callable[[Truth], Scores]] = {}
     if split.centre.count:

@@ -1,7 +1,7 @@
-"""Ridge regression from sums: one pass over any number of pictures, exact, with memory of the sums.
+"""Exact ridge regression from second moments, in one pass over any number of pictures.
 
-What is added is forgotten; kept are the second moments of features and targets, in double
-precision. Training and validation sums alone give the solution and the error of every penalty.
+Only the sums of products of features and targets are kept, in double precision. The sums of the
+training and validation pictures determine the solution and the validation error of every penalty.
 """
 
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-# In units of a standardised feature's variance: the objective is the mean squared error plus
-# penalty * |weights|^2. From next to none to more than any feature can overcome, two a decade.
+# The objective is the mean squared error plus penalty * |weights|^2, for standardised features.
+# Penalties go from negligible to dominant, two a decade.
 PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 5))
-# of a feature's mean square about the sums' origin: below, its variance is rounding alone
+# share of a feature's mean square about the origin; a lower variance is only rounding
 CONSTANT = 1e-12
 
 
 class Moments:
-    """Sums of features x and targets y, from which their means and covariances follow.
+    """Sums of features x, targets y and their products, which give means and covariances.
 
-    The sums are about the mean of the first batch, so that little is lost where means are large
-    beside deviations.
+    The sums are taken about the mean of the first batch, which avoids cancellation if means are
+    large compared with deviations.
 
     Args:
-        features: how many.
-        targets: how many.
+        features: number of features.
+        targets: number of targets.
     """
 
     def __init__(self, features: int, targets: int = 1) -> None:
@@ -50,7 +50,7 @@ class Moments:
         self.yy += np.einsum("nt,nt->t", y, y)
 
     def block(self, features: slice) -> "Moments":
-        """Return the sums of some of the features, as if they had been added alone."""
+        """Return the sums for a subset of the features."""
         part = Moments(0)
         part.count, part.y_origin, part.y, part.yy = self.count, self.y_origin, self.y, self.yy
         part.x_origin, part.x = self.x_origin[features], self.x[features]
@@ -63,7 +63,7 @@ class Moments:
         return self.x_origin + self.x / self.count, self.y_origin + self.y / self.count
 
     def about(self, x_point: Array, y_point: Array) -> tuple[Array, Array, Array]:
-        """Return the mean products about a point: xx, xy, and yy of each target."""
+        """Return the mean products about a point: xx [f, f], xy [f, t], and yy [t]."""
         dx, dy = x_point - self.x_origin, y_point - self.y_origin
         x, y = self.x / self.count, self.y / self.count
         xx = self.xx / self.count - np.outer(x, dx) - np.outer(dx, x) + np.outer(dx, dx)
@@ -73,14 +73,15 @@ class Moments:
 
 @dataclass(frozen=True)
 class RidgeFit:
-    """A linear read-out, y = x @ kernel + intercept, and how its penalty was chosen.
+    """A linear read-out, y = x @ kernel + intercept, with its validation errors.
 
     Attributes:
-        kernel: [features, targets], of features as they come.
+        kernel: [features, targets], for features that are not standardised.
         intercept: [targets].
-        penalty: the one of least validation error.
-        errors: the mean squared validation error of each of the penalties.
-        explained: 1 minus the least error over that of the training mean; 0 is nothing, 1 all.
+        penalty: the penalty with the least validation error.
+        errors: mean squared validation error of each penalty.
+        explained: explained variance, 1 - least error / error of the training mean; 1 is best, 0
+            equals the mean.
     """
 
     kernel: Array
@@ -93,10 +94,10 @@ class RidgeFit:
 def solve(
     train: Moments, validation: Moments, penalties: tuple[float, ...] = PENALTIES
 ) -> RidgeFit:
-    """Return the ridge solution of the training sums whose penalty suits the validation sums best.
+    """Return the ridge solution of the training sums with the least validation error.
 
-    Features are standardised by the training sums, so that a penalty means the same for all; a
-    feature that is constant gets no weight. One eigendecomposition serves all penalties.
+    Features are standardised by the training sums, so that the penalty acts equally on all; a
+    constant feature gets weight 0. One eigendecomposition yields the solutions of all penalties.
 
     Source: Hoerl and Kennard, Technometrics 1970; the intercept is not penalised.
 
@@ -115,13 +116,13 @@ def solve(
     values = np.maximum(values, 0)  # rounding
     along = vectors.T @ (xy * scale[:, None])
     seen_xx, seen_xy, seen_yy = validation.about(x_mean, y_mean)
-    # the validation error in the same axes, each solution of which is a division
+    # the validation error in the eigenbasis, in which each solution is a division
     seen_xx = vectors.T @ (seen_xx * scale[:, None] * scale) @ vectors
     seen_xy = vectors.T @ (seen_xy * scale[:, None])
     nothing, errors, solutions = seen_yy.mean(), [], []
     for penalty in penalties:
         divisor = (values + penalty)[:, None]
-        # a direction without spread and without penalty has no solution: none of it is the least
+        # without variance and penalty, the solution is not unique: take the one of least norm
         weights = np.divide(along, divisor, out=np.zeros_like(along), where=divisor > 1e-12)
         products = -2 * seen_xy + seen_xx @ weights
         errors.append(float(nothing + (weights * products).sum() / len(seen_yy)))

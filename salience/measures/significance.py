@@ -1,7 +1,7 @@
-"""How sure a mean or a difference is: bootstrap intervals, permutation tests, their correction.
+"""Statistics over pictures: bootstrap intervals, paired permutation tests, Holm's correction.
 
-SciPy does the resampling. The unit is the picture: what is resampled, and what signs are flipped
-of, is one value a picture. NaN marks a picture that has no value, and is left out.
+SciPy does the resampling. The unit of resampling is the picture, with one value each. NaN marks a
+picture without a value, which is left out.
 """
 
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from scipy import stats
 
 RESAMPLES = 9999
 CONFIDENCE = 0.95
-AT_ONCE = 10_000_000  # values held in memory while resampling
+MOST_VALUES = 10_000_000  # values in memory during resampling
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over pictures and its bootstrap interval; `pictures` is how many had a value."""
+    """A mean over pictures with its bootstrap interval, and the number of pictures with a value."""
 
     mean: float
     low: float
@@ -27,15 +27,17 @@ class Interval:
 
 
 def mean_interval(values: ArrayLike, seed: int = 0, confidence: float = CONFIDENCE) -> Interval:
-    """Return the mean of a value per picture with its bootstrap interval.
+    """Return the mean of one value per picture, with its bootstrap interval.
 
-    Bias-corrected and accelerated (Efron, JASA 1987), 9999 resamples of the pictures. Fewer than
-    two pictures have no interval (NaN); where all are equal it has no width.
+    The interval is bias-corrected and accelerated, with 9999 resamples of the pictures. It is NaN
+    for fewer than two pictures, and has width 0 if all values are equal.
 
     Args:
         values: [pictures]; NaN is left out.
-        seed: of the resampling.
-        confidence: between 0 and 1.
+        seed: seed of the resampling.
+        confidence: confidence level, between 0 and 1.
+
+    Source: Efron, "Better bootstrap confidence intervals", JASA 1987.
 
     >>> mean_interval([1.0, 1.0, float("nan")])
     Interval(mean=1.0, low=1.0, high=1.0, pictures=2)
@@ -61,16 +63,16 @@ def mean_interval(values: ArrayLike, seed: int = 0, confidence: float = CONFIDEN
 def sign_flip_p(differences: ArrayLike, seed: int = 0) -> float:
     """Return the two-sided p value of a paired permutation test of a mean difference of 0.
 
-    Under the hypothesis that the two arms are exchangeable, each picture's difference could as
-    well have the other sign; p is the share of sign flips whose mean is at least as far from 0.
-    Exact up to 13 pictures, else from 9999 random flips, so that it is never below 2e-4.
+    If the two arms are exchangeable, the sign of each difference is random. The p value is the
+    share of sign flips whose mean is at least as far from 0. It is exact for up to 13 pictures; for
+    more, it uses 9999 random flips and is never below 2e-4.
 
     Args:
         differences: [pictures]; NaN is left out.
-        seed: of the random flips.
+        seed: seed of the random flips.
 
     Returns:
-        0 to 1; NaN for fewer than two pictures, 1 where no picture differs.
+        0 to 1; 1 if no picture differs, NaN for fewer than two pictures.
 
     >>> sign_flip_p([1.0, 2.0, 3.0])
     0.25
@@ -93,10 +95,12 @@ def sign_flip_p(differences: ArrayLike, seed: int = 0) -> float:
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return p values corrected for being several, so that any below 0.05 errs in 5 % at most.
+    """Return p values corrected for multiple tests by Holm's step-down method.
 
-    Holm's step-down form of Bonferroni (Scandinavian Journal of Statistics, 1979), which holds
-    however the metrics depend on each other. NaN stays NaN and is not counted.
+    The family-wise error rate is controlled for any dependence between the metrics. NaN stays NaN
+    and does not count as a test.
+
+    Source: Holm, Scandinavian Journal of Statistics, 1979.
 
     >>> holm({"cc": 0.01, "nss": 0.04, "sim": 0.03})
     {'cc': 0.03, 'nss': 0.06, 'sim': 0.06}
@@ -105,7 +109,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     corrected = dict(p_values)
     highest = 0.0
     for rank, (p, name) in enumerate(known):
-        # a larger p value never becomes the smaller one
+        # corrected values keep the order of the p values
         highest = max(highest, min(1.0, p * (len(known) - rank)))
         corrected[name] = highest
     return corrected
@@ -113,14 +117,15 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Difference:
-    """What changes from arm `a` to arm `b` in one metric, paired by picture.
+    """The difference between two arms `a` and `b` in one metric, paired by picture.
 
     Attributes:
         difference: mean of b - a, in the metric's unit.
-        low, high: its bootstrap interval.
-        p: of the permutation test; `p_corrected` is set once all metrics' are known.
-        improved: share of pictures in which b is better; equal ones count half.
-        pictures: how many have a value of both.
+        low, high: bootstrap interval of the difference.
+        p: p value of the permutation test.
+        p_corrected: p value corrected over all metrics.
+        improved: share of pictures on which b is better; ties count half.
+        pictures: number of pictures with values in both arms.
     """
 
     difference: float
@@ -138,13 +143,13 @@ def compare_metrics(
     higher_is_better: Mapping[str, bool],
     seed: int = 0,
 ) -> dict[str, Difference]:
-    """Return the paired difference of two arms in each metric, p values corrected over metrics.
+    """Return the paired difference of two arms in each metric, with p values corrected by `holm`.
 
     Args:
-        a: [pictures] of each metric, one arm.
-        b: the same pictures in the same order, the other arm.
-        higher_is_better: of each metric.
-        seed: of the resampling.
+        a: values of one arm by metric, [pictures] each.
+        b: values of the other arm, for the same pictures in the same order.
+        higher_is_better: whether higher values are better, by metric.
+        seed: seed of the resampling.
     """
     differences = {name: np.asarray(b[name], float) - np.asarray(a[name], float) for name in a}
     p_values = {name: sign_flip_p(d, seed) for name, d in differences.items()}
@@ -172,5 +177,5 @@ def _kept(values: ArrayLike) -> NDArray[np.float64]:
 
 
 def _batch(count: int) -> int:
-    """Return how many resamples of `count` values are held at once."""
-    return max(1, min(RESAMPLES, AT_ONCE // count))
+    """Return the number of resamples of `count` values that are in memory at once."""
+    return max(1, min(RESAMPLES, MOST_VALUES // count))

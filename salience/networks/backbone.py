@@ -1,8 +1,9 @@
-"""The networks that saliency heads are built on: their stages, and where their weights come from.
+"""Backbones: the pretrained networks below the saliency heads, their stages and their weights.
 
-Each is fed the BGR picture, 0 to 255; what its ImageNet weights expect is done here, as its first
-layers. VGG is built by hand, since ML-Net changes its strides; the others are Keras' own. All
-layers are flat in the model that is built on them, under the names of `keras.applications`.
+Each backbone takes BGR pictures, 0 to 255; its first layers normalise them as its ImageNet weights
+expect. VGG is built layer by layer, since ML-Net changes its strides; the others come from
+`keras.applications`. A model contains the layers of its backbone directly, not as a sub-model,
+under the names of `keras.applications`.
 """
 
 import contextlib
@@ -22,21 +23,21 @@ from salience.networks.backbone_table import BACKBONES, VGG_BLOCKS, VGG_CHANNELS
 from salience.pictures.letterbox import linear_sampling, pixel_centres
 from salience.system.errors import UserError
 
-# ImageNet means of the caffe networks, in BGR order; nothing is divided (VGG and ResNet-50)
+# ImageNet means of VGG and ResNet-50 (Caffe), in BGR order; no division by a deviation
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 TIMEOUT_SECONDS = 20
 
 
 def caffe(inputs):
-    """Return BGR pictures, 0 to 255, minus the ImageNet mean, as the caffe networks expect them."""
-    # in float32: of a mean near 104, bfloat16 would keep 104
+    """Return BGR pictures, 0 to 255, minus the ImageNet means, as networks from Caffe expect."""
+    # in float32, since bfloat16 would round 103.939 to 104
     return layers.Rescaling(
         1.0, [-mean for mean in CAFFE_MEAN_BGR], dtype="float32", name="minus_mean"
     )(inputs)
 
 
 def rgb(inputs):
-    """Return BGR pictures as RGB, 0 to 255; EfficientNetV2 scales them itself."""
+    """Return BGR pictures as RGB, 0 to 255; EfficientNetV2 has its own scaling layer."""
     return ops.flip(inputs, axis=-1)
 
 
@@ -52,21 +53,21 @@ PREPARE = {"caffe": caffe, "rgb": rgb, "symmetric_rgb": symmetric_rgb}
 def stages(
     name: str, inputs, width: float = 1.0, trainable: bool = True, seed: int = 0
 ) -> dict[str, Any]:
-    """Return the ends of a network's stages, first to last, with its published strides.
+    """Return the outputs of a backbone's stages, first to last, with the published strides.
 
-    Frozen, batch normalisation uses its stored means and no block is dropped, so that the features
-    are those of inference even while a head on them learns.
+    In a frozen backbone, batch normalisation uses its stored means and dropout is off. Its features
+    are therefore those of inference, even while a head on them is trained.
 
     Args:
-        name: of BACKBONES.
+        name: key of BACKBONES.
         inputs: Keras tensor [b, rows, cols, 3], BGR, 0 to 255; from `keras.Input`.
         width: share of each layer's channels; 1 is the published network.
-        trainable: whether its weights learn.
-        seed: of the random start; every layer has its own, drawn from it.
+        trainable: whether the weights are trained.
+        seed: seed of the random weights; each layer gets a seed derived from it.
 
     Returns:
-        Keras tensors [b, rows/stride, cols/stride, channels] by layer name; BACKBONES has the
-        strides. They are rounded up where they do not divide.
+        Keras tensors [b, rows/stride, cols/stride, channels] by layer name, with sizes rounded up.
+        BACKBONES has the strides.
     """
     about = BACKBONES[name]
     if not about.application:
@@ -86,20 +87,20 @@ def stages(
 
 
 def _thinner(layer: Any, width: float) -> Any:
-    """Return a layer anew, with a share of its channels."""
+    """Return a copy of a layer with a share of its channels."""
     if not isinstance(layer, layers.Layer):
-        return layer  # the flip of the channels
+        return layer  # the operation that flips the channels
     config = layer.get_config()
     if isinstance(layer, layers.Conv2D):
         config["filters"] = max(1, round(config["filters"] * width))
-    if isinstance(layer, layers.Reshape):  # of squeeze and excitation: (1, 1, channels)
+    if isinstance(layer, layers.Reshape):  # in squeeze and excitation: (1, 1, channels)
         *rest, channels = config["target_shape"]
         config["target_shape"] = (*rest, max(1, round(channels * width)))
     return type(layer).from_config(config)
 
 
 def _draw(trunk: keras.Model, seed: int) -> None:
-    """Draw the kernels of a network anew, each by its own initialiser from a seed of its own."""
+    """Draw the kernels of a network again, each with its own initialiser and its own seed."""
     drawn = [layer for layer in trunk.layers if getattr(layer, "kernel", None) is not None]
     for layer, own in zip(drawn, _seeds(seed, len(drawn)), strict=True):
         initial = getattr(layer, "depthwise_initializer", None) or layer.kernel_initializer
@@ -108,7 +109,7 @@ def _draw(trunk: keras.Model, seed: int) -> None:
 
 
 def _seeds(seed: int, count: int) -> list[int]:
-    """Return a seed for each of several layers."""
+    """Return one seed for each layer, derived from `seed`."""
     return np.random.SeedSequence(seed).generate_state(count).tolist()
 
 
@@ -122,19 +123,19 @@ def vgg(
     theano_pooling: bool = False,
     fixed_blocks: int = 0,
 ) -> dict[str, Any]:
-    """Return the ends of VGG's stages; layer names are VGG's own.
+    """Return the outputs of VGG's stages, under the published layer names.
 
     Args:
         name: vgg16 or vgg19.
-        inputs: see `stages`, as of the others.
+        inputs: see `stages`.
         width: share of each layer's channels.
-        trainable: whether its weights learn.
-        seed: of the random start.
-        at_eighth: give the fourth pooling stride 1 and leave the fifth out, so that blocks 4 and 5
-            both end at an eighth of the input (Cornia et al., ICPR 2016).
-        theano_pooling: let the windows of the poolings begin a row and a column earlier, as the
-            "same" pooling of Keras 1 did on Theano.
-        fixed_blocks: how many of the first blocks do not learn, whatever the others do.
+        trainable: whether the weights are trained.
+        seed: seed of the random weights.
+        at_eighth: use stride 1 in the fourth pooling and leave out the fifth, so that blocks 4 and
+            5 both end at one eighth of the input (Cornia et al., ICPR 2016).
+        theano_pooling: start the pooling windows a row and a column earlier, as the "same" pooling
+            of Keras 1 did on Theano.
+        fixed_blocks: number of blocks, from the first, that stay frozen in any case.
 
     Returns:
         Keras tensors by layer name.
@@ -149,7 +150,7 @@ def vgg(
                 3,
                 padding="same",
                 activation="relu",
-                # He et al. 2015: a random start of 13 ReLU layers neither fades nor explodes
+                # He et al. 2015: signals neither vanish nor explode in 13 random ReLU layers
                 kernel_initializer=keras.initializers.HeNormal(next(seeds)),
                 trainable=trainable and block > fixed_blocks,
                 name=f"block{block}_conv{conv}",
@@ -158,10 +159,12 @@ def vgg(
             ends[f"block5_conv{count}"] = x  # (b, h/16, w/16, 512), or h/8 and w/8
             if at_eighth:
                 break
-        if theano_pooling:  # window i of stride 2 is rows 2i - 1 and 2i; no feature is below zero
+        if (
+            theano_pooling
+        ):  # window i of stride 2 is rows 2i - 1 and 2i; features are never negative
             x = layers.ZeroPadding2D(((1, 0), (1, 0)), name=f"block{block}_padding")(x)
-        # stride 1 in the fourth keeps block 5 at one eighth; "same" keeps what an odd size leaves
-        # over, which VGG drops
+        # stride 1 in the fourth pooling keeps block 5 at one eighth; "same" keeps the last row and
+        # column of an odd size, which the published VGG drops
         x = layers.MaxPooling2D(
             2,
             strides=1 if block == 4 and at_eighth else 2,
@@ -181,10 +184,10 @@ def features_at_eighth(
     theano_pooling: bool = False,
     fixed_blocks: int = 0,
 ) -> list[Any]:
-    """Return a network's features at one eighth of the input, as ML-Net's head takes them.
+    """Return a backbone's features at one eighth of the input, for ML-Net's head.
 
-    Of VGG they are the third and fourth pool and the last convolution, with ML-Net's changed
-    strides; of the others the stages at an eighth, a sixteenth and a thirty-second, interpolated.
+    For VGG, these are the third and fourth pooling and the last convolution, with ML-Net's strides.
+    For the others, these are the stages of strides 8, 16 and 32, interpolated to one eighth.
 
     Args: see `stages`; `theano_pooling` and `fixed_blocks` see `vgg`.
 
@@ -200,16 +203,16 @@ def features_at_eighth(
 
 
 def on_grid(name: str, ends: dict[str, Any], inputs, stride: int) -> dict[str, Any]:
-    """Return stages brought to one grid, whose cells tile the input.
+    """Return the outputs of stages resampled to one grid, whose cells tile the input.
 
     Args:
-        name: of BACKBONES.
-        ends: from `stages`, by layer.
-        inputs: the picture that they were made of, [b, rows, cols, 3].
-        stride: rows and columns of a cell, pixels of the input.
+        name: key of BACKBONES.
+        ends: outputs of `stages`, by layer.
+        inputs: the network's input, [b, rows, cols, 3].
+        stride: rows and columns of a grid cell, pixels of the input.
 
     Returns:
-        Keras tensors [b, rows/stride, cols/stride, channels].
+        Keras tensors [b, rows/stride, cols/stride, channels], by layer.
     """
     about = BACKBONES[name]
     return {
@@ -227,21 +230,21 @@ def on_grid(name: str, ends: dict[str, Any], inputs, stride: int) -> dict[str, A
 def sampling(
     cells: int, stride: int, centre: float, wanted: int, wanted_stride: int
 ) -> NDArray[np.float32]:
-    """Return the [wanted, cells] matrix that reads a row of a network's cells at a grid's cells.
+    """Return the [wanted, cells] matrix that resamples a row of a network's cells to a grid.
 
-    Linear interpolation, averaged over a grid's cell where that is the larger.
+    Values are interpolated linearly; in a grid cell larger than a network cell they are averaged.
 
     Args:
-        cells: how many there are.
-        stride: of a cell, pixels.
-        centre: where in its stride a cell is centred (see `Backbone`).
-        wanted: how many cells the grid has, which are centred in their stride.
-        wanted_stride: of a cell of the grid, pixels.
+        cells: number of cells in the row.
+        stride: width of a cell, pixels.
+        centre: position of a cell's centre in its stride (see `Backbone`).
+        wanted: number of cells of the grid, each centred in its stride.
+        wanted_stride: width of a grid cell, pixels.
 
     >>> sampling(4, 2, 0.5, 2, 4).tolist()
     [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
     """
-    points = max(1, wanted_stride // stride)  # a cell
+    points = max(1, wanted_stride // stride)  # sampled points in each grid cell
     pixels = pixel_centres(wanted * points, wanted * wanted_stride)
     # cell i is centred (i + centre) * stride + 0.5 - centre pixels from the input's edge
     where = (pixels - 0.5 + centre) / stride - centre + 0.5
@@ -250,13 +253,13 @@ def sampling(
 
 @keras.saving.register_keras_serializable(package="saliency")
 class Resampled(layers.Layer):
-    """Read maps on another grid: rows @ map @ cols, for each channel.
+    """Resample maps to another grid by two matrix products: rows @ map @ transpose(cols).
 
-    Two matrix products, which Keras' three backends agree on.
+    Matrix products give equal results on all Keras backends, unlike their image resizing.
 
     Args:
-        rows: [wanted rows, rows].
-        cols: [wanted columns, columns].
+        rows: resampling matrix, [wanted rows, rows].
+        cols: resampling matrix, [wanted columns, columns].
 
     Input: [b, rows, columns, channels]. Output: [b, wanted rows, wanted columns, channels].
 
@@ -296,16 +299,16 @@ def load_pretrained(
 
 
 def find_weights(name: str, choice: str | None, weights_dir: Path = Path("weights")) -> Path | None:
-    """Return the file of a network's ImageNet weights, or None where a random start is asked for.
+    """Return the file of a backbone's ImageNet weights, or None for a random start.
 
     Args:
-        name: of BACKBONES.
-        choice: a path, `none`, or None to look in `weights_dir` and `weights/`, then in Keras'
-            cache, then to download it.
-        weights_dir: the folder that this run's weights go to.
+        name: key of BACKBONES.
+        choice: a path; `none` for a random start; or None to search `weights_dir`, `weights/` and
+            Keras' cache, and to download the file otherwise.
+        weights_dir: folder of this run's weights.
 
     Raises:
-        UserError: no file, and no network to get one.
+        UserError: there is no file, and the download failed.
     """
     if choice == "none":
         return None
@@ -328,12 +331,12 @@ def find_weights(name: str, choice: str | None, weights_dir: Path = Path("weight
 
 
 def _download(about: Backbone) -> Path:
-    """Return the file from Keras' cache or its download, with its progress on a terminal."""
+    """Return the file from Keras' cache or its download; a terminal shows the progress."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT_SECONDS)  # a network that swallows packets is none
+    socket.setdefaulttimeout(TIMEOUT_SECONDS)  # a firewall may drop packets without an answer
     try:
-        words = sys.stderr if sys.stderr.isatty() else io.StringIO()
-        with contextlib.redirect_stdout(words):
+        output = sys.stderr if sys.stderr.isatty() else io.StringIO()
+        with contextlib.redirect_stdout(output):
             return Path(
                 keras.utils.get_file(
                     about.file_name, about.address, cache_subdir="models", file_hash=about.md5
@@ -344,29 +347,30 @@ def _download(about: Backbone) -> Path:
 
 
 def weighted_layers(model: keras.Model, name: str) -> list[Any]:
-    """Return a network's layers that have weights, in the order of Keras' weights files.
+    """Return the layers of a model's backbone that have weights, in the order of Keras' files.
 
     Args:
-        model: built on the network.
-        name: of BACKBONES.
+        model: built on the backbone.
+        name: key of BACKBONES.
     """
-    there = {layer.name for layer in model.layers}
-    last = next(stage for stage in reversed(BACKBONES[name].stages) if stage in there)
-    # the network alone, as its order may be another among the layers of a head
+    present = {layer.name for layer in model.layers}
+    last = next(stage for stage in reversed(BACKBONES[name].stages) if stage in present)
+    # a model of the backbone alone: layers of a head can change the order
     trunk = keras.Model(model.inputs, model.get_layer(last).output)
     return [layer for layer in trunk.layers if layer.weights]
 
 
 def load_weights(model: keras.Model, name: str, path: Path) -> None:
-    """Copy ImageNet weights into the layers of a model that are a network's.
+    """Copy ImageNet weights into the backbone's layers of a model.
 
-    The file is HDF5 as `keras.applications` distributes it, or VGG16's of 2015 (see
-    `foreign_weights`). The layers are taken in the file's order, as Keras does, since some files
-    have names of their own.
+    The file is HDF5 as `keras.applications` distributes it, or the VGG16 file of 2015 (see
+    `foreign_weights`). Layers are matched by order, as in Keras: names differ in some files.
 
     Raises:
-        UserError: the file is not HDF5, lacks a layer, or a shape differs.
+        UserError: the file is not HDF5, a layer is missing, or a shape differs.
     """
     about = BACKBONES[name]
-    hint = f"{about.title} (is it {about.title}'s file, and is --width 1?)"
-    foreign_weights.fill(weighted_layers(model, name), foreign_weights.read(path), path, hint)
+    hint = f"{about.title} (is this a file of {about.title}, and is --width 1?)"
+    foreign_weights.set_weights(
+        weighted_layers(model, name), foreign_weights.read(path), path, hint
+    )

@@ -1,4 +1,4 @@
-"""The networks that saliency heads are built on, one row each; read without Keras, for `--help`."""
+"""The table of backbones, one row each; importable without Keras, so that `--help` is quick."""
 
 from dataclasses import dataclass
 
@@ -11,19 +11,19 @@ STORE = "https://storage.googleapis.com/tensorflow/keras-applications"
 
 @dataclass(frozen=True)
 class Backbone:
-    """What is particular to a network.
+    """A backbone: its weights file, stages and input.
 
     Attributes:
-        title: its name among people.
-        folder, file_name, md5: of its ImageNet weights, as `keras.applications` has them.
-        stages: by layer, the stride of the cells that the stage ends in, pixels of the input.
-        centre: where in its stride a cell's receptive field is centred: 0 at the first pixel, 0.5
-            in the middle, 1 at the last. It follows from the padding before strided layers, and for
-            1 holds where rows and columns divide by 32.
-        size_step: pixels that the input's rows and columns must divide by. Those of 32 are padded
-            at one side alone, which odd sizes would shift.
-        prepare: of `backbone.PREPARE`: from BGR pictures to what the weights expect.
-        application: its name in `keras.applications`; "" where it is built here.
+        title: its published name.
+        folder, file_name, md5: its ImageNet weights on the server of `keras.applications`.
+        stages: stride of each stage's output by layer name, pixels of the input.
+        centre: position of a cell's receptive field in its stride: 0 at the first pixel, 0.5 in the
+            middle, 1 at the last. It follows from the padding before strided layers; the value 1
+            needs rows and columns that are multiples of 32.
+        size_step: the input's rows and columns must be multiples of this number of pixels. It is 32
+            for networks that pad one side only: other sizes would shift their cells.
+        prepare: key of `backbone.PREPARE`, the normalisation that the weights expect.
+        application: its name in `keras.applications`; "" if `backbone` builds it.
     """
 
     title: str
@@ -38,17 +38,17 @@ class Backbone:
 
     @property
     def is_vgg(self) -> bool:
-        """Whether it is a VGG, whose blocks and strides can be changed."""
+        """Whether the backbone is a VGG, whose blocks and strides can be changed."""
         return not self.application
 
     @property
     def address(self) -> str:
-        """Where the weights can be downloaded."""
+        """URL of the weights file."""
         return f"{STORE}/{self.folder}/{self.file_name}"
 
 
 def _vgg(title: str, md5: str) -> Backbone:
-    """Return the row of a VGG: its pools, and the last convolution before the last pool."""
+    """Return the row of a VGG; its stages are the poolings and the last convolution."""
     name = title.lower()
     stages = {f"block{block}_pool": 2**block for block in range(1, 5)}
     stages |= {f"block5_conv{VGG_BLOCKS[name][-1]}": 16, "block5_pool": 32}
@@ -66,10 +66,10 @@ BACKBONES = {
         "4d473c1dd8becc155b73f8504c6f6626",
         {"conv2_block3_out": 4, "conv3_block4_out": 8,
          "conv4_block6_out": 16, "conv5_block3_out": 32},
-        0.0,  # 1x1 convolutions of stride 2 take the first of two cells
+        0.0,  # 1x1 convolutions of stride 2 read the first of two cells
         application="ResNet50",
     ),
-    # of these two the stages are the widest layers before each stride, not the narrow sums
+    # stages of the next two are the widest layers before each stride, not the narrow sums
     "mobilenet_v2": Backbone(
         "MobileNetV2",
         "mobilenet_v2",
@@ -77,7 +77,7 @@ BACKBONES = {
         None,
         {"block_1_expand_relu": 2, "block_3_expand_relu": 4, "block_6_expand_relu": 8,
          "block_13_expand_relu": 16, "out_relu": 32},
-        1.0,  # 3x3 convolutions of stride 2 are padded at the end alone
+        1.0,  # 3x3 convolutions of stride 2 are padded at the end only
         32,
         "symmetric_rgb",
         "MobileNetV2",

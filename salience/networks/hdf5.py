@@ -1,7 +1,8 @@
-"""HDF5 files of others: what may be read of them, and a rehearsal that a damaged file cannot harm.
+"""Safe reading of HDF5 files from unknown sources.
 
-The HDF5 library is compiled and believes a file: damaged bytes can end its process, or keep it busy
-for ever. So a process of its own first reads all there is, and only what it survives is read here.
+The HDF5 library trusts the bytes of a file: a damaged file can crash its process or keep it busy
+for ever. Therefore a child process reads the whole file first; this process opens the file only if
+the child succeeds.
 """
 
 import math
@@ -20,40 +21,41 @@ from numpy.typing import NDArray
 from salience.system.errors import UserError
 from salience.system.files import HERE, open_regular
 
-# what h5py raises on a damaged file
+# exceptions that h5py raises on a damaged file
 DAMAGED = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, OverflowError,
            MemoryError, RecursionError)  # fmt: skip
 MOST_BYTES = 2**32  # of all arrays: seven times VGG16 with its classifier
 MOST_ATTRIBUTE = 2**24  # bytes
-PACKED = 1100  # bytes that one of a file may stand for: more than zlib can
-ALLOWANCE, UNPACKED = 2**27, 10  # bytes of memory: for the library, and for a byte of the file
-# the rehearsal's process, wherever it is started
+MOST_EXPANSION = 1100  # bytes of data per byte of the file: zlib reaches 1032
+# bytes of memory that the child may take: for the library, and for each byte of the file
+LIBRARY_MEMORY, MEMORY_PER_BYTE = 2**27, 10
+# the child process, which may start in any folder
 CODE = (
     "import sys; sys.path.insert(0, sys.argv[1]); from salience.networks.hdf5 import main; main()"
 )
-# -P: nothing of the current folder is imported, where the files of strangers lie
+# -P: no import from the current folder, which may hold untrusted files
 CHILD = (sys.executable, "-P", "-c", CODE, str(HERE))
-SECONDS, BYTES_A_SECOND = 30, 10**7  # that a rehearsal may take: a busy machine, a slow disk
+SECONDS, BYTES_A_SECOND = 30, 10**7  # time limit of the child on a busy machine with a slow disk
 
 
-def opened(path: Path) -> h5py.File:
-    """Return a file that the HDF5 library can read, to be closed after use.
+def open_checked(path: Path) -> h5py.File:
+    """Open an HDF5 file after a child process has read it; the caller closes the file.
 
     Raises:
-        OSError: it is no HDF5 file.
-        UserError: it is a pipe, a device or a folder; or reading it ends the process, or comes to
-            no end.
+        OSError: the file is not HDF5.
+        UserError: the path is a pipe, a device or a folder; or the child process crashed or timed
+            out.
     """
-    open_regular(path).close()  # the library would wait for who writes into a pipe
+    open_regular(path).close()  # the library would wait for a writer to a pipe
     status = path.stat()
-    if h5py.is_hdf5(path) and not survives(path, status.st_size, status.st_mtime_ns):
-        raise UserError(f"{path} is damaged: the HDF5 library fails on it. Get it again.")
+    if h5py.is_hdf5(path) and not reads_safely(path, status.st_size, status.st_mtime_ns):
+        raise UserError(f"{path} is damaged: the HDF5 library fails on it. Get the file again.")
     return h5py.File(path)
 
 
 @lru_cache(256)
-def survives(path: Path, size: int, _time: int) -> bool:
-    """Return whether a process of its own comes to an end with a file of so many bytes."""
+def reads_safely(path: Path, size: int, _time: int) -> bool:
+    """Return whether a child process reads a file of `size` bytes within its limits."""
     seconds, name = SECONDS + size / BYTES_A_SECOND, os.fsencode(path.absolute())
     with suppress(subprocess.TimeoutExpired):
         done = subprocess.run(
@@ -63,26 +65,26 @@ def survives(path: Path, size: int, _time: int) -> bool:
     return False
 
 
-def rehearse(path: Path) -> None:
-    """Read all that a file holds itself; what is raised is the reader's to tell."""
+def read_everything(path: Path) -> None:
+    """Read all data inside a file and ignore exceptions, which the later reader reports."""
 
     def read(_name: str, item: Any) -> None:
         with suppress(Exception):
             for name in item.attrs:
                 with suppress(Exception):
-                    attribute(item, name)
+                    read_attribute(item, name)
         with suppress(Exception):
-            (list(item) if isinstance(item, h5py.Group) else numbers(item, ""))
+            (list(item) if isinstance(item, h5py.Group) else read_numbers(item, ""))
 
     with suppress(Exception), h5py.File(path) as file:
         read("/", file)
         file.visititems(read)
 
 
-def inside(group: Any, name: str) -> Any:
-    """Return what a group holds under a name or path, or None; no link is followed.
+def get_child(group: Any, name: str) -> Any:
+    """Return the group or dataset at a path inside a group, or None; no link is followed.
 
-    A soft link may go in circles, an external one opens whatever file of this machine it names.
+    A soft link may form a cycle; an external link opens any file of this machine that it names.
     """
     for part in name.encode(errors="surrogateescape").split(b"/"):
         if not isinstance(group, h5py.Group) or not group.id.links.exists(part):
@@ -93,8 +95,8 @@ def inside(group: Any, name: str) -> Any:
     return group
 
 
-def attribute(owner: Any, name: str) -> Any:
-    """Return an attribute of a group or file; None where there is none, or one beyond reason."""
+def read_attribute(owner: Any, name: str) -> Any:
+    """Return an attribute of a group or file; None if it is missing or too large."""
     if name not in owner.attrs:
         return None
     about = owner.attrs.get_id(name)
@@ -102,41 +104,42 @@ def attribute(owner: Any, name: str) -> Any:
     return owner.attrs[name] if size <= MOST_ATTRIBUTE else None
 
 
-def numbers(item: Any, where: str, left: int = MOST_BYTES) -> NDArray:
-    """Return an array of numbers that an HDF5 file holds itself.
+def read_numbers(item: Any, where: str, left: int = MOST_BYTES) -> NDArray:
+    """Return a numeric dataset whose data are inside the file.
 
     Args:
-        item: what lies there.
-        where: what errors name.
-        left: bytes that it may take.
+        item: the dataset.
+        where: file and name of the dataset, for errors.
+        left: most bytes that the array may take.
 
     Raises:
-        UserError: it is none, lies in another file, or claims more than the file can hold.
+        UserError: the item is not a numeric dataset, its data are in another file, or it claims
+            more values than the file can hold.
     """
     if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiu" or item.shape is None:
-        raise UserError(f"{where} is no array of numbers.")
+        raise UserError(f"{where} is not an array of numbers.")
     if item.is_virtual or item.external:
-        raise UserError(f"{where} lies in another file.")
-    if item.nbytes > min(left, PACKED * item.id.get_storage_size()):
+        raise UserError(f"{where} stores its data in another file.")
+    if item.nbytes > min(left, MOST_EXPANSION * item.id.get_storage_size()):
         raise UserError(f"{where} claims {item.size:,} values, more than the file can hold.")
     return np.asarray(item)
 
 
 def memory() -> int:
-    """Return the most bytes that this process has held; 0 where the system does not tell."""
+    """Return the peak memory of this process, bytes; 0 if the system does not report it."""
     try:
         import resource
-    except ImportError:  # not on Windows
+    except ImportError:  # Windows
         return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:
-    """Read the files that standard input names, and say of each whether that went well."""
+    """Run the child process: read each file that standard input names, and print the outcome."""
     for line in sys.stdin.buffer:
         path, before = Path(os.fsdecode(bytes.fromhex(line.decode()))), memory()
-        rehearse(path)
-        allowed = ALLOWANCE + UNPACKED * path.stat().st_size
+        read_everything(path)
+        allowed = LIBRARY_MEMORY + MEMORY_PER_BYTE * path.stat().st_size
         answer = "fine" if memory() - before <= allowed else "too much memory"
         os.write(1, f"{answer}\n".encode())
-    os._exit(0)  # what a damaged file left in the library is not asked again
+    os._exit(0)  # skip the library's clean-up, which a damaged file may have corrupted

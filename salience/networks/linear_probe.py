@@ -1,9 +1,9 @@
-"""Linear probe: what a linear layer reads of human attention from a network's features.
+"""Linear probe: predict saliency by one linear layer on a backbone's features.
 
-All stages, brought to one grid, then one 1x1 convolution (Alain and Bengio, ICLR 2017 workshop:
-linear classifier probes). `main.py probe` solves the same read-outs exactly, for each stage alone,
-too; here one is trained by gradient descent as any other system. The map may be negative; what is
-made of it afterwards takes that for zero.
+All stages are resampled to one grid, and one 1x1 convolution reads them (after Alain and Bengio,
+linear classifier probes, ICLR 2017 workshop). Here the convolution is trained by gradient descent;
+`main.py probe` solves the same read-outs exactly, also for single stages. The map may be negative;
+later steps set negative values to zero.
 """
 
 from pathlib import Path
@@ -14,9 +14,9 @@ from keras import layers, ops
 from salience.networks import backbone
 from salience.networks.settings import NetworkSettings
 
-# Pixels of the input that a cell covers. A human density map is blurred by more than that, so
-# that a finer grid would add rows to the sums and nothing to know; a coarser one would lose some
-# of it. (OSIE's Gaussian is 24 pixels of 600 x 800: at 240 x 320 that is 9.6.)
+# Rows and columns of a cell, pixels of the input. Human density maps are blurred by about as much,
+# so a finer grid adds equations but no information; a coarser grid loses some.
+# (OSIE's sigma is 24 pixels at 600 x 800, which is 9.6 pixels at 240 x 320.)
 GRID = 16
 
 
@@ -27,14 +27,14 @@ def features(
     trainable: bool = False,
     seed: int = 0,
 ) -> keras.Model:
-    """Return a network from pictures to the features of all its stages on one grid, by layer.
+    """Return a model from pictures to the features of all stages on one grid, by layer.
 
     Args:
-        name: of `backbone.BACKBONES`.
-        input_shape: rows and columns of the pictures.
+        name: key of `backbone.BACKBONES`.
+        input_shape: rows and columns of the input, pixels.
         width: share of each layer's channels.
-        trainable: whether it learns.
-        seed: of the random start.
+        trainable: whether the weights are trained.
+        seed: seed of the random weights.
     """
     inputs = keras.Input((*input_shape, 3), name="image")
     ends = backbone.stages(name, inputs, width, trainable, seed)
@@ -44,7 +44,7 @@ def features(
 def build(settings: NetworkSettings) -> keras.Model:
     """Return the linear probe with random weights.
 
-    Input [b, rows, cols, 3], BGR, 0 to 255; output [b, rows/16, cols/16, 1], of the truth's scale.
+    Input [b, rows, cols, 3], BGR, 0 to 255. Output [b, rows/16, cols/16, 1], on the truth's scale.
 
     Args:
         settings: reads rows, cols, backbone, width, freeze_backbone and seed.
@@ -65,7 +65,7 @@ def build(settings: NetworkSettings) -> keras.Model:
         settings.seed,
     )
     x = layers.Concatenate(name="features")(list(trunk.output.values()))
-    # without a scale and a centre it only standardises: a step is then as long in each direction
+    # standardise only, without learned scale and centre: steps then have one size in all directions
     x = layers.BatchNormalization(momentum=0.9, center=False, scale=False, name="standardised")(x)
     x = layers.Conv2D(
         1,
@@ -78,7 +78,7 @@ def build(settings: NetworkSettings) -> keras.Model:
 
 
 def to_unit_range(y_pred):
-    """Return the maps as they are: they are fitted to truth from 0 to 1."""
+    """Return the maps unchanged: they are trained on truth from 0 to 1."""
     return ops.cast(y_pred, "float32")
 
 
@@ -86,7 +86,7 @@ def load_pretrained(model: keras.Model, settings: NetworkSettings) -> Path | Non
     """Load the backbone's ImageNet weights; return their file, or None for a random start.
 
     Raises:
-        UserError: the weights are not to be had, or not the backbone's.
+        UserError: the weights cannot be found or downloaded, or do not fit the backbone.
     """
     return backbone.load_pretrained(
         model, settings.backbone, settings.backbone_weights, settings.weights_dir

@@ -1,8 +1,8 @@
 """Losses that several systems share, and their weighted sums.
 
 A loss takes the truth [b, rows, cols, 2] (density map with maximum 1, fixation counts) and the
-prediction [b, rows, cols, 1] and returns one value a picture [b]; lower is better. All are computed
-in float32 and are finite for all-zero maps.
+prediction [b, rows, cols, 1]. It returns one value a picture, [b]; lower is better. Losses are
+computed in float32 and are finite for all-zero maps.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,10 +11,10 @@ import keras
 import numpy as np
 from keras import ops
 
-EPSILON = 1e-7  # below a density of one in 4800 cells by three orders of magnitude
+EPSILON = 1e-7  # three orders of magnitude below a uniform density over 4800 cells
 SSIM_SIGMA = 1.5  # cells (Wang et al., IEEE TIP 2004)
-SSIM_REACH = 5  # cells at either side: scikit-image cuts the Gaussian at 3.5 sigma
-SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # of maps from 0 to 1
+SSIM_REACH = 5  # cells on each side: scikit-image truncates the Gaussian at 3.5 sigma
+SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # for maps from 0 to 1
 
 
 def split_truth(y_true):
@@ -34,15 +34,23 @@ def sum_over_map(x):
 
 
 def standardise(x):
-    """Return each map minus its mean over its standard deviation; a constant map becomes zeros."""
+    """Return each map with mean 0 and standard deviation 1; a constant map becomes zeros."""
     centred = x - ops.mean(x, axis=(1, 2), keepdims=True)
     variance = ops.mean(ops.square(centred), axis=(1, 2), keepdims=True)
-    # the root of exactly zero has an infinite gradient
+    # the square root has an infinite gradient at zero
     return centred / ops.sqrt(variance + EPSILON**2)
 
 
 def kld(y_true, y_pred):
-    """Return the Kullback-Leibler divergence of the prediction from the density map, nats."""
+    """Return the Kullback-Leibler divergence of the prediction from the density map, in nats.
+
+    Args:
+        y_true: see above.
+        y_pred: see above; negative values count as 0.
+
+    Returns:
+        [b], 0 or more; 0 is best.
+    """
     density, prediction = split_truth(y_true)[0], as_map(y_pred)
     prediction = ops.relu(prediction)  # some systems end in a linear layer
     p = prediction / (sum_over_map(prediction) + EPSILON)
@@ -51,20 +59,20 @@ def kld(y_true, y_pred):
 
 
 def cc(y_true, y_pred):
-    """Return 1 minus Pearson's correlation of the prediction and the density map."""
+    """Return 1 - Pearson's correlation of prediction and density map: 0 is best, 1 is chance."""
     a, b = standardise(as_map(y_pred)), standardise(split_truth(y_true)[0])
     return 1 - ops.mean(a * b, axis=(1, 2))
 
 
 def nss(y_true, y_pred):
-    """Return minus the mean standardised prediction at the fixations."""
+    """Return the negative mean of the standardised prediction at the fixations; 0 is chance."""
     counts = split_truth(y_true)[1]
     total = ops.maximum(ops.sum(counts, axis=(1, 2)), 1.0)
     return -ops.sum(standardise(as_map(y_pred)) * counts, axis=(1, 2)) / total
 
 
 def mse(y_true, y_pred):
-    """Return the mean squared difference of the prediction and the density map."""
+    """Return the mean squared difference of prediction and density map; 0 is best."""
     return ops.mean(ops.square(as_map(y_pred) - split_truth(y_true)[0]), axis=(1, 2))
 
 
@@ -77,16 +85,17 @@ def bce(y_true, y_pred):
 
 @keras.saving.register_keras_serializable(package="saliency")
 def ssim(y_true, y_pred):
-    """Return the mean structural similarity of the prediction and the density map; 1 means equal.
+    """Return the mean structural similarity of prediction and density map; 1 is best.
 
     Args:
         y_true: see above.
-        y_pred: 0 to 1, as the density map is; 11 or more rows and columns.
+        y_pred: 0 to 1, as the density map; 11 or more rows and columns.
 
-    Source: Wang et al., IEEE TIP 2004, with its Gaussian window, where the window fits whole; as
-    scikit-image's `structural_similarity(gaussian_weights=True, use_sample_covariance=False)`.
+    Source: Wang et al., IEEE TIP 2004, with the Gaussian window at all positions where it fits. It
+    equals scikit-image's `structural_similarity(gaussian_weights=True,
+    use_sample_covariance=False)`.
     """
-    # about 0.5, which leaves variances as they are, the squares lose half the digits less
+    # centred about 0.5: variances stay the same, and their squares lose fewer digits
     a, b = as_map(y_pred) - 0.5, split_truth(y_true)[0] - 0.5
     windowed = _windowed(ops.concatenate([a, b, a * a, b * b, a * b]))
     mean_a, mean_b, square_a, square_b, product = ops.split(windowed, 5)
@@ -100,7 +109,7 @@ def ssim(y_true, y_pred):
 
 
 def _windowed(maps):
-    """Return maps [n, rows, cols] averaged in a Gaussian window, wherever it fits whole."""
+    """Return Gaussian-weighted averages of maps [n, rows, cols], where the window fits."""
     offsets = np.arange(-SSIM_REACH, SSIM_REACH + 1)
     window = np.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
     window = (window / window.sum()).astype("float32")
@@ -120,9 +129,9 @@ def combine(
     """Return the weighted sum of losses.
 
     Args:
-        terms: (weight, name of SHARED_LOSSES or of `own`).
-        own: losses that belong to one system.
-        to_unit_range: brings that system's output into 0 to 1, for the losses that need it.
+        terms: (weight, name) of each loss; names are keys of SHARED_LOSSES or of `own`.
+        own: losses of one system.
+        to_unit_range: function that maps the system's output to 0 to 1, for `mse` and `bce`.
 
     >>> combine([(1.0, "kld"), (0.5, "nss")], {}) is not None
     True
@@ -142,5 +151,5 @@ def combine(
 
 @keras.saving.register_keras_serializable(package="saliency")
 def zero_maps(y_true, y_pred):
-    """Return 1 for each map that is zero everywhere, else 0; a dying network's first sign."""
+    """Return 1 for each all-zero map, else 0; many of them mean that the last ReLU has died."""
     return ops.cast(ops.max(as_map(y_pred), axis=(1, 2)) <= 0, "float32")

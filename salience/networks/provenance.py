@@ -1,6 +1,7 @@
-"""What a card remembers of pictures: short hashes of their files, whatever those are called.
+"""Short hashes of the pictures that weights were trained on, for the weights' card.
 
-So a picture is known again in a copy, in a subset or under another name.
+The hashes depend on the content of the files. A picture is therefore recognised in a copy, in a
+subset and under another name.
 """
 
 import base64
@@ -15,14 +16,14 @@ from salience.pictures.sample import Sample, Stored
 from salience.system.errors import UserError
 from salience.system.files import open_regular
 
-HASH_BYTES = 5  # of 10,000 against 10,000 pictures, one is taken for another in 10,000 cases
-ENDS = 2**16  # bytes of each end that count: pictures of equal ends and size are one
+HASH_BYTES = 5  # between 10,000 and 10,000 other pictures, a collision has probability 1e-4
+ENDS = 2**16  # bytes at each end of the file that are hashed, with the file's size
 
 
 def picture_hash(sample: Sample) -> bytes | None:
-    """Return a short hash of what a picture's file holds; None where it has none, or none is there.
+    """Return a short hash of the content of a picture's file; None without a readable file.
 
-    Times and names do not count: a copy has others.
+    Times and names are left out, since they differ in a copy.
     """
     digest = hashlib.sha256()
     try:
@@ -43,33 +44,33 @@ def picture_hash(sample: Sample) -> bytes | None:
 
 
 def hashes(samples: Iterable[Sample], workers: int = 2) -> list[bytes | None]:
-    """Return the hash of each picture."""
+    """Return the hash of each picture; None for a picture without a readable file."""
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(picture_hash, samples))
 
 
-def packed(found: Iterable[bytes | None]) -> str:
-    """Return hashes as text, each once, in the order of their values.
+def encode_hashes(found: Iterable[bytes | None]) -> str:
+    """Return the distinct hashes as base64 text, sorted.
 
-    >>> unpacked(packed([b"abcde", None, b"12345"])) == {b"abcde", b"12345"}
+    >>> decode_hashes(encode_hashes([b"abcde", None, b"12345"])) == {b"abcde", b"12345"}
     True
     """
     return base64.b64encode(b"".join(sorted({one for one in found if one}))).decode()
 
 
-def remembered(card: dict[str, Any], part: str = "train") -> set[bytes]:
-    """Return the hashes of pictures that a card tells.
+def hashes_in_card(card: dict[str, Any], part: str = "train") -> set[bytes]:
+    """Return the hashes of pictures that a card lists.
 
     Args:
-        card: of weights.
-        part: train, what they have learned from; or val, what their epoch was chosen on.
+        card: the card of a weights file.
+        part: "train" for the training pictures; "val" for those that selected the epoch.
     """
     pictures = card.get("pictures")
-    return unpacked(pictures.get(part)) if isinstance(pictures, dict) else set()
+    return decode_hashes(pictures.get(part)) if isinstance(pictures, dict) else set()
 
 
-def unpacked(text: object) -> set[bytes]:
-    """Return the hashes of a card's text; none where it is no such text."""
+def decode_hashes(text: object) -> set[bytes]:
+    """Return the hashes in a text of `encode_hashes`; an empty set for anything else."""
     try:
         data = base64.b64decode(text if isinstance(text, str) else "", validate=True)
     except ValueError:

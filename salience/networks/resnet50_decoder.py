@@ -1,7 +1,7 @@
-"""ResNet-50 with an up-sampling decoder: a map at the input's own resolution.
+"""ResNet-50 with an up-sampling decoder, which predicts a map at the resolution of the input.
 
-The encoder is Keras' ResNet-50 without its top (He et al., CVPR 2016), which `backbone.py` builds
-and loads. The decoder doubles the resolution five times.
+The encoder is Keras' ResNet-50 without its classifier (He et al., CVPR 2016); `backbone.py` builds
+and loads it. The decoder doubles the resolution five times.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from salience.networks import backbone, losses
 from salience.networks.settings import NetworkSettings
 
 ENCODER = "resnet50"
-BLOCKS = (1024, 512, 256, 128)  # channels, each at twice the resolution of the one before
+BLOCKS = (1024, 512, 256, 128)  # channels of the blocks, each at twice the previous resolution
 LAST = 64  # channels at the input's resolution
 LIGHT = 0.25  # share of the decoder's channels with --light
 
@@ -24,8 +24,8 @@ TRAINING_METRICS = (losses.ssim,)
 def build(settings: NetworkSettings) -> keras.Model:
     """Return the network with random weights.
 
-    Input [b, rows, cols, 3], BGR, 0 to 255; output [b, rows, cols, 1], 0 to 1. 61,315,649 weights,
-    23,587,712 of them the encoder's; 29,487,665 with `light`.
+    Input [b, rows, cols, 3], BGR, 0 to 255. Output [b, rows, cols, 1], 0 to 1. The network has
+    61,315,649 weights, 23,587,712 of them in the encoder; with `light`, it has 29,487,665.
 
     Args:
         settings: reads rows, cols, width, light, freeze_backbone and seed.
@@ -44,7 +44,7 @@ def build(settings: NetworkSettings) -> keras.Model:
         )(x)
 
     inputs = keras.Input((settings.rows, settings.cols, 3), name="image")
-    # frozen, its batch normalisation keeps its ImageNet means, in training too
+    # batch normalisation of a frozen encoder keeps its ImageNet means during training
     ends = backbone.stages(
         ENCODER, inputs, settings.width, not settings.freeze_backbone, settings.seed
     )
@@ -53,7 +53,7 @@ def build(settings: NetworkSettings) -> keras.Model:
         x = layers.UpSampling2D(2, name=f"up{block}")(x)
         for place in (1, 2):
             name = f"up{block}_conv{place}"
-            # no bias: the normalisation would take it off again
+            # no bias, which the normalisation would cancel
             x = convolution(x, channels, name, use_bias=False)
             x = layers.BatchNormalization(name=f"up{block}_norm{place}")(x)
             x = layers.ReLU(name=f"up{block}_relu{place}")(x)
@@ -73,7 +73,7 @@ def build(settings: NetworkSettings) -> keras.Model:
 
 
 def to_unit_range(y_pred):
-    """Return the maps as they are: a sigmoid's."""
+    """Return the maps unchanged: a sigmoid yields 0 to 1."""
     return y_pred
 
 
@@ -81,6 +81,6 @@ def load_pretrained(model: keras.Model, settings: NetworkSettings) -> Path | Non
     """Load the encoder's ImageNet weights; return their file, or None for a random start.
 
     Raises:
-        UserError: the weights are not to be had, or not ResNet-50's.
+        UserError: the weights cannot be found or downloaded, or do not fit ResNet-50.
     """
     return backbone.load_pretrained(model, ENCODER, settings.backbone_weights, settings.weights_dir)

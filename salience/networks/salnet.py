@@ -1,9 +1,9 @@
-"""SalNet: a deep network, the same at half its width, and a shallow one.
+"""SalNet: a deep network, the same network at half its width, and a shallow network.
 
 Pan, Sayrol, Giro-i-Nieto, McGuinness and O'Connor, "Shallow and deep convolutional networks for
 saliency prediction", CVPR 2016 (arXiv 1603.00845), and the authors' published code
 (github.com/imatge-upc/saliency-2016-cvpr). All three end in a linear layer, so that their maps may
-be negative; what is made of a map afterwards takes that for zero.
+be negative; later steps set negative values to zero.
 """
 
 from pathlib import Path
@@ -21,15 +21,15 @@ from salience.system.errors import UserError
 
 # the hidden convolutions of the deep network: channels and kernel size
 HIDDEN = ((96, 7), (256, 5), (512, 3), (512, 5), (512, 5), (256, 7), (128, 11), (32, 11))
-VGG_M = ("conv1", "conv2", "conv3")  # those that are VGG-M's first three
+VGG_M = ("conv1", "conv2", "conv3")  # layers with the shapes of VGG-M's first three convolutions
 WIDTH = {"salnet-deep": 1.0, "salnet-half": 0.5}
 SHALLOW = "salnet-shallow"
 SHALLOW_CONVOLUTIONS = ((32, 5), (64, 3), (64, 3))
-SHALLOW_LEAST = 24  # pixels: of fewer, the three convolutions and poolings leave nothing
+SHALLOW_LEAST = 24  # pixels: three convolutions and poolings reduce smaller inputs to nothing
 
-# pooling without padding, and the cropping of the transposed convolution, leave out 2 at each side
+# pixels at each side that pooling without padding and the cropped up-sampling leave out
 CROP = {"salnet-deep": 2, "salnet-half": 2}
-# cells: the authors' code blurs the 48 x 48 map (shallow/prediction.py, sigma=3), then resizes it
+# cells: the authors' code blurs the 48 x 48 map before resizing (shallow/prediction.py, sigma=3)
 BLUR = {SHALLOW: 3.0}
 
 
@@ -37,9 +37,9 @@ BLUR = {SHALLOW: 3.0}
 class LocalResponseNormalization(layers.Layer):
     """Divide each value by (1 + alpha / 5 * sum of squares over 5 channels) ** beta.
 
-    The channels are its own and two on either side, as far as there are any. As in Caffe, in which
-    the network was published, and in PyTorch, alpha is divided by the number of channels summed;
-    TensorFlow's `tf.nn.lrn` leaves that to its caller.
+    The channels are the value's own and up to two on either side. Alpha is divided by the number of
+    channels, as in PyTorch and in Caffe, in which the network was published. TensorFlow's
+    `tf.nn.lrn` does not divide.
 
     Source: Krizhevsky et al., NIPS 2012, section 3.3; the constants are those of VGG-M.
     """
@@ -51,8 +51,8 @@ class LocalResponseNormalization(layers.Layer):
     def call(self, x):
         reach = self.SIZE // 2
         channels = x.shape[-1]
-        x = ops.cast(x, "float32")  # squares of hundreds are more than float16 holds
-        # sums of shifted slices: no backend's own operation agrees with the others' in alpha
+        x = ops.cast(x, "float32")  # squares of features overflow float16
+        # sums of shifted slices, since the backends' own operations define alpha differently
         squares = ops.pad(ops.square(x), ((0, 0), (0, 0), (0, 0), (reach, reach)))
         total = sum(squares[..., i : i + channels] for i in range(self.SIZE))
         normalised = x / ops.power(1.0 + self.ALPHA / self.SIZE * total, self.BETA)
@@ -64,7 +64,11 @@ class LocalResponseNormalization(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="saliency")
 class MaxoutPairs(layers.Layer):
-    """The larger of each two neighbouring units: [b, 2 n] to [b, n] (Goodfellow et al. 2013)."""
+    """Maximum of each pair of units, [b, 2 n] to [b, n] (maxout, Goodfellow et al. 2013).
+
+    >>> MaxoutPairs()(np.array([[1.0, 3.0, 2.0, 0.0]])).shape
+    TensorShape([1, 2])
+    """
 
     def call(self, x):
         return ops.max(ops.reshape(x, (-1, x.shape[-1] // 2, 2)), axis=-1)
@@ -76,8 +80,8 @@ class MaxoutPairs(layers.Layer):
 def build(settings: NetworkSettings) -> keras.Model:
     """Return one of the three networks with random weights.
 
-    Input [b, rows, cols, 3], BGR, 0 to 255. Output, linear: of the deep ones
-    [b, rows - 4, cols - 4, 1]; of the shallow one [b, rows/2, cols/2, 1].
+    Input [b, rows, cols, 3], BGR, 0 to 255. Linear output: [b, rows - 4, cols - 4, 1] for the deep
+    and the half network; [b, rows/2, cols/2, 1] for the shallow network.
 
     Args:
         settings: reads model, rows, cols, width, freeze_backbone, weight_decay, optimizer and seed.
@@ -129,7 +133,7 @@ def _build_deep(settings: NetworkSettings) -> keras.Model:
         padding="same",
         kernel_initializer=keras.initializers.HeNormal(next(seeds)),
         kernel_regularizer=decay(),
-        dtype="float32",  # the map, whatever the precision
+        dtype="float32",  # the map, in any precision
         name="conv9",
     )(x)
     x = layers.Conv2DTranspose(
@@ -147,14 +151,14 @@ def _build_deep(settings: NetworkSettings) -> keras.Model:
 
 
 def _build_shallow(settings: NetworkSettings) -> keras.Model:
-    """Return `salnet-shallow`, whose dense layers take their sizes from the map's.
+    """Return `salnet-shallow`, whose dense layers depend on the size of the map.
 
-    Its linear output z, which is fitted to 2 y - 1 of a truth y, leaves the network as (z + 1) / 2:
-    a map from 0 to 1 as any other.
+    The published output z is trained on 2 y - 1 for a truth y. Here the output is (z + 1) / 2, so
+    that the map is on the scale 0 to 1, as in the other systems.
     """
     for flag, length in (("rows", settings.rows), ("cols", settings.cols)):
         if length < SHALLOW_LEAST:
-            raise UserError(f"--{flag} {length}: {SHALLOW} needs {SHALLOW_LEAST} at the least.")
+            raise UserError(f"--{flag} {length}: {SHALLOW} needs at least {SHALLOW_LEAST}.")
     seeds = _seeds(settings.seed)
     decay = _decay(settings.optimizer, settings.weight_decay)
     rows, cols = settings.rows // 2, settings.cols // 2
@@ -171,7 +175,7 @@ def _build_shallow(settings: NetworkSettings) -> keras.Model:
             name=f"conv{number}",
         )(x)
         x = layers.MaxPooling2D(2, name=f"pool{number}")(x)
-    x = layers.Flatten(name="flatten")(x)  # (b, 6400) of 96 x 96
+    x = layers.Flatten(name="flatten")(x)  # (b, 6400) for 96 x 96
     x = layers.Dense(
         2 * max(1, round(rows * cols * settings.width)),
         kernel_initializer=keras.initializers.HeNormal(next(seeds)),
@@ -183,7 +187,7 @@ def _build_shallow(settings: NetworkSettings) -> keras.Model:
         rows * cols,
         kernel_initializer=keras.initializers.GlorotNormal(next(seeds)),
         kernel_regularizer=decay(),
-        dtype="float32",  # the map, whatever the precision
+        dtype="float32",  # the map, in any precision
         name="dense5",
     )(x)
     x = layers.Reshape((rows, cols, 1), dtype="float32", name="map")(x)
@@ -192,15 +196,15 @@ def _build_shallow(settings: NetworkSettings) -> keras.Model:
 
 
 def _seeds(seed: int):
-    """Return an iterator with a seed for each layer, drawn from the run's."""
+    """Return an iterator over seeds of the layers, derived from the run's seed."""
     return iter(np.random.SeedSequence(seed).generate_state(len(HIDDEN) + 2).tolist())
 
 
 def _decay(optimizer: str, weight_decay: float):
-    """Return what makes a kernel's regulariser: weight decay as Caffe has it.
+    """Return a function that makes a kernel's regulariser, for Caffe's weight decay.
 
-    There `weight_decay * w` is added to the gradient, which is that of half its square. AdamW
-    brings a decay of its own.
+    Caffe adds `weight_decay * w` to the gradient, which is the gradient of weight_decay / 2 * w^2.
+    AdamW has its own weight decay.
     """
     if optimizer == "adamw" or not weight_decay:
         return lambda: None
@@ -208,7 +212,7 @@ def _decay(optimizer: str, weight_decay: float):
 
 
 def to_unit_range(y_pred):
-    """Return the maps as they are: they are fitted to truth from 0 to 1."""
+    """Return the maps unchanged: they are trained on truth from 0 to 1."""
     return y_pred
 
 
@@ -216,7 +220,7 @@ def load_pretrained(model: keras.Model, settings: NetworkSettings) -> Path | Non
     """Load VGG-M's first three convolutions; return their file, or None for a random start.
 
     Raises:
-        UserError: the file is missing or not VGG-M's.
+        UserError: the file is missing, or does not hold VGG-M.
     """
     if settings.starts_at_random:
         return None
@@ -230,13 +234,13 @@ def load_pretrained(model: keras.Model, settings: NetworkSettings) -> Path | Non
 def load_vgg_m(model: keras.Model, path: Path) -> None:
     """Copy VGG-M's first three convolutions into `conv1` to `conv3`.
 
-    The file is HDF5 or `.npz`. Its first three 4-D arrays, in the file's own order, are taken for
-    the kernels, its first three vectors for the biases; what comes after is let be. Kernels are
-    (rows, columns, in, out) as in Keras and MatConvNet, or (out, in, rows, columns) as in Caffe and
-    PyTorch. They are taken to read RGB: reverse the inputs of the first where yours reads BGR.
+    The file is HDF5 or `.npz`. In the file's order, the first three 4-D arrays are the kernels, the
+    first three vectors the biases; later arrays are ignored. Kernels are (rows, columns, in, out)
+    as in Keras and MatConvNet, or (out, in, rows, columns) as in Caffe and PyTorch. The first
+    kernel must read RGB: reverse its inputs if it reads BGR.
 
     Raises:
-        UserError: the file cannot be read, or a shape is not the network's.
+        UserError: the file cannot be read, or a shape does not fit the network.
     """
     arrays = [array.squeeze() for array in _arrays(path)]
     kernels = [array for array in arrays if array.ndim == 4]
@@ -250,34 +254,34 @@ def load_vgg_m(model: keras.Model, path: Path) -> None:
     found = [value.shape for value in values]
     if found != expected:
         raise UserError(
-            f"{path}: the first three convolutions of VGG-M are expected, kernels and biases of "
-            f"shape {_listed(expected)}; found {_listed(found)}. {model.name} takes them at "
-            "full width alone."
+            f"{path}: expected the first three convolutions of VGG-M, with kernels and biases of "
+            f"shape {_listed(expected)}; found {_listed(found)}. {model.name} takes them only at "
+            "full width."
         )
     if not all(np.isfinite(value).all() for value in values):
-        raise UserError(f"{path}: its weights are not all finite numbers. Get it again.")
+        raise UserError(f"{path}: its weights are not all finite numbers. Get the file again.")
     for index, name in enumerate(VGG_M):
         model.get_layer(name).set_weights(values[2 * index : 2 * index + 2])
 
 
 def _arrays(path: Path) -> list[NDArray]:
-    """Return the arrays of numbers in an HDF5 or `.npz` file, in its own order."""
+    """Return the floating-point arrays of an HDF5 or `.npz` file, in the file's order."""
     found: list[NDArray] = []
     try:
         if path.suffix == ".npz":
             found = list(read_arrays(path).values())
         else:
-            with hdf5.opened(path) as file:
+            with hdf5.open_checked(path) as file:
                 file.visititems(
                     lambda name, item: (
-                        found.append(hdf5.numbers(item, f"{path}: {name}"))
+                        found.append(hdf5.read_numbers(item, f"{path}: {name}"))
                         if isinstance(item, h5py.Dataset) and item.dtype.kind == "f"
                         else None
                     )
                 )
     except (*UNREADABLE, *hdf5.DAMAGED) as error:
         raise UserError(
-            f"{path} is neither HDF5 nor .npz with plain arrays: truncated or of another type."
+            f"{path} is neither HDF5 nor an .npz of numeric arrays: truncated or of another type."
         ) from error
     return [np.asarray(array) for array in found if np.asarray(array).dtype.kind == "f"]
 

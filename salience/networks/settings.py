@@ -1,4 +1,4 @@
-"""What a network asks of the settings that it is built from; nothing of how they are given."""
+"""The settings that networks are built from, as a protocol; `config.Config` fulfils it."""
 
 from pathlib import Path
 from typing import Protocol
@@ -9,17 +9,17 @@ class NetworkSettings(Protocol):
 
     Attributes:
         model: the system's name.
-        rows, cols: of the network's input, pixels.
-        backbone: of BACKBONES.
+        rows, cols: size of the network's input, pixels.
+        backbone: key of BACKBONES.
         width: share of the channels of every hidden layer; 1 is the published network.
-        light: a quarter of the decoder's channels (resnet50-decoder).
-        freeze_backbone: whether the backbone's weights stay as they are.
-        weight_decay: see `config.Config`.
-        optimizer: the name of the optimiser, which may bring a weight decay of its own.
-        seed: of the random start.
-        backbone_weights: a file, "none" for a random start, None for the usual places.
+        light: whether the decoder has a quarter of its channels (resnet50-decoder).
+        freeze_backbone: whether the backbone's weights are frozen.
+        weight_decay: factor of the L2 regularisation (salnets).
+        optimizer: name of the optimiser; adamw has its own weight decay.
+        seed: seed of the random weights.
+        backbone_weights: a file; "none" for a random start; None to search and download.
         weights_dir: folder that is searched for ImageNet weights.
-        starts_at_random: whether no weights are transferred.
+        starts_at_random: whether no pretrained weights are loaded.
     """
 
     @property

@@ -1,7 +1,7 @@
-"""Weights files: Keras' `.weights.h5` with a card that says what the weights are.
+"""Weights files: Keras' `.weights.h5` with a card, which describes the weights.
 
-The card is stored in the file itself (attribute `card`) and, for people, as JSON beside it. Nothing
-here unpickles, and no code is read from a file. Cards are read without Keras.
+The card is stored inside the file (attribute `card`) and, for people, as JSON beside it. Nothing
+here unpickles or runs code from a file. Cards are read without Keras.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ if TYPE_CHECKING:
     import keras
 
 SUFFIX = ".weights.h5"
-CARD = "card"  # an attribute of the file; a large one is an array of bytes
-LARGEST_ATTRIBUTE = 60_000  # bytes: HDF5 takes 64 KB
-PIN = ".pinned.json"  # beside the weights: which of them serve where none are named
-NEWEST = "newest"  # what `weights --use` calls the choice without a pin
-# trained by us (docs/RESULTS.md), for who has trained nothing yet
+CARD = "card"  # name of the attribute; a large card is a dataset of bytes instead
+LARGEST_ATTRIBUTE = 60_000  # bytes: HDF5's limit is 64 KB
+PIN = ".pinned.json"  # file beside the weights that names the default weights
+NEWEST = "newest"  # value of `weights --use` that removes the pin
+# the included weights, trained by us (docs/RESULTS.md)
 SHIPPED = HERE / "weights" / f"mlnet-osie{SUFFIX}"
 
 
 def card_path(path: Path) -> Path:
-    """Return where the JSON card of a weights file lies.
+    """Return the path of a weights file's JSON card.
 
     >>> card_path(Path("weights/mlnet-frozen-osie.weights.h5")).name
     'mlnet-frozen-osie.json'
@@ -60,31 +60,31 @@ def card_path(path: Path) -> Path:
 
 
 def save(model: keras.Model, path: Path, card: dict[str, Any], half: bool = False) -> None:
-    """Write a model's weights, without the optimiser's state, and their card, whole or not at all.
+    """Write a model's weights and their card atomically, without the optimiser's state.
 
     Args:
         model: any Keras model.
-        path: ends in `.weights.h5`.
-        card: what `read_card` returns again; `config` in it says how to build the model.
-        half: round the weights to float16; they are loaded as float32 again.
+        path: file name ending in `.weights.h5`.
+        card: description of the weights; its `config` tells how to build the model.
+        half: round the weights to float16; `load` converts them to float32.
     """
     made = InMemory()
-    uncompiled(model).save_weights(made)
-    _write(in_half(made) if half else made, path, card)
+    without_optimizer(model).save_weights(made)
+    _write(to_float16(made) if half else made, path, card)
 
 
 def amend(path: Path, more: dict[str, Any]) -> None:
-    """Add fields to the card of a weights file, whole or not at all.
+    """Add fields to the card of a weights file, atomically.
 
     Raises:
-        UserError: the file carries no card, or it cannot be written.
+        UserError: the file has no card, or cannot be written.
     """
     card = read_card(path) | more
     _write(InMemory(read_bytes(path)), path, card)
 
 
 def _write(made: InMemory, path: Path, card: dict[str, Any]) -> None:
-    """Write weights that are made, with their card, whole or not at all."""
+    """Write the bytes of a weights file with a card, atomically."""
     text = json.dumps(without_nan(card))
     with h5py.File(made, "r+") as file:
         for place in (file.attrs, file):
@@ -94,23 +94,23 @@ def _write(made: InMemory, path: Path, card: dict[str, Any]) -> None:
             file.attrs[CARD] = text
         else:
             file[CARD] = np.frombuffer(text.encode(), np.uint8)
-    with atomic(card_path(path)) as beside:  # so that none of the two is refused without the other
+    with atomic(card_path(path)) as beside:  # so that either both files are replaced or none
         write_json(beside, card)
         write_bytes(path, made.getbuffer())
 
 
 class InMemory(io.BytesIO):
-    """An HDF5 file that is still to be written: on a full disk, HDF5 itself ends in a crash.
+    """An HDF5 file in memory, since the HDF5 library crashes if the disk is full.
 
-    `str` gives a name that Keras takes for that of weights.
+    `str` returns a name that Keras accepts for a weights file.
     """
 
     def __str__(self) -> str:
         return SUFFIX
 
 
-def in_half(made: io.BytesIO) -> InMemory:
-    """Return an HDF5 file with its float32 data in float16."""
+def to_float16(made: io.BytesIO) -> InMemory:
+    """Return a copy of an HDF5 file with its float32 data rounded to float16."""
     rounded = InMemory()
     with h5py.File(made, "r") as old, h5py.File(rounded, "w") as new:
 
@@ -128,8 +128,8 @@ def in_half(made: io.BytesIO) -> InMemory:
     return rounded
 
 
-def uncompiled(model: keras.Model) -> keras.Model:
-    """Return a twin of the same layers without an optimiser, whose state would be saved, too."""
+def without_optimizer(model: keras.Model) -> keras.Model:
+    """Return a model of the same layers without the optimiser, whose state would also be saved."""
     import keras
 
     return keras.Model(model.inputs, model.outputs)
@@ -139,30 +139,30 @@ def read_card(path: Path) -> dict[str, Any]:
     """Return the card of a weights file.
 
     Raises:
-        UserError: the file is missing, is not HDF5, or carries no card and is no ML-Net of other
-            hands (see `foreign_weights`).
+        UserError: the file is missing, or is not HDF5; or it has no card and is not an ML-Net file
+            of another program (see `foreign_weights`).
     """
     try:
         open_regular(path).close()
     except FileNotFoundError as error:
         raise UserError(
-            f"No weights file at {path}. `train` writes one, or name another."
+            f"No weights file at {path}. Run `train` to write one, or name another file."
         ) from error
     except OSError as error:
         raise UserError(f"Cannot read the weights file {path}: {error.strerror}.") from error
     try:
-        with hdf5.opened(path) as file:
-            text = hdf5.attribute(file, CARD)
-            if (large := hdf5.inside(file, CARD)) is not None:
-                text = hdf5.numbers(large, f"{path}: its card").tobytes().decode()
+        with hdf5.open_checked(path) as file:
+            text = hdf5.read_attribute(file, CARD)
+            if (large := hdf5.get_child(file, CARD)) is not None:
+                text = hdf5.read_numbers(large, f"{path}: its card").tobytes().decode()
             card = json.loads(text) if isinstance(text, str) else None
-            ours = hdf5.inside(file, "layers") is not None
+            is_keras3 = hdf5.get_child(file, "layers") is not None
     except hdf5.DAMAGED as error:
         raise UserError(f"{path} is not an HDF5 file: truncated or of another type.") from error
     if isinstance(card, dict):
         return card
-    if ours:
-        raise UserError(f"{path} carries no card, so it was not written by this program's train.")
+    if is_keras3:
+        raise UserError(f"{path} has no card: `train` of this program did not write the file.")
     return foreign_weights.card(path)
 
 
@@ -170,19 +170,19 @@ def load(model: keras.Model, path: Path) -> None:
     """Set all weights of a model from a file.
 
     Raises:
-        UserError: the file is damaged, its weights are not the model's, or not all of them are
-            finite numbers. The shapes are compared before anything is set.
+        UserError: the file is damaged, its weights do not fit the model, or some of them are not
+            finite numbers. Shapes are compared before any weight is set.
     """
     import keras
 
-    with np.errstate(over="ignore"):  # what single precision cannot hold is seen below
+    with np.errstate(over="ignore"):  # values too large for float32 are detected below
         _set(model, path)
     for weight in model.weights:
-        # as the network computes with it: 1e39 is infinite in single precision
+        # checked in the model's own type: 1e39 is infinite in float32
         if not np.isfinite(keras.ops.convert_to_numpy(weight)).all():
             raise UserError(
-                f"{path} holds weights that are infinite or no numbers ({weight.path}): its "
-                "training went wrong, or the file is broken. Get it again, or name another."
+                f"{path} holds weights that are infinite or NaN ({weight.path}): the training "
+                "diverged, or the file is damaged. Get the file again, or name another."
             )
 
 
@@ -190,34 +190,34 @@ def _set(model: keras.Model, path: Path) -> None:
     """Set all weights of a model from a file; see `load`."""
     expected = Counter(tuple(weight.shape) for weight in model.weights)
     try:
-        with hdf5.opened(path) as file:
-            ours = hdf5.inside(file, "layers") is not None
-        if not ours:
+        with hdf5.open_checked(path) as file:
+            is_keras3 = hdf5.get_child(file, "layers") is not None
+        if not is_keras3:
             layers = [layer for layer in model.layers if layer.weights]
-            foreign_weights.fill(layers, foreign_weights.read(path), path, model.name)
+            foreign_weights.set_weights(layers, foreign_weights.read(path), path, model.name)
             return
         found = Counter(_shapes(path))
         if found != expected:
             raise UserError(
                 f"{path} does not fit {model.name}: the model's weights of shape "
-                f"{_listed(expected - found)} are not in the file, the file's of shape "
+                f"{_listed(expected - found)} are not in the file, the file's weights of shape "
                 f"{_listed(found - expected)} are not in the model."
             )
-        uncompiled(model).load_weights(path)
+        without_optimizer(model).load_weights(path)
     except hdf5.DAMAGED as error:
         raise UserError(f"{path} cannot be read as weights of {model.name}: {error}") from error
 
 
 def _shapes(path: Path) -> list[tuple[int, ...]]:
-    """Return the shapes of the layers' weights in a file, without the dropout's random state."""
+    """Return the shapes of the layers' weights in a file, without the random state of dropout."""
     shapes = []
 
     def note(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and "seed_generator" not in name:
             shapes.append(item.shape)
 
-    with hdf5.opened(path) as file:
-        layers = hdf5.inside(file, "layers")
+    with hdf5.open_checked(path) as file:
+        layers = hdf5.get_child(file, "layers")
         if isinstance(layers, h5py.Group):
             layers.visititems(note)
     return shapes
@@ -229,43 +229,43 @@ def _listed(shapes: Counter) -> str:
 
 
 def choose(weights: Path | None, folder: Path, say: Callable[[str], None]) -> Path:
-    """Return the weights file to use and say what it was trained on.
+    """Return the weights file to use, and report what it was trained on.
 
     Args:
-        weights: the file asked for, or None for the default of `folder`, see `default_of`.
-        folder: where `train` copies its best weights to.
-        say: gets each line: which weights, and where those of the box do better.
+        weights: the file that the user named, or None for the default (see `default_weights`).
+        folder: folder to which `train` copies its best weights.
+        say: function that reports a line: the choice, and whether the included weights do better.
 
     Raises:
-        UserError: nothing there, or the file asked for is not usable.
+        UserError: the folder has no weights, or the named file cannot be read.
     """
     if weights:
         say(card_line(weights, read_card(weights)))
         return weights
     cards = cards_in(folder, say)
-    return told_default(cards, folder, say)
+    return choose_default(cards, folder, say)
 
 
-def told_default(
+def choose_default(
     cards: dict[Path, dict[str, Any]], folder: Path, say: Callable[[str], None]
 ) -> Path:
-    """Return the weights that serve where none are named, as `default_of`, and say which."""
-    best, why = default_of(cards, folder)
+    """Return the default weights (see `default_weights`), and report the choice."""
+    best, why = default_weights(cards, folder)
     if is_shipped(best) and why != PINNED:
-        say(f"no weights in {folder}/ that you trained on fixations: those that come along serve")
+        say(f"no weights in {folder}/ that you trained on fixations: using the included weights")
     say(card_line(best, cards[best]) + (f" ({folder / PIN} pins them)" if why == PINNED else ""))
-    if why != PINNED and (line := rival_line(cards[best])):
+    if why != PINNED and (line := included_is_better(cards[best])):
         say(line)
     return best
 
 
 def cards_in(folder: Path, say: Callable[[str], None]) -> dict[Path, dict[str, Any]]:
-    """Return the cards of a folder's weights files, and of those that come along, by their paths.
+    """Return the cards of a folder's weights files and of the included weights, by path.
 
-    What cannot be read is passed over, and `say` gets a line of it.
+    Files that cannot be read are left out and reported through `say`.
     """
     cards: dict[Path, dict[str, Any]] = {}
-    # not what an interrupted write left: those names begin with a dot
+    # names with a dot first are temporary files of interrupted writes
     found = {real_path(path): path for path in sorted(folder.glob("[!.]*" + SUFFIX))}
     if SHIPPED.exists():
         found.setdefault(real_path(SHIPPED), SHIPPED)
@@ -277,54 +277,54 @@ def cards_in(folder: Path, say: Callable[[str], None]) -> dict[Path, dict[str, A
     return cards
 
 
-# why weights are the default, as `weights` tells it
-PINNED, OWN, TRIAL, BOX = (
+# reasons why weights are the default, as `weights` prints them
+PINNED, OWN, TRIAL, INCLUDED = (
     "pinned",
-    "the newest of your own",
-    "the newest of your trials on synthetic scenes",
-    "it comes with the program",
+    "your newest weights",
+    "your newest weights, trained on synthetic scenes",
+    "the included weights",
 )
 
 
-def default_of(cards: dict[Path, dict[str, Any]], folder: Path) -> tuple[Path, str]:
-    """Return the weights that serve where none are named, and why.
+def default_weights(cards: dict[Path, dict[str, Any]], folder: Path) -> tuple[Path, str]:
+    """Return the weights that are used if none are named, and the reason.
 
-    Those that are pinned. Else the newest of one's own, trained on people's fixations before those
-    on synthetic scenes: a validation CC says nothing of another data set's. Where there are none,
-    those that come with the program. In the program's own folder, where a trial leaves its weights,
-    the latter go before any that were trained on synthetic scenes.
+    The order is: pinned weights; the user's newest weights trained on fixations; the user's newest
+    weights trained on synthetic scenes; the included weights. In the program's own folder, the
+    included weights precede those trained on synthetic scenes. The validation CC does not count,
+    since it cannot be compared between data sets.
 
     Args:
         cards: from `cards_in`.
-        folder: theirs.
+        folder: the folder of the cards.
 
     Raises:
-        UserError: there are none, or those that are pinned are not there.
+        UserError: there are no weights, or the pinned ones are missing.
     """
     if name := pinned(folder):
-        return named(name, cards, folder, f"{folder / PIN} pins {name}"), PINNED
+        return find_by_name(name, cards, folder, f"{folder / PIN} pins {name}"), PINNED
     if not cards:
         raise UserError(
             f"No trained weights in {folder}/. Run {PROGRAM} train first, or name a file with "
             "--weights."
         )
 
-    # whoever names a folder wants what lies in it
-    is_named = real_path(folder) != real_path(SHIPPED).parent
+    # in a folder of the user's choice, its own weights precede the included ones
+    is_chosen = real_path(folder) != real_path(SHIPPED).parent
 
     def rank(path: Path) -> tuple:
         card, own = cards[path], not is_shipped(path)
-        return own and is_named, not is_toy(card), own, trained_at(path, card)
+        return own and is_chosen, not is_synthetic(card), own, trained_at(path, card)
 
     best = max(cards, key=rank)
-    return best, BOX if is_shipped(best) else TRIAL if is_toy(cards[best]) else OWN
+    return best, INCLUDED if is_shipped(best) else TRIAL if is_synthetic(cards[best]) else OWN
 
 
 def pinned(folder: Path) -> str:
-    """Return the name of the weights that `weights --use` has pinned in a folder, or "".
+    """Return the name of the weights that `weights --use` pinned in a folder, or "".
 
     Raises:
-        UserError: the file that says so cannot be read.
+        UserError: the pin file cannot be read.
     """
     if not (folder / PIN).exists():
         return ""
@@ -335,30 +335,30 @@ def pinned(folder: Path) -> str:
     return name
 
 
-def named(name: str, cards: dict[Path, dict[str, Any]], folder: Path, who: str) -> Path:
-    """Return the weights of a name, with or without their suffix.
+def find_by_name(name: str, cards: dict[Path, dict[str, Any]], folder: Path, who: str) -> Path:
+    """Return the weights file of a name.
 
     Args:
-        name: such as mlnet-osie.
+        name: such as mlnet-osie, with or without the suffix.
         cards: from `cards_in`.
-        folder: theirs.
-        who: names them, for the error.
+        folder: the folder of the cards.
+        who: the flag or file that names the weights, for the error.
 
     Raises:
-        UserError: there are none of that name.
+        UserError: there are no weights of this name.
     """
-    names = {name_of(path): path for path in reversed(cards)}  # a folder's own before the box's
+    names = {name_of(path): path for path in reversed(cards)}  # the folder's precede the included
     wanted = Path(name).name.removesuffix(SUFFIX)
     if wanted not in names:
         raise UserError(
             f"{who}, and {folder}/ has no such weights. {did_you_mean(wanted, names)} "
-            f"{PROGRAM} weights --use NAME pins others, --use {NEWEST} none."
+            f"{PROGRAM} weights --use NAME pins other weights, --use {NEWEST} removes the pin."
         )
     return names[wanted]
 
 
 def name_of(path: Path) -> str:
-    """Return what weights are called.
+    """Return the name of a weights file, without the suffix.
 
     >>> name_of(Path("weights/mlnet-frozen-osie.weights.h5"))
     'mlnet-frozen-osie'
@@ -367,7 +367,7 @@ def name_of(path: Path) -> str:
 
 
 def trained_at(path: Path, card: dict[str, Any]) -> float:
-    """Return when weights were trained, seconds; by their file where the card does not tell."""
+    """Return the time of training, seconds; the file's time if the card has none."""
     with suppress(ValueError, TypeError, OverflowError):
         found = datetime.fromisoformat(card["date"]) if "date" in card else None
         if found:
@@ -377,34 +377,34 @@ def trained_at(path: Path, card: dict[str, Any]) -> float:
     return 0.0
 
 
-def rival_line(card: dict[str, Any]) -> str:
-    """Return a line where the network in the box does better than a card's weights, else "".
+def included_is_better(card: dict[str, Any]) -> str:
+    """Return a line that recommends the included weights if their CC is higher, else "".
 
-    Both were scored on the same validation pictures, at the end of the training.
+    `train` scored both on the same validation pictures, at the end of the training.
     """
-    rival = card.get("box")
-    theirs = validation_cc({"metrics": rival})
-    if not isinstance(rival, dict) or not SHIPPED.exists() or theirs <= validation_cc(card):
+    scores = card.get("box")  # the included weights' scores, under the name of earlier versions
+    included_cc = validation_cc({"metrics": scores})
+    if not isinstance(scores, dict) or not SHIPPED.exists() or included_cc <= validation_cc(card):
         return ""
     return (
-        f"the network in the box does better: on the same {rival.get('pictures')} validation "
-        f"pictures its CC is {theirs:.3f}, that of these weights {validation_cc(card):.3f}; "
-        f"--weights {shown(SHIPPED)} takes it"
+        f"the included network does better: on the same {scores.get('pictures')} validation "
+        f"pictures its CC is {included_cc:.3f}, that of these weights {validation_cc(card):.3f}; "
+        f"choose it with --weights {relative_to_cwd(SHIPPED)}"
     )
 
 
-def shown(path: Path) -> Path:
-    """Return a path as one would type it here."""
+def relative_to_cwd(path: Path) -> Path:
+    """Return a path relative to the current folder if it lies inside, else the path itself."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def is_shipped(path: Path) -> bool:
-    """Return whether a weights file is the one that comes with the program."""
+    """Return whether a weights file is the included one."""
     return real_path(path) == real_path(SHIPPED)
 
 
 def card_line(path: Path, card: dict[str, Any]) -> str:
-    """Return a line that says what the weights of a file are."""
+    """Return a line that describes the weights of a file."""
     system, cc = card.get("system", card.get("model")), validation_cc(card)
     return (
         f"weights {path}: {system} ({card.get('strategy')}), trained on "
@@ -412,55 +412,61 @@ def card_line(path: Path, card: dict[str, Any]) -> str:
     )
 
 
-def why_better(there: dict[str, Any], new: dict[str, Any]) -> str:
-    """Return why the weights of one card are not to be replaced by another's; "" if they are."""
-    if not there:
+def reason_to_keep(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """Return why published weights must not be replaced by new ones; "" if they may be.
+
+    Args:
+        old: card of the published weights; {} if there are none.
+        new: card of the new weights.
+    """
+    if not old:
         return ""
-    if is_toy(new) and not is_toy(there):
-        return f"it was trained on {there.get('dataset')}, not on synthetic scenes"
-    if there.get("dataset") != new.get("dataset"):
-        return f"it was trained on {there.get('dataset')}"
-    if other := _other_folder(there, new):
+    if is_synthetic(new) and not is_synthetic(old):
+        return f"it was trained on {old.get('dataset')}, not on synthetic scenes"
+    if old.get("dataset") != new.get("dataset"):
+        return f"it was trained on {old.get('dataset')}"
+    if other := _other_folder(old, new):
         return f"it was trained on {other}"
-    pictures = [_of_card(card, "pictures").get("val") for card in (there, new)]
+    pictures = [_dict_field(card, "pictures").get("val") for card in (old, new)]
     same = None in pictures or pictures[0] == pictures[1]
-    if same and validation_cc(there) > validation_cc(new):
-        return f"its validation CC is {validation_cc(there):.3f}, not {validation_cc(new):.3f}"
+    if same and validation_cc(old) > validation_cc(new):
+        return f"its validation CC is {validation_cc(old):.3f}, not {validation_cc(new):.3f}"
     return ""
 
 
-def _other_folder(there: dict[str, Any], new: dict[str, Any]) -> str:
-    """Return the folder of a card whose pictures are others than a new card's; "" if they are not.
+def _other_folder(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """Return the data folder of an old card if the two cards share no training picture, else "".
 
-    Data sets of one's own are named alike, whatever they hold. One that was moved has its pictures.
+    Data sets of the user have the same name (folder) for any content, so pictures are compared. A
+    folder that was moved still shares its pictures.
     """
-    folders = [_of_card(card, "config").get("data") or [] for card in (there, new)]
-    trained = [provenance.remembered(card) for card in (there, new)]
+    folders = [_dict_field(card, "config").get("data") or [] for card in (old, new)]
+    trained = [provenance.hashes_in_card(card) for card in (old, new)]
     if folders[0] == folders[1] or not all(trained) or trained[0] & trained[1]:
         return ""
     return ", ".join(map(str, folders[0])) or "other pictures"
 
 
-def _of_card(card: dict[str, Any], field: str) -> dict[str, Any]:
-    """Return a field of a card that holds fields of its own; none where it does not."""
+def _dict_field(card: dict[str, Any], field: str) -> dict[str, Any]:
+    """Return a field of a card that is a dictionary; {} if it is missing or of another type."""
     value = card.get(field)
     return value if isinstance(value, dict) else {}
 
 
-def is_toy(card: dict[str, Any]) -> bool:
-    """Return whether weights were trained on the built-in scenes, which nothing is concluded of."""
+def is_synthetic(card: dict[str, Any]) -> bool:
+    """Return whether weights were trained on the built-in synthetic scenes, as in a trial run."""
     return card.get("dataset") == "synthetic"
 
 
 def validation_cc(card: dict[str, Any]) -> float:
-    """Return the validation CC of a card's weights; -1 where it names none."""
+    """Return the validation CC of a card's weights, -1 to 1; -1 if the card has none."""
     metrics = card.get("metrics")
     value = metrics.get("val_cc") if isinstance(metrics, dict) else None
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else -1.0
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
+    """Return the versions of the software that a result depends on."""
     import keras
 
     backend = keras.backend.backend()
@@ -474,7 +480,7 @@ def versions() -> dict[str, str]:
 
 
 def program_version() -> str:
-    """Return the version of this program, which pyproject.toml alone states."""
+    """Return the version of this program, from the package or from pyproject.toml."""
     if is_installed():
         return importlib.metadata.version("salience")
     stated = (HERE / "pyproject.toml").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Points to maps and back: density maps, fixation maps, counts on a grid, the centre bias.
+"""Fixations: density maps, count maps, rescaling, the centre bias and mixtures of densities.
 
 Fixations are float32 [n, 2] in (x, y), 0-based pixel-centre coordinates of the original picture.
 """
@@ -13,7 +13,7 @@ Array = NDArray[np.floating]
 
 
 def pixels(fixations: NDArray, shape: tuple[int, int]) -> NDArray[np.intp]:
-    """Return the (row, column) of each fixation's pixel; those outside the picture are left out.
+    """Return the (row, column) of each fixation's pixel, without fixations outside the picture.
 
     Args:
         fixations: [n, 2], (x, y), pixels.
@@ -36,13 +36,13 @@ def within(fixations: NDArray, shape: tuple[int, int]) -> NDArray:
 
 
 def are_within(fixations: NDArray, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return for each fixation whether it falls on a pixel of the picture."""
+    """Return a mask, [n], of the fixations that fall on a pixel of the picture."""
     x, y = fixations.T
     return (x >= -0.5) & (y >= -0.5) & (x < shape[1] - 0.5) & (y < shape[0] - 0.5)
 
 
 def count_map(fixations: NDArray, shape: tuple[int, int]) -> Array:
-    """Return how many fixations fall into each pixel, [rows, columns]."""
+    """Return the number of fixations in each pixel, [rows, columns]."""
     counts = np.zeros(shape, np.float32)
     cells = pixels(fixations, shape)
     np.add.at(counts, (cells[:, 0], cells[:, 1]), 1)
@@ -52,8 +52,7 @@ def count_map(fixations: NDArray, shape: tuple[int, int]) -> Array:
 def density_map(fixations: NDArray, shape: tuple[int, int], sigma_pixels: float) -> Array:
     """Return the fixations blurred by a Gaussian, [rows, columns], scaled to a maximum of 1.
 
-    A picture without fixations gives zeros. Outside the picture there is nothing, so density near
-    the border is not mirrored back into it.
+    A picture without fixations gives zeros. The border is padded with zeros, not mirrored.
 
     Args:
         fixations: [n, 2], (x, y), pixels.
@@ -71,14 +70,14 @@ def density_map(fixations: NDArray, shape: tuple[int, int], sigma_pixels: float)
 
 
 def blurred(counts: NDArray, sigma_pixels: float) -> Array:
-    """Return a map blurred by a Gaussian that reaches 4 sigma; beyond the borders are zeros.
+    """Return a map blurred by a Gaussian that is truncated at 4 sigma; borders are padded with 0.
 
-    OpenCV's separable filter: SciPy's gives the same to rounding, and takes four times as long.
+    OpenCV's separable filter equals SciPy's up to rounding, in a quarter of the time.
 
     >>> round(float(blurred(np.ones((1, 1)), 1.0)[0, 0]), 4)  # 1 / (2 pi)
     0.1592
     """
-    import cv2  # here: metrics.py uses this module, and runs with NumPy and SciPy alone
+    import cv2  # here, since metrics.py imports this module and needs only NumPy and SciPy
 
     reach = int(4 * sigma_pixels + 0.5)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma_pixels) ** 2)
@@ -91,14 +90,14 @@ def blurred(counts: NDArray, sigma_pixels: float) -> Array:
 def centre_bias(
     pictures: Iterable[tuple[NDArray, tuple[int, int]]], shape: tuple[int, int], sigma: float
 ) -> Array:
-    """Return where people look whatever the picture: all fixations, scaled to one shape, blurred.
+    """Return the centre bias: the density of all fixations, scaled to one shape.
 
     Args:
         pictures: (fixations, shape of their picture) of each training picture.
         shape: rows and columns of the map.
         sigma: standard deviation of the Gaussian, pixels of the map.
 
-    Source: the baseline that Tatler (Journal of Vision, 2007) asks every model to beat.
+    Source: the baseline of Tatler, Journal of Vision, 2007.
     """
     return density_map(gathered(pictures, shape), shape, sigma)
 
@@ -106,23 +105,23 @@ def centre_bias(
 def gathered(
     pictures: Iterable[tuple[NDArray, tuple[int, int]]], shape: tuple[int, int]
 ) -> NDArray:
-    """Return the fixations of many pictures as they lie when all are scaled to one shape, [n, 2].
+    """Return the fixations of many pictures, all scaled to one shape, [n, 2].
 
     Args:
         pictures: (fixations, shape of their picture) of each picture.
-        shape: rows and columns that all are scaled to.
+        shape: rows and columns of the common shape.
     """
     scaled = [rescaled(points, old, shape) for points, old in pictures]
     return np.concatenate(scaled or [np.zeros((0, 2))])
 
 
 def rescaled(fixations: NDArray, old: tuple[int, int], new: tuple[int, int]) -> NDArray:
-    """Return the fixations of a picture as they lie when it is scaled to another shape.
+    """Return the fixations of a picture that is scaled from the shape `old` to `new`.
 
     >>> rescaled(np.array([[0.0, 0.0]]), (2, 2), (4, 4)).tolist()
     [[0.5, 0.5]]
     """
-    # pixel centres, not corners, are what a scale keeps in place: hence the halves
+    # coordinates are pixel centres, but scaling is relative to the corner: hence the halves
     return (np.asarray(fixations, np.float64) + 0.5) * (new[1] / old[1], new[0] / old[0]) - 0.5
 
 
@@ -136,9 +135,9 @@ def other_fixations(
 
     Args:
         pictures: (fixations, shape of their picture) of each picture of the data set.
-        index: which of them is scored.
-        count: how many of the others to draw; None takes all.
-        seed: of the draw.
+        index: index of the picture that is scored.
+        count: number of other pictures to draw; None takes all.
+        seed: seed of the draw.
 
     >>> two = [(np.zeros((1, 2)), (2, 2)), (np.zeros((3, 2)), (4, 4))]
     >>> other_fixations(two, 1).tolist()
@@ -151,13 +150,13 @@ def other_fixations(
 
 
 def kernel_density(points: NDArray, at: NDArray, shape: tuple[int, int], sigma: float) -> NDArray:
-    """Return the share per pixel, at given places, of points blurred by a Gaussian.
+    """Return the kernel density estimate of points, at given positions, per pixel.
 
-    What `blurred` gives when scaled to a sum of 1 over the picture, but only where it is asked for.
+    It equals the map of `blurred`, scaled to sum 1 over the picture, at these positions only.
 
     Args:
         points: [n, 2], (x, y), pixels; n at least 1.
-        at: [m, 2], (x, y), pixels.
+        at: positions, [m, 2], (x, y), pixels.
         shape: rows and columns of the picture.
         sigma: standard deviation of the Gaussian, pixels.
 
@@ -170,7 +169,7 @@ def kernel_density(points: NDArray, at: NDArray, shape: tuple[int, int], sigma: 
     """
     squares = ((at[:, None] - points) ** 2).sum(axis=-1)
     heights = np.exp(-0.5 * squares / sigma**2) / (2 * np.pi * sigma**2)
-    # what of each Gaussian lies inside the picture, whose edges are half a pixel beyond the centres
+    # mass of each Gaussian inside the picture, whose edges are half a pixel beyond pixel centres
     inside = np.prod(
         [
             ndtr((side - 0.5 - points[:, i]) / sigma) - ndtr((-0.5 - points[:, i]) / sigma)
@@ -182,23 +181,23 @@ def kernel_density(points: NDArray, at: NDArray, shape: tuple[int, int], sigma: 
 
 
 def mixture_weights(likelihoods: NDArray, rounds: int = 200) -> NDArray[np.float64]:
-    """Return the weights of a mixture of densities under which what was seen is most likely.
+    """Return the maximum-likelihood weights of a mixture of densities, by expectation maximisation.
 
-    Expectation maximisation; the problem is convex, so where it starts does not matter.
+    The problem is convex, so the start does not matter.
 
     Args:
-        likelihoods: [n, k], the density that each of k components gives to each of n observations.
-        rounds: of the expectation and the maximisation.
+        likelihoods: [n, k], the density of each of n observations under each of k components.
+        rounds: number of iterations.
 
     Returns:
-        [k], 0 or more, summing to 1; equal ones where nothing was observed.
+        [k], 0 or more, with sum 1; equal weights without observations.
 
     Source: Dempster, Laird and Rubin, JRSS B 1977.
 
     >>> mixture_weights(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])).tolist()
     [0.75, 0.25]
     """
-    # an observation that every component excludes says nothing of their weights
+    # observations with density 0 under all components do not determine the weights
     seen = np.asarray(likelihoods, np.float64)[np.any(likelihoods, axis=1)]
     weights = np.full(likelihoods.shape[1], 1 / likelihoods.shape[1])
     for _ in range(rounds if len(seen) else 0):

@@ -1,7 +1,7 @@
-"""What files of single formats say beside their size, and what decoders do not heed of it.
+"""Details of picture formats that decoders ignore.
 
-Where a JPEG ends and whether it is whole, which value a PNM's white is, what kind of samples a TIFF
-holds, how many bits an AVIF's or JPEG 2000's.
+These are the end and completeness of a JPEG, the white value of a PNM, the sample format of a TIFF,
+and the bit depth of AVIF and JPEG 2000.
 """
 
 import re
@@ -11,27 +11,27 @@ from typing import BinaryIO
 from PIL import TiffImagePlugin
 
 JPEG_MARKER = re.compile(rb"\xff+([^\0\xff])")
-# within a scan's data restarts are no end of it
+# restart markers do not end the data of a scan
 JPEG_SCAN_END = re.compile(rb"\xff+([^\0\xff\xd0-\xd7])")
 END, SCAN = 0xD9, 0xDA
-FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # what says how many components there are
-BARE = {0x01, *range(0xD0, 0xD9)}  # markers that no length follows
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # frame headers, with the number of components
+BARE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 COEFFICIENTS = 64  # of a block
 PNM_TOKEN = re.compile(rb"(?:\s|#[^\n]*(?:\n|$))*(\d+)")
 TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3  # TIFF's kinds of samples
 WHITE_IS_LEAST, BLACK_IS_LEAST, RGB = 0, 1, 2  # TIFF's kinds of colours
-UNASSOCIATED = 2  # alpha that the colours are not multiplied by
+UNASSOCIATED = 2  # colours are not premultiplied by alpha
 
 
 @dataclass(frozen=True)
 class JpegEnd:
-    """Where the first picture of a JPEG ends.
+    """The end of the first picture of a JPEG.
 
     Attributes:
-        end: the place behind its end marker; None where there is none.
-        scans: how many there are.
-        complete: whether they bring every coefficient at its full precision.
+        end: position after the end marker; None without an end marker.
+        scans: number of scans.
+        complete: whether the scans contain every coefficient at full precision.
     """
 
     end: int | None
@@ -40,7 +40,7 @@ class JpegEnd:
 
 
 def jpeg_end(data: bytes) -> JpegEnd:
-    """Return where the first picture of a JPEG ends, by its markers alone."""
+    """Return the end of the first picture of a JPEG, from its markers only."""
     place, scans, components = 2, 0, 0
     full: set[tuple[int, int]] = set()
     inside = False
@@ -63,7 +63,7 @@ def jpeg_end(data: bytes) -> JpegEnd:
 
 
 def _full_coefficients(scan: bytes) -> set[tuple[int, int]]:
-    """Return the components and coefficients whose last bit a scan brings, by its header."""
+    """Return the (component, coefficient) pairs whose last bit a scan contains, by its header."""
     count = scan[0] if scan else 0
     if len(scan) < 4 + 2 * count or scan[3 + 2 * count] & 15:
         return set()
@@ -72,12 +72,12 @@ def _full_coefficients(scan: bytes) -> set[tuple[int, int]]:
 
 
 def pnm_most(data: bytes) -> int | None:
-    r"""Return the value that a PNM's white is as OpenCV decodes it; None for its type's greatest.
+    r"""Return the value of white in a PNM decoded by OpenCV; None for the type's maximum.
 
     >>> pnm_most(b"P5 2 1 # a comment\n127 ab"), pnm_most(b"P2 2 1 127 0 1"), pnm_most(b"P4 8 1 a")
     (127, None, None)
     """
-    if data[:2] not in (b"P2", b"P3", b"P5", b"P6"):  # the others are of black and white alone
+    if data[:2] not in (b"P2", b"P3", b"P5", b"P6"):  # P1 and P4 are bitmaps
         return None
     place, most = 2, 0
     for _ in range(3):  # columns, rows, the greatest value
@@ -85,12 +85,12 @@ def pnm_most(data: bytes) -> int | None:
         if not found:
             return None
         place, most = found.end(), int(found[1])
-    # OpenCV scales bytes that are written as text, and nothing else
+    # OpenCV scales only bytes in text formats
     return None if most in (255, 65535) or (most < 256 and data[:2] in (b"P2", b"P3")) else most
 
 
 def deep_most(kind: str, data: bytes) -> int | None:
-    """Return the greatest value of an AVIF's or JPEG 2000's bits; None for its type's."""
+    """Return the value of white in an AVIF or JPEG 2000; None for the type's maximum."""
     bits = 8
     if kind == "AVIF" and 0 <= (box := data.find(b"av1C")) < len(data) - 6:
         high, twelve = data[box + 6] & 0x40, data[box + 6] & 0x20
@@ -102,17 +102,17 @@ def deep_most(kind: str, data: bytes) -> int | None:
 
 @dataclass(frozen=True)
 class Tiff:
-    """What a TIFF's first page says of itself.
+    """Tags of a TIFF's first page.
 
     Attributes:
-        shape: rows and columns as they are stored.
-        orientation: as EXIF's.
-        bits: of a sample.
+        shape: stored rows and columns.
+        orientation: as in EXIF.
+        bits: bits per sample.
         sample_format: UNSIGNED, SIGNED, FLOAT or another.
         photometric: WHITE_IS_LEAST, BLACK_IS_LEAST, RGB or another.
-        samples: of a pixel.
-        apart: whether each channel is stored by itself.
-        alpha: whether colours come with an alpha that they are not multiplied by.
+        samples: samples per pixel.
+        apart: whether channels are stored separately (planar).
+        alpha: whether there is an alpha channel and colours are not premultiplied.
     """
 
     shape: tuple[int, int]
@@ -131,7 +131,7 @@ class Tiff:
 
     @property
     def unread(self) -> str:
-        """Why no decoder reads its pixels right, and what to do; empty where one does."""
+        """Why no decoder reads the pixels correctly, with a remedy; "" if one does."""
         if self.sample_format == FLOAT and (self.bits not in (32, 64) or self.samples > 3):
             return f"holds {self.samples} x {self.bits} bits of floats. Store grey or RGB of 32"
         if self.bits not in (1, 2, 4, 8, 10, 12, 14, 16, 32, 64):
@@ -144,27 +144,27 @@ class Tiff:
 
     @property
     def by_pillow(self) -> bool:
-        """Whether Pillow reads it right and OpenCV does not."""
+        """Whether Pillow decodes the file correctly and OpenCV does not."""
         return self.bits in (2, 4) or (self.bits == 8 and self.alpha and self.samples > 2)
 
     @property
     def deep(self) -> bool:
-        """Whether OpenCV makes no bytes of its samples, or wrong ones."""
+        """Whether OpenCV cannot convert the samples to bytes correctly."""
         kinds = self.sample_format in (SIGNED, FLOAT) or self.bits not in (1, 2, 4, 8, 16)
         return kinds or (self.wide and self.alpha)
 
     @property
     def inverted(self) -> bool:
-        """Whether black comes out white where samples are read as they are stored."""
-        # of narrower ones, and of grey with alpha, OpenCV makes bytes the right way round
+        """Whether the stored samples are inverted: 0 is white."""
+        # OpenCV inverts narrower samples, and grey with alpha, itself
         return self.photometric == WHITE_IS_LEAST and self.wide and self.samples == 1
 
 
 def read_tiff(file: BinaryIO) -> Tiff:
-    """Return what a TIFF says; Pillow opens only those whose pixels it decodes.
+    """Return the tags of a TIFF, also of those that Pillow cannot decode.
 
     Args:
-        file: open at its beginning.
+        file: open file, at its beginning.
     """
     head = file.read(8)
     tags = TiffImagePlugin.ImageFileDirectory_v2(head + file.read(8 if 43 in head[2:4] else 0))

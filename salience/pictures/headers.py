@@ -1,7 +1,7 @@
-"""What a picture's file says of itself before it is decoded: its format, its size, its turn.
+"""Headers of picture files: format, size and orientation, before the pixels are decoded.
 
-Files come from strangers: a few bytes may promise, or unpack to, more than any memory. What is too
-large for it, or of a format that is not read, is refused here in one line.
+Files are untrusted: a few bytes may claim, or unpack to, more than fits into memory. Pictures that
+are too large, or of an unsupported format, are refused here with a one-line error.
 """
 
 import io
@@ -65,17 +65,17 @@ _global = Lock()  # Pillow's limit, and Python's filters of warnings, are one fo
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a picture says.
+    """The header of a picture.
 
     Attributes:
-        format: Pillow's name of it.
-        shape: rows and columns, turned as the EXIF data say, where these were to be heeded.
-        orientation: what EXIF data say, where they were to be heeded; 1 is as it is stored.
-        tiff: what a TIFF says beside.
-        most: the value that is white; None for the greatest of its type. Filled by `read_content`,
-            as is what follows.
-        endless: whether a JPEG lacks its end marker, and nothing else as far as its markers tell.
-        remark: what was odd, and does no harm to its pixels; empty where nothing was.
+        format: Pillow's name of the format.
+        shape: rows and columns, after the EXIF rotation if that was requested.
+        orientation: EXIF orientation if that was requested; 1 means as stored.
+        tiff: further tags of a TIFF.
+        most: value of white; None for the type's maximum. `read_content` sets this and what
+            follows.
+        endless: whether a JPEG lacks only its end marker, as far as its markers tell.
+        remark: a harmless defect of the file; "" if there is none.
     """
 
     format: str
@@ -88,16 +88,16 @@ class Header:
 
     @property
     def deep(self) -> bool:
-        """Whether OpenCV makes no bytes of its values, or wrong ones."""
+        """Whether OpenCV cannot convert the values to bytes correctly."""
         if self.tiff:
             return self.tiff.deep and not self.tiff.by_pillow
         return self.format == "PPM" and self.most is not None
 
 
 def room(shape: tuple[int, int] | None) -> AbstractContextManager:
-    """Return what lets one large picture be worked on at a time, whatever the number of threads.
+    """Return a context manager that allows one large picture at a time, over all threads.
 
-    Smaller ones, and those whose shape is not known, do not wait.
+    Smaller pictures, and pictures of unknown shape, do not wait.
     """
     large = shape is not None and shape[0] * shape[1] > LARGE
     return _one_large if large else nullcontext()
@@ -105,9 +105,9 @@ def room(shape: tuple[int, int] | None) -> AbstractContextManager:
 
 @contextmanager
 def opened_by_pillow(source: BinaryIO) -> Iterator[Image.Image]:
-    """Give a picture as Pillow opens it, without its warnings and its limit of size.
+    """Open a picture with Pillow, without Pillow's warnings and size limit.
 
-    Sizes are judged here by what the decoder takes. Afterwards both are the caller's again.
+    This module has its own limits. Afterwards the caller's settings are restored.
     """
     with _global, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a damaged EXIF block
@@ -121,20 +121,20 @@ def opened_by_pillow(source: BinaryIO) -> Iterator[Image.Image]:
 
 
 def header_shape(source: Path | BinaryIO, turn: bool = True) -> tuple[int, int] | None:
-    """Return a picture's rows and columns, turned as its EXIF data say, without decoding it.
+    """Return a picture's rows and columns without decoding it; None if the header is unreadable.
 
-    None where the header cannot be read. Where `turn` is False, the EXIF data are not heeded.
+    The EXIF rotation is applied unless `turn` is False.
     """
     header = read_header(source, turn)
     return header.shape if header else None
 
 
 def read_header(source: Path | BinaryIO, turn: bool = True) -> Header | None:
-    """Return what a picture's header says, None where it cannot be read.
+    """Return a picture's header; None if it cannot be read.
 
     Args:
-        source: its file, or what is open at its beginning.
-        turn: whether EXIF data are heeded.
+        source: path of the file, or the open file at its beginning.
+        turn: whether to apply the EXIF rotation.
     """
     try:
         with _opened(source) if isinstance(source, Path) else nullcontext(source) as file:
@@ -149,7 +149,7 @@ def read_header(source: Path | BinaryIO, turn: bool = True) -> Header | None:
                 return _header("TIFF", *tiff.shape, tiff.orientation, tiff)
             with opened_by_pillow(file) as picture:
                 turn = turn and picture.format in TURNED
-                # not `getexif`, which heeds XMP, too, as no viewer and OpenCV does
+                # not `getexif`, which also reads XMP, unlike OpenCV and viewers
                 exif = picture.info.get("exif", b"") if turn else b""
                 return _header(
                     str(picture.format), picture.height, picture.width, _orientation(exif)
@@ -159,11 +159,11 @@ def read_header(source: Path | BinaryIO, turn: bool = True) -> Header | None:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """Return a picture's file, open.
+    """Open a picture's file.
 
     Raises:
-        UserError: it is no regular file, or larger than any picture.
-        OSError: it cannot be opened.
+        UserError: the path is not a regular file, or the file is larger than any picture.
+        OSError: the file cannot be opened.
     """
     file = open_regular(path)
     size = os.fstat(file.fileno()).st_size
@@ -174,14 +174,14 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _orientation(exif: bytes) -> int:
-    """Return what EXIF data say of the way in which a picture is turned."""
+    """Return the orientation in EXIF data."""
     found = Image.Exif()
     found.load(exif)
     return found.get(ORIENTATION, 1)
 
 
 def _header(kind: str, rows: int, cols: int, orientation: int, tiff: Tiff | None = None) -> Header:
-    """Return a header for the rows and columns that are stored."""
+    """Return a header from stored rows and columns and the orientation."""
     shape = (cols, rows) if orientation in SIDEWAYS else (rows, cols)
     return Header(kind, shape, orientation, tiff)
 
@@ -201,9 +201,9 @@ def _png_header(file: BinaryIO, turn: bool) -> Header:
 
 
 def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    """Yield each chunk's kind, place and length of content, with the file at its content.
+    """Yield kind, position and content length of each chunk up to IEND.
 
-    What follows the last is nobody's chunk.
+    At each chunk, the file is positioned at its content.
     """
     place = len(PNG)
     kind = b""
@@ -218,16 +218,16 @@ def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 
 
 def read_content(path: Path, largest: int | None = None) -> tuple[bytes, Header]:
-    """Return a picture's file as it may be decoded within bounds, and its header.
+    """Return the content of a picture's file, safe to decode, and its header.
 
-    A PNG comes without what does not decide about its pixels.
+    Chunks of a PNG that do not affect its pixels are removed.
 
     Args:
-        path: its file.
-        largest: the most pixels; None for what its format allows.
+        path: the file.
+        largest: most pixels; None for the limit of the format.
 
     Raises:
-        UserError: it is missing, empty, too large, or no picture of a format that is read.
+        UserError: the file is missing, empty, too large, or of an unsupported format.
     """
     try:
         with _opened(path) as file:
@@ -263,10 +263,10 @@ def read_content(path: Path, largest: int | None = None) -> tuple[bytes, Header]
 
 
 def _jpeg(path: Path, data: bytes, header: Header) -> Header:
-    """Return a JPEG's header, with what there is to remark on its end.
+    """Return a JPEG's header, with a remark about its end.
 
     Raises:
-        UserError: it has more scans than any encoder writes.
+        UserError: the file has more scans than any encoder writes.
     """
     found = jpeg_end(data)
     if found.scans > MOST_SCANS:
@@ -278,10 +278,10 @@ def _jpeg(path: Path, data: bytes, header: Header) -> Header:
 
 
 def _png(path: Path, data: bytes, header: Header) -> tuple[bytes, Header]:
-    """Return a PNG without what does not decide about its pixels, and its header.
+    """Return a PNG without chunks that do not affect its pixels, and its header.
 
     Raises:
-        UserError: it is cut off, or unpacks to more than its header says.
+        UserError: the file is truncated, or unpacks to more than its header says.
     """
     chunks, end, endless = [], 0, True
     for kind, place, length in _png_chunks(io.BytesIO(data)):
@@ -303,10 +303,10 @@ def _png(path: Path, data: bytes, header: Header) -> tuple[bytes, Header]:
 
 
 def _unpacks_beyond(packed: list[bytes], shape: tuple[int, int]) -> bool:
-    """Return whether a PNG's packed rows are more than any picture of that shape has.
+    """Return whether a PNG's compressed data hold more than a picture of this shape.
 
-    The decoder would go through all of them, which takes 4 seconds a megabyte of the file. What is
-    not so large is not looked through, as that takes half as long as decoding.
+    The decoder would unpack all data, in 4 seconds a megabyte of the file. Small files are not
+    checked, since the check takes half the time of decoding.
     """
     if sum(map(len, packed)) < SURELY_QUICK:
         return False
@@ -322,7 +322,7 @@ def _unpacks_beyond(packed: list[bytes], shape: tuple[int, int]) -> bool:
 
 
 def _why_not(data: bytes) -> str:
-    """Return why a file without a header that can be read is not read, and what to do."""
+    """Return why a file without a readable header is refused, and the remedy."""
     for place, marks, kind, remedy in OTHERS:
         if data.startswith(marks, place):
             return f"is {kind}, which is not read here. {remedy}."

@@ -1,7 +1,7 @@
-"""What a saliency map points out in its picture: peaks, contours, the best crop, the top share.
+"""Marks from a saliency map: peaks, contours, best crop, mask of the most salient area.
 
-Pure functions on a map, float32 [rows, columns] from 0 to 1, and a BGR picture, uint8 [rows,
-columns, 3], of the same size; what draws returns a new picture. Files are written elsewhere.
+The functions take a map, float32 [rows, columns] from 0 to 1, and a BGR picture, uint8 [rows,
+columns, 3], of the same size. Drawing functions return a new picture. No files are written here.
 """
 
 import math
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from salience.system.errors import UserError
 
-APART = 0.07  # of a picture's diagonal; some three degrees where pictures are viewed as in OSIE
+APART = 0.07  # share of the picture's diagonal; about three degrees as viewed in OSIE
 LEVELS = (0.05, 0.1, 0.2)  # shares of a picture's area
-# BGR, from the most salient share outwards: yellow, pink, light blue, which photographs seldom are
+# BGR, from the most salient share outwards: yellow, pink, light blue, which are rare in photographs
 LEVEL_COLOURS = ((60, 240, 255), (190, 110, 255), (255, 215, 95))
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 DISC = 0.022  # radius of a numbered disc, of the picture's diagonal
@@ -29,7 +29,7 @@ ASPECT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(?::(\d{1,9}(?:\.\d{1,9})?))?", re.
 
 @dataclass(frozen=True)
 class Peak:
-    """A place that stands out.
+    """A local maximum of the saliency map.
 
     Attributes:
         x, y: 0-based pixel centre in the original picture.
@@ -75,10 +75,10 @@ def peaks(saliency_map: NDArray, count: int, apart: float | None = None) -> list
 
 
 def _local_maxima(values: NDArray) -> tuple[NDArray, NDArray]:
-    """Return x and y of each plateau above zero, of one pixel or more, that nothing overtops."""
+    """Return x and y of each local maximum above zero; a plateau gives one point."""
     around = np.ones((3, 3), np.uint8)
     tops = (values == cv2.dilate(values, around)) & (values > 0)
-    # a terrace on a slope has tops, too, beside pixels of its own height that something overtops
+    # a flat part of a slope is not a maximum: one of its pixels has a higher neighbour
     terraces = tops & (cv2.dilate(np.where(tops, -1, values), around) == values)
     count, labels, _, middles = cv2.connectedComponentsWithStats(tops.astype(np.uint8))
     real = np.ones(count, bool)
@@ -94,7 +94,7 @@ def _local_maxima(values: NDArray) -> tuple[NDArray, NDArray]:
 def draw_peaks(picture: NDArray[np.uint8], peaks: Sequence[Peak]) -> NDArray[np.uint8]:
     """Return the picture with a numbered disc on each peak, the strongest on top.
 
-    Discs grow with the picture; one that would leave the frame is moved inwards.
+    The size of discs grows with the picture. A disc that would cross the border is moved inwards.
     """
     drawn = picture.copy()
     rows, cols = picture.shape[:2]
@@ -105,7 +105,7 @@ def draw_peaks(picture: NDArray[np.uint8], peaks: Sequence[Peak]) -> NDArray[np.
     for peak in sorted(peaks, key=lambda peak: peak.rank, reverse=True):
         x = min(max(peak.x, reach), cols - 1 - reach)
         y = min(max(peak.y, reach), rows - 1 - reach)
-        # black around white around black: seen on light, dark and coloured ground
+        # black, white and black rings are visible on any background
         for smaller, colour in ((0, BLACK), (ring, WHITE), (2 * ring, BLACK)):
             cv2.circle(drawn, (x, y), max(radius - smaller, 0), colour, cv2.FILLED, cv2.LINE_AA)
         _write_centred(drawn, str(peak.rank), (x, y), radius - 2 * ring)
@@ -123,10 +123,10 @@ def _write_centred(picture: NDArray[np.uint8], text: str, at: tuple[int, int], r
 
 
 def thresholded(saliency_map: NDArray, share: float) -> NDArray[np.bool_]:
-    """Return where the map is among the highest values that take this share of its area.
+    """Return a mask of the highest values, which cover at most this share of the area.
 
-    Never more than the share: pixels of one value are in or out together, so that of a map with
-    large plateaus it may be less, and of a constant map nothing, unless all of it is asked for.
+    Equal values are in or out together. The mask of a map with large plateaus may therefore be
+    smaller; that of a constant map is empty unless `share` is 1.
 
     >>> thresholded(np.array([[0.1, 0.4], [0.3, 0.2]]), 0.5).tolist()
     [[False, True], [True, False]]
@@ -142,7 +142,7 @@ def thresholded(saliency_map: NDArray, share: float) -> NDArray[np.bool_]:
 def contours(
     saliency_map: NDArray, levels: Sequence[float] = LEVELS
 ) -> list[list[NDArray[np.int32]]]:
-    """Return, for each level, the closed lines around the most salient share of the area.
+    """Return the contours of the most salient share of the area, for each level.
 
     Args:
         saliency_map: [rows, columns].
@@ -162,11 +162,11 @@ def contours(
 def draw_contours(
     picture: NDArray[np.uint8], saliency_map: NDArray, levels: Sequence[float] = LEVELS
 ) -> NDArray[np.uint8]:
-    """Return the picture with lines around the most salient shares of its area.
+    """Return the picture with contours of the most salient shares of its area.
 
-    The smallest share is drawn last and widest, in yellow; then come pink and, for all others,
-    light blue. Each line has a black edge, to be seen on any ground. Specks that their own line
-    would hide are left out.
+    The smallest share is drawn last and widest, in yellow; the next is pink, all others light blue.
+    Lines have a black edge, which is visible on any background. Contours smaller than their line
+    are left out.
     """
     drawn = picture.copy()
     width = max(1, round(LINE * math.hypot(*picture.shape[:2])))
@@ -192,17 +192,17 @@ def parse_aspect(text: str) -> float:
     width, height = (float(found[1]), float(found[2] or 1)) if found else (0.0, 0.0)
     if not width or not height:
         raise UserError(
-            f"'{text}' is no aspect ratio: two numbers above 0, width and height, are wanted, such "
+            f"'{text}' is no aspect ratio: expected two numbers above 0, width and height, such "
             "as 16:9, or one, such as 1.91."
         )
     return width / height
 
 
 def best_crop(saliency_map: NDArray, aspect: float) -> tuple[int, int, int, int]:
-    """Return x, y, width and height of the largest crop that keeps most saliency.
+    """Return x, y, width and height of the largest crop with the most saliency.
 
-    It has the picture's full width or height, and is as near to the aspect ratio as whole pixels
-    allow. Of places that keep equally much it takes the one nearest to the middle.
+    The crop has the picture's full width or height, and the nearest aspect ratio in whole pixels.
+    Of crops with equal saliency, the one nearest to the middle is taken.
 
     Args:
         saliency_map: [rows, columns], 0 and up.
@@ -220,7 +220,7 @@ def best_crop(saliency_map: NDArray, aspect: float) -> tuple[int, int, int, int]
 
 
 def _best_stretch(sums: NDArray, length: int) -> int:
-    """Return where so many neighbours begin whose sum is the largest; the middle one if equal."""
+    """Return the start of the window with the largest sum; of equal ones, the most central."""
     upto = np.concatenate([[0.0], np.cumsum(sums)])
     kept = upto[length:] - upto[:-length]
     best = np.flatnonzero(kept >= kept.max() - 1e-9 * upto[-1])  # equal but for rounding
@@ -228,7 +228,7 @@ def _best_stretch(sums: NDArray, length: int) -> int:
 
 
 def side_by_side(*pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return pictures from left to right with a thin white gap, all as high as the first.
+    """Return pictures side by side with a thin white gap, all scaled to the height of the first.
 
     Args:
         pictures: BGR [rows, columns, 3], or grey [rows, columns]; at least one.
@@ -247,10 +247,10 @@ def side_by_side(*pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def matched(saliency_map: NDArray, reference: NDArray) -> NDArray[np.float32]:
-    """Return the map with the reference's histogram, pixels in the same order of salience.
+    """Return the map matched to the reference's histogram, with the same order of pixels.
 
-    Pixels of equal value stay equal: they get the mean of what the reference has at their ranks.
-    So the result's mean is the reference's, whatever the ties, and a constant map becomes that.
+    Equal pixels stay equal: they get the mean of the reference's values at their ranks. The mean of
+    the result is therefore the reference's mean; a constant map becomes this mean.
 
     Args:
         saliency_map: [rows, columns].

@@ -1,6 +1,6 @@
-"""Pictures and maps as files and in memory: reading, writing, overlays.
+"""Pictures and maps in files and in memory: reading, writing, overlays.
 
-Everything here is at the original picture's size, and knows no network.
+All functions work at the original picture's size and depend on no network.
 """
 
 import io
@@ -28,15 +28,15 @@ from salience.system.errors import UserError
 from salience.system.files import write_bytes
 from salience.system.notes import Notes
 
-GREY_TOLERANCE = 8 / 255  # what JPEG's colour coding may put between a grey map's channels
+GREY_TOLERANCE = 8 / 255  # largest difference of a grey map's channels, due to JPEG's coding
 JPEG_END = b"\xff\xd9"
 OTHER_BITS = b"\x5a" * 64  # longer than any block
 VALUES = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
-# by orientation: along which axes `cv2.flip` turns a picture, after rows and columns are exchanged
+# argument of `cv2.flip` by EXIF orientation, after rows and columns are exchanged if necessary
 FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
 
-BAND_PIXELS = 2**24  # what a picture's drawing is worked on at a time
-# by how many times smaller a JPEG is decoded: its blocks of 8 x 8 as 4 x 4, 2 x 2 or 1
+BAND_PIXELS = 2**24  # pixels that are processed at a time
+# OpenCV's flag by the reduction of a JPEG: blocks of 8 x 8 are decoded to 4 x 4, 2 x 2 or 1
 REDUCED = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -46,12 +46,12 @@ REDUCED = {
 
 
 class Whole(NamedTuple):
-    """What `whole_picture` finds.
+    """The result of `whole_picture`.
 
     Attributes:
-        shape: rows and columns as they are stored.
-        grey: whether it has no colours.
-        remark: what is odd about the file, and does no harm; empty where nothing is.
+        shape: stored rows and columns.
+        grey: whether the picture is grey.
+        remark: a harmless defect of the file; "" if there is none.
     """
 
     shape: tuple[int, int]
@@ -64,15 +64,14 @@ def read_image(
 ) -> NDArray[np.uint8]:
     """Return a picture as BGR uint8 [rows, columns, 3].
 
-    Grey, 16-bit, CMYK and transparent pictures are converted (transparency is dropped), and a
-    picture that says by EXIF how to turn it is turned, unless `turn` is False.
+    Grey, 16-bit, CMYK and transparent pictures are converted; transparency is dropped.
 
     Args:
-        path: its file.
-        turn: whether EXIF data are heeded.
-        reduction: 2, 4 or 8 decodes a JPEG so many times smaller, sides rounded up. Only JPEG is
-            then averaged, so nothing else may be asked for smaller.
-        notes: gets what is odd about the file, and does no harm.
+        path: the file.
+        turn: whether to apply the EXIF rotation.
+        reduction: factor by which a JPEG is reduced when decoded: 1, 2, 4 or 8, sides rounded up.
+            Other formats allow only 1.
+        notes: receives remarks about harmless defects of the file.
 
     Raises:
         UserError: the file is missing, empty, truncated or not a picture.
@@ -91,7 +90,7 @@ def _levels(path: Path, values: NDArray, most: int | None) -> NDArray[np.uint8]:
     """Return a picture's values as BGR bytes.
 
     Raises:
-        UserError: which of them is white cannot be told.
+        UserError: the value of white is unknown.
     """
     if values.dtype.kind == "f":
         most, fits = 1, values.min() >= 0 and values.max() <= 1  # NaN is neither
@@ -110,12 +109,12 @@ def _levels(path: Path, values: NDArray, most: int | None) -> NDArray[np.uint8]:
 
 
 def read_map(path: Path) -> Array:
-    """Return a map, stored as a grey picture, as float32 [rows, columns], 0 to 1.
+    """Return a map from a grey picture, as float32 [rows, columns], 0 to 1.
 
-    Floats are divided by their maximum, and whole numbers by the greatest that the file can hold.
+    Floats are divided by their maximum, integers by the largest value of the format.
 
     Raises:
-        UserError: the file is missing, empty, truncated, no grey picture, or has negative values.
+        UserError: the file is missing, empty, truncated, not grey, or has negative values.
     """
     values, header = _map_values(path)
     # NaN is not above 0 either
@@ -129,10 +128,10 @@ def read_map(path: Path) -> Array:
 
 
 def read_stored_map(path: Path) -> NDArray:
-    """Return a map as its file holds it, [rows, columns]: integers of a picture, or .npy's numbers.
+    """Return a map as stored, [rows, columns]: the integers of a picture or the numbers of a .npy.
 
     Raises:
-        UserError: the file is missing, empty, truncated, or holds no map of finite numbers.
+        UserError: the file is missing, empty, truncated, or not a map of finite numbers.
     """
     if path.suffix.lower() != ".npy":
         values, _ = _map_values(path)
@@ -145,16 +144,16 @@ def read_stored_map(path: Path) -> NDArray:
 
 
 def as_map(values: NDArray, path: Path, logarithms: bool = False) -> NDArray:
-    """Return the numbers of a file if they are a map's.
+    """Return an array after a check that it is a map.
 
     Args:
-        values: what the file holds.
+        values: the array of the file.
         path: the file, for the error.
-        logarithms: whether minus infinity, the logarithm of nothing, is a number; then there must
-            be a pixel at least.
+        logarithms: whether values are logarithms, so that minus infinity is allowed and the map
+            must not be empty.
 
     Raises:
-        UserError: they are no map.
+        UserError: the array is not a map.
     """
     is_map = values.ndim == 2 and values.dtype.kind in "uif"
     if logarithms:
@@ -168,10 +167,10 @@ def as_map(values: NDArray, path: Path, logarithms: bool = False) -> NDArray:
 
 
 def _map_values(path: Path) -> tuple[NDArray, Header]:
-    """Return the values of a map that is stored as a picture, [rows, columns], and its header.
+    """Return the values of a map in a picture file, [rows, columns], and the header.
 
     Raises:
-        UserError: the file is missing, empty, truncated, no picture, or in colour.
+        UserError: the file is missing, empty, truncated, not a picture, or in colour.
     """
     data, header = read_content(path, LARGEST_MAP)
     with room(header.shape):
@@ -185,23 +184,23 @@ def _map_values(path: Path) -> tuple[NDArray, Header]:
             raise UserError(
                 f"{path} is in colour: the colours of a heat-map are no saliency. Store grey maps."
             )
-        # its luminance; of other types OpenCV tells none
+        # the luminance, which OpenCV computes only for these types
         weighted = values.dtype in (np.uint8, np.uint16, np.float32)
         grey = cv2.cvtColor(values, cv2.COLOR_BGR2GRAY) if weighted else channels[1]
         return np.asarray(grey), header
 
 
 def whole_picture(path: Path) -> Whole:
-    """Return what is stored in a picture's file.
+    """Return shape and kind of a picture, after a check that the file is complete.
 
-    The file is read to its end: OpenCV fills what a truncated one lacks with grey, Pillow refuses.
+    Pillow decodes the whole file: OpenCV would fill the missing part of a truncated file with grey.
 
     Raises:
-        UserError: it is no picture, too large, or not whole.
+        UserError: the file is not a picture, too large, or incomplete.
     """
     data, header = read_content(path)
     with room(header.shape):
-        if header.tiff:  # of which OpenCV refuses what is truncated, and reads more kinds
+        if header.tiff:  # OpenCV refuses truncated TIFFs, and supports more kinds than Pillow
             values = _values(path, data, header)
             return Whole(header.shape, values.ndim == 2, header.remark)
         if header.endless:
@@ -218,10 +217,10 @@ def whole_picture(path: Path) -> Whole:
 
 
 def _values(path: Path, data: bytes, header: Header, turn: bool = True) -> NDArray:
-    """Return a picture's values as they are stored, but with the greatest for white.
+    """Return a picture's stored values, inverted if 0 is white.
 
     Raises:
-        UserError: they cannot be read.
+        UserError: the values cannot be read.
     """
     values = _decode(path, data, header, VALUES | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION))
     if header.tiff is None or not header.tiff.inverted:
@@ -237,11 +236,11 @@ def _values(path: Path, data: bytes, header: Header, turn: bool = True) -> NDArr
 
 
 def _decode(path: Path, data: bytes, header: Header, flags: int) -> NDArray:
-    """Decode a picture, turned as it says, or say in one line why not.
+    """Decode a picture, and apply its EXIF rotation unless the flags forbid that.
 
     Raises:
-        UserError: it cannot be read.
-        MemoryError: there is not enough for it.
+        UserError: the picture cannot be read.
+        MemoryError: the memory is too small.
     """
     if header.endless:
         data = _with_end(path, data)
@@ -249,11 +248,11 @@ def _decode(path: Path, data: bytes, header: Header, flags: int) -> NDArray:
         if header.tiff and header.tiff.by_pillow:
             return _by_pillow(data, flags)
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        if picture is not None and header.format == "AVIF":  # which OpenCV leaves as it is stored
+        if picture is not None and header.format == "AVIF":  # OpenCV does not rotate AVIF
             picture = _turned(picture, data, flags)
     except MemoryError:
         raise
-    except Exception as error:  # whatever a decoder meets costs this picture, and no other
+    except Exception as error:  # an error of a decoder concerns only this picture
         if isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem:
             raise MemoryError(f"{path} has {header.shape} pixels") from error
         picture = None
@@ -263,7 +262,7 @@ def _decode(path: Path, data: bytes, header: Header, flags: int) -> NDArray:
 
 
 def _turned(picture: NDArray, data: bytes, flags: int) -> NDArray:
-    """Return a picture turned as its header says, unless the flags forbid that."""
+    """Return a picture rotated by its EXIF orientation, unless the flags forbid that."""
     header = read_header(io.BytesIO(data))
     if header is None or flags & cv2.IMREAD_IGNORE_ORIENTATION:
         return picture
@@ -274,7 +273,7 @@ def _turned(picture: NDArray, data: bytes, flags: int) -> NDArray:
 
 
 def _by_pillow(data: bytes, flags: int) -> NDArray[np.uint8]:
-    """Return a picture that OpenCV reads wrongly, without its transparency."""
+    """Return a picture decoded by Pillow, without transparency, where OpenCV is wrong."""
     with opened_by_pillow(io.BytesIO(data)) as picture:
         grey = picture.mode in ("1", "L", "LA")
         colour = flags & cv2.IMREAD_COLOR or not grey
@@ -284,13 +283,13 @@ def _by_pillow(data: bytes, flags: int) -> NDArray[np.uint8]:
 
 
 def _with_end(path: Path, data: bytes) -> bytes:
-    """Return a JPEG that lacks its end marker with one, if it lacks nothing else.
+    """Return a JPEG without an end marker with one added, if nothing else is missing.
 
-    Decoders fill in what is missing of the last scan. So it is whole if other bits in the place of
-    what follows make no other picture.
+    Decoders fill in missing data of the last scan. The file is therefore complete if different bits
+    after its end give the same picture.
 
     Raises:
-        UserError: it lacks more.
+        UserError: picture data are missing.
     """
     data = data.rstrip(b"\xff")  # half of the marker
     try:
@@ -314,20 +313,19 @@ def as_bgr(image: NDArray | Image.Image, rgb: bool = False) -> NDArray[np.uint8]
     Grey ones get three equal channels, and transparency is dropped, as `read_image` has it.
 
     Args:
-        image: an array [rows, columns], or [rows, columns, channels] with 1, 3 or 4 channels:
-            uint8, or as scikit-image and matplotlib have them, uint16 or floats of 0 to 1. Or a
-            picture of Pillow's, whose colours are known.
-        rgb: whether the array's colours are in the order red, green, blue, as matplotlib,
-            scikit-image and Pillow have them; OpenCV's are blue, green, red.
+        image: an array [rows, columns], or [rows, columns, channels] with 1, 3 or 4 channels, of
+            uint8, uint16 or floats from 0 to 1; or an image of Pillow's.
+        rgb: whether an array's channels are red, green, blue, as in matplotlib, scikit-image and
+            Pillow; OpenCV's are blue, green, red.
 
     Raises:
-        UserError: its type, shape or values are no picture's.
+        UserError: type, shape or values are not those of a picture.
 
     >>> as_bgr(np.array([[[1.0, 0.5, 0.0]]]), rgb=True).tolist()
     [[[0, 128, 255]]]
     """
     if isinstance(image, Image.Image):
-        deep = image.mode[0] in "IF"  # more than bytes, which Pillow would cut off
+        deep = image.mode[0] in "IF"  # more than 8 bits, which Pillow's conversion would clip
         image, rgb = np.asarray(image if deep else image.convert("RGB")), True
     if not isinstance(image, np.ndarray):
         raise UserError(
@@ -348,7 +346,7 @@ def as_bgr(image: NDArray | Image.Image, rgb: bool = False) -> NDArray[np.uint8]
 
 
 def _channels_first(image: NDArray) -> bool:
-    """Return whether an array looks like a picture of PyTorch's, [channels, rows, columns]."""
+    """Return whether an array may be a picture in PyTorch's order, [channels, rows, columns]."""
     return image.ndim == 3 and image.shape[0] in (1, 3, 4)
 
 
@@ -356,7 +354,7 @@ def _as_bytes(pixels: NDArray) -> NDArray[np.uint8]:
     """Return a picture's values as bytes.
 
     Raises:
-        UserError: of what scale they are cannot be told.
+        UserError: the scale of the values is unknown.
     """
     if pixels.dtype == np.uint8:
         return pixels
@@ -377,13 +375,13 @@ def _as_bytes(pixels: NDArray) -> NDArray[np.uint8]:
 
 
 def bands(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Yield stretches of rows, so that what is computed of a large picture takes little memory."""
+    """Yield slices of rows, so that operations on a large picture take little memory."""
     rows = max(1, BAND_PIXELS // shape[1])
     yield from (slice(first, first + rows) for first in range(0, shape[0], rows))
 
 
 def to_8_bit(saliency_map: NDArray) -> NDArray[np.uint8]:
-    """Return a map of 0 to 1 as whole numbers of 0 to 255."""
+    """Return a map from 0 to 1 as integers from 0 to 255."""
     grey = np.empty(saliency_map.shape, np.uint8)
     for band in bands(grey.shape):
         grey[band] = np.round(np.clip(saliency_map[band], 0, 1) * 255)
@@ -391,7 +389,7 @@ def to_8_bit(saliency_map: NDArray) -> NDArray[np.uint8]:
 
 
 def in_colours(saliency_map: NDArray, colormap: str = "jet") -> NDArray[np.uint8]:
-    """Return a map of 0 to 1 as a heat-map, BGR."""
+    """Return a map from 0 to 1 as a heat map, BGR."""
     table = getattr(cv2, f"COLORMAP_{colormap.upper()}")
     drawn = np.empty((*saliency_map.shape, 3), np.uint8)
     for band in bands(drawn.shape):
@@ -402,20 +400,20 @@ def in_colours(saliency_map: NDArray, colormap: str = "jet") -> NDArray[np.uint8
 def overlay(
     image: NDArray[np.uint8], saliency_map: NDArray, colormap: str = "jet", opacity: float = 0.6
 ) -> NDArray[np.uint8]:
-    """Return the map as a heat-map over its BGR picture: the more salient, the more opaque."""
+    """Return the map as a heat map over its BGR picture; opacity grows with saliency."""
     drawn = np.empty(image.shape, np.uint8)
     for band in bands(drawn.shape):
         heat = saliency_map[band]
         colours = in_colours(heat, colormap)
         # the picture shows through where nothing is salient
         weight = (opacity * np.sqrt(np.clip(heat, 0, 1))).astype(np.float32)
-        # a third of the time that NumPy takes, which a video feels
+        # a third of NumPy's time, which matters for videos
         drawn[band] = cv2.blendLinear(image[band], colours, 1 - weight, weight)
     return drawn
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write a picture, whole or not at all, as its suffix says; JPEG at its best quality."""
+    """Write a picture atomically, in the format of its suffix; JPEG with quality 100."""
     jpeg = path.suffix.lower() in (".jpg", ".jpeg")
     options = [cv2.IMWRITE_JPEG_QUALITY, 100] if jpeg else []
     write_bytes(path, cv2.imencode(path.suffix, image, options)[1].tobytes())

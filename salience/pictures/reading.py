@@ -1,4 +1,4 @@
-"""What a sample holds, read: its picture, its shape, its density map. No network is known here."""
+"""Reading of samples: picture, shape and density map. This module depends on no network."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,14 +23,14 @@ from salience.system.notes import Notes
 def sample_image(sample: Sample, notes: Notes | None = None) -> NDArray[np.uint8]:
     """Return the picture of a sample, BGR uint8 [rows, columns, 3].
 
-    A picture that its EXIF data turn away from the shape of its truth is left as it is stored.
+    If the EXIF rotation contradicts the shape of the truth, the rotation is ignored.
 
     Args:
-        sample: whose picture.
-        notes: gets what is odd about its file, and does no harm.
+        sample: the sample.
+        notes: receives remarks about harmless defects of the file.
 
     Raises:
-        UserError: it cannot be read, or is of another shape than its truth.
+        UserError: the picture cannot be read, or its shape differs from the truth's.
     """
     if isinstance(sample.image, Path):
         image = read_image(sample.image, notes=notes)
@@ -46,23 +46,23 @@ def sample_image(sample: Sample, notes: Notes | None = None) -> NDArray[np.uint8
 def reduced_image(
     sample: Sample, reduction: Callable[[tuple[int, int]], int], notes: Notes | None = None
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """Return a sample's picture, maybe decoded smaller, and the rows and columns it has in full.
+    """Return a sample's picture, possibly decoded at a reduced size, and its full shape.
 
     Args:
         sample: as for `sample_image`.
-        reduction: from the full shape to how many times smaller a JPEG may be: 1, 2, 4 or 8.
+        reduction: function of the full shape that returns the allowed reduction of a JPEG, 1 to 8.
         notes: as for `sample_image`.
 
     Raises:
         UserError: as `sample_image` does.
     """
     path = sample.image
-    large = sample.shape is None or reduction(sample.shape) > 1  # else its header tells nothing new
+    large = sample.shape is None or reduction(sample.shape) > 1  # else there is no need of a header
     if isinstance(path, Path) and large and (jpeg := _jpeg_shape(path, sample.shape)):
         shape, turn = jpeg
         times = reduction(shape)
         image = read_image(path, turn, times, notes)
-        # the decoder may take damaged EXIF data otherwise than the header's reader does
+        # decoder and header reader may interpret damaged EXIF data differently
         if image.shape[:2] == tuple(-(-length // times) for length in shape):
             return image, shape
     image = sample_image(sample, notes)
@@ -72,9 +72,9 @@ def reduced_image(
 def _jpeg_shape(
     path: Path, expected: tuple[int, int] | None
 ) -> tuple[tuple[int, int], bool] | None:
-    """Return the rows and columns of a JPEG and whether it is to be turned for them.
+    """Return the shape of a JPEG, and whether its EXIF rotation applies.
 
-    None where it is no JPEG, or neither way of the shape that is expected.
+    None if the file is not a JPEG, or if neither orientation has the expected shape.
     """
     for turn in (True, False):
         header = read_header(path, turn)
@@ -86,7 +86,7 @@ def _jpeg_shape(
 
 
 def unequal(path: object, shape: tuple, other: str, other_shape: tuple) -> UserError:
-    """Return the error of a picture and a truth that differ in size."""
+    """Return the error for a picture and a truth that differ in size."""
     return UserError(
         f"{path} is {shape[1]} x {shape[0]} but {other} {other_shape[1]} x {other_shape[0]}. They "
         "must be equal."
@@ -94,10 +94,9 @@ def unequal(path: object, shape: tuple, other: str, other_shape: tuple) -> UserE
 
 
 def stamp(source: object) -> tuple:
-    """Return what changes with the content of a picture or map: a digest, its place in its file.
+    """Return a tuple that changes with the content of a picture or map; () without a file.
 
-    Of one in an array file also how it is read, which no import tells. Empty for what comes from no
-    file.
+    For a picture in an array file, the tuple includes its index and the code that reads it.
     """
     file = source.file if isinstance(source, Stored) else source
     if not isinstance(file, Path):
@@ -107,7 +106,7 @@ def stamp(source: object) -> tuple:
 
 
 def _way(read: Callable) -> tuple[str, str]:
-    """Return a digest of the code of a function that reads, and what it was given beforehand."""
+    """Return a digest of a reading function's code, and its bound arguments."""
     given = ""
     if isinstance(read, partial):
         read, given = read.func, repr((read.args, read.keywords))
@@ -115,20 +114,20 @@ def _way(read: Callable) -> tuple[str, str]:
 
 
 def known_shape(sample: Sample) -> tuple[int, int] | None:
-    """Return the rows and columns of a sample's picture where they are known without decoding."""
+    """Return the shape of a sample's picture if it is known without decoding, else None."""
     if sample.shape is None and isinstance(sample.image, Path):
         return header_shape(sample.image)
     if sample.shape is None and isinstance(sample.image, Stored):
-        with suppress(UserError):  # reading it says what is wrong
+        with suppress(UserError):  # a later read reports the error
             return sample.image.shape()
     return sample.shape
 
 
 def sample_shape(sample: Sample) -> tuple[int, int]:
-    """Return the rows and columns of a sample's picture, which is decoded only where it must be.
+    """Return the rows and columns of a sample's picture, which is decoded only if necessary.
 
     Raises:
-        UserError: the picture must be read and cannot be.
+        UserError: the picture must be decoded, but cannot be read.
     """
     if sample.shape is not None:
         return sample.shape
@@ -139,16 +138,15 @@ def sample_shape(sample: Sample) -> tuple[int, int]:
 def sample_density(sample: Sample, shape: tuple[int, int], sigma_pixels: float | None) -> Array:
     """Return a sample's density map at the picture's shape, maximum 1.
 
-    The data set's own map where it has one and no other sigma is asked for, else the blurred
-    fixations.
+    It is the published map if there is one and `sigma_pixels` is None, else the blurred fixations.
 
     Raises:
-        UserError: the map's shape is not the picture's, or too large.
+        UserError: the shape of the map differs from the picture's, or is too large.
     """
     if shape[0] * shape[1] > LARGEST_MAP:
         raise UserError(
-            f"{sample.name} is {shape[1]} x {shape[0]} pixels; of at most {LARGEST_MAP:,} a map of "
-            "where people looked is made. Scale it down, and its fixations with it."
+            f"{sample.name} is {shape[1]} x {shape[0]} pixels; density maps have at most "
+            f"{LARGEST_MAP:,}. Scale the picture and its fixations down."
         )
     if sample.map is not None and (sigma_pixels is None or sample.fixations is None):
         density = read_map(sample.map) if isinstance(sample.map, Path) else sample.map()

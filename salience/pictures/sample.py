@@ -1,4 +1,4 @@
-"""Sample: a picture and where people looked, the record that data sets hand to the rest."""
+"""Sample: a picture with its fixations and density map, the record that data-set loaders return."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-# what a folder of pictures is searched for
+# suffixes of picture files
 IMAGE_SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".tif",
     ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".j2c",
     ".jpc", ".jpf", ".jpx",
-    ".heic", ".heif",  # which are not read: found, so that they are named
+    ".heic", ".heif",  # not supported, but found, so that an error names them
 }  # fmt: skip
-# what videos are called; .ts is TypeScript, too, and is opened to see
+# suffixes of videos; .ts is missing, since it is also TypeScript's: such files are opened to decide
 VIDEO_SUFFIXES = {
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".mpg", ".mpeg", ".m2ts", ".flv",
     ".ogv", ".3gp", ".mxf", ".vob",
@@ -23,45 +23,45 @@ VIDEO_SUFFIXES = {
 
 
 class Prepared(Protocol):
-    """A picture and its truth as a network wants them, made once and kept (see `store.py`)."""
+    """A network's input and truth for one picture, prepared in a store (see `store.py`)."""
 
     @property
     def input_shape(self) -> tuple[int, int]:
-        """Rows and columns of the picture that is kept, pixels."""
+        """Rows and columns of the stored picture, pixels."""
         ...
 
     @property
     def origin(self) -> str:
-        """Where the picture was read from; it need not be there any more."""
+        """Path of the source picture, which may have been removed."""
         ...
 
     @property
     def digest(self) -> str:
-        """A name for what the files of the picture and its map held."""
+        """Hash of the contents of the picture file and the map file."""
         ...
 
     def require(self, **asked: object) -> None:
-        """Raise UserError where what is kept was made with other settings than those asked for."""
+        """Raise UserError if the store was prepared with settings other than `asked`."""
         ...
 
     def picture(self) -> NDArray[np.uint8]:
-        """Return the network's input, BGR [rows, cols, 3]; not to be written to."""
+        """Return the network's input, BGR [rows, cols, 3], read-only."""
         ...
 
     def truth(self) -> NDArray[np.floating]:
-        """Return the network-sized truth, [map rows, map cols, 2]; not to be written to."""
+        """Return the network-sized truth, [map rows, map cols, 2], read-only."""
         ...
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A picture or a map that is one of many in an array file: calling it reads it.
+    """A picture or a map inside an array file of many; a call reads it.
 
     Attributes:
         file: the array file.
-        index: which of its pictures.
-        read: from file and index to the picture, BGR uint8, or the map.
-        shape_of: from file and index to its rows and columns, where those cost less than reading.
+        index: index of the picture or map in the file.
+        read: function of file and index that returns the picture, BGR uint8, or the map.
+        shape_of: function of file and index that returns rows and columns without reading; or None.
     """
 
     file: Path
@@ -81,27 +81,27 @@ class Stored:
         return rows, cols
 
     def __str__(self) -> str:
-        """Return where it is."""
+        """Return file and index as text."""
         return f"{self.file}[{self.index}]"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture and where people looked at it.
+    """One picture with its fixations and density map.
 
     Attributes:
-        name: unique within the data set, with forward slashes; also names outputs.
-        image: the picture's file, or a function that returns it as BGR uint8 (built-in sets).
-        map: the file of the data set's own density map, a place in an array file, or None.
+        name: unique name within the data set, with forward slashes; outputs get this name.
+        image: file of the picture, or a function that returns it as BGR uint8 (built-in sets).
+        map: file of the published density map, a map in an array file, or None.
         fixations: float32 [n, 2] in (x, y), 0-based pixel-centre coordinates of the original
             picture, or None.
-        subjects: int [n], which observer made each fixation, or None.
-        sigma_pixels: the data set's own Gaussian, about one degree of visual angle.
-        category: the data set's own kind of picture, such as CAT2000's; empty where it has none.
-        shape: rows and columns of the picture, where the truth tells without decoding it. A picture
-            that its EXIF data turns away from this shape is read unturned.
-        outside: how many fixations lay outside the picture, dropped or clipped as was asked.
-        prepared: what a store keeps of it, or None.
+        subjects: int [n], the observer of each fixation, or None.
+        sigma_pixels: published Gaussian of the data set, about one degree of visual angle.
+        category: category of the picture in the data set, such as CAT2000's; "" if there is none.
+        shape: rows and columns of the picture, if the truth implies them. If the EXIF rotation
+            contradicts this shape, it is ignored.
+        outside: number of fixations outside the picture, before they were dropped or clipped.
+        prepared: the prepared input and truth in a store, or None.
     """
 
     name: str

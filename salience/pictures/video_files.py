@@ -1,8 +1,8 @@
-"""Videos in and out: frames read one by one, frames written, the sound carried over.
+"""Video files: reading and writing of frames, and copying of the sound.
 
-What `picture_files` is to pictures. OpenCV's own libav reads and writes; it turns frames as the
-file says. Only files are opened, of formats that hold videos: never what a file names, as a
-playlist does, and no text, which libav would draw.
+OpenCV's libav reads and writes; it applies the rotation that a file records. Only local files in
+video formats are opened: no playlists, which name other files, and no text files, which libav would
+render.
 """
 
 import os
@@ -31,12 +31,12 @@ CONTAINERS = (
 # OpenCV reads these each time that it opens a file
 ONLY_FILES = {
     "OPENCV_FFMPEG_CAPTURE_OPTIONS": f"protocol_whitelist;file|format_whitelist;{CONTAINERS}",
-    "OPENCV_FFMPEG_LOGLEVEL": "-8",  # a bad video gets our one line, not libav's
+    "OPENCV_FFMPEG_LOGLEVEL": "-8",  # for a bad video, our message replaces libav's
 }
-CODEC = "mp4v"  # MPEG-4 part 2: what OpenCV's wheels can write on every system
-MOST_SIDE = 8190  # of that codec, even
+CODEC = "mp4v"  # MPEG-4 part 2, which OpenCV's wheels can write on every system
+MOST_SIDE = 8190  # pixels, limit of that codec, even
 RATES = 0.1, 1000.0  # frames a second
-LONGEST_PAUSE = 10.0  # seconds between two frames; more is taken for a damaged time
+LONGEST_PAUSE = 10.0  # seconds between two frames; a longer pause counts as a damaged time stamp
 ROOM_BYTES = 2**20
 
 Frame = TypeVar("Frame")
@@ -44,13 +44,13 @@ Frame = TypeVar("Frame")
 
 @dataclass(frozen=True)
 class Clip:
-    """A video that can be read.
+    """A readable video.
 
     Attributes:
-        path: its file.
-        shape: rows and columns of its frames, turned as the file says.
-        rate: frames a second, on average where that varies.
-        count: of frames, as the file says or libav guesses; 0 where that is not known.
+        path: the file.
+        shape: rows and columns of the frames, after the recorded rotation.
+        rate: frames a second; the average of a variable rate.
+        count: number of frames, as recorded or estimated by libav; 0 if unknown.
     """
 
     path: Path
@@ -66,7 +66,7 @@ class Clip:
                 yield seconds, self._of_one_shape(capture.retrieve()[1])
 
     def _of_one_shape(self, frame: NDArray) -> NDArray[np.uint8]:
-        """Return a frame in the clip's shape: a stream may change its own on the way."""
+        """Return a frame scaled to the clip's shape, since a stream may change its shape."""
         if frame.shape[:2] != self.shape:
             frame = cv2.resize(frame, self.shape[::-1], interpolation=cv2.INTER_AREA)
         return np.asarray(frame, np.uint8)
@@ -74,8 +74,8 @@ class Clip:
 
 @contextmanager
 def _reader(path: Path) -> Iterator[cv2.VideoCapture]:
-    """Open a video by libav alone: OpenCV's other readers take a name for a pattern or a number."""
-    # an absolute path, as libav takes what stands before a colon for a protocol
+    """Open a video with libav: OpenCV's other readers take names for patterns or numbers."""
+    # an absolute path, since libav interprets text before a colon as a protocol
     with variables(ONLY_FILES):
         capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)  # noqa: PTH100
     try:
@@ -85,9 +85,10 @@ def _reader(path: Path) -> Iterator[cv2.VideoCapture]:
 
 
 def is_video(path: Path) -> bool:
-    """Return whether a file that was named is to be read as a video.
+    """Return whether to read a file as a video.
 
-    A picture is none, whatever it is called; of the rest the suffix decides, or whether it opens.
+    A picture is not a video, under any name. For other files, the suffix decides, or whether libav
+    can open the file.
     """
     if path.suffix.lower() in IMAGE_SUFFIXES or header_shape(path):
         return False
@@ -100,7 +101,7 @@ def is_video(path: Path) -> bool:
 
 
 def _nameable(path: Path) -> bool:
-    """Return whether a file's name can be handed to OpenCV: it has no bytes that are no UTF-8."""
+    """Return whether a file's name is valid UTF-8, which OpenCV needs."""
     try:
         os.path.abspath(path).encode()  # noqa: PTH100
     except UnicodeEncodeError:
@@ -109,10 +110,10 @@ def _nameable(path: Path) -> bool:
 
 
 def open_clip(path: Path) -> Clip:
-    """Return a video, whose first frame has been read.
+    """Open a video, and check that its first frame can be read.
 
     Raises:
-        UserError: it is missing, empty, no video, or too large.
+        UserError: the file is missing, empty, not a video, or too large.
     """
     if not _nameable(path):
         raise UserError(f"{path}: OpenCV opens no video whose name is not UTF-8. Rename it.")
@@ -146,7 +147,7 @@ def open_clip(path: Path) -> Clip:
 
 
 def _check_size(path: Path, rows: int, cols: int) -> None:
-    """Refuse frames that the overlay could not be written with."""
+    """Raise UserError if frames are too large for the codec of the overlay."""
     if max(rows, cols) > MOST_SIDE:
         raise UserError(
             f"{path} has frames of {cols} x {rows} pixels; at most {MOST_SIDE:,} a side are read. "
@@ -155,14 +156,14 @@ def _check_size(path: Path, rows: int, cols: int) -> None:
 
 
 def steady(timed: Iterable[tuple[float, Frame]], rate: float) -> Iterator[tuple[Frame, int]]:
-    """Yield each frame and how many of a constant rate it stands for, so that time is kept.
+    """Yield each frame and its number of repetitions at a constant frame rate.
 
-    That is 1 where the rate is constant already, 0 for a frame that comes too soon after another.
-    Times that are unknown, run backwards or leap are not heeded.
+    The number is 1 if the rate is constant already, and 0 for a frame too close to another. Time
+    stamps that are unknown, run backwards or jump are ignored.
 
     Args:
-        timed: frames and their times, seconds.
-        rate: frames a second.
+        timed: times in seconds and frames.
+        rate: constant rate, frames a second.
 
     >>> list(steady([(0.0, "a"), (0.1, "b"), (0.4, "c"), (0.42, "d")], 10.0))
     [('a', 1), ('b', 3), ('c', 0), ('d', 1)]
@@ -186,15 +187,15 @@ def steady(timed: Iterable[tuple[float, Frame]], rate: float) -> Iterator[tuple[
 class Movie:
     """A video that is being written.
 
-    Its sides are even, as the codec's are: an odd one ends with its last row or column twice.
+    The codec needs even sides: the last row or column of an odd side is repeated.
 
     Args:
-        path: its file, .mp4.
-        shape: rows and columns of its frames.
+        path: the file, .mp4.
+        shape: rows and columns of the frames.
         rate: frames a second.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
 
     def __init__(self, path: Path, shape: tuple[int, int], rate: float) -> None:
@@ -213,7 +214,7 @@ class Movie:
             raise self._refused()
 
     def write(self, frame: NDArray[np.uint8], times: int = 1) -> None:
-        """Write a BGR frame so many times."""
+        """Write a BGR frame `times` times."""
         more = [side - own for side, own in zip(self.shape, frame.shape, strict=False)]
         if any(more):
             frame = np.asarray(
@@ -224,23 +225,23 @@ class Movie:
         self.count += times
 
     def finish(self) -> None:
-        """Close the file and look whether all that was written can be read again.
+        """Close the file, and check that all frames can be read.
 
         Raises:
-            UserError: it cannot.
+            UserError: frames are missing.
         """
         self.writer.release()
         with _reader(self.path) as capture:
-            # what refuses a frame, a full disk say, OpenCV does not tell
+            # OpenCV does not report errors of writing, such as a full disk
             if capture.get(cv2.CAP_PROP_FRAME_COUNT) != self.count or not capture.read()[0]:
                 raise self._refused()
 
     def close(self) -> None:
-        """Close the file, as it is."""
+        """Close the file without a check."""
         self.writer.release()
 
     def _refused(self) -> UserError:
-        """Return why this file cannot be written."""
+        """Return the error that explains why this file cannot be written."""
         error = refusal_in(self.path.parent, ROOM_BYTES)
         if error:
             return refused(f"Cannot write {self.path.name}", error)
@@ -248,12 +249,12 @@ class Movie:
 
 
 def add_sound(silent: Path, source: Path, made: Path) -> str:
-    """Write a video again with the sound of another, if that has any; return "" or why not.
+    """Write a copy of a video with the sound of another, if any; return "" or why that failed.
 
     Args:
-        silent: the video.
-        source: the other one.
-        made: what is written; where the answer is not "", it is of no use.
+        silent: the video without sound.
+        source: the video with the sound.
+        made: the file to write; it is not usable after a failure.
     """
     program = shutil.which("ffmpeg")
     if not program:
@@ -272,6 +273,6 @@ def add_sound(silent: Path, source: Path, made: Path) -> str:
 
 
 def _input(path: Path) -> list[str]:
-    """Return ffmpeg's words for a file that it reads, whatever that is called or names."""
+    """Return ffmpeg's arguments for an input file, restricted to local files in video formats."""
     name = os.path.abspath(path)  # noqa: PTH100
     return ["-protocol_whitelist", "file", "-format_whitelist", CONTAINERS, "-i", f"file:{name}"]

@@ -1,4 +1,4 @@
-"""Archives: unpacked without trusting them, and written so that equal files give equal bytes."""
+"""Archives: safe extraction of untrusted archives, and reproducible .zip files."""
 
 import gzip
 import lzma
@@ -29,12 +29,11 @@ from salience.system.files import (
 from salience.system.terminal import progress
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
-LIMIT_BYTES, LIMIT_FILES = 64 * 2**30, 500_000  # several times the largest of the data sets
-BLOCK = 2**20  # bytes held at once
+LIMIT_BYTES, LIMIT_FILES = 64 * 2**30, 500_000  # several times the largest data set
+BLOCK = 2**20  # bytes in memory at once
 LONGEST = 1000  # characters of a path
-DEEPEST = 64  # folders: a file below thousands of them takes each system call thousands of steps
-# what zipfile, tarfile and the decompressors raise on a damaged file: of an unknown compression,
-# of a name that is no UTF-8, of a field that is no number
+DEEPEST = 64  # folders: system calls on a file below thousands of folders are slow
+# exceptions of zipfile, tarfile and the decompressors on a damaged file
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError,
           EOFError, ValueError, NotImplementedError, RuntimeError, struct.error, IndexError,
           KeyError, OverflowError)  # fmt: skip
@@ -42,7 +41,7 @@ DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lz
 
 @dataclass(frozen=True)
 class Member:
-    """One entry of an archive, as the archive tells it; `trouble` is why it is no plain file."""
+    """One entry of an archive; `trouble` says why it is neither a plain file nor a folder."""
 
     name: str  # without the ./ that `tar czf X.tar.gz ./folder` puts before each
     size: int
@@ -54,14 +53,14 @@ class Member:
 
 @contextmanager
 def members(archive: Path) -> Iterator[Iterator[Member]]:
-    """Give the entries of an archive, in their order; each can be read until the next is asked for.
+    """Yield an iterator over the entries of an archive; an entry is readable until the next one.
 
     Raises:
-        UserError: it is missing, of another type, damaged or truncated.
+        UserError: the archive is missing, of another type, damaged or truncated.
     """
     name = archive.name.lower()
     if not name.endswith(SUFFIXES):
-        raise UserError(f"{archive} is no archive of a known type: {', '.join(SUFFIXES)}.")
+        raise UserError(f"{archive} is not an archive of a known type: {', '.join(SUFFIXES)}.")
     try:
         raw = open_regular(archive)
     except OSError as error:
@@ -80,7 +79,7 @@ def _zipped(raw: IO[bytes]) -> Generator[Member, None, None]:
     """Yield the entries of a .zip."""
     with zipfile.ZipFile(raw) as file:
         for info in file.infolist():
-            kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where no Unix made it
+            kind = stat.S_IFMT(info.external_attr >> 16)  # 0 if the archive is not from Unix
             trouble = "" if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "is a link or a device"
             trouble = "is encrypted" if info.flag_bits & 1 else trouble
             reader = partial(file.open, info)
@@ -90,13 +89,13 @@ def _zipped(raw: IO[bytes]) -> Generator[Member, None, None]:
 
 
 def _plain(name: str) -> str:
-    """Return the name of an entry without ./ and // in it, which say nothing."""
-    # a longer one is refused
+    """Return the name of an entry without redundant ./ and //."""
+    # longer names are refused later
     return PurePosixPath(name).as_posix() if len(name) <= LONGEST else name
 
 
 class _Blocks:
-    """A file for tarfile, which would hold a header of any size in memory."""
+    """A file object for tarfile that limits the size of headers, which are read into memory."""
 
     def __init__(self, file: Any) -> None:
         self.seek, self.tell, self._read, self.last = file.seek, file.tell, file.read, b""
@@ -116,10 +115,10 @@ def _tarred(raw: IO[bytes], packed: bool) -> Generator[Member, None, None]:
             trouble = "" if info.isreg() or info.isdir() else "is a link or a device"
             reader = partial(file.extractfile, info)
             yield Member(_plain(info.name), info.size, info.isdir(), trouble, reader, raw.tell())
-    # tarfile takes what breaks off between two entries, or goes on with rubbish, for the end
+    # tarfile accepts an archive that breaks off between two entries, or continues with garbage
     if blocks.last != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("it ends without an end mark")
-    blocks.read(BLOCK)  # padding; at its end gzip compares the checksum of all
+    blocks.read(BLOCK)  # padding; at its end, gzip checks the checksum
 
 
 def extract(
@@ -128,25 +127,25 @@ def extract(
     limit_bytes: int = LIMIT_BYTES,
     limit_files: int = LIMIT_FILES,
 ) -> Path:
-    """Unpack archives side by side into a new folder, whole or not at all; return that folder.
+    """Unpack archives into one new folder, atomically, and return the folder.
 
-    What is hidden, and what macOS and Windows add, is left out.
+    Hidden files, and files that macOS and Windows add, are left out.
 
     Args:
         together: the archives, one or more: .zip, .tar, .tar.gz or .tgz.
-        folder: is made.
-        limit_bytes: of all files, unpacked.
-        limit_files: entries, folders too.
+        folder: the folder, which must not exist.
+        limit_bytes: most bytes of all unpacked files.
+        limit_files: most entries, folders included.
 
     Raises:
-        UserError: an archive is damaged, or they are too large; an entry leads out of the folder,
-            is no plain file or takes another's place; the folder is there or cannot be written.
+        UserError: an archive is damaged or too large; an entry leads out of the folder, is not a
+            plain file or has the name of another; or the folder exists or cannot be written.
     """
     if folder.exists():
         names = " and ".join(archive.name for archive in together)
-        raise UserError(f"{folder} is there already: remove it to unpack {names} again.")
+        raise UserError(f"{folder} exists already: remove it to unpack {names} again.")
     archive = together[0]
-    kinds: dict[str, bool] = {}  # of all archives: what one holds, no other may take the place of
+    kinds: dict[str, bool] = {}  # names in all archives, since no entry may replace another's
     count = size = 0
     with scratch(make_folder(folder.parent)) as temporary:
         made = temporary / "data"
@@ -175,7 +174,7 @@ def extract(
 
 
 def _refusal(member: Member, kinds: dict[str, bool]) -> str:
-    """Return why an entry is not unpacked, or nothing; note in `kinds` what names are folders."""
+    """Return why an entry is refused, or ""; record in `kinds` whether each name is a folder."""
     if len(member.name) > LONGEST:
         return f"has a name of {len(member.name)} characters"
     path = PurePosixPath(member.name)
@@ -191,8 +190,8 @@ def _refusal(member: Member, kinds: dict[str, bool]) -> str:
     if member.trouble:
         return member.trouble
     if lies_in_clutter(path):
-        return ""  # is not written, so each archive may have its own
-    # upper and lower case, and two codings of an accent, are one name to some file systems
+        return ""  # not written, so several archives may have it
+    # some file systems ignore case and the Unicode form of accents
     own, *above = (composed(str(p)).casefold() for p in (path, *path.parents))
     clash = own in kinds and not (member.is_folder and kinds[own])
     kinds.setdefault(own, member.is_folder)
@@ -201,7 +200,7 @@ def _refusal(member: Member, kinds: dict[str, bool]) -> str:
 
 
 def _unpack(member: Member, folder: Path) -> None:
-    """Write one entry that was not refused below a folder."""
+    """Write an accepted entry into a folder."""
     path = PurePosixPath(member.name)
     if lies_in_clutter(path):
         return
@@ -211,16 +210,16 @@ def _unpack(member: Member, folder: Path) -> None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     with member.open() as source, target.open("wb") as file:
-        shutil.copyfileobj(source, file, BLOCK)  # zipfile and tarfile give no byte beyond the size
+        shutil.copyfileobj(source, file, BLOCK)  # zipfile and tarfile stop at the entry's size
         if file.tell() != member.size:
-            raise tarfile.ReadError(f"{member.name!r} is not as long as it says")
+            raise tarfile.ReadError(f"{member.name!r} is shorter than its entry says")
 
 
 def write_zip(path: Path, files: dict[str, Path]) -> None:
-    """Write files into a .zip under the names given, whole or not at all.
+    """Write files into a .zip under the given names, atomically.
 
-    Names are sorted, and times and rights are left out, so equal files give equal archives. Nothing
-    is compressed: pictures are already.
+    Names are sorted, and times and permissions are constant, so that equal files give equal
+    archives. Files are not compressed, since pictures already are.
     """
     with atomic(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, file in sorted(files.items()):

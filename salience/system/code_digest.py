@@ -1,7 +1,7 @@
-"""Keys of code: a digest of all modules of the project that a function depends on.
+"""Digest of the code that a function depends on, for keys of caches.
 
-What is kept under a key (scores, features, exported networks, parsed fixations) goes stale when
-the code that makes it changes. The modules are found by following imports, never listed by hand.
+Cached scores, features, exported networks and fixations become stale when the code that makes them
+changes. The modules are found by following imports, never from a list kept by hand.
 """
 
 import dis
@@ -16,7 +16,7 @@ from typing import Any
 
 from salience.system.files import HERE, real_path
 
-# the project's modules and packages: where it is installed, those of others lie beside them
+# the project's modules and packages; an installed project lies beside other packages
 OURS = ("main", "commands", "salience", "config", "model", "utilities", "eltwise_product")
 
 
@@ -24,8 +24,8 @@ def code_digest(maker: Callable | str, root: Path = HERE) -> str:
     """Return a digest of the code that a function depends on, 64 hexadecimal digits.
 
     Args:
-        maker: the function or class that makes what is kept, or the name of its module where
-            importing that module would cost too much.
+        maker: the function or class that makes the cached value; or the name of its module, if the
+            import of the module is slow.
         root: folder of the project.
 
     Raises:
@@ -34,9 +34,9 @@ def code_digest(maker: Callable | str, root: Path = HERE) -> str:
     return _digest(_start(maker, root), root)
 
 
-@lru_cache  # asked of every picture of an epoch
+@lru_cache  # called for every picture of an epoch
 def _start(maker: Callable | str, root: Path) -> Path:
-    """Return the file that a function stands in, or a module."""
+    """Return the file of a function, class or module."""
     if not isinstance(maker, str):
         return real_path(Path(inspect.getfile(maker)))
     start = _file_of(maker, root)
@@ -46,13 +46,13 @@ def _start(maker: Callable | str, root: Path) -> Path:
 
 
 def is_ours(thing: Callable) -> bool:
-    """Return whether a function or class is the project's."""
+    """Return whether a function or class belongs to the project."""
     return thing.__module__.partition(".")[0] in OURS
 
 
 @lru_cache
 def _digest(start: Path, root: Path) -> str:
-    """Return the digest of a file and of all that it reaches."""
+    """Return the digest of a file and of all project files that it imports."""
     digest = hashlib.sha256()
     for path in sorted(reached(start, root)):
         place = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
@@ -62,10 +62,10 @@ def _digest(start: Path, root: Path) -> str:
 
 
 def reached(start: Path, root: Path = HERE) -> set[Path]:
-    """Return a file and the project's files that it imports, directly or through others.
+    """Return a file and the project files that it imports, directly or indirectly.
 
-    Imports inside functions count. So does a string that names a module, as `import_module` takes
-    it; a string that ends in a dot stands for all modules of its package.
+    Imports inside functions count. A string that names a module counts, too, since `import_module`
+    may take it; a string that ends in a dot stands for all modules of its package.
     """
     found, waiting = set(), [start]
     while waiting:
@@ -87,14 +87,14 @@ def reached(start: Path, root: Path = HERE) -> set[Path]:
 
 @lru_cache(maxsize=512)
 def _names(code: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return what a file imports, and its strings that may name a module: those with a dot.
+    """Return the names that a file imports, and its strings with a dot, which may name modules.
 
-    The file is compiled rather than parsed: in Python 3.11, two threads that make syntax trees at a
-    time can end in a SystemError, and TensorFlow makes some while pictures are read.
+    The file is compiled rather than parsed. In Python 3.11, two threads that make syntax trees at
+    the same time can raise a SystemError, and TensorFlow makes some while pictures are read.
     """
     imported: list[str] = []
     strings: list[str] = []
-    waiting: list[Any] = [InspectLoader.source_to_code(code)]  # nothing of it is run
+    waiting: list[Any] = [InspectLoader.source_to_code(code)]  # compiled, but not run
     while waiting:
         part = waiting.pop()
         if isinstance(part, tuple | frozenset):
@@ -109,7 +109,7 @@ def _names(code: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _imports(code: CodeType) -> Iterator[str]:
-    """Yield what a piece of code imports, and from where: a, a.b for `from a import b`."""
+    """Yield the dotted names that code imports: a and a.b for `from a import b`."""
     module = ""
     for step in dis.get_instructions(code):
         if step.opname == "IMPORT_NAME":
@@ -120,7 +120,7 @@ def _imports(code: CodeType) -> Iterator[str]:
 
 
 def _run_by(name: str, root: Path) -> Iterator[Path]:
-    """Yield the files that importing a.b.c runs: a/__init__.py and a/b/__init__.py, too."""
+    """Yield the files that an import of a.b.c runs, with a/__init__.py and a/b/__init__.py."""
     parts = name.split(".")
     for end in range(1, len(parts) + 1):
         if file := _file_of(".".join(parts[:end]), root):
@@ -129,7 +129,7 @@ def _run_by(name: str, root: Path) -> Iterator[Path]:
 
 @lru_cache(maxsize=4096)
 def _file_of(name: str, root: Path) -> Path | None:
-    """Return the file of a module or package; None where the project has none of this name."""
+    """Return the file of a module or package; None if the project has no such module."""
     place = _place(name, root)
     if place is None:
         return None
@@ -138,7 +138,7 @@ def _file_of(name: str, root: Path) -> Path | None:
 
 
 def _place(name: str, root: Path) -> Path | None:
-    """Return where a module of this dotted name would lie; None where the project has no such."""
+    """Return the path of a dotted name, without suffix; None if it is not a name of the project."""
     parts = name.split(".")
     ours = parts[0] in OURS and all(part.isidentifier() for part in parts)
     return root.joinpath(*parts) if ours else None

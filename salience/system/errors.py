@@ -1,19 +1,19 @@
-"""The errors that are the user's to fix. Anything else that is raised is a defect of ours."""
+"""Errors that the user can fix. Any other exception is a defect of this program."""
 
 import difflib
 import re
 from collections.abc import Iterable
 
 LONGEST = 2000  # characters of a message
-# what a terminal obeys, takes for the end of a line or writes the other way round; lone surrogates
-# stand for the bytes of file names that are no UTF-8, and cannot be written
+# control characters, line ends and marks of text direction; and lone surrogates, which stand for
+# invalid UTF-8 in file names and cannot be written
 UNPRINTABLE = re.compile(
     "[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
 def printable(text: str) -> str:
-    r"""Return a text in one line that does nothing to a terminal, whatever a file is called.
+    r"""Return a text in one line, with control characters escaped.
 
     >>> printable("a\x1b[2J\n\u202eb\udcff")
     'a\\x1b[2J\\n\\u202eb\\udcff'
@@ -22,16 +22,16 @@ def printable(text: str) -> str:
 
 
 class UserError(Exception):
-    """Bad input, told in one line: what is wrong, where, and what to do about it.
+    """Invalid input, with a message of one line: what is wrong, where, and the remedy.
 
-    `main.py` prints the message and leaves with its exit code. A library caller catches it like
-    any exception. What a message quotes of names and files is made fit to be printed.
+    `main.py` prints the message and exits with `exit_code`. Control characters in quoted names are
+    escaped.
     """
 
     exit_code = 2
 
     def __init__(self, message: str) -> None:
-        if len(message) > LONGEST:  # it quotes what a file holds
+        if len(message) > LONGEST:  # it may quote the content of a file
             message = f"{message[: LONGEST // 2]} [...] {message[-LONGEST // 2 :]}"
         super().__init__(message)
 
@@ -40,16 +40,16 @@ class UserError(Exception):
 
 
 class StorageError(UserError):
-    """What the machine's storage refused: a full or read-only disk, a folder that has gone.
+    """An error of the storage, such as a full or read-only disk, or a removed folder.
 
-    The same command goes on, or can be given again, once that is mended.
+    After the remedy, the same command can be repeated or resumed.
     """
 
     exit_code = 1
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended the work in good order: the same command takes it up again."""
+    """A signal ended the work after its state was saved; the same command resumes it."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
 
@@ -58,13 +58,13 @@ class Interrupted(KeyboardInterrupt):
 
 
 class NotBegun(Interrupted):
-    """A signal ended the work before anything was done: to try again might end in the same way."""
+    """A signal ended the work before any step; a repetition may end in the same way."""
 
     exit_code = 130
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """Return a sentence that offers the nearest choice to a mistyped name.
+    """Return a sentence that suggests the nearest choice to a mistyped name, or lists all.
 
     >>> did_you_mean("mlnett", ["mlnet", "salnet-deep"])
     "Did you mean 'mlnet'?"

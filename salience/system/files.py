@@ -1,6 +1,6 @@
-"""Files written whole or not at all: every output goes to a temporary name and is then renamed.
+"""Atomic writing of files: each output goes to a temporary name and is then renamed.
 
-Here are also reading and digests of files, and where the program lies.
+This module also reads and hashes files, and knows the folder of the program.
 """
 
 import csv
@@ -24,27 +24,27 @@ from typing import Any
 
 from salience.system.errors import StorageError, UserError
 
-HERE = Path(__file__).resolve().parents[2]  # the folder that the program lies in
+HERE = Path(__file__).resolve().parents[2]  # the folder of the program
 
 
 def is_installed() -> bool:
-    """Return whether the program lies among installed packages, not in a folder of its own."""
+    """Return whether the program is installed as a package."""
     return HERE.name in ("site-packages", "dist-packages")
 
 
 def how_to_install(extra: str, words: str) -> str:
-    """Return the words that install what is missing.
+    """Return the command that installs missing packages.
 
     Args:
-        extra: of pyproject.toml, where the program is installed; empty for all that it needs.
-        words: those in the program's folder.
+        extra: extra of pyproject.toml, for an installed program; "" for the program itself.
+        words: command for a program that is not installed.
     """
     if not is_installed():
         return words
     return f'pip install "{f".[{extra}]" if extra else "."}" in the folder of Salience'
 
 
-# what the storage refuses, and what its owner can do; the rest of the errors come from a sick disk
+# remedies for errors of the storage; other errors count as a broken disk
 REMEDIES = {
     errno.ENOSPC: "Free space or files there (df -h, df -i)",
     errno.EDQUOT: "Free some of your quota there (quota -s)",
@@ -54,31 +54,31 @@ REMEDIES = {
     errno.ENOENT: "See what removed the folder",
     errno.ESTALE: "See whether that disk is still mounted",
     errno.ENODEV: "See whether that disk is still mounted",
-    errno.EIO: "See what ails that disk (dmesg)",
+    errno.EIO: "Check that disk for errors (dmesg)",
     errno.EMFILE: "Raise the limit of open files (ulimit -n)",
     errno.ENFILE: "See which processes hold so many files open",
     errno.EFBIG: "Raise the limit of a file's size (ulimit -f)",
 }
-# no disk's fault: such a name, or a file where a folder should be
+# errors of a name, not of the disk: an invalid name, or a file in place of a folder
 MISNAMED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG,
             errno.EINVAL, errno.ELOOP, errno.EILSEQ)  # fmt: skip
-# what a folder's flush ends with where the system knows no such thing, or may not look into it
+# errors of flushing a folder on systems that do not support it
 NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
-PARTIAL = re.compile(r"\.partial-\d+-\d+(\..*)?", re.DOTALL)  # the names of what is not finished
-LEFT_SECONDS = 86400.0  # by then nobody works on it
-# what systems and archives leave beside the data, besides what is hidden
+PARTIAL = re.compile(r"\.partial-\d+-\d+(\..*)?", re.DOTALL)  # names of temporary files
+LEFT_SECONDS = 86400.0  # age at which a temporary file counts as abandoned
+# files and folders that systems and archivers add, besides hidden ones
 CLUTTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
 SMALL_FILE = 2**20  # bytes: as fast to read as to open
-# Windows knows no such pipes, and reads text unless it is told not to
+# Windows has no O_NONBLOCK, and needs O_BINARY
 NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that spreadsheets reckon out
-HEAD_AND_TAIL = 2**16  # bytes of each end of a large file that its stamp depends on
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of formulas in spreadsheets
+HEAD_AND_TAIL = 2**16  # bytes at each end of a large file that its stamp includes
 
 
 def error_number(error: BaseException) -> int | None:
-    """Return the `errno` of what the storage refused; None where an error tells of no such thing.
+    """Return the `errno` of a storage error, from its number or its text; None for other errors.
 
-    HDF5 and TensorFlow tell it in words alone.
+    HDF5 and TensorFlow report such errors only as text.
 
     >>> error_number(RuntimeError("(file write failed: error message = 'No space left on device')"))
     28
@@ -90,18 +90,18 @@ def error_number(error: BaseException) -> int | None:
 
 
 def refused(what: str, error: BaseException, instead: str = "write elsewhere") -> UserError:
-    """Return the error that says in one line what could not be written, why, and what to do.
+    """Return a one-line error: what failed, why, and the remedy.
 
     Args:
-        what: could not be done, and where.
-        error: of the system, or of a library that met it.
-        instead: what else may help.
+        what: the failed action with its path, such as "Cannot write a.png".
+        error: exception of the system or of a library.
+        instead: an alternative for the user.
 
     >>> refused("Cannot write a.png", OSError(errno.ENOTDIR, "Not a directory"))
     UserError('Cannot write a.png: Not a directory. Write elsewhere.')
     """
     number = error_number(error)
-    # NumPy says of a short write how much was asked for, and no more
+    # NumPy reports a short write without an errno
     why = os.strerror(number) if number else " ".join(str(error).split()) or type(error).__name__
     if number in MISNAMED:
         return UserError(f"{what}: {why}. {instead[0].upper()}{instead[1:]}.")
@@ -111,10 +111,10 @@ def refused(what: str, error: BaseException, instead: str = "write elsewhere") -
 
 @contextmanager
 def telling(what: str, instead: str = "write elsewhere") -> Iterator[None]:
-    """Turn what the storage refuses inside the block into the one line of `refused`."""
+    """Turn storage errors in the block into the one-line error of `refused`."""
     try:
         yield
-    except (UserError, BrokenPipeError):  # of the latter, a pipe is to blame that we print into
+    except (UserError, BrokenPipeError):  # a broken pipe concerns standard output, not the storage
         raise
     except Exception as error:
         if not isinstance(error, OSError) and error_number(error) is None:
@@ -123,17 +123,17 @@ def telling(what: str, instead: str = "write elsewhere") -> Iterator[None]:
 
 
 def make_folder(folder: Path, flag: str = "--output", inside: Path | None = None) -> Path:
-    """Create a folder with its parents and return it; what is left over in it is removed.
+    """Create a folder with its parents, remove abandoned temporary files in it, and return it.
 
     Args:
         folder: the folder.
-        flag: what chooses another.
-        inside: a folder above it that was there before, and is not made again where it has gone:
-            what was written into it has gone, too.
+        flag: flag that chooses another folder, for errors.
+        inside: a parent that existed before. It is not created again if it was removed, since
+            earlier outputs are then lost.
 
     Raises:
-        StorageError: it cannot be created or written into.
-        UserError: its name cannot be a folder's.
+        StorageError: the folder cannot be created, or is not writable.
+        UserError: the name is not valid for a folder.
     """
     with telling(f"Cannot create the folder {folder}", f"choose another with {flag}"):
         if inside is None:
@@ -141,7 +141,7 @@ def make_folder(folder: Path, flag: str = "--output", inside: Path | None = None
         for part in reversed((folder, *folder.parents)):
             if inside in part.parents:
                 part.mkdir(exist_ok=True)
-        folder.stat()  # or it has gone
+        folder.stat()  # raises if the folder was removed
     if not os.access(folder, os.W_OK):
         raise StorageError(f"The folder {folder} is not writable. Choose another with {flag}.")
     if folder not in _swept:
@@ -155,17 +155,17 @@ _numbers = itertools.count()
 
 
 def aside(folder: Path, suffix: str = "") -> Path:
-    """Return a name in a folder for what is not finished; its number tells threads apart."""
+    """Return a temporary name in a folder, unique for each process and call."""
     return folder / f".partial-{os.getpid()}-{next(_numbers)}{suffix}"
 
 
 def sweep(folder: Path, left_seconds: float = LEFT_SECONDS) -> None:
-    """Remove what processes that were killed have left unfinished in a folder.
+    """Remove temporary files and folders of killed processes from a folder.
 
     Args:
         folder: the folder.
-        left_seconds: what changed since stays: another process, maybe on another host, may be at
-            it.
+        left_seconds: least age; younger files may belong to a running process, maybe on another
+            host.
     """
     with suppress(OSError):
         for path in [Path(entry) for entry in os.scandir(folder) if PARTIAL.fullmatch(entry.name)]:
@@ -179,19 +179,19 @@ def sweep(folder: Path, left_seconds: float = LEFT_SECONDS) -> None:
 
 @contextmanager
 def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` when the block ends well.
+    """Yield a temporary path beside `path`, and rename it to `path` if the block succeeds.
 
-    The temporary name keeps the suffixes, because OpenCV and Keras choose the format by them, and
-    nothing else, because a name may be as long as the file system takes. After an error the
-    temporary file is removed and `path` is as it was.
+    The temporary name keeps the suffixes, by which OpenCV and Keras choose the format. It keeps
+    nothing else of the name, which may have the maximum length already. After an error, the
+    temporary file is removed and `path` is unchanged.
 
     Args:
-        path: what is written.
-        durable: wait until the disk has it, and its name, so that it survives a loss of power.
+        path: the file to write.
+        durable: whether to flush file and name to disk, to survive a power failure.
 
     Raises:
-        StorageError: the file cannot be written (unwritable folder, full disk).
-        UserError: its name cannot be a file's.
+        StorageError: the file cannot be written (folder not writable, disk full).
+        UserError: the name is not valid for a file.
     """
     temporary = aside(path.parent, "".join(path.suffixes[-2:])[-40:])
     try:
@@ -205,10 +205,10 @@ def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """Yield a new folder inside another, for what is to be moved out of it; it is then removed.
+    """Yield a temporary folder inside another; it is removed after the block.
 
     Raises:
-        StorageError: it cannot be made, or what the block writes is refused.
+        StorageError: the folder cannot be created, or the block cannot write.
     """
     temporary = aside(folder)
     try:
@@ -220,20 +220,20 @@ def scratch(folder: Path) -> Iterator[Path]:
 
 
 def move(made: Path, path: Path, durable: bool = True) -> None:
-    """Give a file, or a folder, that was made aside its name, once the disk has all of it."""
+    """Rename a temporary file or folder to its final path, after it is flushed to disk."""
     if durable and not made.is_dir():
         flush(made)
     elif durable and hasattr(os, "sync"):
-        os.sync()  # a folder may hold thousands of files, each of which would be waited for
+        os.sync()  # one call, instead of a flush of each of thousands of files
     os.replace(made, path)
     if durable:
         flush_folder(path.parent)
 
 
 def refusal_in(folder: Path, size: int) -> OSError | None:
-    """Return what refuses so many bytes in a folder, or None where there is room.
+    """Return the error of writing `size` bytes into a folder, or None if that succeeds.
 
-    For libraries that do not tell why they could not write.
+    It explains failures of libraries that do not report why they could not write.
     """
     path = aside(folder)
     try:
@@ -248,16 +248,16 @@ def refusal_in(folder: Path, size: int) -> OSError | None:
 
 
 def flush(path: Path) -> None:
-    """Wait until the disk has what was written to a file."""
+    """Flush a file to disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 def flush_folder(folder: Path) -> None:
-    """Wait until the disk has the names in a folder, where the system can do that."""
+    """Flush the names in a folder to disk, if the system supports it."""
     try:
         handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # so does Windows say that a folder is no file
+    except PermissionError:  # Windows cannot open folders
         return
     try:
         os.fsync(handle)
@@ -269,26 +269,26 @@ def flush_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file, whole or not at all."""
+    """Write a UTF-8 text file atomically."""
     with atomic(path) as temporary:
-        # a file name may hold bytes that are no UTF-8
+        # the text may contain file names that are not valid UTF-8
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
-    """Write a binary file, whole or not at all."""
+    """Write a binary file atomically."""
     with atomic(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, NaN as null, whole or not at all."""
+    """Write a value as indented JSON atomically, with null for NaN."""
     text = json.dumps(without_nan(value), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 
 
 def is_clutter(name: str) -> bool:
-    """Return whether a file or folder of that name is nobody's data: hidden, or a system's own.
+    """Return whether a file or folder is not data, but hidden or added by a system.
 
     >>> is_clutter("._a.jpg"), is_clutter("__MACOSX"), is_clutter("a.jpg")
     (True, True, False)
@@ -297,7 +297,7 @@ def is_clutter(name: str) -> bool:
 
 
 def lies_in_clutter(path: PurePath) -> bool:
-    """Return whether a path leads through, or to, what is nobody's data.
+    """Return whether a part of a path is not data (see `is_clutter`).
 
     >>> lies_in_clutter(PurePath("__MACOSX/a/._a.jpg")), lies_in_clutter(PurePath("a/a.jpg"))
     (True, False)
@@ -306,9 +306,9 @@ def lies_in_clutter(path: PurePath) -> bool:
 
 
 def composed(name: str) -> str:
-    """Return a name in Unicode's composed form (NFC), by which names are compared.
+    """Return a name in Unicode's composed form (NFC), in which names are compared.
 
-    macOS hands out decomposed names (NFD), archives and other systems either.
+    macOS returns decomposed names (NFD); archives and other systems return either form.
 
     >>> composed("e\u0301") == "\u00e9"
     True
@@ -317,23 +317,23 @@ def composed(name: str) -> str:
 
 
 def real_path(path: Path | str) -> Path:
-    """Return an absolute path without links; one that links to itself stays as it is.
+    """Return an absolute path without links; a link to itself is returned unchanged.
 
-    `Path.resolve` raises RuntimeError for the latter.
+    `Path.resolve` raises RuntimeError for a link to itself.
     """
     return Path(os.path.realpath(path))
 
 
 def open_regular(path: Path) -> io.BufferedReader:
-    """Return a file that is open for reading, if it is a regular one.
+    """Open a regular file for reading.
 
-    A pipe would wait for who writes, and a device may never end.
+    A pipe would block until a writer opens it, and a device may have no end.
 
     Raises:
-        UserError: it is a pipe, a device or a folder.
-        OSError: it cannot be opened.
+        UserError: the path is a pipe, a device or a folder.
+        OSError: the file cannot be opened.
     """
-    # not to wait where a pipe takes the file's place between a look and the opening
+    # non-blocking, since a pipe would block already when opened
     handle = os.open(path, os.O_RDONLY | NO_WAIT)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
@@ -342,51 +342,51 @@ def open_regular(path: Path) -> io.BufferedReader:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return what a file holds, if it is a regular one; raises what `open_regular` does."""
+    """Return the content of a regular file; raises as `open_regular`."""
     with open_regular(path) as file:
         return file.read()
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
-    """Return a text file of UTF-8, with or without a byte-order mark, as Windows writes one.
+    """Return the content of a UTF-8 text file, without a byte-order mark.
 
     Args:
         path: the file.
-        errors: what becomes of bytes that are not UTF-8, as `bytes.decode` has it.
+        errors: treatment of invalid bytes, as in `bytes.decode`.
 
     Raises:
-        UserError: it is no regular file.
-        OSError: it cannot be read.
-        UnicodeDecodeError: it is not UTF-8.
+        UserError: the path is not a regular file.
+        OSError: the file cannot be read.
+        UnicodeDecodeError: the file is not UTF-8.
     """
     return read_bytes(path).decode("utf-8-sig", errors)
 
 
 def content_stamp(path: Path) -> str:
-    """Return a digest that changes when a file's content does, quick for large files, too.
+    """Return a digest that changes with a file's content, fast for large files, too.
 
-    A file of at most 1 MB is read whole. Of a larger one size, time and both ends count: archives
-    and copies set times back, so that size and time alone tell little.
+    A file of at most 1 MB is hashed whole. For a larger file, the digest includes size, time and
+    both ends. Size and time are not enough, since archives and copies restore times.
 
     Raises:
-        UserError: it is no regular file.
-        OSError: it cannot be read.
+        UserError: the path is not a regular file.
+        OSError: the file cannot be read.
     """
     status = path.stat()
     return _stamp(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def stamp_or_nothing(path: Path) -> str:
-    """Return a file's `content_stamp`; "" where it cannot be read, which its reader tells."""
+    """Return a file's `content_stamp`; "" if it cannot be read, which a later read reports."""
     try:
         return content_stamp(path)
     except (OSError, UserError):
         return ""
 
 
-@lru_cache(2**9)  # what is at work now: a million pictures are not to be remembered
+@lru_cache(2**9)  # recent files only, to limit memory for millions of pictures
 def _stamp(path: Path, inode: int, size: int, time_ns: int, changed_ns: int) -> str:
-    """Return the digest of `content_stamp`; a file asked for again soon is not read again."""
+    """Return the digest of `content_stamp`, cached for recent files."""
     with open_regular(path) as file:
         if size <= SMALL_FILE:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -403,7 +403,7 @@ def file_digest(path: Path) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """Return nested values with None for NaN and infinities, which JSON does not know.
+    """Return nested values with None for NaN and infinities, which JSON does not support.
 
     >>> without_nan({"nss": [1.0, float("nan")]})
     {'nss': [1.0, None]}
@@ -432,10 +432,10 @@ def read_json(path: Path) -> Any:
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
-    r"""Return rows of equal keys as CSV text with a header.
+    r"""Return rows with equal keys as CSV text with a header.
 
-    A text that a spreadsheet would take for a formula, as a picture's name may be, gets a quote
-    before it.
+    A text that a spreadsheet would evaluate as a formula, such as a picture's name, gets a leading
+    quote.
 
     >>> as_csv([{"epoch": 1, "loss": -0.5}])
     'epoch,loss\n1,-0.5\n'
@@ -449,12 +449,12 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
 
 
 def _as_cell(value: Any) -> Any:
-    """Return a value as no spreadsheet reckons with it."""
+    """Return a value that a spreadsheet does not evaluate as a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def is_name(text: str) -> bool:
-    """Return whether a text can name an adaptation: it becomes part of a file's name.
+    """Return whether a text can name an adaptation, as a part of its file name.
 
     >>> is_name("eyecrowd"), is_name("runs/mine"), is_name("mine.json")
     (True, False, False)

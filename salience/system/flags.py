@@ -1,6 +1,6 @@
-"""Flags made from the fields of settings dataclasses, and the values that those fields may take.
+"""Flags from settings dataclasses: how fields are declared, checked, parsed and written.
 
-How a field is declared, checked, parsed and written stands here, not which fields there are.
+The fields themselves are in `config.py` and `commands/settings.py`.
 """
 
 import argparse
@@ -33,19 +33,19 @@ def option(
     words: str = "",
     metavar: str = "",
 ) -> Any:
-    """Declare a field: its default, the help of its flag, its unit, what it may be.
+    """Declare a field of a settings dataclass, with the help and the range of its flag.
 
     Args:
-        default: value where the flag is not given; `dataclasses.MISSING` for a field that must be.
-        help: what the field means.
-        unit: of its value.
-        choices: what it may be.
-        least: its smallest value.
-        most: its largest value.
-        flag: name of the flag where that is not the field's.
-        group: heading of this field and of those after it in the command's help.
-        words: not empty for words without a flag: "1", or how many as argparse has it, "*" or "+".
-        metavar: what the help calls the value; default: its type.
+        default: value without the flag; `dataclasses.MISSING` for a required field.
+        help: meaning of the field.
+        unit: unit of the value.
+        choices: allowed values; empty for any.
+        least: smallest allowed value.
+        most: largest allowed value.
+        flag: name of the flag, if it differs from the field's.
+        group: heading in the help, for this field and the fields after it.
+        words: for positional arguments, "1" or argparse's number of arguments, "*" or "+".
+        metavar: name of the value in the help; default: its type.
     """
     meta = {
         "help": help,
@@ -62,37 +62,37 @@ def option(
 
 
 class Checked:
-    """What every settings dataclass does: check its own fields, and be made from flags."""
+    """Base class of settings dataclasses: checks its fields, and is made from flags."""
 
     @classmethod
     def from_flags(cls, flags: dict[str, Any]) -> Self:
-        """Return the settings that a command line asks for.
+        """Return the settings of a command line.
 
         Args:
-            flags: the fields that were given, and no others.
+            flags: values of the given flags only, by field.
 
         Raises:
-            UserError: a value is out of range, or files that decide others are not usable.
+            UserError: a value is out of range, or a file that sets other fields cannot be read.
         """
         return cls(**flags)
 
     @classmethod
     def default_text(cls, field: str) -> str:
-        """Return what the help calls the default of a field where that is not its value."""
+        """Return a field's default for the help, if it is not the default value; else ""."""
         return ""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             if takes_many(field.type):
                 value = getattr(self, field.name)
-                if isinstance(value, str | Path | float):  # one alone may be named alone
+                if isinstance(value, str | Path | float):  # a single value needs no tuple
                     value = (value,)
                 object.__setattr__(self, field.name, tuple(value or ()))
             check_value(field, getattr(self, field.name))
 
 
 def value_type(annotation: Any) -> type:
-    """Return the type of a field's values: without the None of an optional one, of one of many."""
+    """Return the type of a field's value: without None, and of the elements of a tuple."""
     if isinstance(annotation, types.UnionType):
         return next(t for t in typing.get_args(annotation) if t is not type(None))
     return typing.get_args(annotation)[0] if takes_many(annotation) else annotation
@@ -104,7 +104,7 @@ def takes_many(annotation: Any) -> bool:
 
 
 def check_value(field: dataclasses.Field, value: Any) -> None:
-    """Raise UserError where a field's value is outside its choices or its range."""
+    """Raise UserError if a field's value is outside its choices or its range."""
     if isinstance(value, tuple):
         for one in value:
             check_value(field, one)
@@ -125,14 +125,14 @@ def check_value(field: dataclasses.Field, value: Any) -> None:
 
 
 def typed(value: Any, kind: type, about: str) -> Any:
-    """Return a JSON value as a field's type.
+    """Return a JSON value converted to a field's type.
 
     Raises:
-        UserError: it is of another type.
+        UserError: the value has another type.
     """
     wanted = {Path: str, float: (int, float)}.get(kind, kind)
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{about} is {value!r}, {kind.__name__} is expected.")
+        raise UserError(f"{about} is {value!r}, but {kind.__name__} is expected.")
     try:
         return kind(value)
     except OverflowError as error:
@@ -140,7 +140,7 @@ def typed(value: Any, kind: type, about: str) -> Any:
 
 
 def to_json(settings: Any) -> dict[str, Any]:
-    """Return the fields of a settings dataclass as JSON values; words without a flag are none."""
+    """Return the fields of a settings dataclass as JSON values, without positional arguments."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, tuple):
@@ -173,11 +173,11 @@ def is_bool(text: str) -> bool:
 def add_flags(parser: argparse.ArgumentParser, settings: type[Checked]) -> None:
     """Add a flag for every field of a settings dataclass.
 
-    Flags that are not given stay out of the parsed namespace, so that a recipe's or a file's value
-    is told from a typed one.
+    Flags that are not given are left out of the parsed namespace, so that values of a recipe or a
+    file can be distinguished from typed values.
 
     Args:
-        parser: gets the flags.
+        parser: the parser that receives the flags.
         settings: the dataclass.
     """
     target = parser
@@ -221,7 +221,7 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[Checked]) -> None:
 
 
 def typed_flags(settings: Any) -> list[str]:
-    """Return the words that make a command's settings again, with all that is not the default.
+    """Return the command-line arguments that reproduce settings, without default values.
 
     >>> Part = dataclasses.make_dataclass("Part", [("split", str, "test"), ("fold", int, 0)])
     >>> typed_flags(Part(split="val"))
@@ -239,19 +239,19 @@ def typed_flags(settings: Any) -> list[str]:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that takes --a-b for --a_b and offers the nearest to a mistyped word."""
+    """An argument parser that accepts --a-b for --a_b, and suggests the nearest flag or choice."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # an abbreviation that works today is ambiguous once a flag is added
+        # an abbreviation becomes ambiguous when a flag is added
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse the words, with - and _ alike inside a flag's name."""
+        """Parse the arguments, with - and _ equivalent in a flag's name."""
         words = list(sys.argv[1:] if args is None else args)
         truths = {f for a in self._actions if a.type is parse_bool for f in a.option_strings}
         positional = any(not action.option_strings for action in self._actions)
         for i, word in enumerate(words):
-            if word == "--":  # what follows is no flag, whatever it looks like
+            if word == "--":  # only positional arguments follow
                 break
             if word.startswith("--"):
                 name, equals, rest = word[2:].partition("=")
@@ -260,22 +260,22 @@ class Parser(argparse.ArgumentParser):
             if words[i] in truths and (
                 value.startswith("--") or (positional and not is_bool(value))
             ):
-                words[i] += "=True"  # so that `test --overlay images/` reads as it looks
+                words[i] += "=True"  # so that `test --overlay images/` means --overlay True
         namespace, unknown = super().parse_known_args(words, namespace)
         if unknown:
-            # here rather than in the caller: only this parser knows the nearest flag
+            # here, since only this parser knows the nearest flag
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return namespace, unknown
 
     def error(self, message: str) -> typing.NoReturn:
-        """Print one line and leave with exit code 2."""
+        """Print one line and exit with code 2."""
         typed = re.search(r"(?:unrecognized arguments: |invalid choice: '?)([^\s']+)", message)
         if typed:
             known = [flag for action in self._actions for flag in action.option_strings]
             known += [str(c) for action in self._actions for c in action.choices or ()]
             near = difflib.get_close_matches(typed[1], known, n=1)
             message += f". Did you mean '{near[0]}'?" if near else ""
-        # a glob may have put any file's name among the words
+        # a glob may have expanded to any file name
         self.exit(2, f"error: {printable(message)} (see {self.prog} --help)\n")
 
 

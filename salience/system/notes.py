@@ -1,14 +1,14 @@
-"""What was noticed on the way that a reader of the scores should know: named, counted, decided."""
+"""Notes: findings about pictures during a command, counted and reported at its end."""
 
 from threading import Lock
 
-NAMED = 3  # pictures named in a line; the files name all
+NAMED = 3  # pictures named in a line; the output files name all
 
 
 class Notes:
-    """Findings by their kind, each with the pictures that it concerns.
+    """Findings by kind, each with the pictures concerned.
 
-    A kind says what was found and how it was decided, so that nothing is dropped silently.
+    A kind states the finding and its treatment, so that nothing is dropped silently.
 
     >>> notes = Notes()
     >>> notes.add("maps missing: left out", "a.jpg")
@@ -29,7 +29,7 @@ class Notes:
                 names.append(name)
 
     def explain(self, remark: str) -> None:
-        """Note a sentence that concerns no single picture, once."""
+        """Note a sentence about the whole run, once."""
         with self._lock:
             if remark not in self.remarks:
                 self.remarks.append(remark)
@@ -39,7 +39,7 @@ class Notes:
         return [kind for kind, names in self.found.items() if name in names]
 
     def merge(self, other: "Notes", label: str) -> None:
-        """Take over another's findings, each kind under a label."""
+        """Add all findings of other notes, each kind with a label in front."""
         for kind, names in other.found.items():
             for name in names:
                 self.add(f"{label}: {kind}", name)
@@ -47,7 +47,7 @@ class Notes:
             self.explain(f"{label}: {remark}")
 
     def lines(self) -> list[str]:
-        """Return a line for each kind with its count and the first names, then the remarks."""
+        """Return a line for each kind with its count and first names, and then the remarks."""
         lines = []
         for kind, names in self.found.items():
             more = ", ..." if len(names) > NAMED else ""

@@ -1,7 +1,7 @@
-"""Keeps the terminal for our words while libraries are imported, and names the one that is absent.
+"""Imports of libraries that print too much: Keras and its backend, and OpenVINO.
 
-Some say what no setting of their own can silence. What Keras' own settings file asks for does not
-reach the networks here.
+Output that no setting of a library suppresses is dropped during its import. The settings file of
+Keras does not affect the networks here.
 """
 
 import json
@@ -19,16 +19,16 @@ from salience.system.errors import UserError, did_you_mean
 from salience.system.files import HERE, is_installed, read_text
 from salience.system.signals import as_interrupts
 
-BACKENDS = ("tensorflow", "jax", "torch")  # what Keras runs on: KERAS_BACKEND
-LEVEL = "TF_CPP_MIN_LOG_LEVEL"  # whoever sets it wants to read what TensorFlow says, and does
-_one_at_a_time = RLock()  # environment variables are one for all threads
+BACKENDS = ("tensorflow", "jax", "torch")  # values of KERAS_BACKEND
+LEVEL = "TF_CPP_MIN_LOG_LEVEL"  # if the user sets it, TensorFlow's log is shown
+_one_at_a_time = RLock()  # all threads share the environment variables
 
 
 @contextmanager
 def variables(values: dict[str, str]) -> Iterator[None]:
-    """Set environment variables, which a library reads, while the block runs.
+    """Set environment variables that a library reads, while the block runs.
 
-    One that is set already stays as it is.
+    Variables that are already set keep their values.
     """
     with _one_at_a_time:
         new = {name: value for name, value in values.items() if name not in os.environ}
@@ -42,12 +42,12 @@ def variables(values: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def hushed(stream: int = 2) -> Iterator[None]:
-    """Drop what is written to standard error, by C++ code too, while a backend is imported.
+    """Drop output to standard error, also of C++ code, while a backend is imported.
 
-    TensorFlow's first lines come before it reads its log level. Exceptions pass.
+    TensorFlow prints its first lines before it reads its log level. Exceptions are not affected.
 
     Args:
-        stream: 2, or 1 for standard output.
+        stream: 2 for standard error, 1 for standard output.
     """
     if LEVEL in os.environ:
         yield
@@ -65,13 +65,13 @@ def hushed(stream: int = 2) -> Iterator[None]:
 
 
 def import_keras() -> None:
-    """Import Keras and its backend, which is slow, and loud by default.
+    """Import Keras and its backend, without their log.
 
     Raises:
-        UserError: the backend is not installed, or none of those that can train.
+        UserError: the backend is not installed, or cannot train.
     """
     chosen = os.environ.get("KERAS_BACKEND", "")
-    if chosen and chosen not in BACKENDS:  # Keras has others, which cannot train
+    if chosen and chosen not in BACKENDS:  # other backends of Keras cannot train
         raise UserError(f"KERAS_BACKEND={chosen}: {did_you_mean(chosen, BACKENDS)}")
     file = _settings_file()
     if not chosen and "keras" not in sys.modules:
@@ -100,13 +100,13 @@ def import_keras() -> None:
 
 
 def start_keras() -> None:
-    """Import Keras for a command: a signal that comes meanwhile ends the program at once.
+    """Import Keras for a command, such that a signal ends the program at once.
 
-    TensorFlow takes seconds for that, and an exception inside it for a failure of its own. What
-    it and JAX log later is kept from the terminal, too.
+    The import takes seconds, and TensorFlow would treat an exception as a failure of its own. Later
+    log lines of TensorFlow and JAX are suppressed, too.
 
     Raises:
-        UserError: as `import_keras` does.
+        UserError: see `import_keras`.
     """
     if LEVEL not in os.environ:
         for name in ("tensorflow", "jax"):
@@ -117,21 +117,21 @@ def start_keras() -> None:
 
 @contextmanager
 def keras_started() -> Iterator[None]:
-    """Run a command's block with Keras, as `start_keras` and `keras_conventions` have it."""
+    """Run a command's block with Keras; see `start_keras` and `keras_conventions`."""
     start_keras()
     with keras_conventions():
         yield
 
 
 def _settings_file() -> Path:
-    """Return where Keras looks for its settings."""
+    """Return the path of Keras' settings file."""
     return Path(os.path.expanduser(os.environ.get("KERAS_HOME") or "~/.keras"), "keras.json")  # noqa: PTH111, Path raises where there is no home
 
 
 def _refuse_backend_of(file: Path) -> None:
-    """Raise UserError where Keras' settings file names a backend that is not there or cannot train.
+    """Raise UserError if Keras' settings file names a backend that is unknown here.
 
-    Earlier versions of Keras knew others, and wrote them there.
+    Earlier versions of Keras supported other backends and wrote them into the file.
     """
     with suppress(OSError, ValueError, AttributeError):
         named = json.loads(read_text(file)).get("backend", BACKENDS[0])
@@ -144,9 +144,9 @@ def _refuse_backend_of(file: Path) -> None:
 
 @contextmanager
 def keras_conventions() -> Iterator[None]:
-    """Work in float32 and with channels last, whatever Keras' settings file asks for.
+    """Use float32 and channels last, against Keras' settings file, while the block runs.
 
-    Afterwards its settings are the caller's again.
+    Afterwards the caller's settings are restored.
     """
     import_keras()
     from keras import config
@@ -159,15 +159,15 @@ def keras_conventions() -> Iterator[None]:
         config.set_image_data_format(data_format)
 
     try:
-        use("float32", 1e-7, "channels_last")  # Keras' own defaults, for which networks are made
+        use("float32", 1e-7, "channels_last")  # Keras' defaults, which the networks assume
         yield
     finally:
         use(*kept)
 
 
 def import_openvino() -> Any:
-    """Return OpenVINO, which by default reports to its maker that it is imported, without that."""
-    # it has a stub for where its reporter is not installed
+    """Return OpenVINO, imported without its telemetry."""
+    # OpenVINO has a stub for a missing telemetry package
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
@@ -175,9 +175,10 @@ def import_openvino() -> Any:
 
 
 def program(*words: str) -> list[str]:
-    """Return the words that start this program anew, as a process of its own.
+    """Return the command line that starts this program in a new process.
 
-    Installed, it is found as a module: as a file, all packages would come before Python's own.
+    An installed program is started as a module: started as a file, its folder of packages would
+    precede Python's standard library.
     """
     start = ["-P", "-m", "main"] if is_installed() else [str(HERE / "main.py")]
     return [sys.executable, *start, *words]

@@ -1,7 +1,8 @@
-"""What a queue or a person asks of a long run by a signal: stop now, but lose nothing.
+"""Signals: end a run in good order, so that nothing is lost.
 
-SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGUSR1 mean the same: end soon, and well. A second one, some
-seconds later, means at once. One that the caller has set to be ignored (`nohup`) stays ignored.
+SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGUSR1 have the same effect: save and exit soon. A second
+signal, some seconds later, ends the process at once. A signal that the caller ignores (`nohup`)
+stays ignored.
 """
 
 import os
@@ -20,23 +21,23 @@ SIGNALS = tuple(
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
     if hasattr(signal, name)  # Windows has the first two
 )
-ONE_SIGNAL_SECONDS = 2  # what comes so soon after another was only passed on twice, as queues do
-GRACE_SECONDS = 25  # SLURM and Kubernetes kill 30 s after they asked, unless told otherwise
+ONE_SIGNAL_SECONDS = 2  # queues may deliver one signal twice within this time
+GRACE_SECONDS = 25  # SLURM and Kubernetes kill a process 30 s after the signal by default
 
 
 @contextmanager
 def as_interrupts(at_once: bool = False) -> Iterator[None]:
-    """Let each of SIGNALS end the block as Ctrl-C does: what is half written goes, exit code 130.
+    """Raise KeyboardInterrupt in the block for each of SIGNALS; exit code 130.
 
     Args:
-        at_once: leave the process where it stands. For a block that writes nothing and runs code
-            of libraries, such as their import, which may take an exception for a failure.
+        at_once: exit the process immediately instead. This is for blocks that write nothing and
+            import libraries, which may treat the exception as a failure of their own.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     chosen = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    words = os.dup(2) if at_once else 2  # the stream may be shut while a library is imported
+    words = os.dup(2) if at_once else 2  # `hushed` may redirect the stream during an import
 
     def heard(number: int, frame: object) -> None:
         if at_once:
@@ -55,12 +56,12 @@ def as_interrupts(at_once: bool = False) -> Iterator[None]:
 
 
 class Stop:
-    """Whether a run has been asked to end, and by which signal.
+    """A request to end a run, made by a signal.
 
     Attributes:
-        name: of the signal, such as SIGTERM; "" until one comes.
-        can_wait: whether the run looks at `name` itself, at the end of each step; else a signal
-            raises `Interrupted` wherever the main thread is.
+        name: name of the signal, such as SIGTERM; "" before a signal.
+        can_wait: whether the run checks `name` after each step. Otherwise a signal raises
+            `NotBegun` in the main thread.
     """
 
     def __init__(self) -> None:
@@ -71,7 +72,7 @@ class Stop:
         return bool(self.name)
 
     def heard(self, number: int, frame: object = None) -> None:
-        """Note a signal; raise where nobody looks. Python calls it in the main thread."""
+        """Record a signal; raise `NotBegun` unless the run checks for signals itself."""
         self.name = signal.Signals(number).name
         if not self.can_wait:
             raise NotBegun(f"stopped by {self.name}, before a step was done")
@@ -83,19 +84,20 @@ def heeded(
     grace_seconds: float = GRACE_SECONDS,
     leave: Callable[[int], object] = os._exit,
 ) -> Iterator[Stop]:
-    """Turn signals into a request to stop, while the block runs.
+    """Turn signals into a request to stop while the block runs.
 
-    Python handles a signal between two of its own instructions, and a step of a network is one: so
-    another thread hears of it, too, and ends the process where that step takes too long.
+    Python handles a signal only between two of its instructions, and a training step is one
+    instruction. Therefore a second thread also receives the signal, and ends the process if the
+    step takes too long.
 
     Args:
-        say: gets what is to be told.
-        grace_seconds: after so long the process ends, whatever it does.
-        leave: ends the process with an exit code.
+        say: function that reports a line.
+        grace_seconds: time after which the process ends in any case.
+        leave: function that ends the process with an exit code.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield stop  # Python lets no other thread handle signals
+        yield stop  # Python handles signals only in the main thread
         return
     chosen = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     reading, writing = socket.socketpair()
@@ -125,7 +127,7 @@ def _watch(
     grace_seconds: float,
     leave: Callable[[int], object],
 ) -> None:
-    """Hear of signals at once: say what is done, and end the process where it must."""
+    """Receive signals in a thread: report them, and end the process after the grace period."""
     deadline = first = None
     while True:
         reading.settimeout(deadline and max(deadline - time.monotonic(), 0.001))
@@ -133,8 +135,8 @@ def _watch(
             numbers = reading.recv(1)
         except TimeoutError:
             say(
-                f"The step has not ended within {grace_seconds:g} s: leaving with the last "
-                "checkpoint."
+                f"The step has not ended within {grace_seconds:g} s: exiting; the last checkpoint "
+                "remains."
             )
             return _end(Interrupted.exit_code, leave)
         if not numbers:
@@ -149,13 +151,13 @@ def _watch(
         first, deadline = now, now + grace_seconds
         if stop.can_wait:
             say(
-                f"{signal.Signals(numbers[0]).name}: this step ends, then where training stands is "
-                "saved. Once more stops at once."
+                f"{signal.Signals(numbers[0]).name}: saving a checkpoint after this step. A second "
+                "signal stops at once."
             )
 
 
 def _end(code: int, leave: Callable[[int], object]) -> None:
-    """End this process now, with what it has said."""
+    """End this process now, after its output is flushed."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     leave(code)

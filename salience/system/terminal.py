@@ -1,7 +1,4 @@
-"""The terminal: lines, columns, the progress bar of long work, and the standard streams.
-
-A bar is shown only where somebody watches.
-"""
+"""Terminal output: lines, columns, progress bars, and the standard streams."""
 
 import os
 import sys
@@ -11,14 +8,14 @@ from tqdm import tqdm
 
 from salience.system.errors import printable
 
-# installed, the program is started by its own name
+# an installed program has its own name
 PROGRAM = "salience" if Path(sys.argv[0]).stem == "salience" else "main.py"
 COMMAND_LINE = ("salience",) if PROGRAM == "salience" else ("python", "main.py")
-NEWS_SECONDS = 60.0  # between two lines of news, where no bar is shown
+REPORT_SECONDS = 60.0  # between two progress lines, if no bar is shown
 
 
 def tell(text: str) -> None:
-    r"""Print lines, in which nothing that a file is called or holds reaches the terminal's senses.
+    r"""Print lines, with control characters escaped, which file names may contain.
 
     >>> tell("two\nlines of caf\xe9\x1b[31m\udcff")
     two
@@ -28,7 +25,10 @@ def tell(text: str) -> None:
 
 
 def progress(total: int, label: str, unit: str = "images", shown: bool = True) -> tqdm:
-    """Return a bar counting pictures, or bytes ("B"); silent where no terminal shows it."""
+    """Return a progress bar that counts pictures, or bytes for the unit "B".
+
+    The bar is hidden if standard error is not a terminal.
+    """
     return tqdm(
         total=total,
         desc=label,
@@ -42,7 +42,7 @@ def progress(total: int, label: str, unit: str = "images", shown: bool = True) -
 
 
 def aligned(lines: list[list[str]]) -> str:
-    """Return cells as columns: the first to the left, the others to the right."""
+    """Return a table of cells as text: the first column left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]).rstrip()
@@ -51,9 +51,9 @@ def aligned(lines: list[list[str]]) -> str:
 
 
 def open_closed_streams() -> None:
-    """Open what the caller has closed of the standard streams (`>&-`), to nowhere.
+    """Open standard streams that the caller has closed (`>&-`) on the null device.
 
-    Else the next file that is opened takes its number, and gets what libraries print.
+    Otherwise the next file gets the number of the stream, and libraries print into the file.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
@@ -65,5 +65,5 @@ def open_closed_streams() -> None:
 
 
 def drop_output() -> None:
-    """Send to nowhere what is still to be printed, which Python would try again at its end."""
+    """Discard buffered output, which Python would otherwise try to write again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

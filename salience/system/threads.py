@@ -1,4 +1,4 @@
-"""Work that overlaps: items through threads and out in order, only a few of them at a time."""
+"""Parallel work in threads: results in order, with a bounded number in advance."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

@@ -27,9 +27,9 @@ from salience.measures.adaptation import (
     IDENTITY,
     Adaptation,
     LowResolutionMaps,
-    fitted,
-    information,
-    most_likely,
+    best_parameters,
+    fit_adaptation,
+    objective_values,
 )
 from salience.measures.metrics import METRICS, as_distribution
 from salience.measures.significance import Interval
@@ -126,7 +126,7 @@ def test_a_wide_blur_is_as_good_on_averages_of_pixels(rng):
 def test_known_parameters_are_recovered(rng):
     maps = [blobs(rng) for _ in range(40)]
     truth = dataclasses.replace(CHANGED, centre_power=0.0)
-    found = most_likely(looked_at(maps, truth, rng))
+    found = best_parameters(looked_at(maps, truth, rng))
     assert found.contrast == pytest.approx(truth.contrast, rel=0.15)
     for name in ("centre_x", "centre_y", "centre_width", "centre_height"):
         assert getattr(found, name) == pytest.approx(getattr(truth, name), abs=0.03), name
@@ -136,12 +136,14 @@ def test_known_parameters_are_recovered(rng):
 
 def test_what_a_set_shares_improves_pictures_that_were_not_fitted_on(rng):
     pictures = looked_at([blobs(rng) for _ in range(60)], CHANGED, rng, fixations=100)
-    fit = fitted(pictures[:20])
+    fit = fit_adaptation(pictures[:20])
     assert fit.kept
     assert fit.gain.low > 0
     unseen = pictures[20:]
-    best = information(CHANGED, unseen).mean() - information(IDENTITY, unseen).mean()
-    won = information(fit.adaptation, unseen).mean() - information(IDENTITY, unseen).mean()
+    best = objective_values(CHANGED, unseen).mean() - objective_values(IDENTITY, unseen).mean()
+    won = (
+        objective_values(fit.adaptation, unseen).mean() - objective_values(IDENTITY, unseen).mean()
+    )
     assert 0.8 * best < won <= 1.02 * best
     assert won == pytest.approx(fit.gain.mean, rel=0.5)  # what it promised
 
@@ -149,10 +151,10 @@ def test_what_a_set_shares_improves_pictures_that_were_not_fitted_on(rng):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_set_that_needs_nothing_keeps_the_identity(seed):
     rng = np.random.default_rng(seed)
-    fit = fitted(looked_at([blobs(rng) for _ in range(8)], IDENTITY, rng, fixations=60))
+    fit = fit_adaptation(looked_at([blobs(rng) for _ in range(8)], IDENTITY, rng, fixations=60))
     assert not fit.kept
     assert fit.adaptation == IDENTITY
-    assert "nothing is gained" in adaptation.told(fit)
+    assert "nothing is gained" in adaptation.fit_line(fit)
 
 
 def test_pictures_that_contradict_each_other_keep_the_identity(rng):
@@ -162,7 +164,7 @@ def test_pictures_that_contradict_each_other_keep_the_identity(rng):
         looks = np.zeros((36, 48))
         looks[18, column] = 1
         pictures.append(LowResolutionMaps(np.ones((36, 48), np.float32), looks))
-    fit = fitted(pictures)
+    fit = fit_adaptation(pictures)
     assert fit.gain.mean < 0
     assert fit.adaptation == IDENTITY
 
@@ -170,37 +172,37 @@ def test_pictures_that_contradict_each_other_keep_the_identity(rng):
 def test_pictures_of_several_shapes_are_fitted_together(rng):
     maps = [blobs(rng, shape) for shape in ((36, 48), (48, 36), (30, 48)) for _ in range(6)]
     pictures = looked_at(maps, CHANGED, rng)
-    values = information(CHANGED, pictures)
-    assert values.tolist() == [information(CHANGED, [picture])[0] for picture in pictures]
-    assert fitted(pictures).kept
+    values = objective_values(CHANGED, pictures)
+    assert values.tolist() == [objective_values(CHANGED, [picture])[0] for picture in pictures]
+    assert fit_adaptation(pictures).kept
 
 
 def test_what_was_looked_at_is_counted_where_it_lies():
     saliency_map = np.ones((128, 256))
     points = np.array([[255.0, 0.0], [0.0, 127.0], [0.0, 126.0], [999.0, 5.0]])
     found = adaptation.low_resolution_maps(saliency_map, points)
-    assert found.looks.shape == (32, 64)
-    assert (found.looks[0, 63], found.looks[31, 0]) == pytest.approx((1 / 3, 2 / 3))
+    assert found.truth.shape == (32, 64)
+    assert (found.truth[0, 63], found.truth[31, 0]) == pytest.approx((1 / 3, 2 / 3))
     assert adaptation.low_resolution_maps(saliency_map, points[3:]) is None  # outside
     assert adaptation.low_resolution_maps(saliency_map, None) is None
     density = np.zeros((128, 256))
     density[:4, :4] = 1
-    assert adaptation.low_resolution_maps(saliency_map, None, density).looks[0, 0] == 1
+    assert adaptation.low_resolution_maps(saliency_map, None, density).truth[0, 0] == 1
 
 
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
 def test_a_fit_does_best_in_what_it_is_fitted_for(rng, objective):
     pictures = looked_at([blobs(rng) for _ in range(12)], CHANGED, rng, fixations=100)
-    fit = fitted(pictures, 0, objective)
+    fit = fit_adaptation(pictures, 0, objective)
     assert fit.kept
     assert fit.objective == objective
     unit = adaptation.OBJECTIVES[objective].unit
-    assert f"] {unit} on unseen pictures" in adaptation.told(fit)
+    assert f"] {unit} on unseen pictures" in adaptation.fit_line(fit)
     before, after = (
-        information(own, pictures, objective).mean() for own in (IDENTITY, fit.adaptation)
+        objective_values(own, pictures, objective).mean() for own in (IDENTITY, fit.adaptation)
     )
     assert after > before + 0.01
-    likeliest = information(most_likely(pictures), pictures, objective).mean()
+    likeliest = objective_values(best_parameters(pictures), pictures, objective).mean()
     assert after >= likeliest - 0.01  # no other fit does better in it
 
 
@@ -211,12 +213,12 @@ def test_the_objectives_are_the_metrics_of_the_small_maps(rng):
     counts = np.round(looks * 3000).astype(int)
     points = np.repeat(np.stack([columns, rows], -1).reshape(-1, 2), counts.ravel(), axis=0)
     seen = LowResolutionMaps(maps, counts / counts.sum())
-    own = {name: information(IDENTITY, [picture], name)[0] for name in ("cc", "kld")}
+    own = {name: objective_values(IDENTITY, [picture], name)[0] for name in ("cc", "kld")}
     assert own["cc"] == pytest.approx(metrics.cc(maps, looks), rel=1e-4)
     assert own["kld"] == pytest.approx(-metrics.kld(maps, looks), rel=1e-4)
-    assert information(IDENTITY, [seen], "nss")[0] == pytest.approx(metrics.nss(maps, points))
+    assert objective_values(IDENTITY, [seen], "nss")[0] == pytest.approx(metrics.nss(maps, points))
     constant = LowResolutionMaps(np.ones((36, 48)), looks)
-    assert information(IDENTITY, [constant], "cc")[0] == 0
+    assert objective_values(IDENTITY, [constant], "cc")[0] == 0
 
 
 def test_the_choices_of_the_flag_are_the_objectives():
@@ -301,15 +303,15 @@ def test_other_weights_are_refused(weights):
     path = adaptation.path_of("there", weights)
     adaptation.save(path, CHANGED, weights, {})
     weights.write_bytes(weights.read_bytes() + b"\0")
-    with pytest.raises(UserError, match=r"fitted to the maps of other weights \(own.weights.h5\)"):
+    with pytest.raises(UserError, match=r"fitted to maps of other weights \(own.weights.h5\)"):
         adaptation.load(path, weights)
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda card: [card], "is no adaptation"),
-        (lambda card: {**card, "format": "else"}, "is no adaptation"),
+        (lambda card: [card], "is not an adaptation"),
+        (lambda card: {**card, "format": "else"}, "is not an adaptation"),
         (lambda card: {**card, "weights": "own.weights.h5"}, r"other weights \(others\)"),
         (lambda card: {**card, "weights": {"name": "x" * 999}}, r"other weights \(x{80}\)"),
         (lambda card: {**card, "parameters": [1.0] * 9}, "its parameters are not contrast"),
@@ -319,7 +321,7 @@ def test_other_weights_are_refused(weights):
                 lambda card, value=value: {
                     **card, "parameters": {**card["parameters"], "blur": value}
                 },
-                rf"the adaptation's blur is .*{text}.*a number of 0 to 0.1",
+                rf"the adaptation's blur is .*{text}.*a number from 0 to 0.1",
             )
             for value, text in [
                 (float("nan"), "nan"), (float("inf"), "inf"), (-0.1, "-0.1"), (5000, "5000"),

@@ -348,7 +348,7 @@ def test_tuning_sees_the_validation_pictures_alone(run, perfect):
 def test_a_tuned_row_scores_the_adapted_maps(run, perfect, monkeypatch):
     made = Adaptation(contrast=2.0, centre_share=0.5)
     fit = AdaptationFit(made, Interval(1.0, 1.0, 1.0, 4), True)
-    monkeypatch.setattr(evaluate, "fitted", lambda *a: fit)
+    monkeypatch.setattr(evaluate, "fit_adaptation", lambda *a: fit)
     done, _ = run(maps=perfect("test"), val_maps=perfect("val"), tune=True, metrics="cc,nss")
     split = TruthSplit(samples(), ("cc", "nss"), human=False)
     for i, scores in enumerate(done.row("test-0, tuned").scores):

@@ -165,8 +165,8 @@ def test_wrong_settings_are_refused():
     for flags, message in (
         ({"backbone": "resnet5"}, "unknown 'resnet5'. Did you mean 'resnet50'"),
         ({"backbone": "vgg16,vgg16"}, "names a network twice"),
-        ({"rows": 250}, "--rows 250 does not divide by 16, as the input of the probe of vgg16"),
-        ({"backbone": "mobilenet_v2"}, "--rows 240 does not divide by 32"),
+        ({"rows": 250}, "--rows 250 is not a multiple of 16, which the probe"),
+        ({"backbone": "mobilenet_v2"}, "--rows 240 is not a multiple of 32"),
         ({"backbone": "vgg16,vgg19", "backbone_weights": "a.h5"}, "is the file of one network"),
     ):
         with pytest.raises(UserError, match=re.escape(message)):

@@ -319,7 +319,7 @@ def test_all_pictures_may_test_where_nothing_trains(data, tmp_path, density):
     assert CompareConfig(test_share=1.0).plan.test == 1
     with pytest.raises(UserError, match="leave no picture to train on"):
         Config(test_share=1.0)
-    with pytest.raises(UserError, match="more than all pictures"):
+    with pytest.raises(UserError, match="add up to more than all pictures"):
         EvaluateConfig(test_share=0.6, val_share=0.5)
     with pytest.raises(UserError, match=r"--test_share 1\.5 is too large"):
         EvaluateConfig(test_share=1.5)

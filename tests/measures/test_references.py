@@ -117,7 +117,7 @@ def test_no_observer_is_foretold_from_himself(agreeing):
     split = TruthSplit([sample_of("0.png", fixations, [0] * 5 + [1] * 5), *agreeing.samples])
     for folds in (folds_of_one, folds_of_half):
         ceiling = Ceiling(folds, (1.0, 0.0, 0.0))
-        made = list(ceiling._foretold(split.truth(0)))
+        made = list(ceiling._predictions(split.truth(0)))
         assert len(made) == 2
         for foretold, density, own in made:
             x, y = own[0].astype(int)
@@ -137,7 +137,7 @@ def test_fixations_outside_the_picture_make_no_fold(agreeing):
     fixations = np.array([[10, 10], [12, 10], [500, 500]], np.float32)
     split = TruthSplit([sample_of("0.png", fixations, [0, 1, 2]), *agreeing.samples])
     ceiling = Ceiling(folds_of_one, (1.0, 0.0, 0.0))
-    assert [own.tolist() for _, _, own in ceiling._foretold(split.truth(0))] == [
+    assert [own.tolist() for _, _, own in ceiling._predictions(split.truth(0))] == [
         [[10, 10]], [[12, 10]],
     ]  # fmt: skip
 

@@ -281,5 +281,5 @@ def test_mlnet_takes_every_backbone(name):
 def test_a_run_on_another_backbone_has_a_name_of_its_own():
     assert Config().name == "mlnet-frozen-osie"
     assert Config(backbone="resnet50").name == "mlnet-resnet50-frozen-osie"
-    with pytest.raises(UserError, match="as the input of mlnet-mobilenet_v2 must"):
+    with pytest.raises(UserError, match="which mlnet-mobilenet_v2 needs"):
         Config(rows=240, cols=320, backbone="mobilenet_v2")

@@ -283,7 +283,7 @@ def test_unreadable_weights_are_refused(tmp_path, name):
     path.write_text("neither")
     if name == "objects.npz":
         np.savez(path, conv1=np.array([{}], dtype=object))
-    with pytest.raises(UserError, match=f"{name} is neither HDF5 nor .npz with plain arrays"):
+    with pytest.raises(UserError, match=f"{name} is neither HDF5 nor an .npz of numeric"):
         salnet._arrays(path)
 
 
@@ -294,7 +294,7 @@ def test_unreadable_weights_are_refused(tmp_path, name):
         ({"model": "salnet-deep", "backbone_weights": "no.h5"}, "no.h5: no such file"),
         ({"model": "salnet-shallow", "freeze_backbone": True}, "has no backbone"),
         ({"model": "salnet-shallow", "backbone_weights": "x.h5"}, "has no backbone"),
-        ({"model": "salnet-half", "loss": "kld+mlnet"}, "'mlnet' is that system's own loss"),
+        ({"model": "salnet-half", "loss": "kld+mlnet"}, "'mlnet' is the loss of another system"),
     ],
 )
 def test_senseless_starts_are_refused(flags, message):
@@ -322,5 +322,5 @@ def test_a_start_without_weights_is_called_so(tiny):
 
 
 def test_too_small_an_input_is_refused():
-    with pytest.raises(UserError, match="--rows 20: salnet-shallow needs 24 at the least"):
+    with pytest.raises(UserError, match="--rows 20: salnet-shallow needs at least 24"):
         built("salnet-shallow", rows=20, cols=64)

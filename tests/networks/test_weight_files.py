@@ -52,7 +52,7 @@ def spoil(path, value):
 def test_weights_that_are_no_finite_numbers_are_refused_where_they_are_loaded(put, value):
     path = put[0]("bad")
     spoil(path, value)
-    with pytest.raises(UserError, match=r"infinite or no numbers .*Get it again"):
+    with pytest.raises(UserError, match=r"infinite or NaN .*Get the file again"):
         load_model(path)
 
 
@@ -67,7 +67,7 @@ def test_weights_that_single_precision_cannot_hold_are_refused(put, trained):
         values = np.asarray(file["layers"][names[-1]], np.float64)
         del file["layers"][names[-1]]
         file["layers"][names[-1]] = np.full_like(values, 1e300)
-    with pytest.raises(UserError, match="infinite or no numbers"):
+    with pytest.raises(UserError, match="infinite or NaN"):
         load_model(path)
 
 
@@ -110,8 +110,8 @@ def test_where_the_box_does_better_a_line_says_so_with_both_figures(put, monkeyp
     name, lines = chosen(folder)
     assert name == "mine.weights.h5"
     assert lines[-1] == (
-        "the network in the box does better: on the same 26 validation pictures its CC is 0.790, "
-        f"that of these weights 0.400; --weights {box} takes it"
+        "the included network does better: on the same 26 validation pictures its CC is 0.790, "
+        f"that of these weights 0.400; choose it with --weights {box}"
     )
     write("mine", cc=0.8, box={"val_cc": 0.79, "pictures": 26})
     assert len(chosen(folder)[1]) == 1
@@ -140,10 +140,10 @@ def test_a_card_of_ten_thousand_pictures_is_kept_and_can_be_added_to(put):
     path = put[0]("large")
     before = load_model(path).get_weights()
     hashes = [i.to_bytes(provenance.HASH_BYTES, "big") for i in range(10_000)]
-    weight_files.amend(path, {"pictures": {"train": provenance.packed(hashes)}})
+    weight_files.amend(path, {"pictures": {"train": provenance.encode_hashes(hashes)}})
     weight_files.amend(path, {"box": {"val_cc": 0.5}})
     card = weight_files.read_card(path)
-    assert provenance.remembered(card) == set(hashes)
+    assert provenance.hashes_in_card(card) == set(hashes)
     assert card["box"] == {"val_cc": 0.5}
     assert card == json.loads(weight_files.card_path(path).read_text())
     for one, other in zip(load_model(path).get_weights(), before, strict=True):
@@ -154,11 +154,11 @@ def test_a_card_of_ten_thousand_pictures_is_kept_and_can_be_added_to(put):
 
 def test_weights_of_another_set_or_folder_are_not_replaced_and_worse_ones_are():
     def card(cc, *pictures, dataset="folder", data="a", val="v"):
-        about = {"train": provenance.packed(pictures), "val": val}
+        about = {"train": provenance.encode_hashes(pictures), "val": val}
         return {"dataset": dataset, "metrics": {"val_cc": cc}, "pictures": about,
                 "config": {"data": [data]}}  # fmt: skip
 
-    better, one, two = weight_files.why_better, b"aaaaa", b"bbbbb"
+    better, one, two = weight_files.reason_to_keep, b"aaaaa", b"bbbbb"
     assert "0.900, not 0.100" in better(card(0.9, one), card(0.1, one))
     assert not better(card(0.1, one), card(0.9, one))
     assert not better(card(0.9, one), card(0.1, one, val="w"))  # scored on other pictures
@@ -179,7 +179,7 @@ def test_a_picture_is_known_again_by_its_content_alone(tmp_path):
         found = provenance.hashes([Sample(p.name, p) for p in (first, copy, other)])
         assert found[0] == found[1] != found[2]
     assert provenance.hashes([Sample("gone", tmp_path / "gone.jpg")]) == [None]
-    assert provenance.unpacked("no base64 \x00") == set()
+    assert provenance.decode_hashes("no base64 \x00") == set()
 
 
 def test_half_precision_and_a_wider_network_are_still_told_apart(put, tiny):

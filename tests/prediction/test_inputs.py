@@ -86,7 +86,7 @@ def test_a_listed_picture_is_in_the_part_in_which_a_found_one_is(jobs):
     "shard", ["0/4", "5/4", "1/0", "1", "a/b", "-1/4", "1/4/2", "", "1.0/2", "²/3", "1/" + "9" * 20]
 )
 def test_a_part_that_is_none_is_refused(shard):
-    with pytest.raises(UserError, match=r"--shard .*counts the parts from 1.* 1/4 to 4/4"):
+    with pytest.raises(UserError, match=r"--shard .*parts counted from 1.* 1/4 to 4/4"):
         PredictConfig(shard=shard)
 
 
@@ -311,7 +311,8 @@ def test_the_command_wants_pictures_or_a_list(cli, tmp_path):
         "error: No pictures: name a folder, a picture or a glob, or a file with --list.\n"
     )
     done = cli("test", "a.jpg", "--shard", "0/3", code=2)
-    assert done.stderr.startswith("error: --shard 0/3: the first number counts the parts from 1")
+    expected = "error: --shard 0/3: expected PART/PARTS, with parts counted from 1"
+    assert done.stderr.startswith(expected)
 
 
 @pytest.fixture
@@ -380,7 +381,7 @@ def test_two_workers_at_one_part_do_no_harm(eight):
 
 
 def test_a_log_is_told_now_and_then_how_far_it_is(eight, monkeypatch):
-    monkeypatch.setattr(predict_module, "NEWS_SECONDS", 0.0)
+    monkeypatch.setattr(predict_module, "REPORT_SECONDS", 0.0)
     said = []
     predict(PredictConfig(**eight, batch_size=3), said.append)
     news = [line for line in said if " of 9 pictures, " in line]

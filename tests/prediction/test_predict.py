@@ -276,7 +276,7 @@ def test_weights_that_come_along_serve_who_has_none(tmp_path, trained, monkeypat
     assert weight_files.choose(None, own, lines.append) == shipped
     assert (
         lines[0]
-        == f"no weights in {own}/ that you trained on fixations: those that come along serve"
+        == f"no weights in {own}/ that you trained on fixations: using the included weights"
     )
     assert "trained on osie+eyecrowd, validation CC 0.800" in lines[1]
     # where the two folders are one, as in a fresh clone, the file is not listed twice

@@ -454,7 +454,7 @@ def test_sound_that_is_lost_is_said(run, tmp_path, blob, monkeypatch):
 
 
 def test_news_come_by_the_minute_where_no_bar_is_shown(run, tmp_path, blob, monkeypatch):
-    monkeypatch.setattr(video, "NEWS_SECONDS", 0.0)
+    monkeypatch.setattr(video, "REPORT_SECONDS", 0.0)
     path = write_film(tmp_path / "clip.mp4", count=3)
     _, lines = run(path)
     news = [line for line in lines if "frames/s, " in line]

@@ -293,7 +293,7 @@ def test_damage_gives_one_line_or_nothing_wrong_at_all(make, tmp_path, kind):
 
 def test_other_types_and_missing_files_are_named(tmp_path):
     (tmp_path / "a.rar").write_bytes(b"Rar!")
-    with pytest.raises(UserError, match=r"a\.rar is no archive of a known type: \.zip, "):
+    with pytest.raises(UserError, match=r"a\.rar is not an archive of a known type: \.zip, "):
         extract([tmp_path / "a.rar"], tmp_path / "out")
     with pytest.raises(UserError, match=r"Cannot read .*gone\.zip: No such file"):
         extract([tmp_path / "gone.zip"], tmp_path / "out")
@@ -304,7 +304,7 @@ def test_other_types_and_missing_files_are_named(tmp_path):
 def test_a_folder_that_is_there_is_left_alone(make, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
-    with pytest.raises(UserError, match="out is there already: remove it"):
+    with pytest.raises(UserError, match="out exists already: remove it"):
         extract([make(".zip", FILES)], tmp_path / "out")
     assert found(tmp_path / "out") == {"mine": b""}
 

@@ -101,9 +101,7 @@ def test_a_second_signal_leaves_at_once_and_so_does_a_step_that_takes_too_long(m
         os.kill(os.getpid(), signal.SIGTERM)
         wait_until(lambda: codes)
     assert codes == [128 + signal.SIGTERM]
-    assert lines == [
-        "SIGTERM: this step ends, then where training stands is saved. Once more stops at once."
-    ]
+    assert lines == ["SIGTERM: saving a checkpoint after this step. A second signal stops at once."]
     with heeded(lines.append, grace_seconds=0.1, leave=codes.append) as stop:
         stop.can_wait = True
         os.kill(os.getpid(), signal.SIGTERM)

@@ -293,7 +293,7 @@ def test_what_was_there_stays_or_is_replaced_as_a_whole(
 REASONS = {
     errno.EDQUOT: "Disk quota exceeded. Free some of your quota",
     errno.EROFS: "Read-only file system. Have that disk mounted",
-    errno.EIO: "Input/output error. See what ails that disk",
+    errno.EIO: "Input/output error. Check that disk for errors",
     errno.ESTALE: "Stale file handle. See whether that disk is still mounted",
     errno.EMFILE: "Too many open files. Raise the limit",
     errno.EACCES: "Permission denied. See who may write there",

@@ -158,7 +158,7 @@ def test_a_study_is_one_array_and_one_comparison_a_data_set(project, monkeypatch
         ([*STUDY, "--weights_dir", "w"], "--weights_dir is not for a study"),
         ([*STUDY, "--dataset", "folder", "--data", "no"], "no"),
         ([*STUDY, "--dataset", "osie"], "--data is needed"),
-        ([*STUDY, "--rows", "50"], "does not divide by 8"),
+        ([*STUDY, "--rows", "50"], "is not a multiple of 8"),
         ([*STUDY, "--seeds", "1", "1"], "--seeds names 1 twice"),
     ],
 )

@@ -396,7 +396,7 @@ def test_the_last_line_says_where_the_box_does_better(
     monkeypatch.setattr(train, "score_shipped", lambda *a: scores)
     config = tiny(dataset="folder", data=write_set(tmp_path / "own", picture))
     train.train(config, say=lines.append)
-    assert ("the network in the box does better" in lines[-1]) == is_better
+    assert ("the included network does better" in lines[-1]) == is_better
     assert not is_better or ("0.990" in lines[-1] and f"--weights {box}" in lines[-1])
 
 

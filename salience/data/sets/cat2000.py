@@ -34,7 +34,7 @@ SOURCE = (
     "Get trainSet.zip and testSet.zip from http://saliency.mit.edu/results_cat2000.html and point "
     "--data at the folder that holds trainSet/ and testSet/."
 )
-SIGMA_PIXELS = 38.0  # about one degree of visual angle, the value in general use
+SIGMA_PIXELS = 38.0  # about one degree of visual angle, the value in common use
 PUBLISHED = {"trainSet": (2_000,), "testSet": (2_000,)}
 WITHOUT_TRUTH = ("testSet",)
 
@@ -49,7 +49,7 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
 
 
 def submission_pictures(root: Path) -> list[Sample]:
-    """Return the pictures of the test set, whose truth is kept by the benchmark."""
+    """Return the pictures of the test set, whose truth the benchmark does not publish."""
     found = [part for part in parts(root) if part.split is None]
     if not found:
         raise UserError(f"{root} has no testSet/Stimuli. {offer(SOURCE)}")
@@ -57,7 +57,7 @@ def submission_pictures(root: Path) -> list[Sample]:
 
 
 def parts(root: Path) -> list[FileGroup]:
-    """Return what is there of the training set and of the test set.
+    """Return the file groups of the training set and of the test set.
 
     Raises:
         UserError: neither is there.

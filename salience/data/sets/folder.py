@@ -1,4 +1,4 @@
-"""One's own data: `images/` and `maps/` and/or `fixations/`, paired by file name.
+"""The user's own data: `images/` and `maps/` and/or `fixations/`, paired by file name.
 
 Either `ROOT/images/...`, or with the split spelt out `ROOT/train/images/...` or
 `ROOT/images/train/...` (and val, and test if there is one); else a seeded split. A map is a grey
@@ -61,7 +61,7 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
 
 
 def read_card(path: Path) -> dict[str, dict[str, Any]]:
-    """Return what is known of each picture besides its files, as fields of its sample.
+    """Return further fields of each sample, from the card of the folder.
 
     Raises:
         UserError: it holds anything else.
@@ -76,7 +76,7 @@ def read_card(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _fields(values: Any, about: str) -> dict[str, Any]:
-    """Return what a card says of a picture, checked for its type."""
+    """Return a card's fields of a picture, checked for their types."""
     fields = {}
     for name, value in values.items() if isinstance(values, dict) else [("", values)]:
         if name == "sigma_pixels" and isinstance(value, int | float) and 0 < value < np.inf:
@@ -94,7 +94,7 @@ def _fields(values: Any, about: str) -> dict[str, Any]:
 
 
 def parts(root: Path) -> list[FileGroup]:
-    """Return what is there of each split, or of all pictures.
+    """Return the file group of each split, or of all pictures.
 
     Raises:
         UserError: there are no images, or neither maps nor fixations.
@@ -102,7 +102,7 @@ def parts(root: Path) -> list[FileGroup]:
     base = _base(root)
     found = _parts(base)
     named: dict[str, dict[str, Any]] = {}
-    with suppress(UserError):  # `load` says what is wrong with it
+    with suppress(UserError):  # `load` reports the error
         named = read_card(base / CARD)
     if strange := _of_no_picture(named, found):
         line = f"{CARD}: {len(strange)} entries name no picture ({strange[0]}): they count for none"
@@ -111,7 +111,7 @@ def parts(root: Path) -> list[FileGroup]:
 
 
 def _of_no_picture(named: Iterable[str], parts: list[FileGroup]) -> list[str]:
-    """Return the entries of a card that are no picture's, with or without its split."""
+    """Return the entries of a card without a picture, with or without a split."""
     names = list(named)
     if not names:
         return []
@@ -162,7 +162,7 @@ def _folders(root: Path, split: str | None) -> dict[str, Path]:
 def _part(
     root: Path, split: str, folders: dict[str, Path], others: Sequence[str] = ()
 ) -> FileGroup:
-    """Return what one set of folders holds; `others` are the keys of other splits' pictures."""
+    """Return one set of folders; `others` are keys of other splits' pictures."""
     clashes: list[str] = []
     images = by_stem(folders["images"], IMAGE_SUFFIXES, clashes)
     if not images:
@@ -194,7 +194,7 @@ def _part(
 
 
 def _map_source(path: Path) -> Path | Stored:
-    """Return a map as samples name it: a picture by its file, an array by its reader."""
+    """Return a map as a sample takes it: the file of a picture, or the reader of an array."""
     return Stored(path, -1, read_array_map) if path.suffix.lower() == ".npy" else path
 
 

@@ -24,7 +24,7 @@ SOURCE = (
     "http://people.csail.mit.edu/tjudd/WherePeopleLook/ and point --data at the folder that holds "
     "ALLSTIMULI/ and ALLFIXATIONMAPS/."
 )
-SIGMA_PIXELS = 35.0  # about one degree of visual angle, the value in general use
+SIGMA_PIXELS = 35.0  # about one degree of visual angle, the value in common use
 PUBLISHED = {"all": (1_003,)}
 
 
@@ -38,7 +38,7 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
 
 
 def parts(root: Path) -> list[FileGroup]:
-    """Return what is there.
+    """Return the file groups of the data set.
 
     Raises:
         UserError: there are no pictures.
@@ -50,7 +50,7 @@ def parts(root: Path) -> list[FileGroup]:
         raise UserError(f"No pictures in {root / 'ALLSTIMULI'}. {offer(SOURCE)}")
     place = find_root(root, lambda folder: (folder / "ALLFIXATIONMAPS").is_dir()) or base
     truth: dict[str, dict[str, Path]] = {"fixMap": {}, "fixPts": {}}
-    bare: dict[tuple[str, str], Path] = {}  # whose names lack the underscore
+    bare: dict[tuple[str, str], Path] = {}  # names without the underscore
     for path in files_of(place / "ALLFIXATIONMAPS", IMAGE_SUFFIXES):
         match = re.fullmatch(r"(.+?)(_?)(fixMap|fixPts)", composed(path.stem))
         if not match:

@@ -16,7 +16,7 @@ SOURCE = (
     "Get BenchmarkIMAGES.zip from http://saliency.mit.edu/results_mit300.html and point --data at "
     "the folder that holds BenchmarkIMAGES/."
 )
-SIGMA_PIXELS = 35.0  # about one degree of visual angle, the value in general use
+SIGMA_PIXELS = 35.0  # about one degree of visual angle, the value in common use
 PUBLISHED = {"all": (300,)}
 WITHOUT_TRUTH = ("all",)
 
@@ -31,12 +31,12 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
 
 
 def submission_pictures(root: Path) -> list[Sample]:
-    """Return all pictures, whose truth is kept by the benchmark."""
+    """Return all pictures, whose truth the benchmark does not publish."""
     return samples(parts(root)[0])
 
 
 def parts(root: Path) -> list[FileGroup]:
-    """Return what is there.
+    """Return the file groups of the data set.
 
     Raises:
         UserError: there are no pictures.

@@ -1,4 +1,4 @@
-"""Arrays as people prepare them for notebooks: one file for all pictures, or one each.
+"""NumPy arrays, as prepared for notebooks: one file for all pictures, or one for each.
 
 `images.npy` [n, rows, columns, 3] and `maps.npy` [n, rows, columns] (or [..., 1]), also called
 `x.npy` and `y.npy`; or folders `images/` and `maps/` with a `.npy` a picture, paired by name. The
@@ -31,9 +31,9 @@ from salience.system.errors import UserError
 NEEDS_FILES = True
 SOURCE = "Point --data at a folder with images.npy and maps.npy, or images/*.npy and maps/*.npy."
 SIGMA_PIXELS = 24.0
-# what the arrays are called
+# names of the arrays
 IMAGES, MAPS, FIXATIONS = ("images", "x", "X"), ("maps", "y", "Y"), "fixations"
-LOOKED_AT = 16  # pictures whose range tells that of all
+LOOKED_AT = 16  # pictures that are sampled to find the range of values
 # the mean and deviation of ImageNet's RGB from 0 to 1, as torchvision states them
 MEAN_RGB = np.array([0.485, 0.456, 0.406], np.float32)
 DEVIATION_RGB = np.array([0.229, 0.224, 0.225], np.float32)
@@ -57,7 +57,7 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
 
 
 def parts(root: Path) -> list[FileGroup]:
-    """Return what is there of each split, or of all pictures.
+    """Return the file group of each split, or of all pictures.
 
     Raises:
         UserError: there are no arrays of pictures, or their form cannot be told.
@@ -71,7 +71,7 @@ def parts(root: Path) -> list[FileGroup]:
 
 
 def _holds(root: Path) -> bool:
-    """Return whether a folder holds arrays of pictures, of whichever split."""
+    """Return whether a folder holds arrays of pictures, of any split."""
     places = [_places(root, name, split) for name in IMAGES for split in (*SPLITS, "")]
     return any(
         any(file.is_file() for file in files) or any(files_of(inner, {".npy"}) for inner in folders)
@@ -80,14 +80,14 @@ def _holds(root: Path) -> bool:
 
 
 def _places(root: Path, name: str, split: str) -> tuple[tuple[Path, Path], tuple[Path, Path]]:
-    """Return where an array of that name would lie, and where a folder of arrays."""
+    """Return the expected path of an array, and of a folder of arrays, with this name."""
     tail = f"_{split}" if split else ""
     files = (root / split / f"{name}.npy", root / f"{name}{tail}.npy")
     return files, (root / split / name, root / name / split)
 
 
 def _part(root: Path, split: str) -> FileGroup | None:
-    """Return one split, or with an empty name all pictures; None where there is none."""
+    """Return one split, or all pictures for an empty name; None if there are none."""
     clashes: list[str] = []
     images = _found(root, IMAGES, split, clashes)
     maps = _found(root, MAPS, split, clashes)
@@ -115,7 +115,7 @@ def _part(root: Path, split: str) -> FileGroup | None:
 
 
 def _fixations(root: Path, split: str, images: dict[str, Stored], clashes: list[str]) -> Found:
-    """Return what tells where people looked at the pictures of a split."""
+    """Return the source of the fixations of a split."""
     files, folders = _places(root, FIXATIONS, split)
     file = next((file for file in files if file.is_file()), None)
     if file:
@@ -138,7 +138,7 @@ def parse_mask(stored: Stored) -> Looks:
 def _found(
     root: Path, names: tuple[str, ...], split: str, clashes: list[str]
 ) -> dict[str, tuple[Path, int]]:
-    """Return by key the file of each picture or map, and which of the file's it is.
+    """Return by key the file of each picture or map, and its index in the file.
 
     The index is -1 where the file is about one picture.
     """
@@ -177,7 +177,7 @@ def one(file: Path, index: int) -> NDArray:
 
 
 def form_of(images: dict[str, tuple[Path, int]]) -> str:
-    """Return how pictures are stored, told by the range of a few that are spread evenly.
+    """Return how pictures are stored, from the range of a few, evenly spread.
 
     Raises:
         UserError: the range is none of those known.
@@ -216,7 +216,7 @@ def read_picture(form: str, file: Path, index: int) -> NDArray[np.uint8]:
 
 
 def shape_of(file: Path, index: int) -> tuple[int, int]:
-    """Return the rows and columns of one picture, whose pixels stay on disk.
+    """Return the rows and columns of one picture, without reading its pixels.
 
     Raises:
         UserError: it is no picture of one or three channels.
@@ -226,14 +226,14 @@ def shape_of(file: Path, index: int) -> tuple[int, int]:
 
 
 def arranged(file: Path, index: int) -> NDArray:
-    """Return one picture as it is stored, but channels last; its pixels stay on disk.
+    """Return one picture as stored, but with channels last, memory-mapped.
 
     Raises:
         UserError: it is no picture of one or three channels.
     """
     values = one(file, index)
     if values.ndim == 3 and values.shape[0] in (1, 3) and values.shape[2] not in (1, 3):
-        values = values.transpose(1, 2, 0)  # channels first, as PyTorch has them
+        values = values.transpose(1, 2, 0)  # channels first, as in PyTorch
     values = values[..., None] if values.ndim == 2 else values
     if values.ndim != 3 or values.shape[2] not in (1, 3):
         raise UserError(

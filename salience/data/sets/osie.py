@@ -34,7 +34,7 @@ SOURCE = (
     "Get it from https://github.com/NUS-VIP/predicting-human-gaze-beyond-pixels and point --data "
     "at the folder that holds data/stimuli and data/eye/fixations.mat."
 )
-SIGMA_PIXELS = 24.0  # the authors' own maps
+SIGMA_PIXELS = 24.0  # as in the authors' maps
 PUBLISHED = {"all": (700, 500)}  # EyeCrowd may be named so, too
 FIXED = "split.json"
 # one picture, saved twice; the split of the published results is from before this was seen
@@ -51,7 +51,7 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
 
 
 def load_part(part: FileGroup, root: Path, split: str, plan: Plan) -> list[Sample]:
-    """Return the samples of a split of a set in this layout; raises what `load` does."""
+    """Return the samples of a split of a set in this layout; raises as `load`."""
     fixed = part.where / FIXED
     if not fixed.exists():
         return load_parts([part], root, split, plan)
@@ -60,7 +60,7 @@ def load_part(part: FileGroup, root: Path, split: str, plan: Plan) -> list[Sampl
 
 
 def parts(root: Path) -> list[FileGroup]:
-    """Return what is there.
+    """Return the file groups of the data set.
 
     Raises:
         UserError: the stimuli or the fixations are missing.
@@ -76,7 +76,7 @@ def parts(root: Path) -> list[FileGroup]:
 
 
 def part_at(root: Path, title: str, source: str, published: tuple[int, ...]) -> FileGroup:
-    """Return what is there of a set in this layout; raises what `parts` does."""
+    """Return the file groups of a set in this layout; raises as `parts`."""
     base = find_root(root, lambda folder: any(path.exists() for path in _places(folder))) or root
     stimuli, eye = _places(base)
     for path in (stimuli, eye):
@@ -99,7 +99,7 @@ def part_at(root: Path, title: str, source: str, published: tuple[int, ...]) -> 
 
 
 def _places(base: Path) -> tuple[Path, Path]:
-    """Return where the stimuli and the fixations should be."""
+    """Return the expected paths of the stimuli and of the fixations."""
     return base / "data" / "stimuli", unpacked(base / "data" / "eye") / "fixations.mat"
 
 
@@ -142,7 +142,7 @@ def parse(path: Path) -> dict[str, Looks]:
 
 
 def _picture(subjects: NDArray) -> Looks:
-    """Return one picture's fixations and who made each."""
+    """Return one picture's fixations and the observer of each."""
     records = [cell[0, 0] for cell in subjects.flat]
     return gathered_looks(
         [

@@ -69,7 +69,7 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
 
 
 def submission_pictures(root: Path) -> list[Sample]:
-    """Return the test pictures, whose truth is kept by the benchmark."""
+    """Return the test pictures, whose truth the benchmark does not publish."""
     found = [part for part in parts(root) if part.split == "test"]
     if not found:
         raise UserError(f"{root} has no images/test. {offer(SOURCE)}")
@@ -77,7 +77,7 @@ def submission_pictures(root: Path) -> list[Sample]:
 
 
 def parts(root: Path) -> list[FileGroup]:
-    """Return what is there of each split.
+    """Return the file groups of each split.
 
     Raises:
         UserError: there are no pictures at all.
@@ -104,7 +104,7 @@ def parts(root: Path) -> list[FileGroup]:
 def _part(
     base: Path, split: str, images: dict[str, Path], maps: dict[str, Path], clashes: tuple[str, ...]
 ) -> FileGroup:
-    """Return one split, with its fixations in the form that tells most."""
+    """Return one split, with its fixations from the most detailed files."""
     mats = _by_split(base / "fixations", {".mat"}, []).get(split, {})
     masks = _by_split(base / "fixations", IMAGE_SUFFIXES, []).get(split, {})
     tables = [
@@ -143,7 +143,7 @@ def _part(
 
 
 def _singly(files: dict[str, Path]) -> dict[str, tuple[Path]]:
-    """Return files as what a parser of one file takes."""
+    """Return files as arguments of a parser of one file."""
     return {key: (path,) for key, path in files.items()}
 
 
@@ -181,7 +181,7 @@ def parse_mat(path: Path) -> Looks:
 
 
 def _field(record: Any, name: str) -> Any:
-    """Return a field of a struct, which may lie in a cell."""
+    """Return a field of a struct, which may be inside a cell."""
     value = record[name]
     while value.dtype == object:
         value = value.flat[0]
@@ -199,11 +199,11 @@ def parse_json(path: Path) -> dict[str, Looks]:
         observers: dict[int, dict[Any, list]] = {image["id"]: {} for image in content["images"]}
         for annotation in content["annotations"]:
             workers = observers[annotation["image_id"]]
-            # one worker may come twice
+            # a worker may occur twice
             workers.setdefault(annotation["worker_id"], []).extend(annotation["fixations"])
         return {
             composed(Path(image["file_name"]).stem): gathered_looks(
-                # the file holds (row, column), counted from one
+                # the file has (row, column), counted from 1
                 [as_points(np.array(own))[:, ::-1] for own in observers[image["id"]].values()],
                 (int(image["height"]), int(image["width"])),
             )

@@ -21,13 +21,13 @@ SHAPE = (120, 160)  # rows and columns of a scene, pixels
 SIGMA_PIXELS = 5.0  # the share of the scene's height that OSIE's 24 pixels have, 4 %
 COUNTS = {"train": 96, "val": 16, "test": 32}
 OBSERVERS, LOOKS = 12, 8
-# where a look goes: to the target, to any item, towards the centre, anywhere
+# places that an observer may look at: the target, to any item, towards the centre, anywhere
 TARGET, ITEM, CENTRE, ANYWHERE = 0.6, 0.1, 0.2, 0.1
 POP_OUTS = ("colour", "orientation", "size", "face")
 
 
 def load(root: Path | None, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
-    """Return the samples of a split, the same for the same `plan.seed`; `root` is not read."""
+    """Return the samples of a split, determined by `plan.seed`; `root` is ignored."""
     return [_sample(split, index, plan.seed) for index in range(COUNTS[split])]
 
 
@@ -48,7 +48,7 @@ def _sample(split: str, index: int, seed: int) -> Sample:
 def _layout(
     key: tuple[int, ...],
 ) -> tuple[NDArray[np.float64], int, str, np.random.Generator]:
-    """Return the items' centres (x, y), which one is the target, how it pops out, and the dice."""
+    """Return the items' centres (x, y), the target's index and feature, and the generator."""
     rng = np.random.default_rng((*key, 0))
     columns, lines = int(rng.integers(3, 6)), int(rng.integers(2, 5))
     cell = np.array([SHAPE[1] / columns, SHAPE[0] / lines])
@@ -58,7 +58,7 @@ def _layout(
 
 
 def _looks(rng: np.random.Generator, centres: NDArray, target: int) -> NDArray[np.floating]:
-    """Return where all observers look, (x, y), inside the scene."""
+    """Return the fixations (x, y) of all observers, inside the scene."""
     count = OBSERVERS * LOOKS
     limits = np.array([SHAPE[1], SHAPE[0]])
     goals = np.stack(

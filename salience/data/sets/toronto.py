@@ -45,7 +45,7 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
 
 
 def parts(root: Path) -> list[FileGroup]:
-    """Return what is there.
+    """Return the file groups of the data set.
 
     Raises:
         UserError: the pictures or the fixations are missing.
