@@ -212,7 +212,7 @@ def _unpack(member: Member, folder: Path) -> None:
     with member.open() as source, target.open("wb") as file:
         shutil.copyfileobj(source, file, BLOCK)  # zipfile and tarfile stop at the entry's size
         if file.tell() != member.size:
-            raise tarfile.ReadError(f"{member.name!r} is shorter than its entry says")
+            raise tarfile.ReadError(f"{member.name!r} is not as long as its entry says")
 
 
 def write_zip(path: Path, files: dict[str, Path]) -> None:
