@@ -56,7 +56,7 @@ INPUT = (
 OUTPUT = (
     "A cell covers stride x stride pixels of the input, of which crop pixels at each side are left "
     "out. Blur the map by a Gaussian of `blur` cells, read it bilinearly where each of the "
-    "picture's pixels was placed, take what is negative for 0, and divide by the maximum."
+    "picture's pixels was placed, set negative values to 0, and divide by the maximum."
 )
 
 

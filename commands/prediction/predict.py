@@ -54,15 +54,15 @@ def predict(settings: PredictConfig, say: Callable[[str], None] = tell) -> int:
     choose = cache(lambda: weight_files.choose(settings.weights, settings.weights_dir, say))
     # needs the weights: missing weights are reported before any map counts as up to date
     record = cache(lambda: MapRecord(settings, choose()))
-    writer = OutputWriter(settings)  # first, so that invalid settings are reported alone
+    writer = OutputWriter(settings)  # first, to report invalid settings before anything else
     clips, images = video.split_videos(list(settings.images), settings.recursive)
     failed = 0
     if images or settings.listed or not clips:
         with Collection(images, settings, say) as jobs:
             failed = write_maps(jobs, choose, writer, say, record)
     if clips:
-        alone = not (images or settings.listed)
-        failed += video.predict_videos(clips, choose, writer, say, alone, record)
+        only_videos = not (images or settings.listed)
+        failed += video.predict_videos(clips, choose, writer, say, only_videos, record)
     return failed
 
 

@@ -133,7 +133,7 @@ def predict_videos(
     weights: Callable[[], Path],
     writer: OutputWriter,
     say: Callable[[str], None],
-    alone: bool,
+    only_videos: bool,
     record: Callable[[], MapRecord],
 ) -> int:
     """Write the overlays and maps of videos; return how many are missing or incomplete.
@@ -143,7 +143,7 @@ def predict_videos(
         weights: returns the weights file; called only if a video must be predicted.
         writer: settings and post-processing of the maps.
         say: called with each message.
-        alone: whether no pictures were named; then an unreadable single video is an error.
+        only_videos: whether no pictures were named; then an unreadable single video is an error.
         record: returns the record of the output folder, which needs the weights.
 
     Raises:
@@ -170,7 +170,7 @@ def predict_videos(
         try:
             todo.append((open_clip(clip), outputs))
         except UserError as error:
-            if alone and len(clips) == 1:
+            if only_videos and len(clips) == 1:
                 raise
             failed += 1
             tqdm.write(f"skipped: {error}", file=sys.stderr)

@@ -207,11 +207,13 @@ class Epochs(keras.callbacks.Callback):
             )
         self.at.logs = logs
         self.bar.close()
-        alone = self.devices.processes == 1
-        if not alone:  # all processes validate together, so a signal must not end a single one
+        is_single_process = self.devices.processes == 1
+        if (
+            not is_single_process
+        ):  # all processes validate together, so a signal must not end a single one
             self.save()
         try:
-            scores = self.validator.validate(self.model, self.stop if alone else Stop())
+            scores = self.validator.validate(self.model, self.stop if is_single_process else Stop())
         except Interrupted:
             return self.interrupt()
         seconds = time.monotonic() - self.started

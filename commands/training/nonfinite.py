@@ -1,7 +1,7 @@
 """Handles a non-finite loss of a training step: stop, skip the step, or rewind the epoch.
 
-The loss is computed before the step's update, so the weights are already updated with non-finite
-gradients when the loss is read. Training continues from a copy of the weights before the step.
+The loss is computed before the step's update, so the weights may already be non-finite when the
+loss is read. Training continues from a copy of the weights before the step.
 """
 
 from typing import Any

@@ -47,8 +47,8 @@ def train(config: Config, say: Callable[[str], None] = tell) -> RunFolder:
             run = train_on(devices, config, say if chief else lambda line: None, stop)
         if run.is_interrupted:
             raise Interrupted(
-                f"{stop.name or 'another process stopped'}: where training stands is saved in "
-                f"{run.folder}. The same command goes on"
+                f"{stop.name or 'another process stopped'}: a checkpoint is saved in {run.folder}. "
+                "The same command resumes the training"
                 + (", without --overwrite." if config.overwrite else ".")
             )
     return run
@@ -220,7 +220,7 @@ def best_line(run: RunFolder) -> str:
     copy = f", and {run.published}"
     if run.kept_back:
         kept = "is kept" if run.published.exists() else "is not written"
-        copy = f" alone: {run.published} {kept}, as {run.kept_back}"
+        copy = f" only: {run.published} {kept}, as {run.kept_back}"
     return (
         f"Best: epoch {best['epoch']}, {scores_line(best)}. Weights: "
         f"{run.path('best.weights.h5')}{copy}"

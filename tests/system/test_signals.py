@@ -150,7 +150,7 @@ def test_training_stops_by_a_signal_with_its_own_code_and_goes_on(tmp_path, numb
     code, said = training.ended(number)
     assert time.monotonic() - asked < 30
     assert code == 75
-    assert f"{number.name}: where training stands is saved in {tmp_path / 'run'}. The same" in said
+    assert f"{number.name}: a checkpoint is saved in {tmp_path / 'run'}. The same" in said
     assert "Traceback" not in said
     assert not list((tmp_path / "run").rglob(".*"))
     rows = len((tmp_path / "run" / "history.csv").read_text().splitlines())
