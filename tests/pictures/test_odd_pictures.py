@@ -345,7 +345,7 @@ def test_maps_and_truths_are_held_to_less_than_pictures(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="40 x 30 pixels; at most 1,199 are read"):
         read_map(tmp_path / "p.png")
     sample = Sample("p", tmp_path / "p.png", fixations=np.zeros((1, 2), np.float32))
-    with pytest.raises(UserError, match="p is 40 x 30 pixels; of at most 1,199 a map"):
+    with pytest.raises(UserError, match="p is 40 x 30 pixels; density maps have at most 1,199"):
         sample_density(sample, (30, 40), None)
 
 
