@@ -208,9 +208,8 @@ class Epochs(keras.callbacks.Callback):
         self.at.logs = logs
         self.bar.close()
         is_single_process = self.devices.processes == 1
-        if (
-            not is_single_process
-        ):  # all processes validate together, so a signal must not end a single one
+        # several processes validate together, so a signal must not end a single one
+        if not is_single_process:
             self.save()
         try:
             scores = self.validator.validate(self.model, self.stop if is_single_process else Stop())
