@@ -103,7 +103,7 @@ def test_a_checkpoint_of_another_network_is_refused_and_nothing_is_set(tiny):
         set_up(network, tiny(), 1)
         states.append(State(network, network))
     before = states[0].capture()
-    with pytest.raises(UserError, match=r"its network/\d+ has shape .* is needed"):
+    with pytest.raises(UserError, match=r"its network/\d+ has shape .* is expected"):
         states[0].restore(states[1].capture(), "network")
     after = states[0].capture()
     assert all(np.array_equal(before[name], after[name]) for name in before)

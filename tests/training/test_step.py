@@ -141,7 +141,7 @@ def test_precision_that_the_machine_does_not_compute_in_is_told(tiny, tmp_path, 
     for flags in (None, "flags : sse2 avx512f avx512_bf16_not"):
         if flags:
             backends.CPU_INFO.write_text(flags)
-        assert "the processor does not compute in it" in backends.remarks(model, config)[0]
+        assert "the processor does not support it" in backends.remarks(model, config)[0]
     backends.CPU_INFO.write_text("flags : sse2 avx512_bf16 avx512f\n")
     assert backends.remarks(model, config) == []
     assert backends.remarks(model, tiny()) == []
@@ -207,9 +207,7 @@ class Counted:
 def test_batch_normalisation_in_parts_is_told():
     config = resolve({"model": "linear-probe", **TINY["linear-probe"], "micro_batch": 4})
     model = system_module("linear-probe").build(config)
-    assert any(
-        "batch normalisation sees so many pictures" in r for r in backends.remarks(model, config)
-    )
+    assert any("batch normalisation uses 4 pictures" in r for r in backends.remarks(model, config))
     whole = replace(config, micro_batch=None)
     assert backends.remarks(model, whole) == []
 
