@@ -33,7 +33,7 @@ def test_the_list_says_what_is_there_which_serve_and_why(folder):
     assert table[1].split()[:5] == ["mlnet-frozen-cat2000", "mlnet", "cat2000", "2026-01-02",
                                     "0.900"]  # fmt: skip
     assert table[2].split()[:2] == ["*", "mlnet-frozen-osie"]
-    assert lines[1] == "* default without --weights: the newest of your own"
+    assert lines[1] == "* default without --weights: your newest weights"
 
 
 def test_a_pin_serves_until_it_is_taken_away(folder):

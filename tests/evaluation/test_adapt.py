@@ -533,8 +533,8 @@ def test_more_pictures_than_there_are_is_an_error(weights, tmp_path):
     ("wrong", "told"),
     [
         ({"split": "train"}, "scored on test only"),
-        ({"name": "../elsewhere"}, "becomes part of a file's name"),
-        ({"name": ""}, "becomes part of a file's name"),
+        ({"name": "../elsewhere"}, "becomes part of a file name"),
+        ({"name": ""}, "becomes part of a file name"),
         ({"n": (1,)}, "--n"),
         ({"draws": 0}, "--draws"),
         ({"objective": "ccc"}, "Unknown objective 'ccc'. Did you mean 'cc'"),

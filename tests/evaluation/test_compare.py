@@ -152,7 +152,7 @@ def test_what_the_first_weights_of_each_run_had_learned_from_is_asked(two_runs, 
     for order in ([other, two_runs[0]], [two_runs[0], other]):
         lines = []
         compare.compare(of(order, {**FEW, "output": tmp_path / "o"}), lines.append)
-        assert "lost.weights.h5, which is not there" in "\n".join(lines)
+        assert "lost.weights.h5, which does not exist" in "\n".join(lines)
 
 
 def test_an_arm_named_like_a_reference_keeps_its_own_scores(two_runs, tmp_path):
@@ -196,7 +196,7 @@ def test_each_arm_is_shown_by_its_own_maps(two_runs, tmp_path, monkeypatch):
 def test_a_folder_that_is_no_run_is_named(two_runs, tmp_path, missing):
     copy = twin(two_runs[0], tmp_path / "copy")
     (copy / missing).unlink()
-    with pytest.raises(UserError, match=f"copy is no run .* {missing} is missing"):
+    with pytest.raises(UserError, match=f"copy is not a run .*{missing} is missing"):
         compare.compare(of([copy], {}), **QUIET)
 
 

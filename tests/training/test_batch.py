@@ -154,8 +154,8 @@ def test_a_study_is_one_array_and_one_comparison_a_data_set(project, monkeypatch
     [
         (TRAIN, "needs the arguments: train --strategies"),
         (["test", "images"], "needs the arguments: train --strategies"),
-        ([*STUDY, "--overwrite"], "--overwrite is not for a study"),
-        ([*STUDY, "--weights_dir", "w"], "--weights_dir is not for a study"),
+        ([*STUDY, "--overwrite"], "--overwrite cannot be used for a study"),
+        ([*STUDY, "--weights_dir", "w"], "--weights_dir cannot be used for a study"),
         ([*STUDY, "--dataset", "folder", "--data", "no"], "no"),
         ([*STUDY, "--dataset", "osie"], "--data is needed"),
         ([*STUDY, "--rows", "50"], "is not a multiple of 8"),
@@ -172,7 +172,7 @@ def test_a_bad_study_is_refused_before_it_is_queued(project, capsys, words, mess
 def test_a_study_is_submitted_from_the_projects_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert submit_array.main(STUDY) == 2
-    assert "no batch/array.sh here" in capsys.readouterr().err
+    assert "batch/array.sh does not exist here" in capsys.readouterr().err
 
 
 def test_a_study_in_the_queue_is_not_submitted_twice(project, tmp_path, monkeypatch, capsys):
