@@ -138,7 +138,7 @@ def test_an_unfinished_run_is_only_taken_up_by_its_own_settings(unfinished):
     with pytest.raises(UserError, match=r"cannot be resumed: no run\.json"):
         train.train(unfinished, **QUIET)
     assert {path: path.read_bytes() for path in folder.rglob("*.npz")} == before
-    with pytest.raises(UserError, match="--overwrite begins anew and --resume goes on"):
+    with pytest.raises(UserError, match="--overwrite starts anew and --resume continues"):
         train.train(replace(unfinished, overwrite=True, resume=True), **QUIET)
 
 

@@ -343,7 +343,7 @@ def test_a_cluster_without_an_environment_ends_in_one_line(cli):
     assert len(done.stderr.splitlines()) == 1
     arms = ("--strategies", "frozen", "scratch")
     done = cli("train", "--cluster", *arms, "--dataset", "synthetic", code=2)
-    assert "leave --cluster away" in done.stderr
+    assert "Omit --cluster" in done.stderr
 
 
 PROGRAM = f"""
