@@ -57,9 +57,9 @@ def network_input(
 
 
 def input_identity(sample: Sample, input_shape: tuple[int, int]) -> str | None:
-    """Return a name for what `network_input` returns, without reading the picture.
+    """Return a digest that identifies the result of `network_input`, without reading the picture.
 
-    None where only reading tells (a built-in set, or a file that is not there).
+    None for pictures of a built-in data set and for missing files.
     """
     kept = sample.prepared
     if kept is not None and kept.input_shape == input_shape:
@@ -282,7 +282,7 @@ def make_truth(
 
 
 def truth_name(sample: Sample, box: Letterbox) -> str:
-    """Return a name for the truth of a sample, which with its shelf tells all it depends on."""
+    """Return the name of a sample's truth; with the shelf's key, it covers all dependencies."""
     about: tuple = ()
     if sample.map is not None:
         file = sample.map if isinstance(sample.map, Path) else sample.map.file

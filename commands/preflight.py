@@ -1,4 +1,7 @@
-"""A first look at files, environment and engine, before what takes seconds is imported."""
+"""Checks of files, environment and backend before slow imports such as Keras.
+
+They report mistakes at once: an import of Keras takes seconds.
+"""
 
 import importlib.util
 import json
@@ -18,16 +21,19 @@ from salience.system.errors import UserError
 from salience.system.files import how_to_install
 from salience.system.flags import Checked
 
-ENGINE = "jax"  # for several devices and processes
+ENGINE = "jax"  # backend for several devices or processes
 
 
 def check_data(flags: dict[str, Any]) -> None:
-    """Look for the data set that flags name, where they name one.
+    """Check that the data set in the flags exists, if the flags name one.
 
-    Settings may come from a card, whose reading takes Keras: so this is before there are any.
+    Settings may come from a card, which needs Keras to be read. This check needs only the flags.
+
+    Args:
+        flags: values of the command line's flags.
 
     Raises:
-        UserError: it is not there.
+        UserError: the data set does not exist.
     """
     name, root = flags.get("dataset"), flags.get("data")
     if isinstance(name, str) and isinstance(root, Path):
@@ -35,10 +41,13 @@ def check_data(flags: dict[str, Any]) -> None:
 
 
 def check_inputs(settings: Checked) -> None:
-    """Look at the files that settings name, before networks are imported, which takes seconds.
+    """Check the files that settings name, before networks are imported, which takes seconds.
+
+    Args:
+        settings: settings of a command.
 
     Raises:
-        UserError: one is missing or of another type.
+        UserError: a file is missing or has the wrong type.
     """
     for field in ("weights", "init_weights", "reference"):
         if path := getattr(settings, field, None):
@@ -53,7 +62,7 @@ def check_inputs(settings: Checked) -> None:
 
 
 def _sets(settings: Any) -> list[tuple[str, Path | None]]:
-    """Return the data sets that settings name, each with its folder; none that may be archives."""
+    """Return name and folder of each data set in the settings, except archives."""
     if isinstance(settings, Config):
         return settings.sets
     if isinstance(settings, ScoringConfig):
@@ -65,13 +74,13 @@ def _sets(settings: Any) -> list[tuple[str, Path | None]]:
 
 @dataclass(frozen=True)
 class Place:
-    """The place of this process among those that train one network.
+    """The position of this process among the processes that train one network.
 
     Attributes:
-        rank: from 0; process 0 is the chief, which alone writes.
-        count: how many processes there are.
-        host, port: where JAX's service on the chief waits for the others.
-        local: the place among the processes of this host.
+        rank: index of the process, from 0. Process 0 is the chief: only it writes files.
+        count: number of processes.
+        host, port: address of JAX's service on the chief.
+        local: index among the processes of this host, from 0.
     """
 
     rank: int = 0
@@ -82,34 +91,40 @@ class Place:
 
     @property
     def name(self) -> str:
-        """What this process is called in a line of news."""
+        """Name of this process in messages."""
         return f"process {self.rank} of {self.count} ({socket.gethostname()})"
 
 
 def find_place(environment: Mapping[str, str]) -> Place:
-    """Return the place that TF_CONFIG gives this process, or SLURM where there is none.
+    """Return this process' place, from TF_CONFIG if it is set, else from SLURM.
+
+    Args:
+        environment: environment variables.
 
     Raises:
-        UserError: there is neither, or what is there makes no sense.
+        UserError: neither is set, or the values are invalid.
     """
-    if "TF_CONFIG" in environment:  # somebody set it; SLURM's is there whether wanted or not
+    if "TF_CONFIG" in environment:  # takes precedence: SLURM sets its variables in any case
         return from_tf_config(environment["TF_CONFIG"])
     if "SLURM_JOB_ID" in environment:
         return from_slurm(environment)
     raise UserError(
         "--cluster: neither TF_CONFIG nor SLURM's variables are set. Start the processes with "
-        "srun, or give each a TF_CONFIG; on one machine --devices N does without."
+        "srun, or set TF_CONFIG for each. On one machine, use --devices N instead."
     )
 
 
 def from_tf_config(text: str) -> Place:
-    """Return the place that a TF_CONFIG gives; a chief, where one is listed, is before the workers.
+    """Return the place in a TF_CONFIG; a listed chief comes before the workers.
+
+    Args:
+        text: JSON text of the variable.
 
     >>> from_tf_config('{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"index": 1}}').host
     'a'
 
     Raises:
-        UserError: it is no JSON, lists no workers, or the task is not among them.
+        UserError: it is not JSON, lists no workers, or does not list the task.
     """
     form = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
     try:
@@ -122,7 +137,7 @@ def from_tf_config(text: str) -> Place:
     except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError):
         raise UserError(f"TF_CONFIG is not understood; expected {form}.") from None
     if others[0] not in ("chief", "worker"):
-        raise UserError(f"TF_CONFIG names '{others[0]}': only chief and worker train here.")
+        raise UserError(f"TF_CONFIG names '{others[0]}': only chief and worker are supported.")
     addresses = [(one[1], int(one[2])) for one in found if one]
     if not addresses or None in found:
         raise UserError(f"TF_CONFIG lists no workers as host:port; expected {form}.")
@@ -132,15 +147,18 @@ def from_tf_config(text: str) -> Place:
     rank = index + (len(chiefs) if kind == "worker" else 0)
     (host, port), own = addresses[0], addresses[rank][0]
     if not 0 < port < 65536:
-        raise UserError(f"TF_CONFIG: {port} is no port.")
+        raise UserError(f"TF_CONFIG: {port} is not a port.")
     return Place(rank, len(found), host, port, [one for one, _ in addresses[:rank]].count(own))
 
 
 def from_slurm(environment: Mapping[str, str]) -> Place:
-    """Return the place that SLURM gives a process of a step.
+    """Return the place of a process in a SLURM step.
+
+    Args:
+        environment: environment variables.
 
     Raises:
-        UserError: it is a job of several tasks outside any step, or a number is none.
+        UserError: a job of several tasks runs outside a step, or a variable is not a number.
     """
     tasks = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))
     numbers = {"SLURM_STEP_NUM_TASKS": tasks, "SLURM_PROCID": environment.get("SLURM_PROCID", "")}
@@ -151,19 +169,19 @@ def from_slurm(environment: Mapping[str, str]) -> Place:
             raise UserError(f"--cluster: SLURM's {name} is {value}; start the processes with srun.")
     count, rank, local, job, step = map(int, numbers.values())
     if rank >= count:
-        raise UserError(f"--cluster: SLURM's task {rank} is none of {count}, counted from 0.")
+        raise UserError(f"--cluster: task {rank} of SLURM is not below the {count} tasks.")
     nodes = environment.get("SLURM_STEP_NODELIST", "localhost")
     if count > 1 and "SLURM_STEP_NODELIST" not in environment:
         raise UserError(
-            f"--cluster: SLURM gave the job {count} tasks, but this process is in none of its "
+            f"--cluster: SLURM gave the job {count} tasks, but this process is outside its "
             "steps. Start it with srun."
         )
-    # JAX has one port a job, and two steps of one job may run side by side
+    # one port per step, unlike JAX's own: steps of a job may run at the same time
     return Place(rank, count, first_host(nodes), 61440 + (job + step) % 4096, local)
 
 
 def first_host(nodes: str) -> str:
-    """Return the first of a SLURM list of hosts; JAX 0.10.2 takes `rack2` for the last one here.
+    """Return the first host of a SLURM node list; JAX 0.10.2 misreads several brackets.
 
     >>> first_host("node[01-03,7],login"), first_host("a,b"), first_host("rack[2,4]-gpu[07-09]-x")
     ('node01', 'a', 'rack2-gpu07-x')
@@ -173,30 +191,34 @@ def first_host(nodes: str) -> str:
 
 
 def own_devices(visible: str | None, local: int, count: int) -> list[int]:
-    """Return which of the devices that a process sees are its own.
+    """Return the indices of a process' own devices among its visible devices.
 
-    Those of one host either see the same devices, and then each takes its own `count`, or have
-    been given theirs by the scheduler.
+    If all processes of a host see the same devices, each takes its own `count` of them. If the
+    scheduler has assigned devices, each process takes the first `count` that it sees.
 
     Args:
-        visible: CUDA_VISIBLE_DEVICES.
-        local: the process' place on its host.
-        count: how many it uses.
+        visible: value of CUDA_VISIBLE_DEVICES, or None.
+        local: index of the process on its host, from 0.
+        count: number of devices of each process.
 
     >>> own_devices("0,1,2,3", 1, 2), own_devices("0,1", 1, 2), own_devices(None, 1, 1)
     ([2, 3], [0, 1], [1])
     """
-    given = visible is not None and len(visible.split(",")) < (local + 1) * count
-    first = 0 if given else local * count
+    assigned = visible is not None and len(visible.split(",")) < (local + 1) * count
+    first = 0 if assigned else local * count
     return list(range(first, first + count))
 
 
 def choose_engine(devices: int, cluster: bool) -> None:
-    """Choose JAX for several devices or processes; to be called before Keras is imported.
+    """Select JAX for several devices or processes; must be called before Keras is imported.
+
+    Args:
+        devices: number of devices of each process.
+        cluster: whether several processes train together.
 
     Raises:
-        UserError: JAX is not installed, another backend was asked for, or the environment names no
-            place in a cluster.
+        UserError: JAX is not installed, another backend is set, or the environment has no place in
+            a cluster.
     """
     if devices == 1 and not cluster:
         return
@@ -211,13 +233,16 @@ def choose_engine(devices: int, cluster: bool) -> None:
 
 
 def refuse_other_engine(backend: str) -> None:
-    """Refuse a backend that several devices do not work on.
+    """Check that the backend supports several devices.
+
+    Args:
+        backend: name of the Keras backend.
 
     Raises:
-        UserError: it is not JAX.
+        UserError: the backend is not JAX.
     """
     if backend != ENGINE:
         raise UserError(
-            f"--devices and --cluster work on JAX, not on KERAS_BACKEND={backend}: leave "
-            "KERAS_BACKEND away, or set it to jax."
+            f"--devices and --cluster need JAX, but KERAS_BACKEND is {backend}: unset "
+            "KERAS_BACKEND, or set it to jax."
         )

@@ -1,8 +1,8 @@
-"""Several devices and processes: what of a batch each reads, predicts and tells the others.
+"""Training on several devices and processes: division of batches, and exchange of results.
 
-The engine is JAX; docs/decisions/training.md says why.
-A batch is the batch of an update, whatever the number of devices. Each process feeds its part of
-it; one that does not divide by the devices is computed whole by all of them.
+Several devices need JAX; docs/decisions/training.md explains why. The batch size is that of one
+update, for any number of devices. Each process reads its part of a batch. If the devices cannot
+share a batch evenly, each device computes the whole batch.
 """
 
 import contextlib
@@ -24,33 +24,33 @@ from salience.system.flags import to_json
 from salience.system.quiet import hushed
 from utilities import BatchShare, SaliencyBatches
 
-# what may differ between the processes of a run: where its files are, and what no result depends on
+# settings that may differ between processes: paths, and settings that do not affect results
 OWN_SETTINGS = ("data", "output", "weights_dir", "overwrite", "workers", "init_weights")
 
 
 class Devices:
-    """The devices of this process and of its neighbours; this class has one, and no neighbours.
+    """The devices of all processes of a run; this base class is one device in one process.
 
     Attributes:
-        number: of this process; process 0 is the chief, which alone writes and speaks.
-        processes: how many there are.
-        count: devices of all of them.
+        number: index of this process. Process 0 is the chief: only it writes files and messages.
+        processes: number of processes.
+        count: number of devices of all processes together.
     """
 
     number, processes, count = 0, 1, 1
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process writes and speaks."""
+        """Whether this process writes files and messages."""
         return self.number == 0
 
     def steps(self, training: SaliencyBatches) -> int:
-        """Return how many batches of an epoch `fit` is given."""
+        """Return the number of batches of an epoch that `fit` receives."""
         return len(training)
 
     def feed(self, training: SaliencyBatches, first: int = 0) -> keras.utils.PyDataset:
-        """Return what `fit` is given of the training batches, from the first that is wanted."""
-        # TensorFlow gets its batches another way, which keeps their order
+        """Return the training batches for `fit`, from index `first` on."""
+        # with TensorFlow, Keras' own reading threads keep the order of the batches
         if keras.backend.backend() == "tensorflow" and not first:
             return training
         return Feed(training, first, self.steps(training))
@@ -58,62 +58,66 @@ class Devices:
     def finish_epoch(
         self, model: keras.Model, training: SaliencyBatches, logs: dict[str, float]
     ) -> dict[str, float]:
-        """Train on what `feed` left away of an epoch; return its logs with that."""
+        """Train on batches that `feed` left out; return the epoch's logs including them."""
         return logs
 
     def share(self, items: Sequence) -> Sequence:
-        """Return this process' share of work, one stretch of it; the chief has the first."""
+        """Return this process' share of a list of items; the chief has the first items."""
         return items
 
     def predict(self, model: keras.Model, x: Any) -> Any:
-        """Return the prediction of a batch that this process alone has: an array, or several."""
+        """Return the prediction of this process' own batch: an array or several."""
         return keras.tree.map_structure(np.asarray, model.predict_on_batch(x))
 
     def gather(self, table: NDArray) -> NDArray:
-        """Return the rows of all processes, in their order, of which each has made its share."""
+        """Return the rows of all processes, in the order of the processes."""
         return table
 
     def agree(self, on: bool) -> bool:
-        """Return whether something that each process has found out for itself holds in all."""
+        """Return True if `on` is true in every process."""
         return bool(self.gather(np.array([[float(on)]])).all())
 
     def any(self, on: bool) -> bool:
-        """Return whether something holds in a process, whichever."""
+        """Return True if `on` is true in at least one process."""
         return bool(self.gather(np.array([[float(on)]])).any())
 
     def from_chief(self, data: bytes | None) -> bytes | None:
-        """Return what the chief has, in every process."""
+        """Return the chief's data in every process."""
         return data
 
     def check_same(self, what: str, data: bytes) -> None:
-        """Refuse to go on where processes hold different data.
+        """Check that this process has the same data as the chief.
+
+        Args:
+            what: plural name of the data, for the error.
+            data: the data of this process.
 
         Raises:
-            UserError: this one's are not the chief's.
+            UserError: the data differ.
         """
 
     def copy_weights(self, model: keras.Model) -> None:
-        """Set a network's weights to those of the chief's."""
+        """Set a network's weights to the chief's."""
 
 
 class Feed(keras.utils.PyDataset):
-    """The first batches of an epoch, in order, read ahead.
+    """Consecutive batches of an epoch, in order, read ahead by threads.
 
-    Keras' own reading threads start before the first epoch under JAX and PyTorch, to see what a
-    batch is like, and what they have read by then comes before the first batch, or in the next
-    epoch (3.15.1; see PyDatasetEnqueuer.stop).
+    With JAX and PyTorch, Keras starts its own reading threads before the first epoch, to inspect
+    a batch. Batches that they have read then appear before the first batch or in the next epoch
+    (Keras 3.15.1, PyDatasetEnqueuer.stop).
 
     Args:
-        batches: what is read; no more than its `max_queue_size` of them are held at once.
-        first: of them.
-        end: the one after the last.
+        batches: batches to read; at most `batches.max_queue_size` are in memory.
+        first: index of the first batch.
+        end: index after the last batch.
     """
 
     def __init__(self, batches: SaliencyBatches, first: int, end: int) -> None:
         super().__init__(workers=1)
         self.batches, self.first, self.end = batches, first, end
-        self.pool: ThreadPoolExecutor | None = None  # until it has been given the last batch
-        self.coming: dict[tuple[int, int], Future] = {}  # by epoch and index
+        self.pool: ThreadPoolExecutor | None = None  # None once the last batch is submitted
+        self.pending: dict[tuple[int, int], Future] = {}  # by epoch and index
 
     def __len__(self) -> int:
         return self.end - self.first
@@ -121,26 +125,26 @@ class Feed(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> Any:
         epoch, index = self.batches.epoch, self.first + index
         for later in range(index, min(index + self.batches.max_queue_size, self.end)):
-            if (epoch, later) not in self.coming:
+            if (epoch, later) not in self.pending:
                 self.pool = self.pool or ThreadPoolExecutor(self.batches.workers)
-                self.coming[epoch, later] = self.pool.submit(self.batches.__getitem__, later)
-                if later == self.end - 1:  # its threads end with what they have to read
+                self.pending[epoch, later] = self.pool.submit(self.batches.__getitem__, later)
+                if later == self.end - 1:  # its threads end after the submitted batches
                     self.pool.shutdown(wait=False)
                     self.pool = None
-        self.coming = {key: coming for key, coming in self.coming.items() if key >= (epoch, index)}
-        # it stays until the next is asked for, because Keras looks at the first one twice
-        return self.coming[epoch, index].result()
+        self.pending = {key: batch for key, batch in self.pending.items() if key >= (epoch, index)}
+        # keep this batch until the next is requested: Keras requests the first one twice
+        return self.pending[epoch, index].result()
 
 
 class Mesh(Devices):
-    """Devices that share each batch, in one process or several, by JAX.
+    """Devices that share each batch, in one or several processes, with JAX.
 
     Args:
-        place: of this process.
-        local: how many devices each process uses.
+        place: position of this process among all.
+        local: number of devices of each process.
 
     Raises:
-        UserError: there are fewer devices.
+        UserError: a process has fewer devices.
     """
 
     def __init__(self, place: Place, local: int) -> None:
@@ -153,7 +157,7 @@ class Mesh(Devices):
         if least < local:
             kind = there[0][0].platform
             raise UserError(
-                f"--devices {local}: JAX sees {least} of kind {kind}. For a trial on a CPU set "
+                f"--devices {local}: JAX finds {least} of kind {kind}. For a trial on a CPU set "
                 f"XLA_FLAGS=--xla_force_host_platform_device_count={local}."
             )
         names = [f"{d.platform}:{d.id}" for devices in there for d in devices[:local]]
@@ -161,18 +165,18 @@ class Mesh(Devices):
         mine = np.array(there[place.rank][:local])
         self.local = jax.sharding.Mesh(mine, ("batch",))
         self.forward: dict[keras.Model, Callable] = {}
-        self.home: dict[int, tuple[Any, Any]] = {}  # by variable: its value, there and here
+        self.local_values: dict[int, tuple[Any, Any]] = {}  # by id: global, local value
         keras.distribution.set_distribution(self.distribution)
 
     def steps(self, training: SaliencyBatches) -> int:
-        """Return how many batches of an epoch divide by the devices."""
+        """Return the number of batches of an epoch that the devices can share evenly."""
         return len(training) - bool(self.rest(training))
 
     def feed(self, training: SaliencyBatches, first: int = 0) -> keras.utils.PyDataset:
-        """Return the batches that divide by the devices, of which each process reads its part.
+        """Return the batches that the devices can share evenly; each process reads its part.
 
         Raises:
-            UserError: there is none.
+            UserError: there is no such batch.
         """
         training.part = BatchShare(self.number, self.processes, self.count)
         if not self.steps(training):
@@ -184,14 +188,14 @@ class Mesh(Devices):
         return Feed(training, first, self.steps(training))
 
     def rest(self, training: SaliencyBatches) -> int:
-        """Return how many pictures the last batch has if it does not divide, else 0."""
+        """Return the size of the last batch if the devices cannot share it evenly, else 0."""
         last = training.count % training.batch_size
         return last if last % self.count else 0
 
     def finish_epoch(
         self, model: keras.Model, training: SaliencyBatches, logs: dict[str, float]
     ) -> dict[str, float]:
-        """Train on a last batch that does not divide, on every device alike."""
+        """Train on a last batch that cannot be shared evenly; each device computes all of it."""
         rest = self.rest(training)
         if not rest:
             return logs
@@ -202,14 +206,14 @@ class Mesh(Devices):
         return {name: (1 - share) * float(logs[name]) + share * float(last[name]) for name in logs}
 
     def share(self, items: Sequence) -> Sequence:
-        """Return this process' share of work, one stretch of it; the chief has the first."""
+        """Return this process' share of a list of items; the chief has the first items."""
         ends = [len(items) * rank // self.processes for rank in range(self.processes + 1)]
-        # the larger shares come first, so that the chief has some
+        # larger shares first, so that the chief always has a share
         first, last = (len(items) - end for end in ends[::-1][self.number : self.number + 2])
         return items[first:last]
 
     def predict(self, model: keras.Model, x: Any) -> Any:
-        """Return the prediction of a batch, divided among this process' devices if it divides."""
+        """Return the prediction of this process' batch, shared by its devices if possible."""
         import jax  # pyright: ignore[reportMissingImports]
 
         length = len(jax.tree.leaves(x)[0])
@@ -219,27 +223,27 @@ class Mesh(Devices):
                 lambda *state: model.stateless_call(*state, training=False)[0]
             )
         trained, fixed = (
-            [self.at_home(variable) for variable in variables]
+            [self.local_value(variable) for variable in variables]
             for variables in (model.trainable_variables, model.non_trainable_variables)
         )
         placed = jax.device_put(x, jax.sharding.NamedSharding(self.local, spec))
         return jax.tree.map(np.asarray, self.forward[model](trained, fixed, placed))
 
-    def at_home(self, variable: Any) -> Any:
-        """Return a weight, which every device holds, as one that only this process' hold."""
+    def local_value(self, variable: Any) -> Any:
+        """Return a weight's value as an array on the devices of this process only."""
         import jax  # pyright: ignore[reportMissingImports]
 
         value = variable.value
-        kept = self.home.get(id(variable))
+        kept = self.local_values.get(id(variable))
         if kept is None or kept[0] is not value:
-            # by way of the host: of a weight that no step has been through, JAX gives no shards
+            # copied through the host: JAX has no shards of a weight before the first step
             alone = jax.sharding.NamedSharding(self.local, jax.sharding.PartitionSpec())
             kept = value, jax.device_put(np.asarray(value), alone)
-            self.home[id(variable)] = kept
+            self.local_values[id(variable)] = kept
         return kept[1]
 
     def gather(self, table: NDArray) -> NDArray:
-        """Return the rows of all processes, in their order, of which each has made its share."""
+        """Return the rows of all processes, in the order of the processes."""
         if self.processes == 1:
             return table
         from jax.experimental.multihost_utils import process_allgather  # pyright: ignore[reportMissingImports]
@@ -247,13 +251,13 @@ class Mesh(Devices):
         lengths = process_allgather(np.array([len(table)])).ravel()
         padded = np.zeros((max(lengths), table.shape[1]))
         padded[: len(table)] = table
-        # JAX would round doubles to single precision: their bits pass as whole numbers
+        # JAX would round doubles to single precision, so their bits are sent as integers
         bits = process_allgather(padded.view(np.uint32))
         rows = np.ascontiguousarray(bits).view(np.float64)
         return np.concatenate([some[:n] for some, n in zip(rows, lengths, strict=True)])
 
     def from_chief(self, data: bytes | None) -> bytes | None:
-        """Return what the chief has, in every process."""
+        """Return the chief's data in every process."""
         if self.processes == 1:
             return data
         from jax.experimental.multihost_utils import broadcast_one_to_all  # pyright: ignore[reportMissingImports]
@@ -265,30 +269,34 @@ class Mesh(Devices):
         return np.asarray(broadcast_one_to_all(np.resize(mine, length))).tobytes()
 
     def check_same(self, what: str, data: bytes) -> None:
-        """Refuse to go on where processes hold different data.
+        """Check that this process has the same data as the chief.
+
+        Args:
+            what: plural name of the data, for the error.
+            data: the data of this process.
 
         Raises:
-            UserError: this one's are not the chief's.
+            UserError: the data differ.
         """
-        number = int.from_bytes(hashlib.sha256(data).digest()[:6])  # a double holds it exactly
+        number = int.from_bytes(hashlib.sha256(data).digest()[:6])  # exact in a double
         numbers = self.gather(np.array([[float(number)]])).ravel()
         if numbers[self.number] != numbers[0]:
-            raise UserError(f"{what} are not those of process 0. Give all processes the same.")
+            raise UserError(f"{what} differ from those of process 0. Give all processes the same.")
 
     def copy_weights(self, model: keras.Model) -> None:
-        """Set a network's weights to those of the chief's, bit by bit."""
+        """Set a network's weights to the chief's, bit by bit."""
         if self.processes == 1:
             return
         from jax.experimental.multihost_utils import broadcast_one_to_all  # pyright: ignore[reportMissingImports]
 
         values = [np.array(keras.ops.convert_to_numpy(weight)) for weight in model.weights]
         bits = broadcast_one_to_all([value.reshape(-1).view(np.uint8) for value in values])
-        for weight, value, told in zip(model.weights, values, bits, strict=True):
-            weight.assign(np.asarray(told).view(value.dtype).reshape(value.shape))
+        for weight, value, received in zip(model.weights, values, bits, strict=True):
+            weight.assign(np.asarray(received).view(value.dtype).reshape(value.shape))
 
 
 class WholeOrShared(keras.distribution.DataParallel):
-    """Data parallelism, which inside `whole` gives every device the whole batch."""
+    """Data parallelism; inside the context `whole`, each device receives the whole batch."""
 
     is_whole = False
 
@@ -299,7 +307,7 @@ class WholeOrShared(keras.distribution.DataParallel):
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
-        """Give every device the whole batch."""
+        """Give each device the whole batch inside this context."""
         self.is_whole = True
         try:
             yield
@@ -309,14 +317,14 @@ class WholeOrShared(keras.distribution.DataParallel):
 
 @contextlib.contextmanager
 def started(config: Config) -> Iterator[Devices]:
-    """Yield the devices that a run was given; with several processes, all end together.
+    """Yield the devices of a run; several processes start and end together.
 
     Args:
-        config: reads devices, cluster, cluster_timeout and batch_size; all but paths must be the
-            same in all processes.
+        config: reads devices, cluster, cluster_timeout, batch_size and micro_batch. All settings
+            except OWN_SETTINGS must be equal in all processes.
 
     Raises:
-        UserError: devices or processes are not there, or the batch does not divide by them.
+        UserError: devices or processes are missing, or the devices cannot share a batch evenly.
     """
     place = find_place(os.environ) if config.cluster else Place()
     check_batch(config.batch_size, config.part_size, config.devices, place)
@@ -325,11 +333,11 @@ def started(config: Config) -> Iterator[Devices]:
         return
     refuse_other_engine(keras.backend.backend())
     same = {k: v for k, v in to_json(config).items() if k not in OWN_SETTINGS}
-    joined = together(place, same, config.devices, config.cluster_timeout)
-    with joined if place.count > 1 else contextlib.nullcontext():
+    group = together(place, same, config.devices, config.cluster_timeout)
+    with group if place.count > 1 else contextlib.nullcontext():
         try:
             mesh = Mesh(place, config.devices)
-            with hushed(1):  # what joins the processes on a CPU says so
+            with hushed(1):  # hides the log of the connection between CPUs
                 mesh.gather(np.zeros((1, 1)))
             yield mesh
         finally:
@@ -337,10 +345,16 @@ def started(config: Config) -> Iterator[Devices]:
 
 
 def check_batch(batch_size: int, part_size: int | None, devices: int, place: Place) -> None:
-    """Refuse a batch, or a part of one, that does not divide by the devices.
+    """Check that the devices can share a batch, or a micro-batch, evenly.
+
+    Args:
+        batch_size: pictures per update.
+        part_size: pictures per micro-batch; None without micro-batches.
+        devices: number of devices of each process.
+        place: position of this process among all.
 
     Raises:
-        UserError: it does not; it names the nearest that do.
+        UserError: the size is not a multiple of the devices; the message names the nearest sizes.
     """
     count = place.count * devices
     for name, size in (("batch_size", batch_size), ("micro_batch", part_size)):
@@ -349,6 +363,6 @@ def check_batch(batch_size: int, part_size: int | None, devices: int, place: Pla
         below = size // count * count
         near = " or ".join(str(size) for size in (below, below + count) if size)
         raise UserError(
-            f"--{name} {size} is that of all {count} devices together and does not divide by them. "
+            f"--{name} {size} applies to all {count} devices together and does not divide by them. "
             f"Try {near}."
         )

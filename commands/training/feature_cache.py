@@ -1,8 +1,8 @@
-"""What a network's frozen part makes of each picture, computed once and kept on disk.
+"""The feature cache: outputs of a network's frozen layers, computed once per picture and stored.
 
-A network is cut where its layers begin to learn: the trunk before the cut gives the same features
-of a picture in every epoch, run and seed; the head behind it is fitted on them. Any network of
-Keras' functional kind is cut, since its graph tells what is fixed. Files are `feature_store.py`'s.
+A network is cut before its first trainable layers. The trunk before the cut gives the same features
+of a picture in every epoch, run and seed. The head behind it is trained on these features. Any
+functional Keras network can be cut by its graph. `feature_store.py` writes the files.
 """
 
 import hashlib
@@ -29,20 +29,20 @@ from salience.system.files import make_folder
 from salience.system.terminal import tell
 from utilities import Letterbox, SaliencyBatches, input_identity, mirrored, network_input
 
-FLOAT16_MOST = 65504.0
-LEAST_SHARE = 0.05  # of the features that must fit, or the cache is not worth its while
-QUEUE = 2  # batches read ahead: of ML-Net's features at 480 x 640 each has 123 MB
-# what a layer is set up with, but does not compute with once its weights are there
+FLOAT16_MOST = 65504.0  # largest finite float16
+LEAST_SHARE = 0.05  # least share of the features that must fit on disk for the cache to pay off
+QUEUE = 2  # batches read ahead; one of ML-Net's features at 480 x 640 takes 123 MB
+# settings of a layer that do not affect its output once its weights are set
 SETTINGS_ALONE = ("name", "trainable", "seed", "initializer", "regularizer", "constraint")
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A network in two parts, which share their layers with it.
+    """The two parts of a network, which share its layers.
 
     Attributes:
-        trunk: from pictures to the features, in the precision that they are kept in.
-        head: from these to the map; all that learns.
+        trunk: computes features of pictures, in the precision in which they are stored.
+        head: computes the map from the features; contains all trainable layers.
     """
 
     trunk: keras.Model
@@ -57,21 +57,21 @@ def attach(
     say: Callable[[str], None] = tell,
     devices: Devices | None = None,
 ) -> tuple[keras.Model, str]:
-    """Have batches hold features instead of pictures, where that is asked for and possible.
+    """Replace the pictures in batches by cached features, if the settings and sizes allow it.
 
     Args:
-        model: the network with the weights that it starts from.
-        training: batches of one split.
-        validation: and of the other.
+        model: the network with its initial weights.
+        training: batches of the training split.
+        validation: batches of the validation split.
         config: reads feature_cache, feature_precision, cache_limit, epochs, flip and batch_size.
-        say: gets what is to be told while the cache fills.
-        devices: those of the run; None for one.
+        say: called with each message while the cache fills.
+        devices: devices of the run; None for one device.
 
     Returns:
-        What is to be fitted: the head, or the network where nothing is kept; and a line about it.
+        The model to fit (the head, or the whole network without a cache), and a message.
 
     Raises:
-        UserError: the cache is asked for and cannot be written.
+        UserError: the cache is required and cannot be written.
     """
     parts = cut(model, config.feature_precision) if config.feature_cache != "off" else None
     cache = default_cache(config.cache_bytes)
@@ -84,23 +84,23 @@ def attach(
     features = Features(
         parts.trunk, store, config.input_shape, config.batch_size, say, devices.predict
     )
-    ways = [False, True] if config.flip else [False]
+    orientations = [False, True] if config.flip else [False]
     names = [
-        features.known_name(sample, way)
-        for samples, orientations in ((training.samples, ways), (validation.samples, [False]))
+        features.known_name(sample, flip)
+        for samples, flips in ((training.samples, orientations), (validation.samples, [False]))
         for sample in samples
-        for way in orientations
+        for flip in flips
     ]
     there = sum(name is not None and store.has(name) for name in names)
     count, room = len(names), cache.room(shelf)
     on, why = decide(config.feature_cache, count, there, features.nbytes, room, config.epochs)
     if on and config.feature_cache == "on":
         make_folder(cache.folder, "$SALIENCY_CACHE")
-    if not devices.agree(on) and on:  # of a network, processes must fit the same part
-        on, why = False, "as for another process of this run: its cache decides, too"
+    if not devices.agree(on) and on:  # all processes must fit the same part
+        on, why = False, "as in another process of this run: all must use the cache or none"
     line = (
         f"feature cache: {'on' if on else 'off'}, {why}. Of {count:,} sets of features {there:,} "
-        f"are there; at {readable(features.nbytes)} each at the most, all take up to "
+        f"are cached; at most {readable(features.nbytes)} each, all take up to "
         f"{readable(count * features.nbytes)} in {shelf.folder}"
     )
     if not on:
@@ -114,20 +114,20 @@ def attach(
 def decide(
     asked: str, count: int, there: int, nbytes: int, room: int, epochs: int
 ) -> tuple[bool, str]:
-    """Return whether features are kept, and why, from sizes alone.
+    """Return whether a run should cache features, and the reason.
 
     Args:
-        asked: auto or on.
-        count: how many sets of features a run needs.
-        there: how many of them are kept already.
-        nbytes: of a set, uncompressed.
+        asked: value of --feature_cache: auto or on.
+        count: number of sets of features that the run needs.
+        there: number of sets that are cached already.
+        nbytes: size of a set, bytes, uncompressed.
         room: bytes that may still be written.
-        epochs: of the run.
+        epochs: number of epochs of the run.
 
     >>> decide("auto", count=100, there=0, nbytes=10, room=500, epochs=20)
-    (True, 'room for 50 % of what is missing at the least; the rest is computed each time')
+    (True, 'room for at least 50 % of the missing ones; the rest is computed each time')
     >>> decide("auto", count=100, there=0, nbytes=10, room=20, epochs=20)
-    (False, 'room for only 2 % of what is missing')
+    (False, 'room for only 2 % of the missing ones')
     >>> decide("auto", count=100, there=0, nbytes=10, room=5000, epochs=1)
     (False, 'one epoch reads nothing twice')
     """
@@ -136,15 +136,15 @@ def decide(
     if asked == "auto" and epochs == 1 and not there:
         return False, "one epoch reads nothing twice"
     if asked == "auto" and share < LEAST_SHARE and there < LEAST_SHARE * count:
-        return False, f"room for only {share:.0%} of what is missing".replace("%", " %")
+        return False, f"room for only {share:.0%} of the missing ones".replace("%", " %")
     if share < 1:
-        text = f"room for {share:.0%} of what is missing at the least; the rest is computed each"
-        return True, text.replace("%", " %") + " time"
-    return True, "all that is missing fits" if missing else "nothing is missing"
+        text = f"room for at least {share:.0%} of the missing ones; the rest is computed each time"
+        return True, text.replace("%", " %")
+    return True, "all missing ones fit" if missing else "none is missing"
 
 
 def readable(nbytes: float) -> str:
-    """Return a size for people.
+    """Return a size as text with a unit.
 
     >>> readable(12_300_000)
     '12.3 MB'
@@ -157,38 +157,38 @@ def readable(nbytes: float) -> str:
 
 
 def cut(model: keras.Model, precision: str = "float16") -> Cut | None:
-    """Return a network cut where it begins to learn; None where no layer before that has weights.
+    """Return a network cut before its first trainable layers; None if no layer before has weights.
 
     Args:
-        model: of the functional kind, with one input.
-        precision: float16 or float32, of the features.
+        model: functional Keras model with one input.
+        precision: float16 or float32, precision of the features.
     """
     taps = frontier(model)
     if not taps:
         return None
-    features = [ops.cast(tap, "float32") for tap in taps]  # of whatever precision they are computed
+    features = [ops.cast(tap, "float32") for tap in taps]  # computed in any precision
     if precision == "float16":
-        # it ends at 65,504; the largest feature seen of VGG16 was 15,169
+        # the largest feature of VGG16 in measurements was 15,169
         features = [
             ops.cast(ops.clip(tap, -FLOAT16_MOST, FLOAT16_MOST), precision) for tap in features
         ]
     trunk = keras.Model(model.input, features, name=f"{model.name}_trunk")
     if not trunk.weights:
         return None
-    trunk.compile(jit_compile="auto")  # uncompiled, Keras would choose anew for each prediction
-    # it casts what it is fed to what its layers compute in, inside the graph: half is copied
+    trunk.compile(jit_compile="auto")  # else Keras would decide again at each prediction
+    # the head casts its input inside the graph, so that half as many bytes are copied
     return Cut(trunk, keras.Model(taps if taps[1:] else taps[0], model.output, name=model.name))
 
 
 def frontier(model: keras.Model) -> list[Any]:
-    """Return the tensors of a network's graph that are fixed and that what is not fixed reads.
+    """Return the fixed tensors of a network's graph that other layers read.
 
-    A tensor is fixed that comes from the input through fixed layers alone.
+    A tensor is fixed if only fixed layers lie between it and the input.
     """
     inputs = {id(tensor) for tensor in keras.tree.flatten(model.input)}
     nodes = [node for operation in model.operations for node in operation._inbound_nodes]
     fixed, grows = set(inputs), True
-    while grows:  # a layer that is called twice is listed once, so one pass might not do
+    while grows:  # repeated, since a layer that is called twice is listed once
         before = len(fixed)
         for node in nodes:
             sources = node.input_tensors
@@ -206,31 +206,31 @@ def frontier(model: keras.Model) -> list[Any]:
 
 
 def is_fixed(operation: Any) -> bool:
-    """Return whether an operation gives the same of the same input all through training."""
+    """Return True if an operation's output for an input stays the same during training."""
     if not isinstance(operation, keras.layers.Layer):
-        return True  # plain mathematics
+        return True  # a function without weights
     layers = operation._flatten_layers()
     return not any(learns(layer) or is_random(layer) for layer in layers)
 
 
 def learns(layer: keras.layers.Layer) -> bool:
-    """Return whether training changes what a layer holds: its weights, or the means it counts."""
+    """Return True if training changes a layer's weights or its running statistics."""
     return bool(layer.trainable_weights or (layer.trainable and layer.non_trainable_weights))
 
 
 def is_random(layer: keras.layers.Layer) -> bool:
-    """Return whether a layer draws numbers in training, as dropout does unless its rate is 0."""
+    """Return True if a layer is random in training, as is dropout with a rate above 0."""
     return bool(layer._seed_generators) and getattr(layer, "rate", None) != 0
 
 
 def fingerprint(trunk: keras.Model) -> str:
-    """Return a name for a network that is equal where weights, graph and preprocessing are.
+    """Return a digest of a network's weights, graph and preprocessing.
 
-    Names of layers, and what they were drawn from, are no part of it; the backend and its version
-    are, whose rounding the features have, and so is the code of layers of ours.
+    It includes the backend's version, which affects rounding, and the code of our own layers. It
+    does not include names of layers or their initialisers.
     """
     places = {id(operation): place for place, operation in enumerate(trunk.operations)}
-    found = make_key(versions()["backend"], trunk.input_shape)
+    digest = make_key(versions()["backend"], trunk.input_shape)
     for operation in trunk.operations:
         settings = {
             name: value
@@ -245,12 +245,12 @@ def fingerprint(trunk: keras.Model) -> str:
         kind = type(operation)
         about = json.dumps([settings, calls], sort_keys=True, default=str)
         weights = map(ops.convert_to_numpy, getattr(operation, "weights", []))
-        found = make_key(found, kind if is_ours(kind) else kind.__name__, about, *weights)
-    return found
+        digest = make_key(digest, kind if is_ours(kind) else kind.__name__, about, *weights)
+    return digest
 
 
 def call_argument(argument: Any, places: dict[int, int]) -> Any:
-    """Return what an operation was called with: which tensor of the graph, or which value."""
+    """Return an argument of an operation: the position of a tensor in the graph, or a value."""
     if isinstance(argument, keras.KerasTensor):
         operation, node, tensor = argument._keras_history
         return [places.get(id(operation)), node, tensor]
@@ -258,17 +258,17 @@ def call_argument(argument: Any, places: dict[int, int]) -> Any:
 
 
 class Features:
-    """The features of pictures: read where they are kept, else computed and kept.
+    """The features of pictures: read from the cache, else computed and cached.
 
-    Several threads may ask at once; the trunk works for one of them at a time.
+    Several threads may call it at once; the trunk predicts for one thread at a time.
 
     Args:
         trunk: see `Cut`.
-        store: where its features are.
+        store: cache of the trunk's features.
         input_shape: rows and columns of the network's input, pixels.
-        batch_size: pictures that it sees at once at the most.
-        say: gets what is to be told.
-        predict: gives what a network makes of a batch that this process alone has.
+        batch_size: largest number of pictures per prediction.
+        say: called with each message.
+        predict: function that predicts a batch of this process.
     """
 
     def __init__(
@@ -284,21 +284,29 @@ class Features:
         self.input_shape, self.batch_size = input_shape, batch_size
         self.shapes = [tuple(tensor.shape[1:]) for tensor in trunk.outputs]
         self.dtype = np.dtype(trunk.outputs[0].dtype)
-        self._seen: dict[int, KnownPicture] = {}
-        self._told = False
+        self._known: dict[int, KnownPicture] = {}
+        self._warned = False
         self._computing = Lock()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of a picture's features, uncompressed."""
+        """Size of a picture's features, bytes, uncompressed."""
         return sum(map(prod, self.shapes)) * self.dtype.itemsize
 
     def batch(
         self, samples: list[Sample], flipped: list[bool]
     ) -> tuple[NDArray | tuple[NDArray, ...], list[Letterbox]]:
-        """Return the features of samples, those flipped that are to be, and each one's box.
+        """Return the features of samples and their letterboxes.
 
-        A picture whose features are kept is not decoded.
+        A picture with cached features is not decoded.
+
+        Args:
+            samples: samples of the batch.
+            flipped: for each sample, whether its picture is mirrored.
+
+        Returns:
+            An array [n, rows, columns, channels], or a tuple of arrays if the trunk has several
+            outputs; and the letterboxes.
 
         Raises:
             UserError: a picture cannot be read.
@@ -306,83 +314,84 @@ class Features:
         arrays = [np.empty((len(samples), *shape), self.dtype) for shape in self.shapes]
         boxes, missing = [], []
         for place, (sample, flip) in enumerate(zip(samples, flipped, strict=True)):
-            seen, picture = self.recall(sample), None
-            if seen is None:
+            known, picture = self.recall(sample), None
+            if known is None:
                 picture, box = network_input(sample, self.input_shape)
-                seen = self.remember(sample, picture, box.image_shape)
-            boxes.append(Letterbox.fit(seen.image_shape, self.input_shape))
-            if not self.store.read(name_of(seen, flip), [array[place] for array in arrays]):
+                known = self.remember(sample, picture, box.image_shape)
+            boxes.append(Letterbox.fit(known.image_shape, self.input_shape))
+            if not self.store.read(name_of(known, flip), [array[place] for array in arrays]):
                 if picture is None:
                     picture, _ = network_input(sample, self.input_shape)
-                missing.append((place, name_of(seen, flip), mirrored(picture) if flip else picture))
+                picture = mirrored(picture) if flip else picture
+                missing.append((place, name_of(known, flip), picture))
         if missing:
             made = self.compute(np.stack([picture for *_, picture in missing]))
             for row, (place, name, _) in enumerate(missing):
                 for array, values in zip(arrays, made, strict=True):
                     array[place] = values[row]
                 self.store.keep(name, [array[place] for array in arrays])
-            self.tell(made)
+            self.warn_of_clipping(made)
         return (tuple(arrays) if arrays[1:] else arrays[0]), boxes
 
     def compute(self, pictures: NDArray[np.uint8]) -> list[NDArray]:
-        """Return the features of pictures [n, rows, cols, 3]."""
+        """Return the features of pictures, uint8 [n, rows, columns, 3]."""
         count = len(pictures)
         if self.trunk.jit_compile:
-            # XLA compiles for each size of a batch anew: a few sizes must do
+            # XLA compiles again for each batch size: use only a few sizes
             size = min(self.batch_size, 1 << (count - 1).bit_length())
             pictures = np.concatenate([pictures, *[pictures[:1]] * (size - count)])
         elif count == 1 < self.batch_size:
-            # PyTorch convolves one picture another way, to other bits than among several: what a
-            # run computes would depend on what an interrupted one has kept
+            # PyTorch rounds differently for a batch of one picture: a resumed run would differ
+            # from an uninterrupted one
             pictures = np.concatenate([pictures, pictures])
         with self._computing:
             made = self.predict(self.trunk, pictures)
         return [np.asarray(array)[:count] for array in keras.tree.flatten(made)]
 
-    def tell(self, made: Sequence[NDArray]) -> None:
-        """Say once that features are too large for float16."""
-        if self._told or self.dtype != np.float16 or not any(map(reaches_the_end, made)):
+    def warn_of_clipping(self, made: Sequence[NDArray]) -> None:
+        """Warn once if features are too large for float16."""
+        if self._warned or self.dtype != np.float16 or not any(map(is_saturated, made)):
             return
-        self._told = True
+        self._warned = True
         self.say(
-            f"warning: features beyond {FLOAT16_MOST:,.0f} are cut off there. "
-            "--feature_precision float32 keeps them as they are."
+            f"warning: features beyond {FLOAT16_MOST:,.0f} are clipped. "
+            "--feature_precision float32 keeps them unchanged."
         )
 
     def known_name(self, sample: Sample, flip: bool) -> str | None:
-        """Return the name of a sample's features; None where its picture has not been seen."""
-        seen = self.recall(sample)
-        return name_of(seen, flip) if seen else None
+        """Return the name of a sample's features; None if its picture is not known yet."""
+        known = self.recall(sample)
+        return name_of(known, flip) if known else None
 
     def recall(self, sample: Sample) -> KnownPicture | None:
-        """Return what is known of a sample's picture, from this run or an earlier one."""
-        if id(sample) not in self._seen:  # samples live as long as their batches
+        """Return the record of a sample's picture from this run or an earlier one, or None."""
+        if id(sample) not in self._known:  # samples live as long as their batches
             identity = input_identity(sample, self.input_shape)
             found = self.store.seen.get(identity) if identity else None
             if found is None:
                 return None
-            self._seen[id(sample)] = found
-        return self._seen[id(sample)]
+            self._known[id(sample)] = found
+        return self._known[id(sample)]
 
     def remember(
         self, sample: Sample, picture: NDArray, image_shape: tuple[int, int]
     ) -> KnownPicture:
-        """Note what a sample's picture is: for this run, and where it has a file for others."""
-        seen = KnownPicture(hashlib.sha256(picture.tobytes()).hexdigest(), image_shape)
-        self._seen[id(sample)] = seen
+        """Record a sample's picture for this run and, if it has a file, for later runs."""
+        known = KnownPicture(hashlib.sha256(picture.tobytes()).hexdigest(), image_shape)
+        self._known[id(sample)] = known
         identity = input_identity(sample, self.input_shape)
         if identity:
-            self.store.remember(identity, seen)
-        return seen
+            self.store.remember(identity, known)
+        return known
 
 
-def name_of(seen: KnownPicture, flip: bool) -> str:
-    """Return the name of the features of a picture, or of its mirror image."""
-    return seen.content + ("-flipped" if flip else "")
+def name_of(known: KnownPicture, flip: bool) -> str:
+    """Return the name under which features of a picture, or of its mirror image, are cached."""
+    return known.content + ("-flipped" if flip else "")
 
 
-def reaches_the_end(array: NDArray) -> bool:
-    """Return whether a float16 array holds the largest number there is, or none at all."""
-    # of their bits: NumPy compares float16 at a tenth of the speed
+def is_saturated(array: NDArray) -> bool:
+    """Return True if a float16 array holds its largest finite value or a non-finite one."""
+    # compares bits: NumPy compares float16 values at a tenth of the speed
     most = np.float16(FLOAT16_MOST).view(np.uint16)
     return bool((array.view(np.uint16) & np.uint16(0x7FFF)).max(initial=0) >= most)

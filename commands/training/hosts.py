@@ -1,4 +1,4 @@
-"""Processes that train one network together, by `jax.distributed`: how they meet and end.
+"""Processes that train one network together with `jax.distributed`: their start and end.
 
 JAX's service notices a process that has died. Its key-value store carries the error message of a
 process that fails to the others, whose main threads wait in a collective operation.
@@ -23,25 +23,25 @@ from commands.preflight import Place, own_devices
 from salience.system.errors import UserError, printable
 from salience.system.quiet import LEVEL
 
-HEARTBEAT_SECONDS = 30  # a process that has been silent for so long counts as dead
-GRACE_SECONDS = 3  # for all processes to read the message of one that fails
+HEARTBEAT_SECONDS = 30  # a process without a heartbeat for this time counts as dead
+GRACE_SECONDS = 3  # time for all processes to read the error of a failed one
 NO_LIMIT_MS = 10**9
 HANDLERS: list[Any] = []  # C may call them until this process ends
 
 
 class ProcessGroup:
-    """The processes that train one network, of which all end where one fails or dies.
+    """The processes that train one network; if one fails or dies, all end.
 
     Args:
-        place: of this process.
-        timeout: how long the processes wait for one another at the start, seconds.
+        place: position of this process among all.
+        timeout: longest wait for other processes at the start, seconds.
     """
 
     client: Any = None  # of JAX's service
 
     def __init__(self, place: Place, timeout: float) -> None:
         self.place, self.timeout = place, timeout
-        self.names: list[str] = []  # of all processes, once they have met
+        self.names: list[str] = []  # names of all processes, after `connect`
         self.ending, self.lock = threading.Event(), threading.Lock()
         self.listener = threading.Thread(target=self.listen, daemon=True)
 
@@ -49,10 +49,10 @@ class ProcessGroup:
         """Wait for all other processes.
 
         Args:
-            devices: the numbers of this process' own.
+            devices: indices of this process' own devices.
 
         Raises:
-            UserError: another program has the chief's port.
+            UserError: another program uses the chief's port.
         """
         import jax  # pyright: ignore[reportMissingImports]
         from jax._src import distributed  # pyright: ignore[reportMissingImports]
@@ -65,7 +65,7 @@ class ProcessGroup:
                 f"cannot wait for the others at port {place.port}: {error.strerror}. Name another "
                 "in TF_CONFIG, or start the job anew."
             ) from error
-        # it would take SIGTERM away from salience.system.signals, and only note it
+        # the service would replace the SIGTERM handler of salience.system.signals
         jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(
             f"{place.host}:{place.port}",
@@ -81,7 +81,7 @@ class ProcessGroup:
         self.listener.start()
 
     def exchange(self, key: str, value: str) -> list[str]:
-        """Return the values that all processes have for a key."""
+        """Share a value under a key; return the values of all processes, by rank."""
         self.client.key_value_set(f"{key}/{self.place.rank}", value)
         return [
             self.client.blocking_key_value_get(f"{key}/{rank}", round(self.timeout * 1000))
@@ -89,10 +89,10 @@ class ProcessGroup:
         ]
 
     def check_same(self, settings: dict[str, Any]) -> None:
-        """Refuse processes of different settings.
+        """Check that all processes have the settings of process 0.
 
         Raises:
-            UserError: in every process, where one's are not process 0's.
+            UserError: a process has other settings; raised in every process.
         """
         first, *others = map(json.loads, self.exchange("settings", json.dumps(settings)))
         for name, other in zip(self.names[1:], others, strict=True):
@@ -104,30 +104,30 @@ class ProcessGroup:
                     )
 
     def listen(self) -> None:
-        """Wait for the error message of another process, and end with it."""
+        """Wait for the error message of another process, then end this process."""
         with contextlib.suppress(Exception):  # the service has ended
             failure = json.loads(self.client.blocking_key_value_get("failed", NO_LIMIT_MS))
             self.end(failure["message"], failure["code"])
 
     def end(self, message: str, code: int) -> None:
-        """End this process with one line, unless it is ending already."""
+        """End this process with a one-line message, unless it is already ending."""
         with self.lock:
             if not self.ending.is_set():
                 self.ending.set()
-                # in one piece, since several processes may print at once
+                # in one write, since several processes may print at once
                 sys.stderr.write(f"error: {printable(message)} {self.place.name} ends with it.\n")
                 self.linger()
                 leave(code)
 
     def linger(self) -> None:
-        """Keep JAX's service, which lives in the chief, until all have read why they end."""
+        """Keep the chief, which runs JAX's service, until all processes have read the error."""
         if self.place.rank == 0:
             time.sleep(GRACE_SECONDS)
 
     def fail(self, error: BaseException) -> None:
         """Send the error message of this process to all others."""
         if self.names and isinstance(error, (RuntimeError, ValueError)):
-            # most likely a collective operation that lost a process: JAX will say which
+            # most likely a collective operation lost a process, which JAX will name
             self.ending.wait(HEARTBEAT_SECONDS + GRACE_SECONDS)
         with self.lock:  # `end` does not release it
             self.ending.set()
@@ -140,7 +140,7 @@ class ProcessGroup:
             self.linger()
 
     def explain(self, log: str) -> str:
-        """Return why JAX aborts this process, by its log; "" where it was not JAX."""
+        """Return why JAX aborts this process, from its log; "" if the abort is not from JAX."""
         silent = re.search(r"heartbeats\):\n((?:.*\d\n)+)", log)
         if silent and self.names:
             ranks = map(int, re.findall(r"(\d+)\n", silent[1]))
@@ -163,9 +163,9 @@ class ProcessGroup:
 def aborts_in_one_line(group: ProcessGroup) -> Iterator[None]:
     """Turn an abort by JAX into one line and exit code 2.
 
-    Where another process has died, JAX's client logs a page and calls C's `abort`, which Python
-    cannot prevent. So in this block a file takes what C++ logs, and a C handler of SIGABRT calls
-    Python, whose standard error stays. docs/decisions/training.md says what else was tried.
+    If another process has died, JAX's client logs a page and calls C's `abort`, which Python cannot
+    prevent. In this context, the log of C++ goes to a file, and a C handler of SIGABRT calls
+    Python. Python's standard error is unchanged. docs/decisions/training.md lists the alternatives.
     """
     if LEVEL in os.environ:  # the user wants to read JAX's log
         yield
@@ -186,7 +186,7 @@ def aborts_in_one_line(group: ProcessGroup) -> Iterator[None]:
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     os.dup2(log.fileno(), 2)
     library.signal(signal.SIGABRT, HANDLERS[-1])
-    yield  # an error leaves all as it is, for this process ends
+    yield  # nothing is restored after an error, since this process ends
     library.signal(signal.SIGABRT, None)
     os.dup2(sys.stderr.fileno(), 2)
     sys.stderr.close()
@@ -198,13 +198,13 @@ def aborts_in_one_line(group: ProcessGroup) -> Iterator[None]:
 def together(
     place: Place, settings: dict[str, Any], devices: int, timeout: float
 ) -> Iterator[None]:
-    """Begin and end together with the other processes; an error of one is one of all.
+    """Start and end together with the other processes; an error in one ends all.
 
     Args:
-        place: of this process.
-        settings: what must be equal in all.
-        devices: how many each process uses.
-        timeout: how long they wait for one another at the start, seconds.
+        place: position of this process among all.
+        settings: settings that must be equal in all processes.
+        devices: number of devices of each process.
+        timeout: longest wait for other processes at the start, seconds.
     """
     import jax  # pyright: ignore[reportMissingImports]
     from jax.experimental.multihost_utils import sync_global_devices  # pyright: ignore[reportMissingImports]
@@ -221,8 +221,8 @@ def together(
             jax.distributed.shutdown()
             group.listener.join()  # Python may not end while a thread is in C++
         except BaseException as error:
-            # at its own end JAX would wait for processes that are no more; first of all, because a
-            # signal may interrupt what follows
+            # at exit, JAX would wait for processes that have ended; registered first, because a
+            # signal may interrupt the next lines
             code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
             atexit.register(leave, code)
             group.fail(error)

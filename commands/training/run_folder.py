@@ -1,7 +1,7 @@
-"""The folder of a run: its settings, its history, its best and its last weights, who may write it.
+"""The folder of a training run: settings, history, best and last weights, and a lock.
 
-Each file is saved whole or not at all. The best weights go to the run folder and to `weights/`.
-Where a run stands in the middle of its work is `checkpoint.py`'s.
+Each file is replaced atomically. The best weights are saved in the run folder and in `weights/`.
+`checkpoint.py` saves the position within a run.
 """
 
 import os
@@ -36,22 +36,21 @@ from salience.system.files import (
 from salience.system.flags import to_json
 from salience.system.terminal import tell
 
-RUN = "run.json"  # what a run is, besides its settings: of what pictures, since when, by whom
-WAYS = "Choose another folder with --output, or replace that run with --overwrite."
-# what a run took, which no two are alike in: kept apart from the history, which a repetition equals
+RUN = "run.json"  # facts about a run besides its settings: pictures, start time, process
+REMEDY = "Choose another folder with --output, or replace that run with --overwrite."
+# measurements of time and memory, stored apart: the history of a repeated run is identical
 CLOCK = ("seconds", "images_per_second", "peak_memory_mb")
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """What a run folder holds of an earlier run of the same settings.
+class EarlierRun:
+    """An earlier run with the same settings in a run folder.
 
     Attributes:
-        is_done: it came to its end.
-        is_unfinished: it did not, and can be taken up.
-        about: what its `run.json` says.
-        features: how it decided on the feature cache, whose rounding its weights have; "" where
-            that is for this run to decide.
+        is_done: whether it is finished.
+        is_unfinished: whether it is unfinished and can be resumed.
+        about: content of its `run.json`.
+        features: feature-cache mode of the run (affects rounding); "" if this run may choose.
     """
 
     is_done: bool = False
@@ -60,40 +59,43 @@ class Earlier:
     features: str = ""
 
 
-def earlier(config: Config) -> Earlier:
-    """Return what a run finds in its folder.
+def find_earlier_run(config: Config) -> EarlierRun:
+    """Return the earlier run in a run folder, if there is one.
+
+    Args:
+        config: settings of the new run.
 
     Raises:
-        UserError: a run that it may neither replace nor take up.
+        UserError: an earlier run can be neither replaced nor resumed with these settings.
     """
     folder = config.run_folder
     if config.overwrite and config.resume:
-        raise UserError("--overwrite begins anew and --resume goes on: leave one of them away.")
+        raise UserError("--overwrite starts anew and --resume continues: use only one of them.")
     trained = (folder / "history.csv").exists() or bool(_checkpoints(folder).paths())
     if config.overwrite or not trained:
-        return Earlier()
+        return EarlierRun()
     if not (folder / "config.json").exists():
-        raise UserError(f"{folder} holds an earlier run without its config.json. {WAYS}")
+        raise UserError(f"{folder} holds an earlier run without its config.json. {REMEDY}")
     done = (folder / DONE).exists()
     changed = changed_settings(config, moved=not done)
     if changed:
-        raise UserError(f"{folder} holds an earlier run of other settings: {changed}. {WAYS}")
+        raise UserError(f"{folder} holds an earlier run with other settings: {changed}. {REMEDY}")
     if done and config.resume:
-        return Earlier(is_done=True)
+        return EarlierRun(is_done=True)
     if done:
-        raise UserError(f"{folder} holds an earlier run, which is done. {WAYS}")
+        raise UserError(f"{folder} holds an earlier run, which is finished. {REMEDY}")
     if not (folder / RUN).exists():
-        raise UserError(f"{folder} holds an earlier run that cannot be taken up: no {RUN}. {WAYS}")
+        raise UserError(f"{folder} holds an earlier run that cannot be resumed: no {RUN}. {REMEDY}")
     about = read_json(folder / RUN)
     if not isinstance(about, dict):
-        raise UserError(f"{folder / RUN} is damaged. {WAYS}")
+        raise UserError(f"{folder / RUN} is damaged. {REMEDY}")
     backend = keras.backend.backend()
     if about.get("backend") != backend:
         raise UserError(
             f"{folder} holds an unfinished run on {about.get('backend')}, and this is {backend}: "
-            f"set KERAS_BACKEND={about.get('backend')} to take it up. {WAYS}"
+            f"set KERAS_BACKEND={about.get('backend')} to resume it. {REMEDY}"
         )
-    return Earlier(is_unfinished=True, about=about, features=str(about.get("features", "")))
+    return EarlierRun(is_unfinished=True, about=about, features=str(about.get("features", "")))
 
 
 def _checkpoints(folder: Path) -> Checkpoints:
@@ -102,30 +104,29 @@ def _checkpoints(folder: Path) -> Checkpoints:
 
 
 class RunFolder:
-    """The files of one training run, which one process writes at a time.
+    """The files of one training run; a lock lets only one process write them.
 
     Args:
-        config: the run's settings; the folder is `config.run_folder`.
-        same: names of what must be the same where the run is taken up: its pictures, the weights
-            that it starts from.
-        features: how it decided on the feature cache.
-        say: gets what is to be told.
-        writes: whether this process writes files; one that does not keeps the history alone.
-        history: the rows of earlier epochs.
+        config: settings of the run; the folder is `config.run_folder`.
+        same: identities of the inputs that a resumed run must share: pictures, initial weights.
+        features: feature-cache mode of the run.
+        say: called with each message.
+        writes: whether this process writes files; if not, it only keeps the history in memory.
+        history: rows of earlier epochs.
 
     Attributes:
-        started: when; part of the run's name.
-        kept_back: why the best weights are not in weights/.
-        pictures: what the cards of its weights remember of its pictures, see `provenance`.
-        resumed: the checkpoint that the run is taken up from, as bytes, or None.
-        is_interrupted: it has ended before its time, to be taken up again.
+        started: start time, which is part of the run's name.
+        unpublished_reason: why the best weights are not in `weights/`; "" if they are.
+        pictures: provenance of the pictures, for the weights' cards; see `provenance`.
+        resumed: checkpoint from which the run is resumed, as bytes, or None.
+        is_interrupted: whether the run was stopped early and can be resumed.
 
     Raises:
-        UserError: the run folder or the weights folder cannot be written, another process trains
-            into it, or it holds another run.
+        UserError: the run folder or the weights folder cannot be written, another process writes
+            the run folder, or it holds another run.
     """
 
-    started = kept_back = ""
+    started = unpublished_reason = ""
     is_interrupted = False
     resumed: bytes | None = None
     pictures: dict[str, str] | None = None
@@ -155,24 +156,23 @@ class RunFolder:
             raise
 
     def _open(self, same: dict[str, str], features: str, say: Callable[[str], None]) -> None:
-        """Begin anew or go on, now that nobody else writes."""
-        config, found = self.config, earlier(self.config)
+        """Start or resume the run, after the lock is acquired."""
+        config, found = self.config, find_earlier_run(self.config)
         for folder in (self.folder, self.checkpoints.folder):
-            sweep(folder, left_seconds=0)  # a killed process' unfinished files
+            sweep(folder, left_seconds=0)  # temporary files of killed processes
         if found.is_unfinished:
             for what, name in same.items():
                 if found.about.get(what) != name:
                     raise UserError(
-                        f"{self.folder} holds an unfinished run, whose {what} were others than "
-                        f"they are now. {WAYS}"
+                        f"{self.folder} holds an unfinished run whose {what} differ from those "
+                        f"of now. {REMEDY}"
                     )
             self.resumed = self.checkpoints.newest(say)
-            # the first is written after the first epoch's other files, or before
+            # the first checkpoint may be written after the other files of the first epoch
             begun = self.checkpoints.paths() or len(history_of(self.folder)) > 1
             if self.resumed is None and begun:
                 raise UserError(
-                    f"{self.folder} holds an unfinished run without a checkpoint that can be "
-                    f"read. {WAYS}"
+                    f"{self.folder} holds an unfinished run without a readable checkpoint. {REMEDY}"
                 )
         about = {
             **same,
@@ -186,55 +186,55 @@ class RunFolder:
             self.started = _now()
             self._clear()
         else:
-            self.take_up(checkpoint.read(self.resumed).standing)
+            self.resume(checkpoint.read(self.resumed).standing)
             then = found.about.get("versions")
             if then != about["versions"]:
-                say(f"warning: the run began with other versions ({then}): bits may differ")
+                say(f"warning: the run began with other versions ({then}): rounding may differ")
         settings.save(config, self.path("config.json"))
         write_json(self.path(RUN), {"started": self.started, **about})
 
     def _locked(self, say: Callable[[str], None]) -> filelock.BaseFileLock:
-        """Hold the folder against other trainings, for as long as this process lives.
+        """Return the lock of the folder, acquired until it is released or this process ends.
 
         Raises:
-            UserError: another has it.
+            UserError: another process holds the lock.
         """
         lock = filelock.FileLock(self.path("run.lock"), timeout=0)
         try:
             lock.acquire()
         except OSError as error:
             if isinstance(error, filelock.Timeout):
-                raise self._taken() from None
-            # a file system that knows no locks; it may be trained on none the less
-            say(f"warning: {self.folder} cannot be held against other trainings: {error.strerror}")
+                raise self._locked_error() from None
+            # a file system without locks: train without one
+            say(f"warning: {self.folder} cannot be locked against other runs: {error.strerror}")
         return lock
 
-    def _taken(self) -> UserError:
-        """Return the error that says who has the folder."""
+    def _locked_error(self) -> UserError:
+        """Return the error that names the process with the lock."""
         about = read_json(self.path(RUN)) if self.path(RUN).exists() else {}
         return UserError(
             f"Another training writes to {self.folder} (process {about.get('process')} on "
-            f"{about.get('host')}). Choose another folder with --output, or end that one."
+            f"{about.get('host')}). Choose another folder with --output, or stop that one."
         )
 
     def _clear(self) -> None:
-        """Remove an earlier run: files of two runs side by side would be read as those of one."""
+        """Remove the files of an earlier run, so that files of two runs do not mix."""
         for name in ("history.csv", "speed.csv", "*.weights.h5", "best.json", "last.json", "*.png",
                      "nonfinite.json", DONE, RUN, "tensorboard/events.*"):  # fmt: skip
             for old in self.folder.glob(name):
                 old.unlink()
         self.checkpoints.clear()
 
-    def take_up(self, standing: Standing) -> None:
-        """Go on from where an earlier process came to."""
+    def resume(self, standing: Standing) -> None:
+        """Continue from the position of an earlier process."""
         self.started = standing.started
         self.history = standing.history
         if not self.writes:
             return
-        # the files may be an epoch further than the checkpoint, which is written last
+        # the checkpoint is written last: the files may already include the next epoch
         self.write_history()
         if self.history:
-            self.kept_back = self.why_kept_back(self.card(self.best_epoch))
+            self.unpublished_reason = self.reason_not_to_publish(self.card(self.best_epoch))
 
     def path(self, name: str) -> Path:
         """Return the path of a file of this run."""
@@ -242,15 +242,18 @@ class RunFolder:
 
     @property
     def best_epoch(self) -> dict[str, float]:
-        """The history's row of the lowest validation loss."""
+        """Row of the history with the lowest validation loss."""
         return min(self.history, key=lambda row: row["val_loss"])
 
     def record(self, model: keras.Model, row: dict[str, float]) -> bool:
-        """Add an epoch to the history and save the weights; return whether it is the best so far.
+        """Add an epoch to the history and save the weights; return True for the best epoch so far.
 
         Args:
             model: the network after this epoch.
-            row: `epoch`, `loss`, `val_loss`, the metrics, and what it took (CLOCK).
+            row: `epoch`, `loss`, `val_loss`, the metrics, and measurements (CLOCK).
+
+        Returns:
+            True if the epoch has the lowest validation loss so far.
         """
         self.history.append(row)
         best = self.best_epoch is row
@@ -265,10 +268,10 @@ class RunFolder:
         return best
 
     def write_history(self) -> None:
-        """Write what the epochs gave, and beside it what they took."""
-        taken = [{k: row[k] for k in ("epoch", *CLOCK) if k in row} for row in self.history]
-        given = [without_clock(row) for row in self.history]
-        for name, rows in (("history.csv", given), ("speed.csv", taken)):
+        """Write history.csv with the results, and speed.csv with the measurements (CLOCK)."""
+        measured = [{k: row[k] for k in ("epoch", *CLOCK) if k in row} for row in self.history]
+        results = [without_clock(row) for row in self.history]
+        for name, rows in (("history.csv", results), ("speed.csv", measured)):
             if rows:
                 write_text(self.path(name), as_csv(rows))
             else:
@@ -280,57 +283,62 @@ class RunFolder:
         return self.weights_dir / f"{self.config.name}.weights.h5"
 
     def publish(self, model: keras.Model, card: dict[str, Any]) -> None:
-        """Copy the best weights to the weights folder, unless better ones of another run are there.
+        """Save the best weights in the weights folder, unless it has better ones of another run.
 
-        Nor are weights published whose validation gave no number. Better is a higher validation
-        CC on the same pictures. Weights of another data set are not replaced at all. `kept_back`
-        says which.
+        Better means a higher validation CC on the same pictures. Weights of another data set are
+        never replaced, and weights without a finite validation CC are never published.
+        `unpublished_reason` records the reason.
+
+        Args:
+            model: the network with the best weights.
+            card: card of the weights, see `card`.
         """
-        self.kept_back = self.why_kept_back(card)
-        if not self.kept_back:
+        self.unpublished_reason = self.reason_not_to_publish(card)
+        if not self.unpublished_reason:
             weight_files.save(model, self.published, card)
 
-    def why_kept_back(self, card: dict[str, Any]) -> str:
-        """Return why weights of a card are not to be published; "" if they are."""
+    def reason_not_to_publish(self, card: dict[str, Any]) -> str:
+        """Return why weights with a card must not be published; "" if they may."""
         if not np.isfinite(card["metrics"]["val_cc"]):
-            return "the validation CC is no number"
+            return "the validation CC is not finite"
         if not self.published.exists():
             return ""
         try:
             there = weight_files.read_card(self.published)
         except UserError:
-            there = {}  # nothing that could be used
+            there = {}  # damaged weights may be replaced
         return weight_files.reason_to_keep(there, card) if there.get("run") != card["run"] else ""
 
-    def note_rival(self, rival: dict[str, Any]) -> str:
-        """Write on the cards of the best weights how the network in the box does; return a line.
+    def record_included(self, scores: dict[str, Any]) -> str:
+        """Add the scores of the included weights to the cards of the best weights.
 
         Args:
-            rival: its scores on the same validation pictures, see `validation.score_shipped`.
+            scores: scores of the included weights on the same validation pictures, see
+                `validation.score_shipped`.
 
         Returns:
-            What to say where it does better, else "".
+            A message if the included weights are better, else "".
         """
-        weight_files.amend(self.path("best.weights.h5"), {"box": rival})
-        if not self.kept_back:
-            weight_files.amend(self.published, {"box": rival})
-        return weight_files.included_is_better({**self.card(self.best_epoch), "box": rival})
+        weight_files.amend(self.path("best.weights.h5"), {"box": scores})
+        if not self.unpublished_reason:
+            weight_files.amend(self.published, {"box": scores})
+        return weight_files.included_is_better({**self.card(self.best_epoch), "box": scores})
 
     def finish(self) -> None:
-        """Mark the run as come to its end, by its last epoch or by patience."""
+        """Mark the run as finished, after its last epoch or by patience."""
         if not self.writes:
             return
         best = without_clock(self.best_epoch)
         write_json(self.path(DONE), {"epochs": len(self.history), **best})
-        self.checkpoints.clear()  # of ML-Net they take 250 MB, and nothing is to be taken up
+        self.checkpoints.clear()  # 250 MB for ML-Net; a finished run is not resumed
 
     def close(self) -> None:
-        """Let others write."""
+        """Release the lock."""
         if self.writes:
             self.lock.release()
 
     def card(self, row: dict[str, float]) -> dict[str, Any]:
-        """Return what the weights of an epoch are: for people, and for `load_model`."""
+        """Return the card of an epoch's weights, for users and for `load_model`."""
         return {
             "model": self.config.model,
             "system": self.config.system,
@@ -347,10 +355,10 @@ class RunFolder:
 
 
 def without_clock(row: dict[str, float]) -> dict[str, float]:
-    """Return an epoch's row without what depends on the machine's day."""
+    """Return an epoch's row without its measurements of time and memory."""
     return {name: value for name, value in row.items() if name not in CLOCK}
 
 
 def _now() -> str:
-    """Return the date and time, to the second."""
+    """Return the UTC date and time in seconds, as ISO 8601 text."""
     return datetime.now(UTC).isoformat(timespec="seconds")

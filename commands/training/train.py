@@ -15,7 +15,7 @@ from commands.training.checkpoint import Arrays, Standing, State
 from commands.training.devices import Devices, started
 from commands.training.epochs import Epochs
 from commands.training.objective import set_up
-from commands.training.run_folder import Earlier, RunFolder, earlier
+from commands.training.run_folder import EarlierRun, RunFolder, find_earlier_run
 from commands.training.runs import history_of
 from commands.training.validation import score_shipped, scores_line
 from config import Config
@@ -107,7 +107,7 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
             if devices.is_chief and devices.count > 1:
                 say("the included network is not scored in a training on several devices")
             elif devices.is_chief and (scores := score_shipped(config, validation, stop, say)):
-                rival = run.note_rival(scores)
+                rival = run.record_included(scores)
             run.finish()
             say(best_line(run))
             if rival:
@@ -115,11 +115,11 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
     return run
 
 
-def look_for_earlier(devices: Devices, config: Config) -> Earlier:
-    """Return what the chief finds in the run folder, in every process."""
-    found = dataclasses.asdict(earlier(config)) if devices.is_chief else {}
-    told = devices.from_chief(json.dumps(found).encode())
-    return Earlier(**json.loads(told or b"{}"))
+def look_for_earlier(devices: Devices, config: Config) -> EarlierRun:
+    """Return the earlier run that the chief finds in the run folder, in every process."""
+    found = dataclasses.asdict(find_earlier_run(config)) if devices.is_chief else {}
+    received = devices.from_chief(json.dumps(found).encode())
+    return EarlierRun(**json.loads(received or b"{}"))
 
 
 def start_of(run: RunFolder, devices: Devices) -> tuple[Standing, Arrays | None]:
@@ -128,7 +128,7 @@ def start_of(run: RunFolder, devices: Devices) -> tuple[Standing, Arrays | None]
     if not data:
         return Standing(started=run.started), None
     kept = checkpoint.read(data)
-    run.take_up(kept.standing)
+    run.resume(kept.standing)
     return kept.standing, kept.arrays
 
 
@@ -218,9 +218,9 @@ def best_line(run: RunFolder) -> str:
     """Return a message with the best epoch of a run and the paths of its weights."""
     best = run.best_epoch
     copy = f", and {run.published}"
-    if run.kept_back:
+    if run.unpublished_reason:
         kept = "is kept" if run.published.exists() else "is not written"
-        copy = f" only: {run.published} {kept}, as {run.kept_back}"
+        copy = f" only: {run.published} {kept}, as {run.unpublished_reason}"
     return (
         f"Best: epoch {best['epoch']}, {scores_line(best)}. Weights: "
         f"{run.path('best.weights.h5')}{copy}"

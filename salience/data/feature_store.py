@@ -1,6 +1,6 @@
-"""Features on disk: one packed file a picture and way round, on a shelf for each network.
+"""Features on disk: one packed file per picture and orientation, on one shelf per network.
 
-What the features are of, `feature_cache.py` knows.
+`feature_cache.py` computes the features.
 """
 
 import struct
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from salience.system.cache import Shelf
 
 MAGIC = b"features 1\n"
-HEAD = struct.Struct("<BIQ")  # of each array: how it is written, its checksum, its bytes
+HEAD = struct.Struct("<BIQ")  # header of each array: encoding, checksum, length in bytes
 DENSE, SPARSE = 0, 1
 SUFFIX = ".features"
 PICTURES = "pictures.txt"
@@ -25,30 +25,37 @@ PICTURES = "pictures.txt"
 def pack(arrays: Sequence[NDArray]) -> bytes:
     """Return arrays of 2- or 4-byte numbers as the bytes of a file.
 
-    Four of five values that a ReLU leaves are zero: kept are a bit for each value and then those
-    that are not. That takes 27 % of ML-Net's features, as Zstandard does, and is read in half of
-    its time. Where it would not be smaller, the array is kept as it is.
+    After a ReLU, four of five values are zero. The sparse form stores one bit per value and then
+    the values that are not zero. It reduces ML-Net's features to 27 %, as Zstandard does, and is
+    read in half the time. An array is stored unchanged if the sparse form is not smaller.
+
+    Args:
+        arrays: contiguous arrays of any shape.
     """
     parts = [MAGIC]
     for array in arrays:
         bits = as_bits(array)
-        there = bits != 0  # of bits, so that a negative zero is kept
-        places = np.flatnonzero(there)
+        nonzero = bits != 0  # compares bits, to keep negative zeros
+        places = np.flatnonzero(nonzero)
         sparse = places.size * bits.itemsize + bits.size / 8 < bits.nbytes
-        data = [np.packbits(there), bits[places]] if sparse else [bits]
+        data = [np.packbits(nonzero), bits[places]] if sparse else [bits]
         body = b"".join(part.tobytes() for part in data)
         parts += [HEAD.pack(SPARSE if sparse else DENSE, zlib.crc32(body), len(body)), body]
     return b"".join(parts)
 
 
 def unpack(data: bytes, arrays: Sequence[NDArray]) -> None:
-    """Fill arrays with what `pack` wrote.
+    """Fill arrays with the values in bytes from `pack`.
+
+    Args:
+        data: bytes from `pack`.
+        arrays: contiguous arrays with the types and sizes of the packed ones.
 
     Raises:
-        ValueError: the bytes are damaged, or of arrays of other sizes.
+        ValueError: the bytes are damaged, or the arrays have other sizes.
     """
     if not data.startswith(MAGIC):
-        raise ValueError("no features")
+        raise ValueError("not a file of features")
     at = len(MAGIC)
     for array in arrays:
         if len(data) < at + HEAD.size:
@@ -64,16 +71,16 @@ def unpack(data: bytes, arrays: Sequence[NDArray]) -> None:
             bits[:] = np.frombuffer(body, bits.dtype)
             continue
         mask = -(-bits.size // 8)
-        there = np.unpackbits(np.frombuffer(body[:mask], np.uint8), count=bits.size)
+        nonzero = np.unpackbits(np.frombuffer(body[:mask], np.uint8), count=bits.size)
         bits[:] = 0
-        # by places: with the mask itself, NumPy takes three times as long
-        bits[np.flatnonzero(there.view(bool))] = np.frombuffer(body[mask:], bits.dtype)
+        # by index: with a boolean mask, NumPy takes three times as long
+        bits[np.flatnonzero(nonzero.view(bool))] = np.frombuffer(body[mask:], bits.dtype)
     if at != len(data):
         raise ValueError("too long")
 
 
 def as_bits(array: NDArray) -> NDArray:
-    """Return an array as the unsigned integers of its bits, in one row; it must lie in one piece.
+    """Return a contiguous array's bits as unsigned integers, flattened.
 
     >>> as_bits(np.array([[1.0]], np.float16))
     array([15360], dtype=uint16)
@@ -83,17 +90,22 @@ def as_bits(array: NDArray) -> NDArray:
 
 @dataclass(frozen=True)
 class KnownPicture:
-    """What is known of a picture that was read once: a digest of the network's input, its shape."""
+    """A picture that has been read before.
+
+    Attributes:
+        content: digest of the network's input, 64 hexadecimal digits.
+        image_shape: rows and columns of the picture, pixels.
+    """
 
     content: str
     image_shape: tuple[int, int]
 
 
 class FeatureStore:
-    """The features of one network's frozen part.
+    """The stored features of one network's frozen layers.
 
     Args:
-        shelf: of the user's cache, under a key of all that its features depend on.
+        shelf: shelf of the user's cache, whose key covers all that the features depend on.
     """
 
     def __init__(self, shelf: Shelf) -> None:
@@ -102,37 +114,42 @@ class FeatureStore:
         self._lock = Lock()
 
     def has(self, name: str) -> bool:
-        """Return whether the features of a name are kept."""
+        """Return True if features are stored under a name."""
         return self.shelf.path(name + SUFFIX).exists()
 
     def read(self, name: str, arrays: Sequence[NDArray]) -> bool:
-        """Fill arrays with the features of a name; return whether they are there."""
+        """Fill arrays with the features under a name; return True if they are stored."""
         data = self.shelf.read(name + SUFFIX)
         try:
             unpack(data or b"", arrays)
-        except ValueError:  # absent or damaged: made again
+        except ValueError:  # missing or damaged: to be computed again
             return False
         return True
 
     def keep(self, name: str, arrays: Sequence[NDArray]) -> None:
-        """Write the features of a name, if there is room."""
+        """Write features under a name if there is room."""
         if not self.shelf.full:
             self.shelf.write(name + SUFFIX, pack(arrays))
 
     def remember(self, identity: str, seen: KnownPicture) -> None:
-        """Note what is known of a picture, so that another run need not read it."""
+        """Record a picture, so that later runs need not read it.
+
+        Args:
+            identity: digest of the picture's file, see `utilities.input_identity`.
+            seen: digest and shape of the picture.
+        """
         with self._lock:
             self.seen[identity] = seen
             line = f"{identity} {seen.content} {seen.image_shape[0]} {seen.image_shape[1]}\n"
             path = self.shelf.path(PICTURES)
             with suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                # one write of a short line to the end of a file: two runs do not mix theirs
+                # one append of a short line is atomic: lines of two runs do not mix
                 with path.open("ab", buffering=0) as file:
                     file.write(line.encode())
 
     def _read_seen(self) -> dict[str, KnownPicture]:
-        """Return what is known of pictures, by their identity; half-written lines are let be."""
+        """Return the recorded pictures by identity; incomplete lines are ignored."""
         found = {}
         for line in (self.shelf.read(PICTURES) or b"").decode(errors="replace").splitlines():
             words = line.split()

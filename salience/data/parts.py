@@ -140,7 +140,7 @@ def load_parts(parts: list[FileGroup], root: Path, split: str, plan: Plan) -> li
         return samples(by_split[split])
     if "" not in by_split:
         there = ", ".join(part.split for part in parts if part.split)
-        has = f"the splits {there}" if there else "pictures without truth alone"
+        has = f"the splits {there}" if there else "only pictures without truth"
         raise UserError(f"{root} has {has}, but no '{split}' with images.")
     part = by_split[""]
     found = {sample.name: sample for sample in samples(part)}
@@ -163,7 +163,7 @@ def by_stem(folder: Path, suffixes: Iterable[str], clashes: list[str]) -> dict[s
         key = composed(path.stem)
         if key in found:
             clashes.append(
-                f"{path} and {found[key].name} have one name: pairing by name needs them to differ."
+                f"{path} and {found[key].name} have one name, but pairing needs different names."
             )
         found.setdefault(key, path)
     return found
@@ -232,7 +232,7 @@ def unread(
     lines, last = [], ""
     for count, path in enumerate(_below(root, taken, is_other)):
         if count == MOST_ENTRIES:
-            last = f"of the other files in {root}, the first {count:,} were looked at alone"
+            last = f"of the other files in {root}, only the first {count:,} were checked"
             break
         if not PAPERS.fullmatch(path.name):
             kinds.setdefault((path.parent, path.suffix.lower()), []).append(path.name)
@@ -244,8 +244,9 @@ def unread(
         where = folder.relative_to(root).as_posix()
         few = f"{names[0]}{', ...' if len(names) > 1 else ''}"
         line = f"not read: {len(names):,} {suffix or 'without suffix'} in {where}/ ({few})"
-        told = sought and suffix in TRUTH_SUFFIXES and not any(sought in line for line in lines)
-        lines.append(f"{line}; truth is read from {sought}" if told else line)
+        is_named = any(sought in line for line in lines)
+        name_truth = sought and suffix in TRUTH_SUFFIXES and not is_named
+        lines.append(f"{line}; truth is read from {sought}" if name_truth else line)
     rest = sum(len(kinds[kind]) for kind in order[MOST_KINDS:])
     lines += [f"not read: {rest:,} files of other kinds and folders"] if rest else []
     return [*lines, last] if last else lines

@@ -1,7 +1,7 @@
-"""Fixations, parsed once: many files by a pool of threads, then kept in the user's cache.
+"""Reading of fixations: files are parsed by threads and cached in the user's cache.
 
-What a file holds is a parser's business. A parser takes paths and returns `Looks`, or, for a file
-about many pictures, a dictionary of them; on a damaged file it raises UserError.
+A parser reads one file format. It takes paths and returns `Looks`, or a dictionary of `Looks` for a
+file of many pictures. It raises UserError for a damaged file.
 """
 
 import os
@@ -25,27 +25,27 @@ from salience.system.errors import UserError
 from salience.system.files import stamp_or_nothing
 from salience.system.terminal import progress
 
-LOOKS = "fixations"  # the name of what is kept
-# Pillow's names of what may smear a white pixel; some files of these kinds do not, as none tells
+LOOKS = "fixations"  # name of the cached arrays
+# Pillow's names of formats that may be lossy; their headers do not tell
 LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
-DENSE = 0.2  # share of a picture's pixels that no observers look at one by one
-WHITE = 128  # the least value, of 255, that is a mask's white rather than a count
+DENSE = 0.2  # share of fixated pixels that only density maps exceed
+WHITE = 128  # least value, of 255, that is white in a mask rather than a count
 WHITEST = (255, 65535)  # white in pictures of 8 and of 16 bits
-BLACK = 2  # the most that a lossy format makes of black, in blocks
-# neighbours above 0, of eight, that a density's pixels have on average: 4.4 were seen of spots with
-# a deviation of one pixel, and 7 to 8 of others; 3.6 of 1,000 fixations in clusters on 96 x 128
+BLACK = 2  # largest value of black in lossy formats, which change whole blocks
+# mean number of positive neighbours, of eight, that only density maps exceed. Measured: 4.4 for
+# Gaussians with sigma of one pixel, 7 to 8 for wider ones, 3.6 for 1,000 fixations on 96 x 128
 SPREAD = 4
-# where so many pixels are above 0, and half of them hold as much, it is a scaled white, no count
+# with at least SEVERAL positive pixels, a median of MOST_COUNTED is a scaled white, not a count
 SEVERAL, MOST_COUNTED = 3, 11
 
 
 class Looks(NamedTuple):
-    """Where people looked at one picture.
+    """The fixations of one picture.
 
     Attributes:
         fixations: float32 [n, 2] in (x, y), 0-based pixel centres; some may lie outside.
-        subjects: int32 [n], which observer made each, or None.
-        shape: rows and columns of the picture, where the file tells.
+        subjects: int32 [n], the observer of each fixation, or None.
+        shape: rows and columns of the picture, if the file records them.
     """
 
     fixations: NDArray[np.floating]
@@ -55,11 +55,11 @@ class Looks(NamedTuple):
 
 @dataclass(frozen=True)
 class Read:
-    """What was read about the pictures of a split.
+    """The fixations of the pictures of a split.
 
     Attributes:
-        looks: by the picture's key.
-        failures: by the picture's key, why its file could not be read.
+        looks: fixations by the picture's key.
+        failures: errors of unreadable files by the picture's key.
     """
 
     looks: dict[str, Looks] = field(default_factory=dict)
@@ -69,11 +69,14 @@ class Read:
 def read_files(
     files: Mapping[str, tuple[Path | Stored, ...]], parser: Callable[..., Looks]
 ) -> Read:
-    """Return the fixations of pictures that have a file each, from the cache where unchanged.
+    """Return the fixations of pictures with one file each, from the cache for unchanged files.
 
     Args:
-        files: by the picture's key, what the parser takes.
-        parser: a function of a module, from these paths to the picture's fixations.
+        files: arguments of the parser by the picture's key.
+        parser: module-level function from these paths to the picture's fixations.
+
+    Raises:
+        UserError: no picture has a fixation.
     """
     shelf = _shelf(parser, [path for paths in files.values() for path in paths])
     failures: dict[str, str] = {}
@@ -88,7 +91,7 @@ def read_files(
             bar.update()
 
     kept = shelf.recall(LOOKS)
-    if kept is not None:  # by their order: another set of the same files may have other keys
+    if kept is not None:  # by order: the keys may differ for the same files
         looks = dict(zip(files, _unpacked(kept).values(), strict=True))
     else:
         bar = progress(len(files), "reading fixations")
@@ -103,12 +106,12 @@ def read_files(
 
 
 def read_table(path: Path, parser: Callable[..., dict[str, Looks]], *others: Path) -> Read:
-    """Return the fixations of all pictures of one file, from the cache where unchanged.
+    """Return the fixations of all pictures of one file, from the cache for an unchanged file.
 
     Args:
         path: the file.
-        parser: a function of a module, from these files to the fixations by the picture's name.
-        others: further files of the same kind, which only together tell all.
+        parser: module-level function from these files to the fixations by the picture's name.
+        others: further files of the same kind that the parser needs.
 
     Raises:
         UserError: a file cannot be read, or no picture has a fixation.
@@ -123,27 +126,27 @@ def read_table(path: Path, parser: Callable[..., dict[str, Looks]], *others: Pat
 
 
 def _refuse_empty(looks: dict[str, Looks], of: str) -> None:
-    """Raise UserError where there are pictures, and none of them has a fixation."""
+    """Raise UserError if there are pictures and none of them has a fixation."""
     if looks and not any(len(found.fixations) for found in looks.values()):
         raise UserError(
-            f"No fixation in any of {of}: all of them are empty. Were the points lost when they "
-            "were written?"
+            f"No fixation in any of {of}: all of them are empty. Were the points lost when the "
+            "files were written?"
         )
 
 
 def _shelf(parser: Callable, sources: Sequence[Path | Stored]) -> Shelf:
-    """Return where what a parser makes of files is kept: by the code, and what each file holds."""
+    """Return the shelf of a parser's results, keyed by its code and the files' identities."""
     files = [source.file if isinstance(source, Stored) else source for source in sources]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         stamps = list(pool.map(stamp_or_nothing, files))
     places = [source.index if isinstance(source, Stored) else None for source in sources]
-    # where an error names the file it must be this one, so its name counts
-    told = list(zip(map(str, sources), places, stamps, strict=True))
-    return default_cache().shelf(make_key(parser, told))
+    # includes the file names, which errors quote
+    identities = list(zip(map(str, sources), places, stamps, strict=True))
+    return default_cache().shelf(make_key(parser, identities))
 
 
 def _packed(looks: dict[str, Looks]) -> dict[str, NDArray]:
-    """Return the fixations of many pictures as a few arrays."""
+    """Return the fixations of many pictures as a few arrays, for a .npz."""
     points, who, shapes = zip(*looks.values(), strict=True)
     return {
         "names": np.array(list(looks), np.str_),
@@ -154,7 +157,7 @@ def _packed(looks: dict[str, Looks]) -> dict[str, NDArray]:
 
 
 def _unpacked(arrays: dict[str, NDArray]) -> dict[str, Looks]:
-    """Return what `_packed` was given."""
+    """Return the fixations that were passed to `_packed`."""
     rows = zip(
         arrays["names"].tolist(),
         divided("fixations", arrays),
@@ -169,18 +172,21 @@ def _unpacked(arrays: dict[str, NDArray]) -> dict[str, Looks]:
 
 
 def points_of_mask(mask: NDArray, where: object) -> NDArray[np.floating]:
-    """Return the points of a picture-sized mask, one for each count, as (x, y), float32.
+    """Return the fixations of a picture-sized mask.
 
-    A mask of 0 and one other value of at least 128 marks its points in white. Any other value
-    counts the fixations of its pixel. Fixations mark single pixels, and a density map spots. All
-    masks come through here, whatever file they are in.
+    If the mask has one value besides 0 and it is at least 128, each such pixel is one fixation.
+    Otherwise values are numbers of fixations. Density maps are refused: they have spots instead of
+    single pixels. Masks of all file formats are read by this function.
 
     Args:
         mask: [rows, columns], counts, or 0 and one white.
-        where: what the error names.
+        where: name of the file, for errors.
+
+    Returns:
+        float32 [n, 2] in (x, y), 0-based pixel centres; a count gives as many equal points.
 
     Raises:
-        UserError: it holds anything else, as a density map does.
+        UserError: the mask holds anything else, such as a density map.
 
     >>> points_of_mask(np.array([[0, 2, 0, 0, 0], [1, 0, 0, 0, 0]]), "").tolist()
     [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
@@ -212,8 +218,8 @@ def points_of_mask(mask: NDArray, where: object) -> NDArray[np.floating]:
 
 
 def _neighbours(marked: NDArray[np.bool_]) -> float:
-    """Return how many of the eight pixels about one that is marked are, too, on average."""
-    if not marked.any():  # or there is no pixel, which OpenCV does not take
+    """Return the mean number of marked pixels among the eight neighbours of a marked pixel."""
+    if not marked.any():  # includes arrays without pixels, which OpenCV refuses
         return 0.0
     near = cv2.boxFilter(
         marked.astype(np.float32), -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT
@@ -222,10 +228,14 @@ def _neighbours(marked: NDArray[np.bool_]) -> float:
 
 
 def mask_of(mask: NDArray, where: object) -> Looks:
-    """Return the fixations of what a file holds in place of a mask.
+    """Return the fixations of a mask of any type, with the picture's shape.
+
+    Args:
+        mask: [rows, columns], counts, or 0 and one white.
+        where: name of the file, for errors.
 
     Raises:
-        UserError: it is none: no numbers [rows, columns], or those of a density map.
+        UserError: the array is not a mask: another shape or type, or a density map.
     """
     if np.ndim(mask) != 2 or mask.dtype.kind not in "buif":
         raise UserError(f"{where} holds {mask.dtype} of shape {mask.shape}, not a mask.")
@@ -233,49 +243,49 @@ def mask_of(mask: NDArray, where: object) -> Looks:
 
 
 def _no_mask(where: object, holds: str) -> UserError:
-    """Return the error of what is no mask of fixations."""
+    """Return the error for an array that is not a mask of fixations."""
     return UserError(
         f"{where} holds {holds}: a density map rather than fixations? A mask of fixations counts "
-        "those of each pixel, 0, 1, 2 and so on, or is 0 and 255."
+        "the fixations of each pixel (0, 1, 2 and so on), or contains only 0 and 255."
     )
 
 
 def observers_of(values: NDArray, count: int, where: object) -> NDArray[np.int32]:
-    """Return who made each fixation as int32 [n], from numbers or names of any type.
+    """Return the observer of each fixation as int32 [n], from numbers or names.
 
-    Whole numbers of up to 32 bits stay as they are. Larger ones and names become 0, 1, 2 and so
-    on, by their first appearance.
+    Whole numbers of up to 32 bits are unchanged. Larger numbers and names become 0, 1, 2 and so on,
+    in order of first appearance.
 
     Args:
         values: [n], [n, 1] or [1, n]: integers, whole floats, texts, bytes or MATLAB's cells.
-        count: how many fixations there are.
-        where: what the error names.
+        count: number of fixations.
+        where: name of the file, for errors.
 
     Raises:
-        UserError: they are of another number, or of a type that names nobody.
+        UserError: the number of values is not `count`, or their type is not supported.
 
     >>> observers_of(np.array(["ann", "bob", "ann"]), 3, "").tolist()
     [0, 1, 0]
     """
     who = np.ravel(values)
-    if who.dtype == object:  # a cell each
+    if who.dtype == object:  # MATLAB cells
         who = np.array([_content_of(cell, where) for cell in who])
     if who.size != count or who.dtype.kind not in "buifUS":
         raise UserError(
             f"{where} holds observers as {values.dtype} of shape {np.shape(values)}; whole numbers "
-            f"or names of shape ({count},), one a fixation, are expected."
+            f"or names of shape ({count},), one per fixation, are expected."
         )
     if who.dtype.kind in "US":
         if any(not name.strip() for name in who.tolist()):
             raise UserError(f"{where} has fixations whose observer is blank.")
         return _numbered(who)
     if who.dtype.kind == "f":
-        # beyond that, one number of this type may stand for two observers
-        told_apart = (np.abs(who) < 2.0 ** (np.finfo(who.dtype).nmant + 1)).all()
-        if not told_apart or (who % 1).any():
+        # larger integers are not exact in this type: two observers could become one
+        is_exact = (np.abs(who) < 2.0 ** (np.finfo(who.dtype).nmant + 1)).all()
+        if not is_exact or (who % 1).any():
             raise UserError(
-                f"{where} has observers that are no whole numbers, or larger than {who.dtype} "
-                "tells apart. Store them as integers or names."
+                f"{where} has observers that are not whole numbers, or too large for "
+                f"exact {who.dtype}. Store them as integers or names."
             )
     if not who.size or (int(who.min()) >= -(2**31) and int(who.max()) < 2**31):
         return who.astype(np.int32)
@@ -283,24 +293,27 @@ def observers_of(values: NDArray, count: int, where: object) -> NDArray[np.int32
 
 
 def _content_of(cell: Any, where: object) -> Any:
-    """Return the one number or text of a MATLAB cell."""
+    """Return the number or text in a MATLAB cell."""
     inner = np.ravel(cell)
     if inner.size != 1 or inner.dtype.kind not in "buifUS":
-        raise UserError(f"{where} has a cell of observers that holds no one number or name.")
+        raise UserError(f"{where} has a cell of observers that does not hold one number or name.")
     return inner[0]
 
 
 def _numbered(labels: NDArray) -> NDArray[np.int32]:
-    """Return labels as 0, 1, 2 and so on, by their first appearance."""
+    """Return labels as 0, 1, 2 and so on, in order of first appearance."""
     _, first, places = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[places.ravel()].astype(np.int32)
 
 
 def as_points(values: NDArray) -> NDArray[np.floating]:
-    """Return the 1-based points of a MATLAB array as 0-based ones; its empty one is 0 x 0.
+    """Return the 1-based points of a MATLAB array as 0-based ones, float32 [n, 2].
+
+    Args:
+        values: [n, 2], or empty, as MATLAB's 0 x 0.
 
     Raises:
-        ValueError: it is neither [n, 2] nor empty.
+        ValueError: the array is neither [n, 2] nor empty.
     """
     points = np.asarray(values, np.float32)
     if points.size and (points.ndim != 2 or points.shape[1] != 2):
@@ -309,7 +322,12 @@ def as_points(values: NDArray) -> NDArray[np.floating]:
 
 
 def gathered_looks(observers: Sequence[NDArray], shape: tuple[int, int] | None = None) -> Looks:
-    """Return the points of each observer of a picture as one list, with who made each."""
+    """Return the fixations of all observers of a picture, with observer indices.
+
+    Args:
+        observers: points [n, 2] of each observer, (x, y), 0-based pixel centres.
+        shape: rows and columns of the picture, if known.
+    """
     points = np.concatenate([*observers, np.zeros((0, 2))], dtype=np.float32)
     who = np.repeat(np.arange(len(observers)), [len(own) for own in observers])
     return Looks(points, who.astype(np.int32), shape)
@@ -318,11 +336,11 @@ def gathered_looks(observers: Sequence[NDArray], shape: tuple[int, int] | None =
 def looks_of_picture(path: Path) -> Looks:
     """Return the fixations of a mask that is stored as a grey picture.
 
-    A lossy format smears a white pixel and rings about it, so white is what is above half, and
-    counts are lost. Others keep what was stored: a mask, or counts.
+    Lossy formats blur white pixels and change counts. In these, pixels above half of white are
+    fixations. Lossless formats may store counts.
 
     Raises:
-        UserError: it is no picture, or no mask.
+        UserError: the file is not a picture, or its picture is not a mask.
     """
     mask = read_stored_map(path)
     header = read_header(path, turn=False)
@@ -332,42 +350,45 @@ def looks_of_picture(path: Path) -> Looks:
 
 
 def _white_of(mask: NDArray[np.uint8], where: object) -> NDArray[np.uint8]:
-    """Return the white of a mask that may have been smeared, as 255.
+    """Return the white pixels of a mask from a lossy format as 255, others as 0.
 
     Raises:
-        UserError: it has shades as a density map has, or is not black and yet has no white.
+        UserError: it has the shades of a density map, or is neither black nor has white pixels.
     """
-    grey = mask >= WHITE // 2  # as far from black as ringing does not go
+    grey = mask >= WHITE // 2  # compression artefacts stay below this value
     if grey.mean() > DENSE:
         raise _no_mask(where, f"values of {WHITE // 2} or more on {grey.mean():.0%} of its pixels")
     if _neighbours(grey) > SPREAD:
         raise _no_mask(where, f"spots of grey, {np.count_nonzero(grey)} pixels in all")
     black = mask.max() <= BLACK and _neighbours(mask > 0) > SPREAD
     if 0 < mask.max() < WHITE and not black:
-        raise _no_mask(where, f"values up to {mask.max()} in a format that keeps white alone")
+        raise _no_mask(where, f"values up to {mask.max()} in a lossy format, but none is white")
     return np.where(mask >= WHITE, np.uint8(255), np.uint8(0))
 
 
 def read_mat(
     path: Path, names: Sequence[str], what: str, besides: Sequence[str] = ()
 ) -> tuple[Any, dict[str, Any]]:
-    """Return the first of some variables that a .mat file holds, and all that was asked for.
+    """Return the first of several variables in a .mat file, and all requested variables.
 
     Args:
         path: the file.
-        names: of the variables, the one to be preferred first.
-        what: the file should be, for the error.
-        besides: further variables, none of which is needed.
+        names: names of the variable, in order of preference.
+        what: expected content of the file, for errors.
+        besides: names of optional variables.
+
+    Returns:
+        The first variable of `names` that exists, and all existing variables by name.
 
     Raises:
-        UserError: the file is damaged, holds none of them, or of a class that is not read.
+        UserError: the file is damaged, has none of `names`, or has an unsupported class.
     """
-    asked = [*names, *besides]
+    requested = [*names, *besides]
     try:
-        content = mat.read(path, asked)
+        content = mat.read(path, requested)
     except mat.Damaged as error:
         raise UserError(
-            f"{path} cannot be read as {what} ({error}). Is the download whole?"
+            f"{path} cannot be read as {what} ({error}). Is the download complete?"
         ) from error
     name = next((name for name in names if name in content), None)
     if name is None:

@@ -1,9 +1,9 @@
-"""A store: a data set made ready for a network once, packed into few files that are memory-mapped.
+"""A store: a data set prepared for one network, in a few memory-mapped files.
 
-A folder with `store.json`, and for each split `SPLIT.pictures.npy` (uint8 [n, rows, cols, 3], BGR,
-letterboxed), `SPLIT.truth.npy` (float32 [n, map rows, map cols, 2]), `SPLIT.points.npz` (fixations
-and observers) and, where the data set brings maps of its own, copies of them in `maps/`. The
-manifest is written last: without it a store is not finished. Made in `prepare.py`.
+A store is a folder with, for each split, `SPLIT.pictures.npy` (uint8 [n, rows, cols, 3], BGR,
+letterboxed), `SPLIT.truth.npy` (float32 [n, map rows, map cols, 2]) and `SPLIT.points.npz`
+(fixations and observers). If the data set has its own maps, `maps/` has copies of them. The
+manifest `store.json` is written last; a store without it is unfinished. `prepare.py` writes stores.
 """
 
 import hashlib
@@ -37,11 +37,11 @@ from salience.system.terminal import PROGRAM
 VERSION = 1
 MANIFEST, PREPARING, JOURNAL = "store.json", "preparing.json", "journal.jsonl"
 KINDS = {"pictures": np.uint8, "truth": np.float32}
-# settings of a store that no flag has the name of
+# settings that every manifest must have
 SETTINGS = ("dataset", "out_of_bounds", "rows", "cols", "stride", "crop", "split_seed", "val_share",
             "test_share", "folds", "fold")  # fmt: skip
-LARGEST_SIDE, LARGEST_PICTURE = 2**14, 2**30  # pixels: of a network's input, of an original
-# what a manifest says, and of each picture
+LARGEST_SIDE, LARGEST_PICTURE = 2**14, 2**30  # pixels: side of an input, area of an original
+# fields of a manifest with their types, and fields of each picture
 WHOLE = {"model": str, "source": str, "inventory": str, "left_out": dict, "settings": dict}
 SOURCE = {"path": str, "size": int, "mtime_ns": int, "sha256": str}
 COPY = {"copy": str, "copy_sha256": str}
@@ -52,7 +52,7 @@ OTHER_SETTINGS = {"stride": "map cells of {} pixels", "crop": "a map border of {
 
 
 def is_store(folder: Path) -> bool:
-    """Return whether a folder is a store, finished or not."""
+    """Return True if a folder is a store, finished or unfinished."""
     return any((folder / name).exists() for name in (MANIFEST, PREPARING))
 
 
@@ -67,16 +67,16 @@ def load(
     """Return the samples of a split from a store.
 
     Args:
-        folder: the store.
-        dataset: what it must be a store of.
+        folder: folder of the store.
+        dataset: expected name of the data set.
         split: train, val or test.
-        plan: how the pictures must have been divided.
-        out_of_bounds: what must have been done with fixations outside their picture.
-        originals: returns the same samples from the folder that the store was prepared from.
+        plan: expected division of the pictures into splits.
+        out_of_bounds: expected treatment of fixations outside their picture.
+        originals: function from the source folder to the same samples.
 
     Raises:
         UserError: the store is unfinished or damaged, was prepared with other settings, or its
-            sources are there and have changed.
+            sources have changed.
     """
     found = Store.open(folder)
     asked = {"dataset": dataset, **plan_settings(plan), "out_of_bounds": out_of_bounds}
@@ -91,7 +91,7 @@ def load(
 
 
 def plan_settings(plan: Plan) -> dict[str, Any]:
-    """Return a plan as a store's settings, named like the flags."""
+    """Return a plan as settings of a store, named like the flags."""
     return {
         "split_seed": plan.seed,
         "val_share": plan.val,
@@ -103,7 +103,7 @@ def plan_settings(plan: Plan) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Store:
-    """A finished store: its folder and what its manifest says."""
+    """A finished store: its folder and its manifest."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -113,35 +113,35 @@ class Store:
         """Return the store of a folder.
 
         Raises:
-            UserError: it is not finished, damaged, or of another version.
+            UserError: the store is unfinished, damaged, or of another version.
         """
         if not (folder / MANIFEST).exists():
             raise UserError(
-                f"{folder} is a store that is not finished. The same `{PROGRAM} data prepare` as "
-                "before goes on with it."
+                f"{folder} is an unfinished store. Run the same `{PROGRAM} data prepare` again to "
+                "continue it."
             )
         return cls(folder, read_manifest(folder / MANIFEST))
 
     @property
     def splits(self) -> dict[str, list[dict[str, Any]]]:
-        """What the manifest says of each picture, by split."""
+        """The manifest's entries of pictures, by split."""
         return self.manifest["splits"]
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What it was prepared with."""
+        """The settings of the preparation."""
         return self.manifest["settings"]
 
     @property
     def source(self) -> Path:
-        """The folder that it was prepared from."""
+        """The folder of the original data set."""
         return Path(self.manifest["source"])
 
     @cached_property
     def has_source(self) -> bool:
-        """Whether the folder that it was prepared from is there, and ours to read.
+        """Whether the source folder exists and is readable.
 
-        An empty one is a mount point without its disk.
+        An empty folder counts as missing: it is a mount point without its disk.
         """
         try:
             return self.source.is_dir() and any(self.source.iterdir())
@@ -149,9 +149,14 @@ class Store:
             return False
 
     def command(self, changes: dict[str, Any], output: str) -> str:
-        """Return what prepares such a store, with some settings changed."""
+        """Return the command that prepares this store with changed settings.
+
+        Args:
+            changes: settings to change.
+            output: folder of the new store.
+        """
         settings = self.settings | changes
-        # which system has such a map is for the user to say
+        # the user must choose a system with such a map
         model = "MODEL" if changes.keys() & OTHER_SETTINGS.keys() else self.manifest["model"]
         words = {"data": self.source, "model": model, **settings, "output": output}
         flags = [
@@ -164,27 +169,32 @@ class Store:
 
     @property
     def remedy(self) -> str:
-        """What makes the store good again."""
-        return f"Mend it with: {self.command({}, str(self.folder))}"
+        """Instruction for repairing the store, for errors."""
+        return f"Repair it with: {self.command({}, str(self.folder))}"
 
     def require(self, **asked: object) -> None:
-        """Raise UserError where it was prepared with other settings than those asked for."""
+        """Raise UserError if the store was prepared with other settings."""
         own = self.settings
         changes = {name: value for name, value in asked.items() if own[name] != value}
         if changes:
             before = preparation_text({name: own[name] for name in changes})
             raise UserError(
                 f"{self.folder} was prepared with {before}, but "
-                f"{preparation_text(changes)} is asked for. Another store is made by: "
+                f"{preparation_text(changes)} is requested. To prepare another store: "
                 f"{self.command(changes, 'OTHER')}"
             )
 
     def refuse_if_changed(
         self, split: str, samples: list[Sample], originals: Callable[[Path], list[Sample]]
     ) -> None:
-        """Raise UserError where what the sources hold now is not what was prepared.
+        """Raise UserError if the samples differ from those in the sources now.
 
-        Some file was touched, added or taken away; whether that matters is told by the samples.
+        Called if a source file was touched, added or removed, which may not matter.
+
+        Args:
+            split: train, val or test.
+            samples: samples of the store.
+            originals: function from the source folder to the same samples.
         """
         try:
             now = originals(self.source)
@@ -199,10 +209,13 @@ class Store:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Return the manifest of a store, or what is written of it before its pictures are.
+    """Return the manifest of a store, or of an unfinished store.
+
+    Args:
+        path: MANIFEST, or PREPARING, which has no entries of pictures.
 
     Raises:
-        UserError: it is missing, damaged, or of another version.
+        UserError: the file is missing, damaged, or of another version.
     """
     manifest = read_json(path)
     version = manifest.get("version") if isinstance(manifest, dict) else None
@@ -219,17 +232,17 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path} is damaged: it has no '{missing[0]}'. Prepare the data set again, with "
             f"`{PROGRAM} data prepare` and --overwrite True."
         )
-    odd = _odd(manifest)
-    if odd:
+    invalid = _invalid_field(manifest)
+    if invalid:
         raise UserError(
-            f"{path} is damaged: {odd} is not what a preparation writes. Prepare the data set "
+            f"{path} is damaged: {invalid} is not what a preparation writes. Prepare the data set "
             f"again, with `{PROGRAM} data prepare` and --overwrite True."
         )
     return manifest
 
 
-def _odd(manifest: dict[str, Any]) -> str:
-    """Return the first thing in a manifest that no preparation writes there, or nothing."""
+def _invalid_field(manifest: dict[str, Any]) -> str:
+    """Return the name of the first invalid field of a manifest, or ""."""
     for name, kind in WHOLE.items():
         if not isinstance(manifest[name], kind):
             return f"'{name}'"
@@ -253,7 +266,7 @@ def _odd(manifest: dict[str, Any]) -> str:
 
 
 def _is_entry(entry: Any) -> bool:
-    """Return whether a manifest's words on a picture are of the right types."""
+    """Return True if a manifest's entry of a picture has the right types."""
     if not _has_types(entry, ENTRY) or not _has_types(entry["image"], SOURCE):
         return False
     own_map, shape = entry["map"], entry["shape"]
@@ -264,14 +277,14 @@ def _is_entry(entry: Any) -> bool:
 
 
 def _has_types(value: Any, kinds: dict[str, Any]) -> bool:
-    """Return whether a value is an object with fields of some types."""
+    """Return True if a value is a JSON object whose fields have given types."""
     return isinstance(value, dict) and all(
         name in value and isinstance(value[name], kind) for name, kind in kinds.items()
     )
 
 
 def preparation_text(settings: dict[str, Any]) -> str:
-    """Return settings as their flags, or in words.
+    """Return settings as flags; those without a flag in words.
 
     >>> preparation_text({"rows": 240, "stride": 8, "sigma_pixels": None})
     "--rows 240, map cells of 8 pixels and the data set's own --sigma_pixels"
@@ -288,18 +301,27 @@ def preparation_text(settings: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Packed:
-    """The arrays of a kind in one memory-mapped file; each is checked against its sum when read."""
+    """The arrays of one kind in a memory-mapped file, with checksums verified on reading.
+
+    Attributes:
+        path: the file.
+        kind: pictures or truth.
+        shape: shape of all arrays together: number, rows, columns, channels.
+        sums: CRC-32 of each array.
+        names: name of each picture, for errors.
+        remedy: instruction for repairing the store, for errors.
+    """
 
     path: Path
     kind: str
-    shape: tuple[int, ...]  # of all arrays together: their count first
+    shape: tuple[int, ...]
     sums: list[int]
     names: list[str]
     remedy: str
 
     @cached_property
     def rows(self) -> NDArray:
-        """All arrays, on disk."""
+        """All arrays, memory-mapped."""
         try:
             rows = read_array(self.path, mapped=True)
         except UNREADABLE as error:
@@ -314,16 +336,15 @@ class Packed:
         return np.asarray(rows)
 
     def read(self, index: int) -> NDArray:
-        """Return an array.
+        """Return one array.
 
         Raises:
-            UserError: it is not what was written.
+            UserError: its checksum is wrong.
         """
         array = self.rows[index]
         if zlib.crc32(array) != self.sums[index]:
             raise UserError(
-                f"{self.path}: what it holds of {self.names[index]} is damaged (checksum). "
-                f"{self.remedy}"
+                f"{self.path}: the data of {self.names[index]} is damaged (checksum). {self.remedy}"
             )
         return array
 
@@ -332,8 +353,8 @@ class StoredSplit:
     """A split of a store.
 
     Args:
-        store: where it lies.
-        name: of the split.
+        store: the store.
+        name: train, val or test.
     """
 
     def __init__(self, store: Store, name: str) -> None:
@@ -352,7 +373,11 @@ class StoredSplit:
         )
 
     def samples(self, with_sources: bool) -> list[Sample]:
-        """Return the samples; their pictures are the sources', or made from what is kept."""
+        """Return the samples of the split.
+
+        Args:
+            with_sources: whether to use the original pictures; if not, stored inputs are enlarged.
+        """
         folder = self.store.folder
         points = read_points(points_path(folder, self.name), len(self.entries), self.store.remedy)
         samples = []
@@ -360,7 +385,7 @@ class StoredSplit:
             zip(self.entries, points, strict=True)
         ):
             kept = Kept(self, index)
-            # what lies in an array file takes its data set's own reader, which a store has not
+            # pictures in an array file need their data set's reader, which a store does not have
             has_file = with_sources and "index" not in entry["image"]
             image = kept.file if has_file else partial(kept.enlarged)
             own_map = entry["map"]
@@ -387,52 +412,52 @@ class StoredSplit:
 
 @dataclass(frozen=True)
 class Kept:
-    """What a store keeps of one picture."""
+    """The data of one picture in a store."""
 
     split: StoredSplit
     index: int
 
     @property
     def entry(self) -> dict[str, Any]:
-        """What the manifest says of it."""
+        """The picture's entry in the manifest."""
         return self.split.entries[self.index]
 
     @property
     def input_shape(self) -> tuple[int, int]:
-        """Rows and columns of the picture that is kept, pixels."""
+        """Rows and columns of the stored network input, pixels."""
         return self.split.store.settings["rows"], self.split.store.settings["cols"]
 
     @property
     def file(self) -> Path:
-        """The file that the picture was read from."""
+        """The file of the original picture."""
         return self.split.store.source / self.entry["image"]["path"]
 
     @property
     def origin(self) -> str:
-        """Where the picture was read from: the file, and which of the pictures in it."""
+        """File of the original picture, and its index in an array file."""
         return f"{self.file} {self.entry['image'].get('index', '')}"
 
     @property
     def digest(self) -> str:
-        """A name for what the files of the picture and its map held."""
+        """A digest of the original picture and map."""
         own_map = self.entry["map"]
         return self.entry["image"]["sha256"] + (own_map["sha256"] if own_map else "")
 
     def require(self, **asked: object) -> None:
-        """Raise UserError where what is kept was made with other settings than those asked for."""
+        """Raise UserError if the picture was prepared with other settings."""
         self.split.store.require(**asked)
 
     def picture(self) -> NDArray[np.uint8]:
-        """Return the network's input, BGR [rows, cols, 3]."""
+        """Return the network's input, uint8 [rows, cols, 3] in BGR."""
         return self.split.pictures.read(self.index)
 
     def truth(self) -> NDArray[np.floating]:
-        """Return the network-sized truth, [map rows, map cols, 2]."""
+        """Return the network-sized truth, float32 [map rows, map cols, 2]."""
         return self.split.truths.read(self.index)
 
     def enlarged(self) -> NDArray[np.uint8]:
-        """Return the picture scaled back to its own size: to look at, where its file is absent."""
-        import cv2  # here, as below: most of what reads a store does not look at pictures
+        """Return the picture scaled to its original size, for display without its file."""
+        import cv2  # imported here: most users of a store do not display pictures
 
         from salience.pictures.letterbox import Letterbox
 
@@ -445,21 +470,25 @@ class Kept:
 
 @dataclass(frozen=True)
 class Copied:
-    """What reads the copy of a map, and checks it then: most of what opens a store reads none.
+    """Reader of the copy of a map, which verifies the copy's digest on reading.
 
     Attributes:
-        digest: of the copy's file.
-        remedy: what makes a damaged store good again.
+        digest: SHA-256 of the copy.
+        remedy: instruction for repairing the store, for errors.
     """
 
     digest: str
     remedy: str
 
     def __call__(self, path: Path, index: int) -> NDArray:
-        """Return the map, which a file of its own holds; one from an array file is in a .npy.
+        """Return the map.
+
+        Args:
+            path: the copy: a picture, or .npy for a map from an array file.
+            index: not used: the file holds one map.
 
         Raises:
-            UserError: it is not what was written.
+            UserError: the file is missing or has another digest.
         """
         if not path.exists() or sha256(path) != self.digest:
             raise UserError(f"{path} is damaged or missing. {self.remedy}")
@@ -467,12 +496,12 @@ class Copied:
 
 
 def packed_path(folder: Path, split: str, kind: str) -> Path:
-    """Return the file of the arrays of a kind."""
+    """Return the path of the arrays of a kind (pictures or truth)."""
     return folder / f"{split}.{kind}.npy"
 
 
 def packed_shape(settings: dict[str, Any], kind: str, count: int) -> tuple[int, ...]:
-    """Return the shape of all arrays of a kind."""
+    """Return the shape of all arrays of a kind together."""
     rows, cols = settings["rows"], settings["cols"]
     if kind == "pictures":
         return count, rows, cols, 3
@@ -481,12 +510,12 @@ def packed_shape(settings: dict[str, Any], kind: str, count: int) -> tuple[int, 
 
 
 def points_path(folder: Path, split: str) -> Path:
-    """Return the file of the fixations of a split."""
+    """Return the path of the fixations of a split."""
     return folder / f"{split}.points.npz"
 
 
 def write_points(path: Path, samples: Sequence[Sample]) -> None:
-    """Write who looked where in each picture, whole or not at all."""
+    """Write the fixations and observers of each sample, atomically."""
     fixations = joined("fixations", [s.fixations for s in samples], np.zeros((0, 2), np.float32))
     subjects = joined("subjects", [s.subjects for s in samples], np.zeros(0, np.int32))
     write_arrays(path, fixations | subjects)
@@ -497,8 +526,13 @@ def read_points(
 ) -> list[tuple[NDArray | None, NDArray[np.int32] | None]]:
     """Return (fixations, subjects) of each picture of a split.
 
+    Args:
+        path: the file, see `points_path`.
+        count: expected number of pictures.
+        remedy: instruction for repairing the store, for errors.
+
     Raises:
-        UserError: the file is missing or damaged; a .npz has checksums of its own.
+        UserError: the file is missing or damaged.
     """
     try:
         arrays = read_arrays(path)
@@ -514,20 +548,20 @@ def read_points(
 
 
 def inventory(root: Path, besides: Path) -> str:
-    """Return a name for the names, sizes and times of all files below a folder, hidden ones not.
+    """Return a digest of the names, sizes and times of all files below a folder.
 
-    Times are also those of a file's last change, which no archive and no program sets back: what is
-    equal in all of them need not be read, however large the data set is.
+    The times include that of the last status change, which programs cannot set back. Files of equal
+    inventories need not be compared, however large the data set is. Hidden files are ignored.
 
     Args:
         root: the folder; links to folders are followed.
-        besides: a folder inside it that is left out: the store itself.
+        besides: a folder below it to exclude: the store itself.
     """
     digest = hashlib.sha256()
     seen = {os.path.realpath(besides)}
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # the store, or a link that leads back
+        if real in seen:  # the store, or a link to a folder seen before
             folders.clear()
             continue
         seen.add(real)
@@ -536,22 +570,26 @@ def inventory(root: Path, besides: Path) -> str:
             path = Path(folder, name)
             if not name.startswith(".") and path.exists():
                 status = path.stat()
-                told = (path.relative_to(root).as_posix(), *size_and_time(path), status.st_ctime_ns)
-                digest.update(repr(told).encode(errors="surrogateescape"))
+                known = (
+                    path.relative_to(root).as_posix(),
+                    *size_and_time(path),
+                    status.st_ctime_ns,
+                )
+                digest.update(repr(known).encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
 def size_and_time(path: Path) -> tuple[int, int]:
-    """Return a file's bytes and when it was written, in nanoseconds."""
+    """Return a file's size in bytes and its modification time in nanoseconds."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
 def source_entry(source: Path | Stored, root: Path) -> dict[str, Any]:
-    """Return what the manifest says of a source: where it lies, and what tells of a change.
+    """Return the manifest's entry of a source: path, size, modification time and digest.
 
     Args:
-        source: a file, or one of the pictures or maps in an array file.
+        source: a file, or one picture or map in an array file.
         root: the data set's folder.
     """
     path = real_path(source.file if isinstance(source, Stored) else source)
@@ -562,7 +600,7 @@ def source_entry(source: Path | Stored, root: Path) -> dict[str, Any]:
 
 
 def sha256(source: Path | Stored) -> str:
-    """Return the digest of a file's content, or of one of the pictures or maps in an array file."""
+    """Return the SHA-256 of a file, or of one picture or map in an array file."""
     if isinstance(source, Stored):
         return hashlib.sha256(np.ascontiguousarray(source()).tobytes()).hexdigest()
     try:
@@ -574,11 +612,19 @@ def sha256(source: Path | Stored) -> str:
 def first_change(
     samples: list[Sample], entries: list[dict[str, Any]], now: list[Sample], root: Path
 ) -> str:
-    """Return the first thing by which a split differs from what it was, or nothing."""
+    """Return a description of the first difference of a split from its sources, or "".
+
+    Args:
+        samples: samples of the store.
+        entries: the manifest's entries of the same pictures.
+        now: samples of the sources now.
+        root: source folder.
+    """
     was, are = [s.name for s in samples], [s.name for s in now]
     if was != are:
         lost, new = sorted(set(was) - set(are)), sorted(set(are) - set(was))
-        found = f"{lost[0]} is not in it" if lost else f"{new[0]} is new" if new else "the order is"
+        change = f"{new[0]} is new" if new else "the order is new"
+        found = f"{lost[0]} is missing" if lost else change
         return f"its pictures were {len(was)} and are {len(are)}; {found}."
     for sample, entry, other in zip(samples, entries, now, strict=True):
         for what in ("fixations", "subjects", "sigma_pixels", "category"):
@@ -586,19 +632,19 @@ def first_change(
                 return f"the {what} of {sample.name} differ."
         for kind, source in (("image", other.image), ("map", other.map)):
             if (entry[kind] is None) != (source is None):
-                return f"the {kind} of {sample.name} has come or gone."
+                return f"the {kind} of {sample.name} was added or removed."
             if isinstance(source, Path | Stored) and _differs(source, entry[kind]):
                 return f"{str(source).removeprefix(f'{root}{os.sep}')} differs."
     return ""
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """Return whether two values, or two arrays, are equal."""
+    """Return True if two values or arrays are equal."""
     if a is None or b is None:
         return a is b
     return np.array_equal(a, b)
 
 
 def _differs(source: Path | Stored, entry: dict[str, Any]) -> bool:
-    """Return whether a source holds anything else: neither size nor time would tell."""
+    """Return True if a source has another digest; size and time may be equal."""
     return sha256(source) != entry["sha256"]

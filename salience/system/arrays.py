@@ -1,4 +1,4 @@
-"""Arrays as .npy and .npz files: written whole or not at all, read with no trust in headers."""
+"""Arrays as .npy and .npz files: written atomically, read without trust in their headers."""
 
 import io
 import lzma
@@ -19,68 +19,68 @@ from numpy.typing import NDArray
 from salience.system.files import atomic, open_regular, write_bytes
 
 Array = NDArray[np.floating]
-# what reading a damaged .npy or .npz raises: a flipped bit may ask for any compression (zlib, lzma,
-# NotImplementedError) or a password (RuntimeError, of which that is one), or spoil a length
+# errors of reading a damaged .npy or .npz: a flipped bit may select another compression (zlib,
+# lzma), require a password (RuntimeError, as NotImplementedError is) or change a length
 UNREADABLE = (OSError, ValueError, EOFError, BadZipFile, zlib.error, lzma.LZMAError, RuntimeError,
               struct.error, OverflowError, MemoryError)  # fmt: skip
-MOST_BYTES = 2**32  # of the arrays of a .npz, which may be packed a thousandfold
-LONGEST_HEADER = 10_000  # characters, as NumPy has it
-MOST_BEGIN = 12 + LONGEST_HEADER  # bytes: the signature and a length come before the header
-# Python 2 wrote (10L, 2L): NumPy reads that, too, but with a warning
+MOST_BYTES = 2**32  # largest size of the arrays of a .npz, whose compression may be a thousandfold
+LONGEST_HEADER = 10_000  # characters, NumPy's limit
+MOST_BEGIN = 12 + LONGEST_HEADER  # bytes: signature, length and header
+# Python 2 wrote (10L, 2L), which NumPy reads with a warning
 LONG = re.compile(rb"(\d)L(?=[,)])")
 
 
 def write_array(path: Path, array: NDArray) -> None:
-    """Write an array as .npy, whole or not at all."""
-    made = io.BytesIO()  # into a file, NumPy writes past Python, and of a full disk says not why
+    """Write an array as .npy, atomically."""
+    made = io.BytesIO()  # in memory first: NumPy's own errors do not name a full disk
     np.save(made, array, allow_pickle=False)
     write_bytes(path, made.getbuffer())
 
 
 def write_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
-    """Write arrays as .npz by their names, whole or not at all."""
+    """Write arrays as .npz by name, atomically."""
     with atomic(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
 def read_array(path: Path, mapped: bool = False, table: bool = False) -> NDArray:
-    """Return the array of a .npy file, in memory or mapped.
+    """Return the array of a .npy file, in memory or memory-mapped.
 
     Args:
         path: the file.
-        mapped: whether it stays on disk until it is used.
-        table: whether it may be one of named columns, NumPy's structured array.
+        mapped: whether to map the file into memory instead of reading it.
+        table: whether to accept a structured array, which has named columns.
 
     Raises:
-        one of UNREADABLE: it is missing or damaged, or holds anything but numbers or text.
+        one of UNREADABLE: the file is missing or damaged, or holds anything but numbers or text.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         shape, kind, order, start = _header(file.read(MOST_BEGIN), size, table)
-        if mapped and math.prod(shape):  # nothing cannot be mapped
+        if mapped and math.prod(shape):  # an empty array cannot be mapped
             return np.memmap(path, kind, "r", start, shape, order)
         file.seek(0)
         return _array_of(file.read(size), table)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray]:
-    """Return the arrays of a .npz file by their names.
+    """Return the arrays of a .npz file by name.
 
     Raises:
-        one of UNREADABLE: it is missing or damaged, or holds anything but numbers or text.
+        one of UNREADABLE: the file is missing or damaged, or holds anything but numbers or text.
     """
     found = {}
     with open_regular(path) as raw, ZipFile(raw) as file:
         members = file.infolist()
         if sum(member.file_size for member in members) > MOST_BYTES:
             raise ValueError(f"its arrays take more than {MOST_BYTES} bytes")
-        for member in members:  # each whole, so that its checksum is compared
+        for member in members:  # read completely, which verifies the checksum
             found[member.filename.removesuffix(".npy")] = _array_of(file.read(member))
     return found
 
 
 def _array_of(data: bytes, table: bool = False) -> NDArray:
-    """Return the array that the bytes of a .npy file hold."""
+    """Return the array in the bytes of a .npy file."""
     shape, kind, order, start = _header(data[:MOST_BEGIN], len(data), table)
     return np.ndarray(shape, kind, bytearray(memoryview(data)[start:]), order=order)
 
@@ -88,26 +88,26 @@ def _array_of(data: bytes, table: bool = False) -> NDArray:
 def _header(
     begin: bytes, size: int, table: bool
 ) -> tuple[tuple[int, ...], np.dtype, Literal["C", "F"], int]:
-    """Return shape, type and order of the array of a .npy file, and where it begins.
+    """Return shape, type and order of the array of a .npy file, and its offset in bytes.
 
-    NumPy's `read_array` would take the memory for all that the header claims before it reads any.
+    NumPy's `read_array` allocates the size in the header before it reads any data.
 
     Args:
         begin: the first MOST_BEGIN bytes of the file.
-        size: of the file, bytes.
-        table: whether the array may have named columns.
+        size: size of the file, bytes.
+        table: whether to accept named columns.
 
     Raises:
-        ValueError: the header is damaged, or claims objects or more than the file has.
+        ValueError: the header is damaged, or it claims objects or more data than the file has.
     """
     head = io.BytesIO(LONG.sub(rb"\1 ", begin))
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     found, why = None, ""
     try:
         found = readers[npy.read_magic(head)](head, LONGEST_HEADER)
-    except Exception as error:  # NumPy has Python parse it, whose parser fails in many ways
+    except Exception as error:  # Python parses the header, which may raise many errors
         why = " ".join(str(error).split())[:200] or "it is nested too deep"
-    if found is None:  # not above: nesting is a MemoryError there, and no memory was lacking
+    if found is None:  # not raised from a MemoryError, which deep nesting causes
         raise ValueError(f"its header is damaged: {why}")
     shape, is_fortran, kind = found
     columns = [column[0].kind for column in (kind.fields or {}).values()] if table else []
@@ -121,13 +121,12 @@ def _header(
 
 
 def joined(kind: str, arrays: Sequence[NDArray | None], empty: NDArray) -> dict[str, NDArray]:
-    """Return arrays of any lengths as two, as a .npz holds them: all values, and each length.
+    """Return arrays of different lengths as two arrays for a .npz: all values, and the lengths.
 
     Args:
-        kind: what they are; the names of the two begin with it.
-        arrays: one a picture, [n, ...]; None where there is none, which `divided` keeps apart from
-            one of length 0.
-        empty: such an array of length 0.
+        kind: prefix of the two names.
+        arrays: one array [n, ...] per picture. None and length 0 stay distinct in `divided`.
+        empty: an array of length 0 with the same type and further axes.
     """
     present = [array for array in arrays if array is not None]
     lengths = [-1 if array is None else len(array) for array in arrays]
@@ -138,20 +137,20 @@ def joined(kind: str, arrays: Sequence[NDArray | None], empty: NDArray) -> dict[
 
 
 def divided(kind: str, arrays: dict[str, NDArray]) -> list[Any]:
-    """Return the arrays that `joined` was given, None for None.
+    """Return the arrays that were passed to `joined`.
 
     >>> divided("x", joined("x", [np.ones(2), None, np.zeros(0)], np.zeros(0)))
     [array([1., 1.]), None, array([], dtype=float64)]
 
     Raises:
-        KeyError: the arrays hold nothing of this kind.
-        ValueError: they do not fit together.
+        KeyError: there are no arrays of this kind.
+        ValueError: values and lengths are inconsistent.
     """
     values, lengths = arrays[f"{kind}_values"], arrays[f"{kind}_lengths"]
     if lengths.dtype != np.int64 or lengths.ndim != 1 or not values.ndim:
-        raise ValueError(f"the lengths of {kind} are no whole numbers")
+        raise ValueError(f"the lengths of {kind} are not a list of whole numbers")
     if any(not -1 <= length <= len(values) for length in lengths.tolist()):
-        raise ValueError(f"the lengths of {kind} are not those of what is there")
+        raise ValueError(f"the lengths of {kind} do not fit its values")
     ends = np.cumsum(np.maximum(lengths, 0))
     return [
         None if length < 0 else values[end - length : end]

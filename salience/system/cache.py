@@ -1,8 +1,8 @@
-"""The user's cache: what was computed once from files and need not be computed again.
+"""The user's cache of results that were computed from files.
 
-It is one folder with one limit. It holds shelves: folders of what is made in one way, such as the
-features of one network. Whatever a file is asked for, it is whole and right or taken for absent:
-it is then made again. So nothing waits for another process, and nothing has to be mended.
+The cache is a folder with a size limit. It contains shelves: folders of results of one function,
+such as the features of one network. A damaged file counts as missing and is computed again.
+Processes therefore neither wait for each other nor repair anything.
 """
 
 import errno
@@ -41,25 +41,29 @@ from salience.system.files import (
 )
 from salience.system.flags import parse_bytes
 
-LIMIT = 50 * 10**9  # bytes of all shelves
-BULKY_SHARE = 0.9  # of the limit, for features: they would leave no room for what is small
-RESERVE = 2 * 10**9  # bytes of the disk that these leave to others
-RECOUNT = 10**9  # bytes after which it is looked up what other processes have written
-USED = "used"  # its time tells when a process last used the shelf
+LIMIT = 50 * 10**9  # bytes of all shelves together
+BULKY_SHARE = 0.9  # share of the limit for bulky shelves (features), to leave room for small ones
+RESERVE = 2 * 10**9  # free bytes of the disk that bulky shelves leave
+RECOUNT = 10**9  # bytes written until the shelves are measured again: other processes write, too
+USED = "used"  # file whose time records the last use of its shelf
 IN_USE_SECONDS = 3600
 TOUCH_SECONDS = 60
-# names of shelves, and of what earlier versions kept; of the latter's folders what is in them
+# names of shelves and of files of earlier versions, and of the folders of those files
 OURS = re.compile(r"[0-9a-f]{64}(\.np[yz])?|[0-9a-f]{32}")
 EARLIER = re.compile(r"features|networks|[0-9a-f]{2}")
 
-_told: list[str] = []  # one line is enough, however many shelves a process opens
+_told: list[str] = []  # warnings printed so far: one is enough for all shelves of a process
 
 
 def make_key(*parts: object) -> str:
-    """Return a name for what is made from parts, 64 hexadecimal digits.
+    """Return a key for a result: a digest of all that it depends on.
 
-    A function or class stands for all code that it depends on, an array for its numbers, and
-    anything else for how it is written out.
+    Args:
+        parts: functions or classes, represented by all code that they depend on; arrays,
+            represented by their type, shape and values; other objects, represented by their `repr`.
+
+    Returns:
+        64 hexadecimal digits.
 
     >>> make_key("a", 1) == make_key("a", 1), make_key("a", 1) == make_key("a", 2)
     (True, False)
@@ -72,19 +76,19 @@ def make_key(*parts: object) -> str:
             continue
         if isroutine(part) or isclass(part):
             part = part.__qualname__, code_digest(part)
-        text = repr(part).encode(errors="surrogateescape")  # the name of a file may be no UTF-8
+        text = repr(part).encode(errors="surrogateescape")  # file names may not be UTF-8
         digest.update(f"{len(text)} ".encode() + text)
     return digest.hexdigest()
 
 
 @dataclass(frozen=True)
 class Occupant:
-    """What a shelf takes, or a file of an earlier version.
+    """A shelf in the cache, or a file of an earlier version.
 
     Attributes:
-        path: where it lies.
-        size: bytes.
-        used: when a process last used it, seconds since 1970.
+        path: path of its folder or file.
+        size: size, bytes.
+        used: time of its last use, seconds since 1970.
     """
 
     path: Path
@@ -93,31 +97,36 @@ class Occupant:
 
     @property
     def in_use(self) -> bool:
-        """Whether a process may be using it, on whatever machine."""
+        """Whether a process on any machine may be using it."""
         return time.time() - self.used < IN_USE_SECONDS
 
 
 class Cache:
-    """A folder of shelves; the one that was used longest ago makes room for what is written.
+    """A folder of shelves; if room is needed, the least recently used shelves are removed.
 
-    A shelf that was used within the hour stays: a training reads its features in every epoch.
+    Shelves used within the last hour are never removed: a training reads its features each epoch.
 
     Args:
-        folder: where the shelves lie; None keeps nothing.
-        limit: bytes that all of them may take together.
+        folder: folder of the shelves; None disables the cache.
+        limit: largest size of all shelves together, bytes.
     """
 
     def __init__(self, folder: Path | None, limit: int = LIMIT) -> None:
         self.folder, self.limit = folder, limit
         self._lock = Lock()
-        self._total, self._since = 0, RECOUNT  # bytes of all, and written since they were counted
+        self._total, self._since = 0, RECOUNT  # bytes in all, and since the last count
 
     def shelf(self, name: str, bulky: bool = False) -> "Shelf":
-        """Return the shelf of a key, which need not be there yet; `bulky` leaves room to others."""
+        """Return the shelf of a key, which may not exist yet.
+
+        Args:
+            name: key of the shelf, see `make_key`.
+            bulky: whether its files are large, so that it must leave room for other shelves.
+        """
         return Shelf(self, name, bulky)
 
     def occupants(self) -> list[Occupant]:
-        """Return what the cache holds, longest unused first; nothing that others put there."""
+        """Return the content of the cache, least recently used first, without foreign files."""
         found = []
         for entry in _scan(self.folder):
             inside = _scan(entry.path) if EARLIER.fullmatch(entry.name) else [entry]
@@ -125,7 +134,7 @@ class Cache:
         return sorted(found, key=lambda one: one.used)
 
     def room(self, shelf: "Shelf") -> int:
-        """Return how many bytes a shelf could still get, if all that is not in use made place."""
+        """Return the bytes that a shelf can still write if all unused shelves are removed."""
         found = self.occupants()
         total, fixed = (
             sum(one.size for one in found if everything or one.in_use or one.path == shelf.folder)
@@ -135,10 +144,14 @@ class Cache:
         return max(0, allowed)
 
     def make_room(self, size: int, shelf: "Shelf") -> None:
-        """Remove what is longest unused, until so many bytes may be written.
+        """Remove the least recently used shelves until a number of bytes fits.
+
+        Args:
+            size: bytes to write.
+            shelf: shelf to write, which is not removed.
 
         Raises:
-            StorageError: that does not suffice.
+            StorageError: the limit or the disk is still exceeded.
         """
         with self._lock:
             if self._since >= RECOUNT or not self._fits(size, shelf):
@@ -153,53 +166,58 @@ class Cache:
             if not self._fits(size, shelf):
                 raise StorageError(
                     f"No more room in {self.folder}: its limit is {self.limit:,} bytes "
-                    "(--cache_limit, $SALIENCY_CACHE_LIMIT), and what is there is in use."
+                    "(--cache_limit, $SALIENCY_CACHE_LIMIT), and all its content is in use."
                 )
             self._total += size
             self._since += size
 
     def _fits(self, size: int, shelf: "Shelf") -> bool:
-        """Return whether so many bytes stay within the limit and the disk."""
+        """Return True if a number of bytes fits within the limit and on the disk."""
         return self._total + size <= shelf.share * self.limit and size <= self._free(shelf)
 
     def _free(self, shelf: "Shelf") -> int:
-        """Return how much a shelf may write to the disk of the folder, which need not be there."""
+        """Return the bytes that a shelf may write to the disk; the folder may not exist yet."""
         folder = Path(self.folder or "")
-        for place in (folder, *folder.parents):
+        for existing in (folder, *folder.parents):
             with suppress(OSError):
-                return shutil.disk_usage(place).free - shelf.reserve
+                return shutil.disk_usage(existing).free - shelf.reserve
         return 0
 
     def _count(self) -> None:
-        """Look up what all shelves take, and remove what killed processes left of some."""
+        """Measure all shelves, and remove temporary files of killed processes."""
         if self.folder:
             sweep(self.folder)
         self._total, self._since = sum(one.size for one in self.occupants()), 0
 
     def _remove(self, one: Occupant) -> None:
-        """Remove a shelf; nobody ever finds half of it."""
+        """Remove a shelf; other processes see all of it or nothing."""
         gone = aside(self.folder or Path())
         try:
             os.replace(one.path, gone)
         except FileNotFoundError:
-            pass  # another process was as quick
+            pass  # another process removed it
         except OSError:
-            return  # as where it may only be read
+            return  # for example a read-only folder
         self._total -= one.size
         with suppress(OSError):
             shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
 
 
 class Shelf:
-    """What is made in one way, by its names; without a folder, nothing is kept.
+    """Cached results of one function, by name.
 
-    What cannot be written, or has no room, only costs the time, which one line says.
+    If a result cannot be written, a message is printed once, and results are computed each time.
+
+    Args:
+        cache: the cache of the shelf; nothing is written if it has no folder.
+        name: key of the shelf.
+        bulky: whether its files are large, so that it must leave room for other shelves.
 
     Attributes:
-        folder: where it lies, or None.
-        share: of the cache's limit, up to which it is written.
-        reserve: bytes of the disk that it leaves to others.
-        full: whether nothing more is kept.
+        folder: folder of the shelf, or None.
+        share: share of the cache's limit up to which it is written.
+        reserve: free bytes of the disk that it leaves.
+        full: whether writing is disabled.
     """
 
     def __init__(self, cache: Cache, name: str, bulky: bool = False) -> None:
@@ -209,18 +227,18 @@ class Shelf:
         self._touched = -math.inf
 
     def path(self, name: str) -> Path:
-        """Return the file of a name."""
+        """Return the path of a name's file."""
         return Path(self.folder or "", name[:2], name)
 
     def touch(self) -> None:
-        """Note that the shelf is in use, at most once a minute."""
+        """Record the use of the shelf, at most once a minute."""
         if self.folder and time.monotonic() - self._touched >= TOUCH_SECONDS:
-            with suppress(OSError):  # not there yet, or not to be written
+            with suppress(OSError):  # the shelf does not exist yet or is read-only
                 (self.folder / USED).touch()
                 self._touched = time.monotonic()
 
     def read(self, name: str) -> bytes | None:
-        """Return what was written under a name; None where nothing is there."""
+        """Return the bytes that were written under a name, or None."""
         self.touch()
         try:
             return read_bytes(self.path(name)) if self.folder else None
@@ -228,7 +246,7 @@ class Shelf:
             return None
 
     def write(self, name: str, data: bytes | memoryview) -> None:
-        """Write bytes under a name, if that can be; they should tell whether they are whole."""
+        """Write bytes under a name if possible; they should contain a checksum of their own."""
         if self.full:
             return
         path = self.path(name)
@@ -236,17 +254,17 @@ class Shelf:
             make_folder(path.parent, "$SALIENCY_CACHE")
             self.touch()
             self.cache.make_room(len(data), self)
-            # a file that a loss of power leaves half written is found out by its checksum
+            # not durable: after a loss of power, the checksum reveals a partial file
             with atomic(path, durable=False) as temporary:
                 temporary.write_bytes(data)
         except (UserError, OSError) as error:
-            self.full = True  # a read-only or full disk: go on without
+            self.full = True  # a read-only or full disk: continue without the cache
             if not _told:
                 _told.append(str(error))
                 tqdm.write(f"note: nothing more is cached. {error}", file=sys.stderr)
 
     def recall(self, name: str) -> dict[str, NDArray] | None:
-        """Return the arrays kept together under a name; None where there are none."""
+        """Return the arrays that were stored under a name, or None."""
         self.touch()
         try:
             return read_arrays(self.path(f"{name}.npz")) if self.folder else None
@@ -254,14 +272,14 @@ class Shelf:
             return None
 
     def keep(self, name: str, arrays: dict[str, NDArray]) -> None:
-        """Keep arrays together under a name; a .npz has checksums."""
+        """Store arrays under a name, as .npz with checksums."""
         if not self.full:
             made = io.BytesIO()
             np.savez(made, allow_pickle=False, **arrays)
             self.write(f"{name}.npz", made.getbuffer())
 
     def get(self, name: str, make: Callable[[], Array]) -> Array:
-        """Return the array kept under a name, or make and keep it."""
+        """Return the array stored under a name; if there is none, make and store it."""
         kept = (self.recall(name) or {}).get("array")
         if kept is None:
             kept = make()
@@ -269,17 +287,20 @@ class Shelf:
         return kept
 
     def files(self, make: Callable[[Path], None], whole: Callable[[Path], bool]) -> Path:
-        """Return a folder with files that a function makes, which are there whole or not at all.
+        """Return a folder with files that a function makes, all of them or none.
 
         Args:
-            make: writes them into a folder.
-            whole: returns whether a folder has all of them, undamaged.
+            make: function that writes the files into a folder.
+            whole: function that returns whether a folder has all files, undamaged.
+
+        Returns:
+            The folder with the files, which were made now or earlier.
 
         Raises:
-            UserError: there is no cache, it cannot be written, or `make` raises it.
+            UserError: there is no cache folder, it cannot be written, or `make` raises this error.
         """
         if self.folder is None or self.cache.folder is None:
-            raise UserError("There is no folder for a cache: name one as $SALIENCY_CACHE.")
+            raise UserError("There is no folder for the cache: set $SALIENCY_CACHE to one.")
         self.touch()
         place = self.folder / "made"
         if not whole(place):
@@ -287,9 +308,9 @@ class Shelf:
                 made = temporary / "made"
                 made.mkdir()
                 make(made)
-                with suppress(StorageError):  # they stay in any case: they cannot be elsewhere
+                with suppress(StorageError):  # the files are needed, even beyond the limit
                     self.cache.make_room(sum(map(_size, _scan(made))), self)
-                if not whole(place):  # else another process has made the same meanwhile
+                if not whole(place):  # else another process has made them meanwhile
                     shutil.rmtree(place, ignore_errors=True)  # damaged
                     make_folder(self.folder, "$SALIENCY_CACHE")
                     self.touch()
@@ -299,7 +320,7 @@ class Shelf:
 
 
 def _occupant(entry: os.DirEntry) -> Occupant:
-    """Return what an entry of the cache takes; nothing where it has gone."""
+    """Return path, size and last use of an entry of the cache; size 0 if it has been removed."""
     used = 0.0
     path = Path(entry.path)
     for mark in (path / USED, path):
@@ -309,7 +330,7 @@ def _occupant(entry: os.DirEntry) -> Occupant:
 
 
 def _size(entry: os.DirEntry) -> int:
-    """Return the bytes of a file, or of all that is in a folder; none where it is gone."""
+    """Return the bytes of a file or of a folder's content; 0 if it has been removed."""
     try:
         if entry.is_dir(follow_symlinks=False):
             return sum(map(_size, _scan(entry.path)))
@@ -319,7 +340,7 @@ def _size(entry: os.DirEntry) -> int:
 
 
 def _scan(folder: Path | str | None) -> list[os.DirEntry]:
-    """Return what is in a folder; nothing where it is not there (any more)."""
+    """Return the entries of a folder; [] if it does not exist."""
     try:
         with os.scandir(folder or os.devnull) as entries:
             return list(entries)
@@ -328,15 +349,15 @@ def _scan(folder: Path | str | None) -> list[os.DirEntry]:
 
 
 def default_cache(limit: int | None = None) -> Cache:
-    """Return the user's cache: $SALIENCY_CACHE, or a folder where the system has such.
+    """Return the user's cache: in $SALIENCY_CACHE, else in the system's folder for caches.
 
-    Whoever has no home, as some services and containers, has none.
+    Users without a home folder, as in some services and containers, have no cache.
 
     Args:
-        limit: bytes, if a flag tells; the lower of it and $SALIENCY_CACHE_LIMIT holds.
+        limit: largest size, bytes; None for the default. $SALIENCY_CACHE_LIMIT applies if lower.
 
     Raises:
-        UserError: $SALIENCY_CACHE_LIMIT is no size.
+        UserError: $SALIENCY_CACHE_LIMIT is not a size.
     """
     own = os.environ.get("SALIENCY_CACHE_LIMIT")
     limits = [limit] if limit is not None else []
@@ -348,7 +369,7 @@ def default_cache(limit: int | None = None) -> Cache:
     return _opened(folder and Path(folder), min(limits, default=LIMIT))
 
 
-@lru_cache(16)  # one object a folder, so that a process counts once what is there
+@lru_cache(16)  # one object per folder, so that a process measures each folder once
 def _opened(folder: Path | None, limit: int) -> Cache:
     """Return the cache in a folder."""
     return Cache(folder, limit)

@@ -254,7 +254,7 @@ def test_a_card_that_says_something_else_is_refused(own, card, message):
     ("arrays", "message"),
     [
         ({"fixations": np.ones((3, 2)), "subjects": np.zeros(2, int)}, r"shape \(2,\); whole"),
-        ({"fixations": np.ones((3, 2)), "subjects": np.full(3, 0.5)}, "no whole numbers"),
+        ({"fixations": np.ones((3, 2)), "subjects": np.full(3, 0.5)}, "not whole numbers"),
         ({"points": np.ones((3, 2))}, r"has no array .fixations"),
         ({"fixations": np.ones((3, 4))}, "3 x 4 numbers"),
     ],

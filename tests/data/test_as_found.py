@@ -203,7 +203,7 @@ def test_many_kinds_are_summed_up_and_large_trees_are_not_walked_to_their_end(
     monkeypatch.setattr(parts, "MOST_ENTRIES", 5)
     *lines, last = loading.remarks("folder", tmp_path)
     assert len(lines) == 5
-    assert "the first 5 were looked at alone" in last
+    assert "the first 5 were checked" in last
 
 
 def test_links_that_lead_back_are_not_followed(tmp_path):
@@ -264,6 +264,6 @@ def test_osie_says_that_two_of_its_pictures_are_one(tmp_path, monkeypatch):
     monkeypatch.setattr(osie, "TWINS", ("1002", "1007"))
     layouts.osie(tmp_path)
     [line] = loading.remarks("osie", tmp_path)
-    assert line.startswith("1002.jpg and 1007.jpg are one picture")
+    assert line.startswith("1002.jpg and 1007.jpg are the same picture")
     cv2.imwrite(str(tmp_path / "data/stimuli/new.jpg"), np.zeros((9, 9, 3), np.uint8))
     assert loading.remarks("osie", tmp_path) == []

@@ -61,8 +61,8 @@ def test_osie_split_file_is_obeyed(osie_root):
     ("split", "message"),
     [
         ({"train": "1001.jpg"}, "no list 'train' of file names"),
-        ({"train": ["1001.jpg", 7]}, "no list 'train' of file names, each of them a text"),
-        ({"train": [["1001.jpg"]]}, "no list 'train' of file names, each of them a text"),
+        ({"train": ["1001.jpg", 7]}, "no list 'train' of file names as texts"),
+        ({"train": [["1001.jpg"]]}, "no list 'train' of file names as texts"),
         ({"train": ["1001.jpg", "1001.jpg"]}, r"names 1001\.jpg in 'train' twice"),
         (
             {"train": ["1001.jpg"], "test": ["1002.jpg", "1001.jpg"]},

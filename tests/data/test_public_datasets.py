@@ -369,7 +369,7 @@ def test_cat2000_bad_input_is_named(tmp_path):
     with pytest.raises(UserError, match=r"30 images but 29 fixation records .*: Art/002"):
         loading.load("cat2000", tmp_path, "train")
     shutil.rmtree(tmp_path / "trainSet/Stimuli")
-    with pytest.raises(UserError, match="pictures without truth alone, but no 'train'"):
+    with pytest.raises(UserError, match="only pictures without truth, but no 'train'"):
         loading.load("cat2000", tmp_path, "train")
 
 
@@ -390,7 +390,7 @@ def test_mit1003_file_with_the_underscore_wins_over_the_one_without_and_it_is_sa
     shutil.copy(folder / "i1001_fixPts.jpg", folder / "i1000fixPts.jpg")  # of another picture
     assert_points(every("mit1003", tmp_path), known)
     assert loading.remarks("mit1003", tmp_path) == [
-        "i1000fixPts.jpg is passed over: i1000_fixPts.jpg is about the same picture"
+        "i1000fixPts.jpg is ignored: i1000_fixPts.jpg belongs to the same picture"
     ]
 
 
@@ -399,7 +399,7 @@ def test_mit1003_two_files_of_equal_right_are_named(tmp_path, stem):
     layouts.mit1003(tmp_path)
     folder = tmp_path / "ALLFIXATIONMAPS"
     shutil.copy(folder / f"{stem}.jpg", folder / f"{stem}.png")
-    with pytest.raises(UserError, match=rf"{stem}\.png and {stem}\.jpg are about one"):
+    with pytest.raises(UserError, match=rf"{stem}\.png and {stem}\.jpg belong to one"):
         loading.load("mit1003", tmp_path, "train")
 
 
@@ -537,13 +537,13 @@ def test_npy_bad_input_is_named(tmp_path):
     with pytest.raises(UserError, match=r"10 images but 8 maps .*first unpaired: picture_00008"):
         loading.load("npy", tmp_path, "train")
     np.save(tmp_path / "maps.npy", maps - 1)
-    with pytest.raises(UserError, match=r"maps\.npy holds no map"):
+    with pytest.raises(UserError, match=r"maps\.npy is not a map"):
         sample_density(loading.load("npy", tmp_path, "val")[0], layouts.SHAPE, None)
     np.save(tmp_path / "maps.npy", maps[:, :20])
     with pytest.raises(UserError, match=r"maps\.npy\[\d\] is 64 x 20 but its picture"):
         sample_density(loading.load("npy", tmp_path, "val")[0], layouts.SHAPE, None)
     np.save(tmp_path / "images.npy", np.full((10, 4, 4, 3), -120.0))
-    with pytest.raises(UserError, match="numbers from -120 to -120, which are none of"):
+    with pytest.raises(UserError, match="numbers from -120 to -120, which fit none of"):
         loading.load("npy", tmp_path, "train")
     np.save(tmp_path / "images.npy", np.zeros((10, 4, 4, 5)))
     with pytest.raises(UserError, match=r"a picture is \[rows, columns, 3\]"):

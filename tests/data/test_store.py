@@ -280,7 +280,7 @@ def test_a_changed_map_in_an_array_file_is_noticed(arrays, prepared):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rows": 96}, r"--rows 48, but --rows 96 is asked for.*prepare .*--rows 96 --cols 64"),
+        ({"rows": 96}, r"--rows 48, but --rows 96 is requested.*prepare .*--rows 96 --cols 64"),
         ({"sigma_pixels": 9.0}, "data set's own --sigma_pixels, but --sigma_pixels 9.0"),
         ({"grid": OutputGrid(1, 2)}, r"cells of 8 .* border of 0 .*of 1 .* of 2 .*--model MODEL"),
     ],
@@ -293,11 +293,11 @@ def test_training_otherwise_is_refused_with_both_and_what_to_do(own, prepared, c
 
 def test_another_plan_rule_or_data_set_is_refused(own, prepared):
     folder = prepared(own())
-    with pytest.raises(UserError, match="--split_seed 0, but --split_seed 5 is asked for"):
+    with pytest.raises(UserError, match="--split_seed 0, but --split_seed 5 is requested"):
         load(folder, plan=Plan(5))
     with pytest.raises(UserError, match="--out_of_bounds drop, but --out_of_bounds clip"):
         load(folder, out_of_bounds="clip")
-    with pytest.raises(UserError, match="--dataset folder, but --dataset osie is asked for"):
+    with pytest.raises(UserError, match="--dataset folder, but --dataset osie is requested"):
         loading.load("osie", folder, "train")
 
 
@@ -361,7 +361,7 @@ def unpaired(root):
         (replaced_picture, r"images/train/p3\.jpg differs"),
         (moved_fixation, r"the fixations of p2\.jpg differ"),
         (new_picture, r"were 7 and are 8; q\.jpg is new"),
-        (lost_picture, r"were 7 and are 6; p0\.jpg is not in it"),
+        (lost_picture, r"were 7 and are 6; p0\.jpg is missing"),
         (unpaired, "first unpaired: p0"),
     ],
 )
@@ -443,9 +443,9 @@ def test_a_damaged_picture_is_named_and_mended(own, prepared):
     damage(folder / "val.truth.npy")
     training = generator(folder, shuffle=False)
     assert len(training[0][0]) == 3
-    with pytest.raises(UserError, match=r"holds of p6\.jpg is damaged.*Mend it.*data prepare"):
+    with pytest.raises(UserError, match=r"data of p6\.jpg is damaged.*Repair it.*data prepare"):
         training[2]
-    with pytest.raises(UserError, match=r"val\.truth\.npy: what it holds of p2\.jpg is damaged"):
+    with pytest.raises(UserError, match=r"val\.truth\.npy: the data of p2\.jpg is damaged"):
         generator(folder, "val", shuffle=False)[0]
     said = []
     prepared(root, say=said.append)
@@ -520,7 +520,7 @@ def test_interrupted_work_goes_on_and_nothing_half_written_looks_whole(
         break_after(count)
         with pytest.raises(Interrupted):
             prepared(root, workers=1)
-        with pytest.raises(UserError, match=r"is not finished.*data prepare"):
+        with pytest.raises(UserError, match=r"is an unfinished store.*data prepare"):
             load(folder)
     break_after(100)
     said = []

@@ -123,7 +123,7 @@ def test_an_unfinished_run_is_only_taken_up_by_its_own_settings(unfinished):
     folder = unfinished.run_folder
     before = {path: path.read_bytes() for path in folder.rglob("*.npz")}
     assert before
-    with pytest.raises(UserError, match=r"holds an earlier run of other settings: "
+    with pytest.raises(UserError, match=r"holds an earlier run with other settings: "
                        r"learning_rate 0.001, now 0.1; seed 0, now 5\. .*--output"):  # fmt: skip
         train.train(replace(unfinished, learning_rate=0.1, seed=5), **QUIET)
     about = json.loads((folder / "run.json").read_text())
@@ -132,13 +132,13 @@ def test_an_unfinished_run_is_only_taken_up_by_its_own_settings(unfinished):
         train.train(unfinished, **QUIET)
     for what in ("pictures", "first weights"):
         (folder / "run.json").write_text(json.dumps({**about, what: "others"}))
-        with pytest.raises(UserError, match=f"unfinished run, whose {what} were others"):
+        with pytest.raises(UserError, match=f"unfinished run whose {what} differ"):
             train.train(unfinished, **QUIET)
     (folder / "run.json").unlink()
-    with pytest.raises(UserError, match=r"cannot be taken up: no run\.json"):
+    with pytest.raises(UserError, match=r"cannot be resumed: no run\.json"):
         train.train(unfinished, **QUIET)
     assert {path: path.read_bytes() for path in folder.rglob("*.npz")} == before
-    with pytest.raises(UserError, match="--overwrite begins anew and --resume goes on"):
+    with pytest.raises(UserError, match="--overwrite starts anew and --resume continues"):
         train.train(replace(unfinished, overwrite=True, resume=True), **QUIET)
 
 
@@ -158,7 +158,7 @@ def test_a_run_that_is_done_is_no_mistake_with_resume(tiny):
     assert lines == [f"{run.folder} is done"]
     assert again.history == run.history
     assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")} == before
-    with pytest.raises(UserError, match="holds an earlier run, which is done"):
+    with pytest.raises(UserError, match="holds an earlier run, which is finished"):
         train.train(tiny(), **QUIET)
     with pytest.raises(UserError, match="other settings: seed 0, now 1"):
         train.train(tiny(resume=True, seed=1), **QUIET)
@@ -175,7 +175,7 @@ def test_a_run_whose_checkpoints_cannot_be_read_is_left_alone(unfinished, monkey
     folder = unfinished.run_folder
     for path in folder.rglob("*.npz"):
         path.write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"without a checkpoint that can be read.*--overwrite"):
+    with pytest.raises(UserError, match=r"without a readable checkpoint.*--overwrite"):
         train.train(unfinished, **QUIET)
     assert len(list(folder.rglob("*.npz"))) == 1
 
@@ -188,7 +188,7 @@ def test_a_run_whose_checkpoints_cannot_be_read_is_left_alone(unfinished, monkey
             train.train(unfinished, **QUIET)
     shutil.rmtree(folder / "checkpoints")
     (folder / "history.csv").write_text("epoch,loss\n1,0.5\n2,0.4\n")
-    with pytest.raises(UserError, match="without a checkpoint that can be read"):
+    with pytest.raises(UserError, match="without a readable checkpoint"):
         train.train(unfinished, **QUIET)
     assert (folder / "history.csv").exists()
 
@@ -239,7 +239,7 @@ def test_a_file_system_without_locks_is_told_and_trained_on(tiny, monkeypatch):
     monkeypatch.setattr(filelock.FileLock, "acquire", unknown)
     lines = []
     train.train(tiny(), say=lines.append)
-    assert "cannot be held against other trainings: Operation not supported" in lines[0]
+    assert "cannot be locked against other runs: Operation not supported" in lines[0]
 
 
 def test_a_pipe_or_a_folder_named_like_a_checkpoint_is_passed_over(tmp_path):

@@ -80,10 +80,10 @@ def test_a_job_of_one_task_needs_no_step():
         (tf_config(3), "there is no worker 3; 3 are listed, from 0"),
         (tf_config(-1), "there is no worker -1"),
         (tf_config(0, workers=["a"]), "lists no workers as host:port"),
-        (tf_config(0, workers=["a:99999"]), "99999 is no port"),
+        (tf_config(0, workers=["a:99999"]), "99999 is not a port"),
         (tf_config(0, ps=["d:1"]), "names 'ps': only chief and worker"),
         (tf_config(0, kind="evaluator"), "names 'evaluator'"),
-        ({**SLURM, "SLURM_PROCID": "4"}, "task 4 is none of 4"),
+        ({**SLURM, "SLURM_PROCID": "4"}, "task 4 of SLURM is not below the 4"),
         ({**SLURM, "SLURM_PROCID": "x"}, "SLURM_PROCID is x"),
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, "Start it with srun"),
     ],
@@ -96,7 +96,7 @@ def test_an_environment_that_makes_no_sense_is_told(environment, told):
 def test_only_jax_trains_on_several_devices(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     choose_engine(devices=1, cluster=False)
-    with pytest.raises(UserError, match=r"on JAX, not on KERAS_BACKEND=tensorflow|pip install"):
+    with pytest.raises(UserError, match=r"need JAX, but KERAS_BACKEND is tensorflow|pip install"):
         choose_engine(devices=2, cluster=False)
     monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install -r requirements/backends\.txt"):
@@ -186,9 +186,9 @@ def test_no_more_batches_are_held_than_the_generator_says():
     batches.max_queue_size = 2
     feed = Feed(batches, 0, len(batches))
     feed[0]
-    assert list(feed.coming) == [(0, 0), (0, 1)]
+    assert list(feed.pending) == [(0, 0), (0, 1)]
     feed[1]
-    assert list(feed.coming) == [(0, 1), (0, 2)]
+    assert list(feed.pending) == [(0, 1), (0, 2)]
 
 
 def free_port():
@@ -479,7 +479,7 @@ def test_processes_whose_caches_differ_train_on_the_same(tmp_path, own_set):
     ]  # fmt: skip
     said = [process.communicate(timeout=300) for process in both]
     assert [err for _, err in said] == ["", ""]
-    assert "feature cache: off, as for another process of this run" in said[0][0]
+    assert "feature cache: off, as in another process of this run" in said[0][0]
     assert (tmp_path / "process0/run/best.weights.h5").exists()
 
 

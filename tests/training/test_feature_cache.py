@@ -229,7 +229,7 @@ def test_a_picture_is_decoded_once_and_in_no_later_run(cached, monkeypatch):
     assert opened == []
     *_, training, validation, line = attached(cached())
     assert "23 are there" in line
-    assert "nothing is missing" in line
+    assert "none is missing" in line
     read(training), read(validation)
     assert opened == []
 
@@ -412,7 +412,7 @@ def test_features_beyond_float16_are_cut_off_and_told(cached):
     training[1]
     assert np.isfinite(x).all()
     assert x.max() == 65504
-    assert [line.startswith("warning: features beyond 65,504 are cut off") for line in lines] == [
+    assert [line.startswith("warning: features beyond 65,504 are clipped") for line in lines] == [
         True
     ]
 
@@ -425,7 +425,7 @@ def test_auto_reasons_from_sizes():
     assert decide("on", **sizes, there=0, room=10**7, epochs=1)[0]
     # what is there is read, whatever the room and the epochs
     assert decide("auto", **sizes, there=900, room=0, epochs=1)[0]
-    assert decide("auto", **sizes, there=1000, room=0, epochs=20) == (True, "nothing is missing")
+    assert decide("auto", **sizes, there=1000, room=0, epochs=20) == (True, "none is missing")
     assert not decide("auto", **sizes, there=0, room=10**10, epochs=1)[0]
 
 
@@ -437,8 +437,8 @@ def test_auto_says_what_it_decided(cached, own_cache):
     assert line.startswith("feature cache: off, room for only")
     assert not own_cache.exists()
     *_, line = attached(cached(feature_cache="auto"))
-    assert line.startswith("feature cache: on, all that is missing fits. Of 23 sets of features 0 ")
-    assert "at 12.3 kB each at the most, all take up to 283 kB in " in line
+    assert line.startswith("feature cache: on, all missing ones fit. Of 23 sets of features 0 ")
+    assert "at most 12.3 kB each, all take up to 283 kB in " in line
 
 
 def test_features_are_kept_only_where_all_processes_keep_them(cached, own_cache):
@@ -450,7 +450,7 @@ def test_features_are_kept_only_where_all_processes_keep_them(cached, own_cache)
     config = cached(feature_cache="auto")
     fitted, line = feature_cache.attach(model, training, validation, config, devices=Pair())
     assert (fitted is model, training.features) == (True, None)
-    assert line.startswith("feature cache: off, as for another process of this run")
+    assert line.startswith("feature cache: off, as in another process of this run")
     assert not own_cache.exists()
 
 

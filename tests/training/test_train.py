@@ -261,7 +261,7 @@ def test_weights_whose_validation_is_no_number_are_not_published(
     assert published.exists() == there
     assert not there or card_of(config.weights_dir)["run"] == "another"
     what = "is kept" if there else "is not written"
-    assert f"{what}, as the validation CC is no number" in lines[-1]
+    assert f"{what}, as the validation CC is not finite" in lines[-1]
 
 
 def test_a_name_that_looks_like_mathematics_is_only_a_name(tmp_path, picture):

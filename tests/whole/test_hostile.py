@@ -272,7 +272,7 @@ def test_lengths_that_do_not_fit_are_one_error(tmp_path):
         arrays |= {"subjects_values": np.zeros(0), "subjects_lengths": np.array([-1])}
         np.savez(tmp_path / "a.npz", **arrays)
         with pytest.raises(UserError, match="missing or damaged"):
-            store.read_points(tmp_path / "a.npz", 1, "Mend it.")
+            store.read_points(tmp_path / "a.npz", 1, "Repair it.")
 
 
 def test_a_mask_of_more_fixations_than_pixels_is_a_density_map():

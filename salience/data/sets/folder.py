@@ -1,22 +1,22 @@
-"""The user's own data: `images/` and `maps/` and/or `fixations/`, paired by file name.
+"""The user's own data: `images/` with `maps/`, `fixations/` or both, paired by file name.
 
-Either `ROOT/images/...`, or with the split spelt out `ROOT/train/images/...` or
-`ROOT/images/train/...` (and val, and test if there is one); else a seeded split. A map is a grey
+Splits may be named, as `ROOT/train/images/...` or `ROOT/images/train/...`, with val and optionally
+test. Without them, as `ROOT/images/...`, the plan divides the pictures. A map is a grey
 picture of the image's size, or `.npy` [rows, columns] of numbers that are 0 or more. Fixations are
 points (x, y), or a mask of the picture's size. Points count pixels from 0, and in `.mat` from 1, as
-MATLAB does. `fixations/` has of each picture one of:
+MATLAB does. `fixations/` has one of these files per picture:
 
-* `.npy`: points [n, 2], or [n, 3] with who made each, or columns named x, y and subject, or a mask;
-* `.npz`: points or a mask in `fixations`, and who made each point in `subjects` [n];
-* `.mat`: points in `fixations`, who made each in `subjects`, or a mask in `fixLocs` or `fixations`;
-* `.csv` or `.tsv`: columns x, y, and maybe subject, named in the first line;
+* `.npy`: points [n, 2], or [n, 3] with the observer, or columns named x, y and subject, or a mask;
+* `.npz`: points or a mask in `fixations`, and the observer of each point in `subjects` [n];
+* `.mat`: points in `fixations`, observers in `subjects`, or a mask in `fixLocs` or `fixations`;
+* `.csv` or `.tsv`: columns x, y and optionally subject, named in the first line;
 * `.png` or another picture: a mask, 0 and 255 or counts.
 
-Or one table is about all pictures: `fixations.csv`, or any in `fixations/` that is called like no
-picture, with a column `image`, too.
+Alternatively, one table holds all pictures, with a further column `image`: `fixations.csv`, or a
+table in `fixations/` whose name is not that of a picture.
 
-`ROOT/dataset.json` may say more, as that of `data subset` does: `{"pictures": {"train/a.jpg":
-{"sigma_pixels": 24, "category": "Indoor", "shape": [600, 800]}}}`, each of them if it is known.
+`ROOT/dataset.json`, as from `data subset`, may add optional fields: `{"pictures": {"train/a.jpg":
+{"sigma_pixels": 24, "category": "Indoor", "shape": [600, 800]}}}`.
 """
 
 import dataclasses
@@ -50,33 +50,39 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
     """Return the samples of a split.
 
     Raises:
-        UserError: no images, no truth, or images and truth that do not pair up.
+        UserError: there are no images or no truth, or they do not match.
     """
     samples = load_parts(parts(root), root, split, plan)
-    told = {composed(name): fields for name, fields in read_card(_base(root) / CARD).items()}
+    card = read_card(_base(root) / CARD)
+    fields_by_name = {composed(name): fields for name, fields in card.items()}
     return [
-        dataclasses.replace(s, **told.get(f"{split}/{s.name}", told.get(s.name, {})))
+        dataclasses.replace(
+            s, **fields_by_name.get(f"{split}/{s.name}", fields_by_name.get(s.name, {}))
+        )
         for s in samples
     ]
 
 
 def read_card(path: Path) -> dict[str, dict[str, Any]]:
-    """Return further fields of each sample, from the card of the folder.
+    """Return further fields of each sample by name, from `dataset.json`.
+
+    Args:
+        path: the file; no fields if it does not exist.
 
     Raises:
-        UserError: it holds anything else.
+        UserError: the file has another format.
     """
     if not path.exists():
         return {}
     card = read_json(path)
-    told = card.get("pictures") if isinstance(card, dict) else None
-    if not isinstance(told, dict):
-        raise UserError(f'{path} has no object "pictures" with what is known of each.')
-    return {name: _fields(values, f"{path}: {name}") for name, values in told.items()}
+    pictures = card.get("pictures") if isinstance(card, dict) else None
+    if not isinstance(pictures, dict):
+        raise UserError(f'{path} has no object "pictures" with the fields of each picture.')
+    return {name: _fields(values, f"{path}: {name}") for name, values in pictures.items()}
 
 
 def _fields(values: Any, about: str) -> dict[str, Any]:
-    """Return a card's fields of a picture, checked for their types."""
+    """Return the validated fields of one picture; `about` names it in errors."""
     fields = {}
     for name, value in values.items() if isinstance(values, dict) else [("", values)]:
         if name == "sigma_pixels" and isinstance(value, int | float) and 0 < value < np.inf:
@@ -105,7 +111,7 @@ def parts(root: Path) -> list[FileGroup]:
     with suppress(UserError):  # `load` reports the error
         named = read_card(base / CARD)
     if strange := _of_no_picture(named, found):
-        line = f"{CARD}: {len(strange)} entries name no picture ({strange[0]}): they count for none"
+        line = f"{CARD}: {len(strange)} entries name no picture ({strange[0]}) and are ignored"
         found[0] = dataclasses.replace(found[0], remarks=(*found[0].remarks, line))
     return found
 
@@ -124,7 +130,7 @@ def _of_no_picture(named: Iterable[str], parts: list[FileGroup]) -> list[str]:
 
 
 def _parts(base: Path) -> list[FileGroup]:
-    """Return the same of the folder that holds images/, or the splits that do."""
+    """Return the file groups in the folder with images/, or with the splits."""
     by_split = {split: _folders(base, split) for split in SPLITS}
     there = {split: folders for split, folders in by_split.items() if folders["images"].is_dir()}
     if not there:
@@ -139,7 +145,7 @@ def _parts(base: Path) -> list[FileGroup]:
 
 
 def _base(root: Path) -> Path:
-    """Return the folder that holds images/, or the splits that do."""
+    """Return the folder with images/, or with the splits."""
 
     def holds(folder: Path) -> bool:
         ways = (folder, *(unpacked(folder / split) for split in SPLITS))
@@ -162,7 +168,7 @@ def _folders(root: Path, split: str | None) -> dict[str, Path]:
 def _part(
     root: Path, split: str, folders: dict[str, Path], others: Sequence[str] = ()
 ) -> FileGroup:
-    """Return one set of folders; `others` are keys of other splits' pictures."""
+    """Return the file group of one split; `others` are keys of the other splits' pictures."""
     clashes: list[str] = []
     images = by_stem(folders["images"], IMAGE_SUFFIXES, clashes)
     if not images:
@@ -194,7 +200,7 @@ def _part(
 
 
 def _map_source(path: Path) -> Path | Stored:
-    """Return a map as a sample takes it: the file of a picture, or the reader of an array."""
+    """Return the source of a map: the file of a picture, or a reader of an array."""
     return Stored(path, -1, read_array_map) if path.suffix.lower() == ".npy" else path
 
 
@@ -206,9 +212,11 @@ def read_array_map(path: Path, index: int = -1) -> NDArray[np.floating]:
         index: not used: the file holds one map.
 
     Raises:
-        UserError: it is no map of finite numbers, 0 or more.
+        UserError: the values are not finite numbers that are 0 or more.
     """
     values = read_stored_map(path)
     if values.size and values.min() < 0:
-        raise UserError(f"{path} holds values below 0, down to {values.min():g}: no density map.")
+        raise UserError(
+            f"{path} holds values below 0, down to {values.min():g}: it is not a density map."
+        )
     return values.astype(np.float32)

@@ -2,10 +2,10 @@
 
 `ALLSTIMULI/*.jpeg`, and in `ALLFIXATIONMAPS/` for each picture `NAME_fixMap.jpg`, its density map,
 and `NAME_fixPts.jpg`, its fixations as white pixels, without the first of each observer (one file
-lacks the underscore). These are JPEG, which smears a white pixel: what is brighter than half counts
-as a fixation, once a pixel; who made it is not told. A mask counts from zero.
+lacks the underscore). JPEG blurs white pixels: each pixel above half of white counts as
+one fixation. Observers are not recorded. Pixels are counted from 0.
 
-There is no split of the authors': divide by shares or by `--folds`.
+There is no published split: divide by shares or by `--folds`.
 """
 
 import re
@@ -24,7 +24,7 @@ SOURCE = (
     "http://people.csail.mit.edu/tjudd/WherePeopleLook/ and point --data at the folder that holds "
     "ALLSTIMULI/ and ALLFIXATIONMAPS/."
 )
-SIGMA_PIXELS = 35.0  # about one degree of visual angle, the value in common use
+SIGMA_PIXELS = 35.0  # about one degree of visual angle, the usual value
 PUBLISHED = {"all": (1_003,)}
 
 
@@ -32,7 +32,7 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
     """Return the samples of a split.
 
     Raises:
-        UserError: no pictures, or truth that does not fit them.
+        UserError: there are no pictures, or the truth does not match them.
     """
     return load_parts(parts(root), root, split, plan)
 
@@ -58,13 +58,13 @@ def parts(root: Path) -> list[FileGroup]:
         key, underscore, kind = match.groups()
         other = truth[kind].get(key) if underscore else bare.get((kind, key))
         if other:
-            clashes.append(f"{path} and {other.name} are about one picture: leave one of them.")
+            clashes.append(f"{path} and {other.name} belong to one picture: remove one of them.")
         elif underscore:
             truth[kind][key] = path
         else:
             bare[kind, key] = path
     remarks = [
-        f"{path.name} is passed over: {truth[kind][key].name} is about the same picture"
+        f"{path.name} is ignored: {truth[kind][key].name} belongs to the same picture"
         for (kind, key), path in bare.items()
         if key in truth[kind]
     ]

@@ -1,17 +1,17 @@
-"""NumPy arrays, as prepared for notebooks: one file for all pictures, or one for each.
+"""Data sets of NumPy arrays: one file for all pictures, or one per picture.
 
 `images.npy` [n, rows, columns, 3] and `maps.npy` [n, rows, columns] (or [..., 1]), also called
-`x.npy` and `y.npy`; or folders `images/` and `maps/` with a `.npy` a picture, paired by name. The
-splits may be spelt out as `train/images.npy`, `images_train.npy` or `x_train.npy`, and for folders
-as `train/images/` or `images/train/`; else the plan divides.
+`x.npy` and `y.npy`; or folders `images/` and `maps/` with a `.npy` per picture, paired by name. The
+splits may be named, as `train/images.npy`, `images_train.npy` or `x_train.npy`, and for folders
+as `train/images/` or `images/train/`; else the plan divides the pictures.
 
-Pictures are RGB, channels last or first. Whole numbers are taken as 0 to 255; fractions are told
-apart by their range: 0 to 1, -1 to 1, 0 to 255, or beyond -1, which is how ImageNet's mean and
-deviation normalise, and is undone. Files are mapped into memory, and read a picture at a time.
+Pictures are RGB, channels last or first. Whole numbers are values from 0 to 255. The format
+of fractions follows from their range: 0 to 1, -1 to 1, 0 to 255, or values below -1, which were
+normalised with ImageNet's mean and deviation. Files are memory-mapped and read picture by picture.
 
-Fixations may be beside them: `fixations.npy`, masks [n, rows, columns], or a folder `fixations/`
-with a file a picture, or tables, as `folder.py` describes them; pixels are counted from 0. Pictures
-of one array are called `picture_00000` and so on, or `train_00000` where the split is spelt out.
+Fixations are optional: `fixations.npy` with masks [n, rows, columns], or a folder `fixations/` with
+a file per picture or tables, see `folder.py`. Pixels are counted from 0. The pictures of one array
+are named `picture_00000` and so on, or `train_00000` and so on in a named split.
 """
 
 from functools import partial
@@ -33,12 +33,12 @@ SOURCE = "Point --data at a folder with images.npy and maps.npy, or images/*.npy
 SIGMA_PIXELS = 24.0
 # names of the arrays
 IMAGES, MAPS, FIXATIONS = ("images", "x", "X"), ("maps", "y", "Y"), "fixations"
-LOOKED_AT = 16  # pictures that are sampled to find the range of values
+LOOKED_AT = 16  # number of pictures that are sampled for the range of values
 # the mean and deviation of ImageNet's RGB from 0 to 1, as torchvision states them
 MEAN_RGB = np.array([0.485, 0.456, 0.406], np.float32)
 DEVIATION_RGB = np.array([0.229, 0.224, 0.225], np.float32)
-# least and greatest value of each form, with some room for rounding and interpolation; what fits
-# several is taken for the first
+# least and greatest value of each format, with a tolerance for rounding and interpolation; the
+# first format that fits is chosen
 RANGES = {
     "RGB from 0 to 1": (-0.01, 1.01),
     "RGB from -1 to 1": (-1.01, 1.01),
@@ -51,7 +51,7 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
     """Return the samples of a split.
 
     Raises:
-        UserError: no arrays, or arrays that do not fit together.
+        UserError: there are no arrays, or they do not match.
     """
     return load_parts(parts(root), root, split, plan)
 
@@ -60,18 +60,18 @@ def parts(root: Path) -> list[FileGroup]:
     """Return the file group of each split, or of all pictures.
 
     Raises:
-        UserError: there are no arrays of pictures, or their form cannot be told.
+        UserError: there are no arrays of pictures, or their format is unknown.
     """
     base = find_root(root, _holds) or root
     found = [part for split in (*SPLITS, "") if (part := _part(base, split))]
     if not found:
         raise UserError(f"{root} holds no images.npy and no images/*.npy. {offer(SOURCE)}")
-    # where splits are spelt out, a lone images.npy beside them is none of them
+    # with named splits, an images.npy beside them is ignored
     return [part for part in found if part.split] or found
 
 
 def _holds(root: Path) -> bool:
-    """Return whether a folder holds arrays of pictures, of any split."""
+    """Return True if a folder holds arrays of pictures of any split."""
     places = [_places(root, name, split) for name in IMAGES for split in (*SPLITS, "")]
     return any(
         any(file.is_file() for file in files) or any(files_of(inner, {".npy"}) for inner in folders)
@@ -80,14 +80,14 @@ def _holds(root: Path) -> bool:
 
 
 def _places(root: Path, name: str, split: str) -> tuple[tuple[Path, Path], tuple[Path, Path]]:
-    """Return the expected path of an array, and of a folder of arrays, with this name."""
+    """Return the possible paths of an array, and of a folder of arrays, with a name."""
     tail = f"_{split}" if split else ""
     files = (root / split / f"{name}.npy", root / f"{name}{tail}.npy")
     return files, (root / split / name, root / name / split)
 
 
 def _part(root: Path, split: str) -> FileGroup | None:
-    """Return one split, or all pictures for an empty name; None if there are none."""
+    """Return the file group of a split, or of all pictures for ""; None without pictures."""
     clashes: list[str] = []
     images = _found(root, IMAGES, split, clashes)
     maps = _found(root, MAPS, split, clashes)
@@ -127,10 +127,10 @@ def _fixations(root: Path, split: str, images: dict[str, Stored], clashes: list[
 
 
 def parse_mask(stored: Stored) -> Looks:
-    """Return the fixations of one of the masks of an array.
+    """Return the fixations of one mask of an array.
 
     Raises:
-        UserError: it is no mask.
+        UserError: the values are not a mask.
     """
     return mask_of(stored(), stored)
 
@@ -138,9 +138,9 @@ def parse_mask(stored: Stored) -> Looks:
 def _found(
     root: Path, names: tuple[str, ...], split: str, clashes: list[str]
 ) -> dict[str, tuple[Path, int]]:
-    """Return by key the file of each picture or map, and its index in the file.
+    """Return the file of each picture or map by key, and its index in the file.
 
-    The index is -1 where the file is about one picture.
+    The index is -1 for a file with one picture or map.
     """
     for name in names:
         files, folders = _places(root, name, split)
@@ -156,10 +156,10 @@ def _found(
 
 
 def opened(file: Path) -> NDArray:
-    """Return an array that stays on disk until it is read.
+    """Return a memory-mapped array of pictures or maps.
 
     Raises:
-        UserError: the file is damaged or holds no numbers.
+        UserError: the file is damaged or does not hold numbers.
     """
     try:
         array = read_array(file, mapped=True)
@@ -171,16 +171,19 @@ def opened(file: Path) -> NDArray:
 
 
 def one(file: Path, index: int) -> NDArray:
-    """Return one picture or map of a file as it is stored."""
+    """Return one picture or map of a file, as stored; index -1 is the whole array."""
     array = opened(file)
     return np.asarray(array if index < 0 else array[index])
 
 
 def form_of(images: dict[str, tuple[Path, int]]) -> str:
-    """Return how pictures are stored, from the range of a few, evenly spread.
+    """Return the format of pictures (a key of RANGES), from the range of an evenly spread sample.
+
+    Args:
+        images: file and index of each picture by key.
 
     Raises:
-        UserError: the range is none of those known.
+        UserError: the range fits no known format.
     """
     chosen = list(images.values())[:: -(-len(images) // LOOKED_AT)]
     pictures = [one(*where) for where in chosen]
@@ -194,16 +197,21 @@ def form_of(images: dict[str, tuple[Path, int]]) -> str:
         if low <= least and most <= high:
             return form
     raise UserError(
-        f"{chosen[0][0]} holds numbers from {least:.4g} to {most:.4g}, which are none of: "
+        f"{chosen[0][0]} holds numbers from {least:.4g} to {most:.4g}, which fit none of: "
         f"{', '.join(RANGES)}."
     )
 
 
 def read_picture(form: str, file: Path, index: int) -> NDArray[np.uint8]:
-    """Return one picture as BGR uint8 [rows, columns, 3].
+    """Return one picture as uint8 [rows, columns, 3] in BGR.
+
+    Args:
+        form: format of the pictures, a key of RANGES.
+        file: the array file.
+        index: index in the file; -1 for a file with one picture.
 
     Raises:
-        UserError: it is no picture of one or three channels.
+        UserError: the values are not a picture with one or three channels.
     """
     values = arranged(file, index)
     if form == "ImageNet-normalised RGB":
@@ -216,20 +224,20 @@ def read_picture(form: str, file: Path, index: int) -> NDArray[np.uint8]:
 
 
 def shape_of(file: Path, index: int) -> tuple[int, int]:
-    """Return the rows and columns of one picture, without reading its pixels.
+    """Return rows and columns of one picture, without reading its pixels.
 
     Raises:
-        UserError: it is no picture of one or three channels.
+        UserError: the values are not a picture with one or three channels.
     """
     rows, cols, _ = arranged(file, index).shape
     return rows, cols
 
 
 def arranged(file: Path, index: int) -> NDArray:
-    """Return one picture as stored, but with channels last, memory-mapped.
+    """Return one picture memory-mapped, with channels last.
 
     Raises:
-        UserError: it is no picture of one or three channels.
+        UserError: the values are not a picture with one or three channels.
     """
     values = one(file, index)
     if values.ndim == 3 and values.shape[0] in (1, 3) and values.shape[2] not in (1, 3):
@@ -246,12 +254,12 @@ def read_map(file: Path, index: int) -> NDArray[np.floating]:
     """Return one map as float32 [rows, columns].
 
     Raises:
-        UserError: it is no map of finite numbers, 0 or more.
+        UserError: the values are not a map: [rows, columns] of finite numbers that are 0 or more.
     """
     values = np.squeeze(one(file, index)).astype(np.float32)
     if values.ndim != 2 or not np.isfinite(values).all() or values.min() < 0:
         raise UserError(
-            f"{file} holds no map: [rows, columns] of numbers that are 0 or more, but shape "
+            f"{file} is not a map, [rows, columns] of numbers that are 0 or more; its shape is "
             f"{values.shape}."
         )
     return values

@@ -1,10 +1,10 @@
 """OSIE: 700 pictures of 800 x 600, 15 observers, 3 s each; Xu et al., Journal of Vision 2014.
 
-What its files hold: `data/eye/fixations.mat`, variable `fixations`, 700 cells of a struct with
+File format: `data/eye/fixations.mat`, variable `fixations`, 700 cells of a struct with
 `img` and `subjects`, 15 cells of a struct with rows `fix_x`, `fix_y`, `fix_duration`. Coordinates
 are MATLAB's, 1-based pixel centres, fractional, x along the width. The first fixation of each
-observer is in the file and is kept. EyeCrowd (`eyecrowd.py`) comes in the same layout. 1279.jpg and
-1374.jpg are one picture, which is told; splits are as if they were two.
+observer is in the file and is kept. EyeCrowd (`eyecrowd.py`) has the same layout. 1279.jpg and
+1374.jpg are the same picture, which a remark reports; splits treat them as two pictures.
 """
 
 import dataclasses
@@ -35,23 +35,23 @@ SOURCE = (
     "at the folder that holds data/stimuli and data/eye/fixations.mat."
 )
 SIGMA_PIXELS = 24.0  # as in the authors' maps
-PUBLISHED = {"all": (700, 500)}  # EyeCrowd may be named so, too
+PUBLISHED = {"all": (700, 500)}  # EyeCrowd has the same file names
 FIXED = "split.json"
-# one picture, saved twice; the split of the published results is from before this was seen
+# the same picture, saved twice, which the split of the published results does not consider
 TWINS = ("1279", "1374")
 
 
 def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
-    """Return the samples of a split: `split.json` beside `data/` if there, else a seeded one.
+    """Return the samples of a split, from `split.json` beside `data/` if it exists, else seeded.
 
     Raises:
-        UserError: the stimuli or the fixations are missing, or do not pair up.
+        UserError: the stimuli or the fixations are missing, or do not match.
     """
     return load_part(parts(root)[0], root, split, plan)
 
 
 def load_part(part: FileGroup, root: Path, split: str, plan: Plan) -> list[Sample]:
-    """Return the samples of a split of a set in this layout; raises as `load`."""
+    """Return the samples of a split of a data set in this layout; raises as `load`."""
     fixed = part.where / FIXED
     if not fixed.exists():
         return load_parts([part], root, split, plan)
@@ -69,14 +69,14 @@ def parts(root: Path) -> list[FileGroup]:
     if not all(key in part.images for key in TWINS) or len(part.images) != PUBLISHED["all"][0]:
         return [part]
     remark = (
-        f"{TWINS[0]}.jpg and {TWINS[1]}.jpg are one picture, saved twice; {FIXED} of the published "
-        "results trains on one of them and tests the other, as a drawn split may"
+        f"{TWINS[0]}.jpg and {TWINS[1]}.jpg are the same picture; {FIXED} of the published "
+        "results trains on one of them and tests on the other, as a drawn split may"
     )
     return [dataclasses.replace(part, remarks=(*part.remarks, remark))]
 
 
 def part_at(root: Path, title: str, source: str, published: tuple[int, ...]) -> FileGroup:
-    """Return the file groups of a set in this layout; raises as `parts`."""
+    """Return the file group of a data set in this layout; raises as `parts`."""
     base = find_root(root, lambda folder: any(path.exists() for path in _places(folder))) or root
     stimuli, eye = _places(base)
     for path in (stimuli, eye):
@@ -104,24 +104,24 @@ def _places(base: Path) -> tuple[Path, Path]:
 
 
 def _names(fixed: Path, known: Container[str], split: str) -> list[str]:
-    """Return the file names of a split that a file fixes."""
+    """Return the picture names of a split in a split file."""
     chosen = read_json(fixed)
     if not isinstance(chosen, dict) or split not in chosen:
         raise UserError(f"{fixed} has no list '{split}' of file names.")
-    taken: dict[str, str] = {}
+    placed: dict[str, str] = {}
     for part in (part for part in SPLITS if part in chosen):
         names = chosen[part]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise UserError(f"{fixed} has no list '{part}' of file names, each of them a text.")
+            raise UserError(f"{fixed} has no list '{part}' of file names as texts.")
         for name in map(composed, names):
             if name not in known:
                 raise UserError(f"{fixed} names {name}, which is not in data/stimuli.")
-            if name in taken:
+            if name in placed:
                 where = (
-                    f"'{part}' twice" if taken[name] == part else f"'{taken[name]}' and '{part}'"
+                    f"'{part}' twice" if placed[name] == part else f"'{placed[name]}' and '{part}'"
                 )
-                raise UserError(f"{fixed} names {name} in {where}: a picture has one place.")
-            taken[name] = part
+                raise UserError(f"{fixed} names {name} in {where}; list each picture once.")
+            placed[name] = part
     return [composed(name) for name in chosen[split]]
 
 
@@ -129,7 +129,7 @@ def parse(path: Path) -> dict[str, Looks]:
     """Return the fixations of all pictures from a .mat file in OSIE's layout.
 
     Raises:
-        UserError: it is damaged, or of another layout.
+        UserError: the file is damaged or has another layout.
     """
     cells, _ = read_mat(path, ("fixations",), "OSIE's fixations")
     try:
@@ -142,7 +142,7 @@ def parse(path: Path) -> dict[str, Looks]:
 
 
 def _picture(subjects: NDArray) -> Looks:
-    """Return one picture's fixations and the observer of each."""
+    """Return the fixations of one picture with their observers."""
     records = [cell[0, 0] for cell in subjects.flat]
     return gathered_looks(
         [

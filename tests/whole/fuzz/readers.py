@@ -260,7 +260,7 @@ def read_npz(data: bytes, room: Path) -> None:
     with contextlib.suppress(UserError):
         fixation_files.parse(path, room / "picture.png")
     if kept is None or "fixations" not in kept:
-        store.read_points(path, 2, "Mend it.")
+        store.read_points(path, 2, "Repair it.")
 
 
 # tables
