@@ -182,7 +182,7 @@ def test_an_archive_is_drawn_from_and_nothing_else_is_left(own, copied, tmp_path
     ("changes", "message"),
     [
         ({"n": 21}, "--n 21: the data set has 20 pictures"),
-        ({"output": None}, "--output is needed"),
+        ({"output": None}, "--output is required"),
         ({"data": Path("nowhere")}, "is not at nowhere"),
         ({"data": None}, "--data is needed"),
     ],

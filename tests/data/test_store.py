@@ -605,7 +605,7 @@ def test_a_disk_that_is_too_small_is_said_first(own, prepared, monkeypatch, tmp_
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"output": None}, "--output is needed"),
+        ({"output": None}, "--output is required"),
         ({"dataset": "synthetic"}, "synthetic is built in"),
         ({"data": None}, "--data is needed"),
         ({"data": Path("nowhere")}, "is not at nowhere"),

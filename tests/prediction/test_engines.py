@@ -118,7 +118,7 @@ def test_what_fails_to_run_is_said_in_a_line_and_keras_does(trained, batch, monk
     lines = []
     engine = engines.load("openvino", trained, lines.append)
     assert engine.name == "keras"
-    assert lines == [f"openvino cannot run {trained}, so Keras does: no such instruction"]
+    assert lines == [f"openvino cannot run {trained}, Keras is used instead: no such instruction"]
     assert engine.maps(batch).shape == (3, 6, 8, 1)
 
 
@@ -128,7 +128,7 @@ def test_what_cannot_be_made_is_said_in_a_line_and_keras_does(trained, tmp_path,
     monkeypatch.setenv("SALIENCY_CACHE", str(occupied))
     lines = []
     assert engines.load("openvino", trained, lines.append).name == "keras"
-    assert "so Keras does: Cannot write the cache" in lines[-1]
+    assert "Keras is used instead: Cannot write the cache" in lines[-1]
 
 
 def test_why_an_export_failed_is_passed_on(tmp_path):

@@ -76,7 +76,7 @@ def test_every_system_in_every_format_is_what_keras_predicts(weights_of, tmp_pat
     output = export(options(weights, name, tmp_path), lines.append)
     card = json.loads(card_path(output).read_text())
     assert 0 <= card["difference"] < 1e-4
-    assert "of a map's maximum from Keras" in lines[-1]
+    assert "differs from Keras by at most" in lines[-1]
     assert card["weights"] == {"file": weights.name, "sha256": file_digest(weights)}
     for file, digest in card["files"].items():
         assert file_digest(tmp_path / file) == digest
@@ -159,7 +159,7 @@ def test_a_network_that_died_is_not_exported(weights_of, tmp_path):
     model.set_weights([np.zeros(w.shape) for w in model.weights])
     dead = tmp_path / "dead.weights.h5"
     weight_files.save(model, dead, card)
-    with pytest.raises(UserError, match="constant map"):
+    with pytest.raises(UserError, match="constant or non-finite map"):
         export(options(dead, "saved_model", tmp_path / "out"), lambda line: None)
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -195,7 +195,7 @@ def test_a_saved_model_is_a_folder_of_its_own(weights_of, tmp_path, monkeypatch,
     settings = ExportConfig(
         format="saved_model", weights=weights, output=Path(output), overwrite=True
     )
-    with pytest.raises(UserError, match="is a folder of its own"):
+    with pytest.raises(UserError, match=r"is a folder\."):
         export(settings, lambda line: None)
 
 

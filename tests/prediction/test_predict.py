@@ -254,7 +254,7 @@ def test_newest_weights_of_the_folder_are_chosen(tmp_path, trained):
     shutil.copy(folder / "good.json", folder / "other.json")
     lines = []
     assert weight_files.choose(None, folder, lines.append).name == "good.weights.h5"
-    assert "skipped" in lines[0]
+    assert "passed over" in lines[0]
     assert "validation CC 0.700" in lines[1]
     with pytest.raises(UserError, match="not an HDF5 file"):
         weight_files.choose(folder / "broken.weights.h5", folder, lines.append)

@@ -345,7 +345,7 @@ def test_an_output_never_takes_the_place_of_a_video(run, tmp_path, blob):
     path = write_film(tmp_path / "clip.mp4", count=2)
     run(path, output=tmp_path, video_maps="none")
     again = tmp_path / "clip.overlay.mp4"
-    with pytest.raises(UserError, match=r"is one of the videos\. Choose another folder"):
+    with pytest.raises(UserError, match=r"is itself one of the videos\. Choose another folder"):
         run(path, again, output=tmp_path, overwrite=True)
 
 
@@ -405,7 +405,7 @@ def test_what_can_be_read_of_a_cut_off_video_is_done_and_said(run, tmp_path, blo
     assert failed == 1
     count = open_clip(tmp_path / "out" / "clip.overlay.mp4").count
     assert 20 < count < 40
-    assert any(f"it says that it has 60 frames, but {count} can be read" in line for line in lines)
+    assert any(f"the file claims 60 frames, but {count} can be read" in line for line in lines)
 
 
 @pytest.mark.signals
