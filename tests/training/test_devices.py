@@ -435,7 +435,7 @@ def test_devices_and_processes_give_the_losses_of_one_device(tmp_path, own_set, 
     lines = [said[name][0].splitlines() for name in ("one", "two", "process0")]
     assert [len(some) for some in lines] == [8, 10, 10], lines
     for some in lines[1:]:
-        assert any("not scored beside a training on several devices" in line for line in some)
+        assert any("not scored in a training on several devices" in line for line in some)
     assert lines[1][3] == "2 devices of 1 processes share each batch, by JAX"
     assert lines[2][3] == "2 devices of 2 processes share each batch, by JAX"
 

@@ -228,7 +228,7 @@ def test_a_picture_is_decoded_once_and_in_no_later_run(cached, monkeypatch):
             assert len(opened) == 10
     assert opened == []
     *_, training, validation, line = attached(cached())
-    assert "23 are there" in line
+    assert "23 are cached" in line
     assert "none is missing" in line
     read(training), read(validation)
     assert opened == []
@@ -277,7 +277,7 @@ def test_a_prepared_store_shares_the_features_of_its_originals(cached, own, own_
     features = read(attached(cached(flip=False, data=stored))[2])
     np.testing.assert_array_equal(features, originals)
     assert entries(own_cache) == kept
-    assert "10 are there" in attached(cached(flip=False, data=stored))[-1]
+    assert "10 are cached" in attached(cached(flip=False, data=stored))[-1]
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
