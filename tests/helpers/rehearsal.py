@@ -23,7 +23,7 @@ class Rehearsal:
         if self.process is None:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
             self.process = subprocess.Popen(hdf5.CHILD, **pipes)
-            atexit.register(self.process.kill)
+            atexit.register(self.stop)
             seconds = FIRST_SECONDS
         assert self.process.stdin and self.process.stdout
         name = os.fsencode(Path(path).absolute())
@@ -31,10 +31,15 @@ class Rehearsal:
         answers, _, _ = select.select([self.process.stdout], [], [], seconds)
         if answers and self.process.stdout.readline().strip() == b"fine":
             return True
-        self.process.kill()
-        self.process.communicate()
-        self.process = None
+        self.stop()
         return False
+
+    def stop(self) -> None:
+        """End the process, if there is one."""
+        if self.process:
+            self.process.kill()
+            self.process.communicate()
+            self.process = None
 
 
 survives = Rehearsal()
