@@ -155,12 +155,11 @@ class Cache:
         """
         with self._lock:
             if self._since >= RECOUNT or not self._fits(size, shelf):
-                self._count()
-            for one in [] if self._fits(size, shelf) else self.occupants():
-                if not one.in_use and one.path != shelf.folder:
-                    self._remove(one)
+                for one in self._count():
                     if self._fits(size, shelf):
                         break
+                    if not one.in_use and one.path != shelf.folder:
+                        self._remove(one)
             if self._free(shelf) < size:
                 raise refused(f"Cannot write into {self.folder}", OSError(errno.ENOSPC, ""))
             if not self._fits(size, shelf):
@@ -183,11 +182,13 @@ class Cache:
                 return shutil.disk_usage(existing).free - shelf.reserve
         return 0
 
-    def _count(self) -> None:
-        """Measure all shelves, and remove temporary files of killed processes."""
+    def _count(self) -> list[Occupant]:
+        """Measure and return `occupants`, after removing temporary files of killed processes."""
         if self.folder:
             sweep(self.folder)
-        self._total, self._since = sum(one.size for one in self.occupants()), 0
+        found = self.occupants()
+        self._total, self._since = sum(one.size for one in found), 0
+        return found
 
     def _remove(self, one: Occupant) -> None:
         """Remove a shelf; other processes see all of it or nothing."""
