@@ -414,7 +414,8 @@ class Config(TruthConfig):
         choices=FEATURE_PRECISIONS,
     )
     cache_limit: str = option(
-        "50GB", "room that the user's cache may take; what is longest unused goes first"
+        "50GB",
+        "largest size of the user's cache; the least recently used results are removed first",
     )
     loss: str = option(
         "mlnet",
