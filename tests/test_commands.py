@@ -4,8 +4,10 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import os
 import re
 import typing
+from importlib.util import find_spec
 
 import cv2
 import numpy as np
@@ -99,6 +101,12 @@ def test_what_is_missing_is_told_before_keras_is_imported(words, monkeypatch, tm
     assert not list(tmp_path.iterdir())
 
 
+needs_gradio = pytest.mark.skipif(
+    find_spec("gradio") is None and "REQUIRE_DEMO" not in os.environ,
+    reason="no Gradio here: pip install --no-deps -r requirements/demo.lock",
+)
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -107,7 +115,7 @@ def test_what_is_missing_is_told_before_keras_is_imported(words, monkeypatch, tm
         "evaluate --dataset synthetic --maps",
         "data check --dataset folder --data",
         "compare --output x",
-        "demo --weights",
+        pytest.param("demo --weights", marks=needs_gradio),
         "export --weights",
         "data subset --dataset folder --output x --data",
         "probe --dataset synthetic --output",
