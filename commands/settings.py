@@ -239,6 +239,11 @@ class EvaluateConfig(ScoringConfig):
         "fit contrast, blur and centre bias on the maps of the validation pictures, and score the "
         "adapted maps in a row of their own",
     )
+    optimal: bool = option(
+        False,
+        "score each metric on the map that is best for it under the density, in a row of its own; "
+        "--maps must name densities (docs/DENSITIES.md)",
+    )
     val_maps: Path | None = option(
         None, "folder with the maps of the validation pictures, for --tune with --maps"
     )

@@ -95,7 +95,7 @@ def few_figures(request, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def no_calibration(request, monkeypatch):
-    """Fit no calibration after a tiny training, which takes as long as the training, unless asked."""
+    """Fit no calibration after a tiny training, which takes as long as that, unless asked."""
     train = sys.modules.get("commands.training.train")  # to import it takes seconds
     if train and "calibration" not in request.keywords:
         monkeypatch.setattr(train, "calibrate", lambda *about: None)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salience.data import mat
+from salience.measures.density import LOG_DENSITY, density_kind
 from salience.measures.metrics import from_8bit, in_range
 from salience.pictures.picture_files import as_map, read_stored_map
 from salience.pictures.sample import IMAGE_SUFFIXES, Sample
@@ -176,6 +177,9 @@ def as_saliency(
     if values.dtype == np.uint8:
         notes.add("8-bit maps: half a level is added, as 0 does not mean zero probability", name)
         values = from_8bit(values)
+    elif kind := density_kind(values):
+        notes.add(f"maps that are {kind}: scored as they are", name)
+        values = _exponentials(values, np.e) if kind == LOG_DENSITY else values
     elif logarithms := _logarithms(values):
         kind, base = logarithms
         notes.add(f"maps {kind}: exponentiated", name)
