@@ -16,6 +16,7 @@ pysaliency's blur mirrors nothing here: mode="constant", as the density maps are
 """
 
 import argparse
+import importlib
 import json
 import sys
 from importlib.util import find_spec
@@ -127,10 +128,9 @@ def their_fixations(pysaliency: Any, points: list[NDArray]) -> Any:
 
 def sim_lines(scenes: list[Scene]) -> list[str]:
     """Return the expected SIM of our map and pysaliency's, for the first scenes, reduced."""
-    import torch  # type: ignore[import-not-found]
-
-    if not hasattr(torch.optim.optimizer, "required"):  # newer PyTorch has it no more
-        torch.optim.optimizer.required = object()
+    optimizer = importlib.import_module("torch.optim.optimizer")
+    if not hasattr(optimizer, "required"):  # newer PyTorch has it no more
+        optimizer.required = object()  # type: ignore[attr-defined]
     from pysaliency.metric_optimization_torch import (  # type: ignore[import-not-found]
         maximize_expected_sim,
     )
