@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from salience.data.columns import ROLES, parse_columns
 from salience.data.plan import Plan
 from salience.networks.backbone_table import BACKBONES
 from salience.system.errors import UserError, did_you_mean
@@ -230,6 +231,12 @@ SHARED: dict[str, dict[str, Any]] = {
         "help": "adapt the maps to the bias of a data set: a file that `adapt` wrote for these "
         "weights, or its name, such as eyecrowd",
     },
+    "columns": {
+        "default": "",
+        "help": "names of the columns of your own table of fixations, such as "
+        "image=Stimulus,x=FPOGX,y=FPOGY; roles: " + ", ".join(ROLES),
+        "metavar": "ROLE=NAME,...",
+    },
     "colormap": {"default": "jet", "help": "colours of the overlay", "choices": COLORMAPS},
 }
 
@@ -330,6 +337,29 @@ class TruthConfig(PlanConfig):
         least=0.1,
         most=LARGEST_BLUR,
     )
+    columns: str = shared("columns")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_columns(self.columns, getattr(self, "dataset", ()))
+
+
+def check_columns(columns: str, dataset: str | tuple[str, ...]) -> None:
+    """Check names of columns, and that a data set of the user's own has tables.
+
+    Args:
+        columns: value of --columns.
+        dataset: name of the data set, or names.
+
+    Raises:
+        UserError: the text is not ROLE=NAME,..., or all data sets are published ones.
+    """
+    names = (dataset,) if isinstance(dataset, str) else dataset
+    if parse_columns(columns) and not set(names) & set(OWN_SETS):
+        raise UserError(
+            f"--columns {columns} names columns of your own table, which --dataset "
+            f"{' '.join(names)} does not have: use --dataset folder."
+        )
 
 
 # settings that `train` shares with the commands that prepare for it or score its weights

@@ -9,11 +9,13 @@ from typing import Any, ClassVar, Self
 
 from config import (
     LARGEST_SEED,
+    OWN_SETS,
     SYSTEMS,
     TRUTH_FIELDS,
     Config,
     PlanConfig,
     TruthConfig,
+    check_columns,
     check_sizes,
     parse_bytes,
     recipe_of,
@@ -122,10 +124,15 @@ class CheckConfig(Checked):
 
     dataset: str = shared("dataset")
     data: Path | None = shared("data")
+    columns: str = shared("columns")
     output: Path = option(Path("check"), "folder for check.json and check.png")
     workers: int = option(
         os.cpu_count() or 2, "threads that read files; default: all cores", least=1, most=1024
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_columns(self.columns, self.dataset)
 
 
 @dataclass(frozen=True)
@@ -433,9 +440,14 @@ class SubsetConfig(PlanConfig):
 
     dataset: str = shared("dataset", group="data")
     data: tuple[Path, ...] = shared("sources")
+    columns: str = shared("columns")
     n: int = option(1000, "pictures to copy", unit="pictures", least=1, most=10**7)
     seed: int = option(0, "seed of the random choice", least=0, most=LARGEST_SEED)
     output: Path | None = option(None, "folder for the copy (required)", group="output")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_columns(self.columns, self.dataset)
 
 
 def data_of(trained: Config, flags: dict[str, Any]) -> dict[str, Any]:
@@ -451,6 +463,8 @@ def data_of(trained: Config, flags: dict[str, Any]) -> dict[str, Any]:
     if name not in trained.dataset:
         return {}
     truth = {field: getattr(trained, field) for field in TRUTH_FIELDS}
+    if name not in OWN_SETS:  # the training had another data set with tables
+        truth["columns"] = ""
     return {**truth, "dataset": name, "data": dict(trained.sets)[name]}
 
 

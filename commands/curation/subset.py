@@ -52,8 +52,10 @@ def subset(settings: SubsetConfig, say: Callable[[str], None] = tell) -> None:
         if loading.are_archives(settings.data):
             root = archives.extract(settings.data, stack.enter_context(scratch(parent)) / "data")
         loading.refuse_store(root)
-        splits, left_out = loading.load_splits(settings.dataset, root, settings.plan, "keep")
-        for line in loading.remarks(settings.dataset, root):
+        splits, left_out = loading.load_splits(
+            settings.dataset, root, settings.plan, "keep", settings.columns
+        )
+        for line in loading.remarks(settings.dataset, root, columns=settings.columns):
             say(f"note: {line}")
         for split, why in left_out.items():
             say(f"left out: the {split} split. {why}")

@@ -82,7 +82,12 @@ def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str,
     weights = weight_files.choose(settings.weights, settings.weights_dir, say)
     split = load_split(settings, settings.split, notes)
     training = loading.load(
-        settings.dataset, settings.data, "train", settings.plan, settings.out_of_bounds
+        settings.dataset,
+        settings.data,
+        "train",
+        settings.plan,
+        settings.out_of_bounds,
+        columns=settings.columns,
     )
     if max(settings.n) > len(training):
         raise UserError(

@@ -202,7 +202,14 @@ def probe(settings: ProbeConfig, say: Callable[[str], None] = tell) -> dict[str,
     make_folder(settings.output)
     split = load_split(settings, settings.split, notes)
     training, validation = (
-        loading.load(settings.dataset, settings.data, part, settings.plan, settings.out_of_bounds)
+        loading.load(
+            settings.dataset,
+            settings.data,
+            part,
+            settings.plan,
+            settings.out_of_bounds,
+            columns=settings.columns,
+        )
         for part in ("train", "val")
     )
     if settings.split != "test":

@@ -23,12 +23,17 @@ def load_split(settings: ScoringConfig, split: str, notes: Notes) -> TruthSplit:
     """
     names = metric_names(settings.metrics)
     samples, left_out = loading.load_to_score(
-        settings.dataset, settings.data, split, settings.plan, settings.out_of_bounds
+        settings.dataset,
+        settings.data,
+        split,
+        settings.plan,
+        settings.out_of_bounds,
+        settings.columns,
     )
     for part, why in left_out.items():
         notes.explain(f"The {part} split is left out: {why}")
     apart = [getattr(settings, name, None) for name in ("maps", "val_maps", "output")]
-    for remark in loading.remarks(settings.dataset, settings.data, apart):
+    for remark in loading.remarks(settings.dataset, settings.data, apart, settings.columns):
         notes.explain(remark)
     found = TruthSplit(
         samples,
@@ -129,7 +134,12 @@ def note_training_pictures(
         for plan in plans:
             with suppress(UserError):  # the part has no pictures here
                 found = loading.load(
-                    settings.dataset, settings.data, part, plan, settings.out_of_bounds
+                    settings.dataset,
+                    settings.data,
+                    part,
+                    plan,
+                    settings.out_of_bounds,
+                    columns=settings.columns,
                 )
                 used |= {identity(sample) for sample in found}
         for sample in split.samples:

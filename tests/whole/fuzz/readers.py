@@ -359,11 +359,13 @@ def read_manifest(data: bytes, room: Path) -> None:
         np.save(room / "train.pictures.npy", np.zeros((2, 8, 16, 3), np.uint8))
     for split in ("val", "train"):
         with contextlib.suppress(UserError):
-            found = store.load(room, "folder", split, plan.BY_SHARES, "drop", lambda root: [])
+            found = store.load(
+                room, "folder", split, plan.BY_SHARES, "drop", lambda root, columns: []
+            )
             for sample in found:
                 with contextlib.suppress(UserError):
                     sample.prepared.picture()
-    store.load(room, "folder", "train", plan.BY_SHARES, "drop", lambda root: [])
+    store.load(room, "folder", "train", plan.BY_SHARES, "drop", lambda root, columns: [])
 
 
 # HDF5
