@@ -237,6 +237,34 @@ SHARED: dict[str, dict[str, Any]] = {
         "image=Stimulus,x=FPOGX,y=FPOGY; roles: " + ", ".join(ROLES),
         "metavar": "ROLE=NAME,...",
     },
+    "pixels_per_degree": {
+        "default": None,
+        "help": "pixels of the original picture per degree of visual angle: the Gaussian is then "
+        "one degree",
+        "unit": "pixels",
+        "least": 1,
+        "most": 1000,
+    },
+    "distance_cm": {
+        "default": None,
+        "help": "distance of the observers' eyes from the screen; with --screen_cm and --screen it "
+        "gives the pixels per degree",
+        "unit": "cm",
+        "least": 5,
+        "most": 1000,
+    },
+    "screen_cm": {
+        "default": None,
+        "help": "width of the screen, or width and height such as 53.1x29.9",
+        "unit": "cm",
+        "metavar": "CM",
+    },
+    "screen": {
+        "default": None,
+        "help": "width and height of the screen such as 1920x1080",
+        "unit": "pixels",
+        "metavar": "WxH",
+    },
     "colormap": {"default": "jet", "help": "colours of the overlay", "choices": COLORMAPS},
 }
 

@@ -22,8 +22,10 @@ from config import (
     resolve,
     shared,
 )
+from salience.data.columns import ROLES, parse_columns
 from salience.data.plan import ALL_SPLITS, SPLITS
 from salience.networks.backbone_table import BACKBONES
+from salience.pictures.visual_angle import degree_of, parse_screen
 from salience.system.errors import UserError, did_you_mean
 from salience.system.files import is_name
 from salience.system.flags import Checked, option
@@ -31,6 +33,8 @@ from salience.system.flags import Checked, option
 PROFILES = ("tuebingen", "mit")
 BENCHMARKS = ("mit300", "cat2000", "salicon")
 OBJECTIVES = ("ig", "cc", "nss", "kld")
+EXPORTERS = ("eyelink", "tobii", "pupil", "gazepoint", "smi", "csv")
+EYES = ("auto", "left", "right", "both")
 FORMATS = ("onnx", "openvino", "litert", "saved_model")
 
 
@@ -392,6 +396,59 @@ class PrepareConfig(TruthConfig):
         """The settings of the system at this size; the size of its recipe if no flag names one."""
         sizes = {"rows": self.rows, "cols": self.cols}
         return resolve({"model": self.model} | {k: v for k, v in sizes.items() if v is not None})
+
+
+@dataclass(frozen=True)
+class ImportConfig(Checked):
+    """Turn what an eye tracker's program exports into a data set.
+
+    Read the fixations of exported tables, place them on the pictures that were shown, and write a
+    folder for --dataset folder. What is left out is counted by reason.
+    """
+
+    exports: tuple[Path, ...] = option((), "exported tables", words="+", metavar="EXPORT")
+    format: str = option(
+        "csv", "program that wrote the exports (docs/RECORDINGS.md)", choices=EXPORTERS,
+        group="recordings",
+    )  # fmt: skip
+    columns: str = shared("columns", help="names of columns that differ from the format's, such as "
+                          "image=Stimulus,x=FPOGX; roles: " + ", ".join(ROLES))  # fmt: skip
+    eye: str = option(
+        "auto",
+        "eye to read, where an export has both; auto: the one with more fixations, for each "
+        "observer",
+        choices=EYES,
+    )
+    images: Path | None = option(
+        None, "folder with the pictures that were shown (required)", group="pictures"
+    )
+    screen: str | None = shared("screen")
+    placed: str | None = option(
+        None,
+        "place of the pictures on the screen: centre (at their own size), or X,Y,W,H in pixels; "
+        "default: what the export tells, else centre",
+        metavar="centre|X,Y,W,H",
+    )
+    pixels_per_degree: float | None = shared(
+        "pixels_per_degree",
+        help="pixels of the screen per degree of visual angle: the data set's Gaussian is then one "
+        "degree",
+        group="visual angle",
+    )
+    distance_cm: float | None = shared("distance_cm")
+    screen_cm: str | None = shared("screen_cm")
+    output: Path | None = option(None, "folder for the data set (required)", group="output")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_columns(self.columns)
+        if self.screen is not None:
+            parse_screen(self.screen)
+
+    @property
+    def degree(self) -> tuple[float, str] | None:
+        """Pixels of the screen per degree, and the flags that say so; None if unknown."""
+        return degree_of(self.pixels_per_degree, self.distance_cm, self.screen_cm, self.screen)
 
 
 @dataclass(frozen=True)

@@ -231,7 +231,7 @@ def _columns(text: str, path: Path, columns: str) -> tuple[Columns, Any]:
     first, head = lines.readline(), 1
     if first.lower().startswith("sep="):  # for Excel
         first, head = lines.readline(), 2
-    choices = [_named(first, delimiter) for delimiter in DELIMITERS]
+    choices = [named(first, delimiter) for delimiter in DELIMITERS]
     names, delimiter = max(zip(choices, DELIMITERS, strict=True), key=lambda pair: len(pair[0]))
     chosen = parse_columns(columns)
     accepted = ROLES | {role: (name.lower(),) for role, name in chosen.items()}
@@ -258,7 +258,7 @@ def _columns(text: str, path: Path, columns: str) -> tuple[Columns, Any]:
     )
 
 
-def _named(line: str, delimiter: str) -> list[str]:
+def named(line: str, delimiter: str) -> list[str]:
     """Return the names of columns in a line, which NumPy writes as a comment."""
     try:
         names = next(
