@@ -185,7 +185,12 @@ def write_sample(folder: Path, split: str, sample: Sample, taken: set[str]) -> s
         values = np.asarray(sample.map(), np.float32)
         write_bytes(path("maps", ".tif"), cv2.imencode(".tif", values)[1].tobytes())
     if sample.fixations is not None:
-        arrays = {"fixations": sample.fixations, "subjects": sample.subjects}
+        arrays = {
+            "fixations": sample.fixations,
+            "subjects": sample.subjects,
+            "t": sample.times,
+            "duration": sample.durations,
+        }
         present = {kind: array for kind, array in arrays.items() if array is not None}
         write_arrays(path("fixations", ".npz"), present)
     return f"{stem}{suffix}"

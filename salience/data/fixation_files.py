@@ -196,7 +196,8 @@ def parse(path: Path, image: Image, columns: str = "") -> Looks:
     if suffix in tables.SUFFIXES:
         name = image.name if isinstance(image, Path) else path.stem
         return tables.parse_picture(path, name, columns)
-    values, who = _mat(path) if suffix == ".mat" else _numpy(path)
+    values, beside = _mat(path) if suffix == ".mat" else _numpy(path)
+    who = beside.get("subjects")
     shape = _shape_of(image)
     if values.dtype.kind not in "buif" or values.ndim != 2:
         raise UserError(
@@ -212,7 +213,8 @@ def parse(path: Path, image: Image, columns: str = "") -> Looks:
     if values.shape[1] == 2:
         first_pixel = 1.0 if suffix == ".mat" else 0.0  # MATLAB counts pixels from one
         subjects = None if who is None else observers_of(who, len(values), path)
-        return Looks((values - first_pixel).astype(np.float32), subjects)
+        when = (_times(beside.get(name), len(values), name, path) for name in ("t", "duration"))
+        return Looks((values - first_pixel).astype(np.float32), subjects, None, *when)
     if values.shape != shape:  # (x, y, duration) would else pass for a mask, three pixels wide
         of = f"{shape[0]} rows and {shape[1]} columns" if shape else "a damaged header"
         raise UserError(
@@ -224,37 +226,49 @@ def parse(path: Path, image: Image, columns: str = "") -> Looks:
     return Looks(points_of_mask(values, path), None, shape)
 
 
-def _mat(path: Path) -> tuple[NDArray, NDArray | None]:
-    """Return the values of a .mat file, and who made each fixation where it says."""
-    values, content = read_mat(path, ("fixLocs", "fixations"), "fixations", ("subjects",))
-    return values, content.get("subjects")
+def _times(values: NDArray | None, count: int, name: str, path: Path) -> NDArray | None:
+    """Return the times or durations of fixations as float32 [n]; None where there are none."""
+    if values is None:
+        return None
+    if values.dtype.kind not in "buif" or values.size != count:
+        raise UserError(
+            f"{path} holds '{name}' as {values.dtype} of shape {values.shape}; milliseconds of "
+            f"shape ({count},) are expected."
+        )
+    return values.ravel().astype(np.float32)
 
 
-def _numpy(path: Path) -> tuple[NDArray, NDArray | None]:
-    """Return the values of a .npy or .npz file, and who made each fixation where it says."""
+def _mat(path: Path) -> tuple[NDArray, Mapping[str, NDArray]]:
+    """Return the values of a .mat file, and the arrays beside them."""
+    return read_mat(path, ("fixLocs", "fixations"), "fixations", ("subjects",))
+
+
+def _numpy(path: Path) -> tuple[NDArray, Mapping[str, NDArray]]:
+    """Return the values of a .npy or .npz file, and the arrays or columns beside them."""
     try:
         if path.suffix.lower() == ".npy":
             values = read_array(path, table=True)
-            return _columns(values, path) if values.dtype.names else (values, None)
+            return _columns(values, path) if values.dtype.names else (values, {})
         found = read_arrays(path)
     except UNREADABLE as error:
         raise UserError(f"{path} cannot be read as an array: {error}") from error
     if "fixations" not in found:
         there = ", ".join(found) or "nothing"
         raise UserError(f"{path} has no array 'fixations', but {there}.")
-    return found["fixations"], found.get("subjects")
+    return found["fixations"], found
 
 
-def _columns(values: NDArray, path: Path) -> tuple[NDArray, NDArray | None]:
-    """Return the points of an array with named columns, and who made each where it says."""
+def _columns(values: NDArray, path: Path) -> tuple[NDArray, Mapping[str, NDArray]]:
+    """Return the points of an array with named columns, and the columns beside them."""
     names: Any = {name.lower(): name for name in values.dtype.names or ()}
     if not {"x", "y"} <= names.keys() or values.ndim != 1:
         raise UserError(
             f"{path} has the columns {', '.join(names)} and shape {values.shape}; x and y are "
             "needed, and maybe subject, of shape [n]."
         )
-    who = values[names["subject"]] if "subject" in names else None
-    return np.stack([values[names["x"]], values[names["y"]]], axis=1), who
+    roles = {"subject": "subjects", "t": "t", "duration": "duration"}
+    beside = {roles[role]: values[names[role]] for role in roles.keys() & names.keys()}
+    return np.stack([values[names["x"]], values[names["y"]]], axis=1), beside
 
 
 def _third(values: NDArray, path: Path) -> NDArray:

@@ -179,7 +179,7 @@ def _remedy(name: str, root: Path | None, split: str) -> str:
 
 def _options(module: ModuleType, columns: str) -> dict[str, str]:
     """Return the names of columns as an argument, for a data set that reads the user's tables."""
-    return {"columns": columns} if getattr(module, "READS_TABLES", False) else {}
+    return {"columns": columns} if columns and getattr(module, "READS_TABLES", False) else {}
 
 
 def parts(name: str, root: Path | None, columns: str = "") -> list[FileGroup]:

@@ -10,6 +10,7 @@ from PIL import Image, features
 from scipy.io import savemat
 
 from commands.curation.prepare import prepare
+from commands.curation.subset import subset
 from commands.settings import CheckConfig, EvaluateConfig, PrepareConfig, SubsetConfig, data_of
 from config import Config
 from salience.data import loading, points, tables
@@ -665,6 +666,23 @@ def test_times_and_durations_are_read_and_an_order_sorts(tmp_path):
     [kept, _] = loading.load("folder", tmp_path, "train", ALL, "keep")
     assert kept.times[:2].tolist() == [100, 300]
     assert kept.fixations[:2].tolist() == [[50, 4], [1, 2]]
+
+
+def test_a_subset_keeps_times_and_durations(tmp_path):
+    table = "image,x,y,subject,t,duration\na,1,2,ann,300,80\nb,3,4,bob,500,\n"
+    filled(tmp_path / "set", {"fixations.csv": table})
+    settings = {"data": (tmp_path / "set",), "n": 2, "output": tmp_path / "copy"}
+    subset(SubsetConfig(dataset="folder", test_share=1, val_share=0, **settings), lambda line: None)
+    a, b = loading.load("folder", tmp_path / "copy", "test")
+    assert (a.times.tolist(), a.durations.tolist()) == ([300], [80])
+    assert np.isnan(b.durations).tolist() == [True]
+
+
+def test_times_of_another_number_than_fixations_are_refused(tmp_path):
+    fixations = npz(fixations=np.ones((2, 2)), t=np.ones(3))
+    filled(tmp_path, {"fixations/a.npz": fixations}, "a")
+    with pytest.raises(UserError, match=r"'t' as float64 of shape \(3,\); milliseconds of shape"):
+        loading.load("folder", tmp_path, "train", ALL)
 
 
 def test_columns_are_told_without_the_rows(tmp_path):

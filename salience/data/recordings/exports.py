@@ -309,7 +309,8 @@ class _Reader:
         subject = self.text(row, "subject") or self.subject
         recording, event = self.text(row, "recording"), self.text(row, "event")
         if "image" in self.header.places:
-            self.image = file_name(self.text(row, "image").strip())
+            image = self.text(row, "image")
+            self.image = "" if image in (".", "-") else file_name(image)
         elif self.form.messages:
             self.see_message(row, event)
         presented = (subject, recording, self.image)

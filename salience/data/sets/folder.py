@@ -7,7 +7,8 @@ points (x, y), or a mask of the picture's size. Points count pixels from 0, and 
 MATLAB does. `fixations/` has one of these files per picture:
 
 * `.npy`: points [n, 2], or [n, 3] with the observer, or columns named x, y and subject, or a mask;
-* `.npz`: points or a mask in `fixations`, and the observer of each point in `subjects` [n];
+* `.npz`: points or a mask in `fixations`, and the observer of each point in `subjects` [n]. Both
+  NumPy forms may have `t` and `duration` [n] in milliseconds;
 * `.mat`: points in `fixations`, observers in `subjects`, or a mask in `fixLocs` or `fixations`;
 * `.csv` or `.tsv`: columns x, y and optionally subject, named in the first line;
 * `.png` or another picture: a mask, 0 and 255 or counts.
