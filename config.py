@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 from salience.data.columns import ROLES, parse_columns
 from salience.data.plan import Plan
 from salience.networks.backbone_table import BACKBONES
+from salience.pictures.visual_angle import degree_of
 from salience.system.errors import UserError, did_you_mean
 from salience.system.files import HERE, read_json, real_path, write_json
 from salience.system.flags import (
@@ -240,7 +241,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "pixels_per_degree": {
         "default": None,
         "help": "pixels of the original picture per degree of visual angle: the Gaussian is then "
-        "one degree",
+        "one degree, unless --sigma_pixels says otherwise",
         "unit": "pixels",
         "least": 1,
         "most": 1000,
@@ -360,16 +361,44 @@ class TruthConfig(PlanConfig):
     sigma_pixels: float | None = option(
         None,
         "standard deviation of the Gaussian that turns fixations into a density map; default: "
-        "the data set's own",
+        "one degree, if flags tell it, else the data set's own",
         unit="pixels of the original picture",
         least=0.1,
         most=LARGEST_BLUR,
     )
+    pixels_per_degree: float | None = shared("pixels_per_degree")
+    distance_cm: float | None = shared("distance_cm")
+    screen_cm: str | None = shared("screen_cm")
+    screen: str | None = shared("screen")
     columns: str = shared("columns")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.degree is None and self.screen is not None:
+            raise UserError("--screen needs --distance_cm and --screen_cm, for pixels per degree.")
         check_columns(self.columns, getattr(self, "dataset", ()))
+
+    @property
+    def degree(self) -> tuple[float, str] | None:
+        """Pixels of the pictures per degree, and the flags that say so; None if unknown."""
+        return degree_of(self.pixels_per_degree, self.distance_cm, self.screen_cm, self.screen)
+
+    @property
+    def gaussian_pixels(self) -> float | None:
+        """Standard deviation of the density maps' Gaussian, pixels: as named, else one degree.
+
+        None for the data set's own.
+        """
+        if self.sigma_pixels is not None or self.degree is None:
+            return self.sigma_pixels
+        return round(self.degree[0], 3)
+
+    @property
+    def gaussian_origin(self) -> str:
+        """The flags that set the Gaussian of the density maps; "" for the data set's own."""
+        if self.sigma_pixels is not None:
+            return f"--sigma_pixels {self.sigma_pixels:g}"
+        return f"one degree, by {self.degree[1]}" if self.degree else ""
 
 
 def check_columns(columns: str, dataset: str | tuple[str, ...]) -> None:
@@ -392,6 +421,8 @@ def check_columns(columns: str, dataset: str | tuple[str, ...]) -> None:
 
 # settings that `train` shares with the commands that prepare for it or score its weights
 TRUTH_FIELDS = tuple(field.name for field in dataclasses.fields(TruthConfig))
+# of these, those that set the Gaussian: a flag of one replaces all of a training's
+GAUSSIAN_FIELDS = ("sigma_pixels", "pixels_per_degree", "distance_cm", "screen_cm", "screen")
 
 
 @dataclass(frozen=True)

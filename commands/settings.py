@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from config import (
+    GAUSSIAN_FIELDS,
     LARGEST_SEED,
     OWN_SETS,
     SYSTEMS,
@@ -190,7 +191,12 @@ class ScoringConfig(TruthConfig):
         given = cls(**flags)
         metric_names(given.metrics)  # report a mistyped name before any file is read
         trained = given.training()
-        return cls(**{**data_of(trained, flags), **flags}) if trained else given
+        if trained is None:
+            return given
+        inherited = data_of(trained, flags)
+        if not flags.keys().isdisjoint(GAUSSIAN_FIELDS):
+            inherited = {k: v for k, v in inherited.items() if k not in GAUSSIAN_FIELDS}
+        return cls(**{**inherited, **flags})
 
     def training(self) -> Config | None:
         """Return the settings of the training that sets the defaults of the data, or None."""

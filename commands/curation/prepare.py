@@ -93,7 +93,7 @@ def prepare(settings: PrepareConfig, say: Callable[[str], None] = tell) -> None:
             "cols": network.cols,
             "stride": grid.stride,
             "crop": grid.crop,
-            "sigma_pixels": settings.sigma_pixels,
+            "sigma_pixels": settings.gaussian_pixels,
             **store.plan_settings(settings.plan),
             "out_of_bounds": settings.out_of_bounds,
             **({"columns": settings.columns} if settings.columns else {}),

@@ -138,7 +138,7 @@ def fitted_groups(
         parts[ALL] = [orders[0]]
     needed = sorted({i for drawn in parts.values() for order in drawn for i in order})
     found = maps_to_fit(
-        source, [training[i] for i in needed], settings.sigma_pixels, settings.objective
+        source, [training[i] for i in needed], settings.gaussian_pixels, settings.objective
     )
     known = dict(zip(needed, found, strict=True))
     groups = []

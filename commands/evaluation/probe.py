@@ -311,7 +311,7 @@ def prefetched_batches(
         network.input_shape,
         settings.batch_size,
         grid=OutputGrid(GRID),
-        sigma_pixels=settings.sigma_pixels,
+        sigma_pixels=settings.gaussian_pixels,
     )
     with ThreadPoolExecutor(1) as pool:
         next_batch = pool.submit(reader.__getitem__, 0)

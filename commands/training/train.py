@@ -315,7 +315,7 @@ def batches(config: Config, split: str, grid: OutputGrid) -> SaliencyBatches:
         config.input_shape,
         config.batch_size,
         grid=grid,
-        sigma_pixels=config.sigma_pixels,
+        sigma_pixels=config.gaussian_pixels,
         shuffle=split == "train",
         flip=config.flip and split == "train",
         sizes=sizes,

@@ -140,6 +140,11 @@ def load_to_score(
     return found, left_out
 
 
+def sigma_origin(name: str) -> str:
+    """Return where the Gaussian of a data set comes from, as text."""
+    return importlib.import_module(f"salience.data.sets.{name}").SIGMA_FROM
+
+
 def submission_pictures(name: str, root: Path | None) -> list[Sample]:
     """Return the test pictures of a benchmark that does not publish their truth.
 

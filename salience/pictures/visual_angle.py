@@ -5,6 +5,7 @@ import re
 
 from salience.system.errors import UserError
 
+LEAST, MOST = 1, 1000  # pixels per degree that any set-up may have
 SQUARE = 0.03  # largest relative difference between width and height of a pixel
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 LENGTHS = re.compile(r"(\d{1,4}(?:\.\d+)?)(?:x(\d{1,4}(?:\.\d+)?))?")
@@ -49,7 +50,8 @@ def pixels_per_degree(distance_cm: float, screen_cm: str, screen: str) -> float:
         screen: width and height of the screen, pixels.
 
     Raises:
-        UserError: a text is no size, or width and height give pixels that are not square.
+        UserError: a text is no size, width and height give pixels that are not square, or the
+            result is none that a set-up can have.
 
     >>> round(pixels_per_degree(57.3, "50", "1000x800"), 2)  # about one centimetre
     20.0
@@ -62,7 +64,13 @@ def pixels_per_degree(distance_cm: float, screen_cm: str, screen: str) -> float:
             f"width but {height / height_cm:.1f} of height. Measure the visible picture, without "
             "the frame, and name the resolution that was set."
         )
-    return per_cm * 2 * distance_cm * math.tan(math.radians(0.5))
+    found = per_cm * 2 * distance_cm * math.tan(math.radians(0.5))
+    if not LEAST <= found <= MOST:
+        raise UserError(
+            f"--distance_cm {distance_cm:g}, --screen_cm {screen_cm} and --screen {screen} give "
+            f"{found:.4g} pixels per degree. Are the lengths in centimetres?"
+        )
+    return found
 
 
 def degree_of(

@@ -44,6 +44,7 @@ SOURCE = (
     "Point --data at a folder with images/ and maps/ (grey PNG) or fixations/: .npy, .npz or .csv "
     "with (x, y) in pixels counted from 0, .mat counted from 1, or masks as .png."
 )
+SIGMA_FROM = "dataset.json where it names one, else the default for own data"
 MAP_SUFFIXES = {*IMAGE_SUFFIXES, ".npy"}
 CARD = "dataset.json"
 REPORTS = ("check.png", "import.json")  # written by `data import`, not read

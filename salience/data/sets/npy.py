@@ -31,6 +31,7 @@ from salience.system.errors import UserError
 NEEDS_FILES = READS_TABLES = True
 SOURCE = "Point --data at a folder with images.npy and maps.npy, or images/*.npy and maps/*.npy."
 SIGMA_PIXELS = 24.0
+SIGMA_FROM = "the default for own data, whose degree is not known"
 # names of the arrays
 IMAGES, MAPS, FIXATIONS = ("images", "x", "X"), ("maps", "y", "Y"), "fixations"
 LOOKED_AT = 16  # number of pictures that are sampled for the range of values
