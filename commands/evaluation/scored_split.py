@@ -79,7 +79,7 @@ def truth_of(split: TruthSplit, settings: ScoringConfig) -> dict[str, Any]:
         "made_maps": len(own) - sum(own),
         "sigma_pixels": sigmas[0] if len(sigmas) == 1 else sigmas,
         "sigma_from": settings.gaussian_origin
-        or f"{settings.dataset}: {loading.sigma_origin(settings.dataset)}",
+        or f"{settings.dataset}: {loading.sigma_origin(settings.dataset, settings.data)}",
     }
 
 

@@ -140,9 +140,16 @@ def load_to_score(
     return found, left_out
 
 
-def sigma_origin(name: str) -> str:
-    """Return where the Gaussian of a data set comes from, as text."""
-    return importlib.import_module(f"salience.data.sets.{name}").SIGMA_FROM
+def sigma_origin(name: str, root: Path | None = None) -> str:
+    """Return where the Gaussian of a data set comes from, as text.
+
+    Args:
+        name: name of the data set.
+        root: folder of the data set, whose files may say more.
+    """
+    module = importlib.import_module(f"salience.data.sets.{name}")
+    own = getattr(module, "sigma_from", None)
+    return own(root) if own and root and not store.is_store(root) else module.SIGMA_FROM
 
 
 def submission_pictures(name: str, root: Path | None) -> list[Sample]:

@@ -359,6 +359,8 @@ def test_one_degree_becomes_the_gaussian_of_each_picture(made):
     [a, _] = loading.load("folder", folder, "train", ALL)
     assert a.sigma_pixels == pytest.approx(degree, abs=1e-3)
     assert any(line.startswith("one degree is 3.979 pixels") for line in said)
+    flags = f"--distance_cm 57 --screen_cm 25x20 --screen {SCREEN}"
+    assert loading.sigma_origin("folder", folder) == f"dataset.json: one degree, by {flags}"
 
 
 def test_a_picture_shown_smaller_has_more_pixels_a_degree(made):
@@ -400,7 +402,7 @@ UNUSABLE = [
 
 
 @pytest.mark.parametrize(("program", "text", "settings", "message"), UNUSABLE)
-def test_what_cannot_be_used_is_told_in_a_line(made, program, text, settings, message):
+def test_an_export_that_cannot_be_used_is_told_in_a_line(made, program, text, settings, message):
     with pytest.raises(UserError, match=message) as caught:
         made(program, {"report.txt": text}, **settings)
     assert "\n" not in str(caught.value)

@@ -264,7 +264,7 @@ def test_fixations_outside_and_missing_are_noted(run, tmp_path, picture, rng):
     assert done.row("maps").means["nss"].pictures == 2
 
 
-OWN = "folder: dataset.json where it names one, else the default for own data"
+OWN = "folder: the default for own data, whose degree is not known"
 MADE = "density maps: made from fixations with a Gaussian of"
 ANGLE = {"distance_cm": 57.0, "screen_cm": "10x7.5", "screen": "40x30"}
 BY_ANGLE = "one degree, by --distance_cm 57 --screen_cm 10x7.5 --screen 40x30"

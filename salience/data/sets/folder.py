@@ -73,6 +73,16 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES, columns: str = "") -> l
     ]
 
 
+def sigma_from(root: Path) -> str:
+    """Return where the Gaussian of the pictures in a folder comes from, as text."""
+    path = _base(root) / CARD
+    if not any("sigma_pixels" in fields for fields in read_card(path).values()):
+        return "the default for own data, whose degree is not known"
+    about = read_json(path).get("imported_from")
+    degree = about.get("degree") if isinstance(about, dict) else None
+    return f"{CARD}: one degree, by {degree}" if isinstance(degree, str) else CARD
+
+
 def read_card(path: Path) -> dict[str, dict[str, Any]]:
     """Return further fields of each sample by name, from `dataset.json`.
 
