@@ -432,7 +432,7 @@ class ImportConfig(Checked):
     placed: str | None = option(
         None,
         "place of the pictures on the screen: centre (at their own size), or X,Y,W,H in pixels; "
-        "default: what the export tells, else centre",
+        "default: what the export tells, else centre; for csv, coordinates are the pictures'",
         metavar="centre|X,Y,W,H",
     )
     pixels_per_degree: float | None = shared(

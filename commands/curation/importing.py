@@ -320,8 +320,9 @@ def to_picture(
         UserError: the place of the picture on the screen is unknown.
     """
     form = export.form
-    # a table without a program counts in the picture, unless flags name the screen
-    is_own = settings.format == "csv" and settings.screen is None and settings.placed is None
+    # a table of no program counts in the picture, unless pictures are placed; --screen alone may
+    # be named for the degrees
+    is_own = settings.format == "csv" and settings.placed is None
     if form.space == PICTURE and settings.placed is not None:
         raise UserError(
             f"--placed {settings.placed}: the coordinates in {export.path} are the pictures' own, "

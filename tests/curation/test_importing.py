@@ -319,6 +319,16 @@ def test_pictures_lie_where_they_are_placed(made, settings, expected):
     assert [float(row["x"]), float(row["y"])] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({}, 30), ({"screen": SCREEN}, 30), ({"screen": SCREEN, "placed": "centre"}, 10)],
+)
+def test_a_table_counts_in_the_picture_unless_pictures_are_placed(made, settings, expected):
+    folder, _ = made("csv", {"own.csv": "image,x,y,subject\na,30,25,ann\n"}, **settings)
+    [row] = table(folder)
+    assert (float(row["x"]), row["t"], row["duration"]) == (expected, "", "")
+
+
 def test_tobii_tells_itself_where_pictures_were(made):
     head, *rows = TOBII.splitlines()
     head += "\tPresented Media width\tPresented Media height\tPresented Media position X (DACSpx)"
