@@ -129,11 +129,11 @@ class CheckConfig(Checked):
 
     dataset: str = shared("dataset")
     data: Path | None = shared("data")
-    columns: str = shared("columns")
     output: Path = option(Path("check"), "folder for check.json and check.png")
     workers: int = option(
         os.cpu_count() or 2, "threads that read files; default: all cores", least=1, most=1024
     )
+    columns: str = shared("columns")
 
     def __post_init__(self) -> None:
         super().__post_init__()
