@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from salience.data.columns import ROLES, parse_columns
 from salience.data.plan import Plan
 from salience.networks.backbone_table import BACKBONES
+from salience.pictures.visual_angle import degree_of
 from salience.system.errors import UserError, did_you_mean
 from salience.system.files import HERE, read_json, real_path, write_json
 from salience.system.flags import (
@@ -230,6 +232,40 @@ SHARED: dict[str, dict[str, Any]] = {
         "help": "adapt the maps to the bias of a data set: a file that `adapt` wrote for these "
         "weights, or its name, such as eyecrowd",
     },
+    "columns": {
+        "default": "",
+        "help": "names of the columns of your own table of fixations, such as "
+        "image=Stimulus,x=FPOGX,y=FPOGY; roles: " + ", ".join(ROLES),
+        "metavar": "ROLE=NAME,...",
+    },
+    "pixels_per_degree": {
+        "default": None,
+        "help": "pixels of the original picture per degree of visual angle: the Gaussian is then "
+        "one degree, unless --sigma_pixels says otherwise",
+        "unit": "pixels",
+        "least": 1,
+        "most": 1000,
+    },
+    "distance_cm": {
+        "default": None,
+        "help": "distance of the observers' eyes from the screen; with --screen_cm and --screen it "
+        "gives the pixels per degree",
+        "unit": "cm",
+        "least": 5,
+        "most": 1000,
+    },
+    "screen_cm": {
+        "default": None,
+        "help": "width of the screen, or width and height such as 53.1x29.9",
+        "unit": "cm",
+        "metavar": "CM",
+    },
+    "screen": {
+        "default": None,
+        "help": "width and height of the screen such as 1920x1080",
+        "unit": "pixels",
+        "metavar": "WxH",
+    },
     "colormap": {"default": "jet", "help": "colours of the overlay", "choices": COLORMAPS},
 }
 
@@ -325,15 +361,68 @@ class TruthConfig(PlanConfig):
     sigma_pixels: float | None = option(
         None,
         "standard deviation of the Gaussian that turns fixations into a density map; default: "
-        "the data set's own",
+        "one degree, if flags tell it, else the data set's own",
         unit="pixels of the original picture",
         least=0.1,
         most=LARGEST_BLUR,
     )
+    pixels_per_degree: float | None = shared("pixels_per_degree")
+    distance_cm: float | None = shared("distance_cm")
+    screen_cm: str | None = shared("screen_cm")
+    screen: str | None = shared("screen")
+    columns: str = shared("columns")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.degree is None and self.screen is not None:
+            raise UserError("--screen needs --distance_cm and --screen_cm, for pixels per degree.")
+        check_columns(self.columns, getattr(self, "dataset", ()))
+
+    @property
+    def degree(self) -> tuple[float, str] | None:
+        """Pixels of the pictures per degree, and the flags that say so; None if unknown."""
+        return degree_of(self.pixels_per_degree, self.distance_cm, self.screen_cm, self.screen)
+
+    @property
+    def gaussian_pixels(self) -> float | None:
+        """Standard deviation of the density maps' Gaussian, pixels: as named, else one degree.
+
+        None for the data set's own.
+        """
+        if self.sigma_pixels is not None or self.degree is None:
+            return self.sigma_pixels
+        return round(self.degree[0], 3)
+
+    @property
+    def gaussian_origin(self) -> str:
+        """The flags that set the Gaussian of the density maps; "" for the data set's own."""
+        if self.sigma_pixels is not None:
+            return f"--sigma_pixels {self.sigma_pixels:g}"
+        return f"one degree, by {self.degree[1]}" if self.degree else ""
+
+
+def check_columns(columns: str, dataset: str | tuple[str, ...]) -> None:
+    """Check names of columns, and that a data set of the user's own has tables.
+
+    Args:
+        columns: value of --columns.
+        dataset: name of the data set, or names.
+
+    Raises:
+        UserError: the text is not ROLE=NAME,..., or all data sets are published ones.
+    """
+    names = (dataset,) if isinstance(dataset, str) else dataset
+    if parse_columns(columns) and not set(names) & set(OWN_SETS):
+        raise UserError(
+            f"--columns {columns} names columns of your own table, which --dataset "
+            f"{' '.join(names)} does not have: use --dataset folder."
+        )
 
 
 # settings that `train` shares with the commands that prepare for it or score its weights
 TRUTH_FIELDS = tuple(field.name for field in dataclasses.fields(TruthConfig))
+# of these, those that set the Gaussian: a flag of one replaces all of a training's
+GAUSSIAN_FIELDS = ("sigma_pixels", "pixels_per_degree", "distance_cm", "screen_cm", "screen")
 
 
 @dataclass(frozen=True)

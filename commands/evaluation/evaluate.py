@@ -66,7 +66,7 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = tell) -> Eva
     for line in notes.lines():
         say(f"note: {line}")
     if settings.output:
-        write(settings.output, evaluation, to_json(settings), truth_of(split))
+        write(settings.output, evaluation, to_json(settings), truth_of(split, settings))
         say(f"wrote {settings.output}/metrics.json and {settings.output}/per_image.csv")
     return evaluation
 
@@ -125,7 +125,7 @@ def tuned_row(
             settings.smooth,
             settings.stretch,
         )
-    found = maps_to_fit(val_source, validation.samples, settings.sigma_pixels)
+    found = maps_to_fit(val_source, validation.samples, settings.gaussian_pixels)
     usable = [picture for picture in found if picture is not None]
     if len(usable) < LEAST_PICTURES:
         raise UserError(

@@ -106,6 +106,43 @@ def overview(mean_map: NDArray, counts: list[int], path: Path, name: str, captio
     _save(figure, path)
 
 
+def fixations_over(
+    rows: list[tuple[str, NDArray, NDArray, list[str]]], path: Path, title: str
+) -> None:
+    """Write a PNG of pictures with their fixations, in a colour for each observer.
+
+    Fixations outside their picture are drawn, too, up to half the picture's size away.
+
+    Args:
+        rows: (name, BGR picture, fixations [n, 2] in (x, y) pixels, observer of each fixation).
+        path: the PNG.
+        title: title of the figure.
+    """
+    columns = min(3, len(rows))
+    lines = -(-len(rows) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.4 * lines), layout="constrained", dpi=110)
+    axes = figure.subplots(lines, columns, squeeze=False)
+    observers = sorted({name for *_, who in rows for name in who})
+    for axis, (name, image, points, who) in zip(axes.flat, rows, strict=False):
+        height, width = image.shape[:2]
+        small = shrink(image, 640)
+        extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+        axis.imshow(cv2.cvtColor(small, cv2.COLOR_BGR2RGB), extent=extent)
+        colours = [f"C{observers.index(one) % 10}" for one in who]
+        axis.scatter(*points.T, s=14, c=colours, edgecolors="white", linewidths=0.5)
+        size = np.array([width, height])
+        low = np.maximum(np.minimum(points.min(axis=0), 0), -size / 2) - 0.02 * size
+        high = np.minimum(np.maximum(points.max(axis=0), size), 1.5 * size) + 0.02 * size
+        axis.set_xlim(low[0], high[0])
+        axis.set_ylim(high[1], low[1])
+        label = f"{name}: {len(points):,} fixations, {len(set(who)):,} observers"
+        axis.set_title(label, fontsize=8, parse_math=False)  # a name may contain $
+    for axis in axes.flat:
+        axis.set_axis_off()
+    figure.suptitle(title)
+    _save(figure, path)
+
+
 def edges(counts: list[int]) -> list[float]:
     """Return the edges of a histogram's bars, each of the same whole number of counts.
 

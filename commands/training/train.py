@@ -145,7 +145,8 @@ def remarks(
         standing: position of a resumed training, or None.
     """
     for name, root in config.sets:
-        yield from (f"{name}: {remark}" for remark in loading.remarks(name, root))
+        found = loading.remarks(name, root, columns=config.columns)
+        yield from (f"{name}: {remark}" for remark in found)
     if kept:
         yield kept
     yield from backends.remarks(model, config)
@@ -302,7 +303,9 @@ def batches(config: Config, split: str, grid: OutputGrid) -> SaliencyBatches:
     """Return the batches of a split; only those of training are shuffled and flipped."""
     samples, sizes = [], []
     for name, root in config.sets:
-        found = loading.load(name, root, split, config.plan, config.out_of_bounds)
+        found = loading.load(
+            name, root, split, config.plan, config.out_of_bounds, columns=config.columns
+        )
         if len(config.sets) > 1:  # two sets may each have a 001.jpg
             found = [dataclasses.replace(s, name=f"{name}/{s.name}") for s in found]
         samples += found
@@ -312,7 +315,7 @@ def batches(config: Config, split: str, grid: OutputGrid) -> SaliencyBatches:
         config.input_shape,
         config.batch_size,
         grid=grid,
-        sigma_pixels=config.sigma_pixels,
+        sigma_pixels=config.gaussian_pixels,
         shuffle=split == "train",
         flip=config.flip and split == "train",
         sizes=sizes,

@@ -61,7 +61,7 @@ def score_shipped(
             for sample, shape, saliency_map in zip(samples, shapes, found, strict=True):
                 if stop:
                     raise UserError("a signal was received.")
-                density = sample_density(sample, shape, config.sigma_pixels)
+                density = sample_density(sample, shape, config.gaussian_pixels)
                 rows.append(score(np.asarray(saliency_map), density, sample.fixations, VALIDATED))
                 bar.update()
     except UserError as error:
@@ -151,7 +151,7 @@ class Validator:
     def score(self, index: int, prediction: NDArray) -> dict[str, float]:
         """Return the metrics of one picture; its batch must have been read."""
         sample, box = self.batches.samples[index], self.batches.boxes[index]
-        density = sample_density(sample, box.image_shape, self.config.sigma_pixels)
+        density = sample_density(sample, box.image_shape, self.config.gaussian_pixels)
         return score(self.restored(index, prediction), density, sample.fixations, VALIDATED)
 
     def restored(self, index: int, prediction: NDArray) -> NDArray:
@@ -164,7 +164,7 @@ class Validator:
         return (
             sample.name,
             sample_image(sample),
-            sample_density(sample, box.image_shape, self.config.sigma_pixels),
+            sample_density(sample, box.image_shape, self.config.gaussian_pixels),
             self.restored(index, prediction),
             f"prediction: CC {scores['cc']:.2f}, NSS {scores['nss']:.2f}",
         )

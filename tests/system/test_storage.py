@@ -108,6 +108,7 @@ def inputs(trained, tmp_path_factory):
         for i in range(2):
             draw(root / "own" / "images" / split / f"p{i}.jpg", (60, 80, 3))
             draw(root / "own" / "maps" / split / f"p{i}.png", (60, 80))
+    (root / "export.csv").write_text("image,x,y,subject\na,9,8,ann\nb.jpg,7,6,bob\n")
     with zipfile.ZipFile(root / "own.zip", "w") as archive:
         for path in sorted((root / "own").rglob("*.*")):
             archive.write(path, path.relative_to(root / "own"))
@@ -191,6 +192,10 @@ COMMANDS = {
     ],
     "data subset": lambda at, out: [
         *("data", "subset", *FROM, at / "own.zip", "--n", "3", "--output", out / "small"),
+    ],
+    "data import": lambda at, out: [
+        *("data", "import", at / "export.csv", "--images", at / "pictures"),
+        *("--output", out / "imported"),
     ],
     "export-maps": lambda at, out: [
         *("export-maps", "--format", "cat2000", "--data", at / "benchmark"),

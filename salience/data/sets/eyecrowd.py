@@ -19,6 +19,7 @@ SOURCE = (
     "holds data/stimuli and data/eye/fixations.mat."
 )
 SIGMA_PIXELS, COLS = 26.0, 1024  # the authors' own maps, and the width that those are for
+SIGMA_FROM = "the authors' maps, scaled to the pictures' width"
 PUBLISHED = {"all": (500,)}
 
 

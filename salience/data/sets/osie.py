@@ -34,7 +34,8 @@ SOURCE = (
     "Get it from https://github.com/NUS-VIP/predicting-human-gaze-beyond-pixels and point --data "
     "at the folder that holds data/stimuli and data/eye/fixations.mat."
 )
-SIGMA_PIXELS = 24.0  # as in the authors' maps
+SIGMA_PIXELS = 24.0
+SIGMA_FROM = "the authors' maps"
 PUBLISHED = {"all": (700, 500)}  # EyeCrowd has the same file names
 FIXED = "split.json"
 # the same picture, saved twice, which the split of the published results does not consider
