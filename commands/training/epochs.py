@@ -63,7 +63,7 @@ class Epochs(keras.callbacks.Callback):
         self.state, self.stop, self.at, self.arrays = state, stop, standing, arrays
         self.training = training
         self.guard = NonfiniteGuard(config.on_nan, state, run.checkpoints, standing.incidents)
-        self.validator = Validator(config, validation, devices)
+        self.validator = Validator(config, validation, devices, training)
         self.events = None
         if devices.is_chief:
             self.events = EventLog(run.path("tensorboard"), run.history, say)
@@ -242,7 +242,7 @@ class Epochs(keras.callbacks.Callback):
         if self.is_over:
             self.model.stop_training = True
             if self.at.epoch < self.config.epochs:
-                self.say(f"No better validation loss for {self.config.patience} epochs: stopping.")
+                self.say(f"No better epoch for {self.config.patience} epochs: stopping.")
         elif self.asked_to_stop():
             self.interrupt()
 

@@ -13,6 +13,10 @@ class NetworkSettings(Protocol):
         backbone: key of BACKBONES.
         width: share of the channels of every hidden layer; 1 is the published network.
         light: whether the decoder has a quarter of its channels (resnet50-decoder).
+        scales: scales at which the backbone sees the input, shares of its size (multiscale).
+        readout: channels of the 1x1 convolutions of the read-out (multiscale).
+        dataset: names of the data sets of the training (multiscale).
+        fixed_blocks: blocks of a VGG, from the first, that stay frozen.
         freeze_backbone: whether the backbone's weights are frozen.
         weight_decay: factor of the L2 regularisation (salnets).
         optimizer: name of the optimiser; adamw has its own weight decay.
@@ -34,6 +38,14 @@ class NetworkSettings(Protocol):
     def width(self) -> float: ...
     @property
     def light(self) -> bool: ...
+    @property
+    def scales(self) -> tuple[float, ...]: ...
+    @property
+    def readout(self) -> tuple[int, ...]: ...
+    @property
+    def dataset(self) -> tuple[str, ...]: ...
+    @property
+    def fixed_blocks(self) -> int: ...
     @property
     def freeze_backbone(self) -> bool: ...
     @property
