@@ -88,7 +88,7 @@ def build(settings: NetworkSettings) -> keras.Model:
 
     Args:
         settings: reads model, rows, cols, backbone, width, freeze_backbone, fixed_blocks, scales,
-            readout, dataset and seed.
+            readout, dropout, dataset and seed.
 
     >>> from types import SimpleNamespace
     >>> settings = SimpleNamespace(
@@ -173,17 +173,26 @@ def read_scale(ends: dict[str, Any], settings: NetworkSettings, scale: float, nu
     same, for a fortieth of the work.
     """
     about = BACKBONES[settings.backbone]
-    initial = keras.initializers.VarianceScaling(1.0 / len(ends), seed=settings.seed + number)
     read = {}
-    for layer, end in ends.items():
+    for place, (layer, end) in enumerate(ends.items()):
+        seed = (settings.seed + 100 * number + place) % 2**32
         # each cell's channels have mean 0 and deviation 1, so that all stages have one scale
         x = layers.LayerNormalization(
             epsilon=1e-3, center=False, scale=False, name=f"{layer}_normalised_{number}"
         )(end)
+        if settings.dropout:  # of whole channels: neighbouring cells tell the same
+            x = layers.SpatialDropout2D(
+                settings.dropout,
+                seed=seed,
+                name=f"{layer}_dropout_{number}",
+            )(x)
         read[layer] = layers.Conv2D(
-            settings.readout[0], 1, use_bias=False, kernel_initializer=initial,
+            settings.readout[0],
+            1,
+            use_bias=False,
+            kernel_initializer=keras.initializers.VarianceScaling(1.0 / len(ends), seed=seed),
             name=f"{layer}_read_{number}",
-        )(x)  # fmt: skip
+        )(x)
     parts = []
     for layer, x in read.items():
         stride = about.read[layer] / scale  # pixels of the input

@@ -15,6 +15,7 @@ class NetworkSettings(Protocol):
         light: whether the decoder has a quarter of its channels (resnet50-decoder).
         scales: scales at which the backbone sees the input, shares of its size (multiscale).
         readout: channels of the 1x1 convolutions of the read-out (multiscale).
+        dropout: share of the features that are dropped before the head (multiscale).
         dataset: names of the data sets of the training (multiscale).
         fixed_blocks: blocks of a VGG, from the first, that stay frozen.
         freeze_backbone: whether the backbone's weights are frozen.
@@ -42,6 +43,8 @@ class NetworkSettings(Protocol):
     def scales(self) -> tuple[float, ...]: ...
     @property
     def readout(self) -> tuple[int, ...]: ...
+    @property
+    def dropout(self) -> float: ...
     @property
     def dataset(self) -> tuple[str, ...]: ...
     @property
