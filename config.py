@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 
 from salience.data.plan import Plan
 from salience.networks.backbone_table import BACKBONES
+from salience.networks.settings import row_of
 from salience.system.errors import UserError, did_you_mean
 from salience.system.files import HERE, read_json, real_path, write_json
 from salience.system.flags import (
@@ -726,6 +727,19 @@ class Config(TruthConfig):
             for name, root in self.sets
         ]
         return "+".join(words)[:120]
+
+    def check_set(self, of_set: str | None) -> None:
+        """Check that a network of these settings has the numbers of a data set.
+
+        Raises:
+            UserError: it was not trained on the set, or has no numbers of sets.
+        """
+        if of_set is not None and not self.own.has_numbers:
+            raise UserError(
+                f"--set {of_set}: {self.model} has no numbers of data sets. Leave it out, or name "
+                "weights of multiscale."
+            )
+        row_of(self.dataset, of_set if self.own.has_numbers else None)
 
     @property
     def run_folder(self) -> Path:

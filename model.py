@@ -147,6 +147,7 @@ def load_model(weights: str | Path | None = None, of_set: str | None = None) -> 
     """
     path = best_weights() if weights is None else Path(weights)
     config = trained_config(path)
+    config.check_set(of_set)
     with quiet.keras_conventions():
         model = system_module(config.model).build(config)
         weight_files.load(model, path)
@@ -156,11 +157,6 @@ def load_model(weights: str | Path | None = None, of_set: str | None = None) -> 
 def with_set(model: keras.Model, config: Config, of_set: str | None) -> keras.Model:
     """Return a model that uses the numbers of a data set; see `load_model`."""
     if not config.own.has_numbers:
-        if of_set is not None:
-            raise UserError(
-                f"--set {of_set}: {config.model} has no numbers of data sets. Leave it out, or "
-                "name weights of multiscale."
-            )
         return model
     return system_module(config.model).with_set(model, config.dataset, of_set)
 

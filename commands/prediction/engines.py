@@ -164,6 +164,8 @@ def load(name: str, weights: Path, say: Callable[[str], None], of_set: str | Non
         UserError: the engine is not installed, or the weights cannot be used.
     """
     name = choose(name)
+    if of_set is not None:
+        check_set(weights, of_set)
     if name == "keras":
         return keras_engine(weights, of_set)
     try:
@@ -172,6 +174,20 @@ def load(name: str, weights: Path, say: Callable[[str], None], of_set: str | Non
         reason = " ".join(str(error).split()) or type(error).__name__
         say(f"{name} cannot run {weights}, Keras is used instead: {reason}")
         return keras_engine(weights, of_set)
+
+
+def check_set(weights: Path, of_set: str) -> None:
+    """Check that a weights file has the numbers of a data set, without Keras.
+
+    Raises:
+        UserError: it has not, or cannot be read.
+    """
+    from config import Config, from_json
+    from salience.networks.weight_files import read_card
+
+    about = read_card(weights).get("config")
+    if isinstance(about, dict):
+        Config(**from_json(about, where=f"the card of {weights}")).check_set(of_set)
 
 
 def load_adapted(

@@ -21,13 +21,13 @@ from keras import layers, ops
 
 from salience.networks import backbone
 from salience.networks.backbone_table import BACKBONES
-from salience.networks.settings import NetworkSettings
-from salience.system.errors import UserError, did_you_mean
+from salience.networks.settings import MEAN, NetworkSettings, row_of
+from salience.system.errors import UserError
 
 GRID = 8  # rows and columns of a cell of the output, pixels of the input
 EPSILON = 1e-7  # least maximum of a map
 FAR = -1e9  # logit of a cell outside the picture
-ALL, MEAN = "all", "mean"  # rows of the table that a network may use, besides a single one
+ALL = "all"  # the rows of all data sets, each with an output channel of its own
 
 
 class Number(NamedTuple):
@@ -223,8 +223,12 @@ class Extent(layers.Layer):
         for axis in (2, 1):
             line = ops.cast(ops.max(bright, axis=axis) > 0, "float32")  # [b, rows] or [b, cols]
             count = line.shape[1]
-            low = ops.cast(ops.argmax(line, axis=1), "float32")
-            high = count - ops.cast(ops.argmax(ops.flip(line, axis=1), axis=1), "float32")
+            places = np.arange(count, dtype="float32")[None]
+            # not by argmax, which Keras computes by operations that OpenVINO does not know
+            low = ops.min(ops.where(line > 0, places, count), axis=1)
+            high = ops.max(ops.where(line > 0, places + 1, 0), axis=1)
+            is_black = low >= high
+            low, high = ops.where(is_black, 0, low), ops.where(is_black, count, high)
             found += [low / count, high / count]
         return ops.stack(found, axis=1)
 
@@ -362,7 +366,8 @@ class Readout(layers.Layer):
 def normalised(x):
     """Return channels with mean 0 and standard deviation 1 in each cell."""
     centred = x - ops.mean(x, axis=-1, keepdims=True)
-    return centred / ops.sqrt(ops.mean(ops.square(centred), axis=-1, keepdims=True) + 1e-3)
+    # a product, since OpenVINO 2026.4 fails to fuse the quotient of five axes
+    return centred * ops.rsqrt(ops.mean(ops.square(centred), axis=-1, keepdims=True) + 1e-3)
 
 
 def blurring(sigma, count: int):
@@ -426,14 +431,8 @@ def with_set(model: keras.Model, sets: Sequence[str], name: str | None) -> keras
     Raises:
         UserError: the network was not trained on the data set.
     """
-    if name is None or name == MEAN:
-        return model
-    if name not in sets:
-        raise UserError(
-            f"--set {name}: this network knows the numbers of {', '.join(sets)}; '{MEAN}' is "
-            f"their mean. {did_you_mean(name, [*sets, MEAN])}"
-        )
-    return with_row(model, list(sets).index(name))
+    row = row_of(sets, name)
+    return model if row == MEAN else with_row(model, row)
 
 
 def for_training(model: keras.Model, sets: int) -> keras.Model:

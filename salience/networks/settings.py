@@ -1,7 +1,35 @@
 """The settings that networks are built from, as a protocol; `config.Config` fulfils it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
+
+from salience.system.errors import UserError, did_you_mean
+
+MEAN = "mean"  # the name of the mean of the data sets' numbers
+
+
+def row_of(sets: Sequence[str], name: str | None) -> int | str:
+    """Return the row of a data set in a network's table of numbers, or "mean".
+
+    Args:
+        sets: data sets of the network's training, in the order of the table.
+        name: one of them; None or "mean" for their mean.
+
+    Raises:
+        UserError: the network was not trained on the data set.
+
+    >>> row_of(("osie", "eyecrowd"), "eyecrowd"), row_of(("osie", "eyecrowd"), None)
+    (1, 'mean')
+    """
+    if name is None or name == MEAN:
+        return MEAN
+    if name not in sets:
+        raise UserError(
+            f"--set {name}: this network knows the numbers of {', '.join(sets)}; '{MEAN}' is "
+            f"their mean. {did_you_mean(name, [*sets, MEAN])}"
+        )
+    return list(sets).index(name)
 
 
 class NetworkSettings(Protocol):
