@@ -19,15 +19,18 @@ from salience.networks import losses
 
 def set_up(model: keras.Model, config: Config, steps_per_epoch: int) -> None:
     """Compile a network with the configured optimiser and loss."""
+    # TensorFlow traces a step twice if the first trace creates variables: build them all here
+    metrics = [losses.zero_maps, *training_metrics(config.model)]
     model.compile(
         optimizer=optimizer(config, steps_per_epoch),
         loss=loss_function(config.model, config.loss),
-        metrics=[losses.zero_maps, *training_metrics(config.model)],
+        metrics=[keras.metrics.MeanMetricWrapper(f, name=f.__name__) for f in metrics],
         steps_per_execution=backends.steps_per_execution(config.steps_per_execution),
         # auto: Keras disables XLA for TensorFlow on a CPU (its convolutions are slower than
         # oneDNN's) and for deterministic operations
         jit_compile={"auto": "auto", "on": True, "off": False}[config.xla],
     )
+    model.optimizer.build(model.trainable_variables)
     if config.part_size:
         backends.split_batches(model, config.part_size)
 

@@ -29,10 +29,11 @@ from PIL import Image
 from weights_of_2016 import theano_weights, write_2016
 
 import main
+from commands.curation import prepare
 from commands.prediction import engines, predict
 from commands.prediction.map_record import RECORD
 from commands.training.run_folder import RunFolder
-from model import load_model
+from model import load_model, system_module
 from salience.pictures.sample import Sample
 from salience.system import cache, files
 
@@ -129,12 +130,18 @@ def quick(inputs, monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "salience.data.sets.cat2000", module)
     monkeypatch.setattr(engines, "load", lambda name, weights, say: engine(weights))
+    monkeypatch.setattr(prepare, "system_module", lambda name: SimpleNamespace(build=built))
     monkeypatch.setattr(cache, "_told", [])
 
 
 @functools.cache
 def engine(weights):
     return engines.keras_engine(weights)
+
+
+@functools.cache
+def built(network):
+    return system_module(network.model).build(network)
 
 
 FROM = ["--dataset", "folder", "--data"]

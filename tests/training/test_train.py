@@ -40,7 +40,9 @@ def start_of(config):
     return build(config).get_weights()
 
 
-@pytest.mark.parametrize("loss", [("mlnet", "sgd"), ("kld", "adam")])
+@pytest.mark.parametrize(
+    "loss", [("mlnet", "sgd"), pytest.param(("kld", "adam"), marks=pytest.mark.slow)]
+)
 def test_frozen_moves_no_weight_of_the_trunk_and_finetuned_moves_all(tiny, loss):
     for frozen in (True, False):
         config = tiny(
