@@ -132,22 +132,33 @@ def loss(y_true, y_pred):
     return ops.mean(ops.square(difference) / (1.1 - y), axis=(1, 2))
 
 
-def load_model(weights: str | Path | None = None) -> keras.Model:
+def load_model(weights: str | Path | None = None, of_set: str | None = None) -> keras.Model:
     """Return a trained model, ready to predict.
 
     Args:
         weights: a `.weights.h5` file that `train` wrote. Default: your newest weights in the folder
             `weights/` of the current folder, else the included weights. The choice is printed.
+        of_set: the data set whose numbers are used, one of the training's, for a network that has
+            such numbers (multiscale); None for their mean.
 
     Raises:
-        UserError: the file is missing, damaged or of another model; or there are no weights.
+        UserError: the file is missing, damaged or of another model; there are no weights; or the
+            network has no numbers of this data set.
     """
     path = best_weights() if weights is None else Path(weights)
     config = trained_config(path)
+    config.check_set(of_set)
     with quiet.keras_conventions():
         model = system_module(config.model).build(config)
         weight_files.load(model, path)
-    return model
+        return with_set(model, config, of_set)
+
+
+def with_set(model: keras.Model, config: Config, of_set: str | None) -> keras.Model:
+    """Return a model that uses the numbers of a data set; see `load_model`."""
+    if not config.own.has_numbers:
+        return model
+    return system_module(config.model).with_set(model, config.dataset, of_set)
 
 
 def best_weights() -> Path:
@@ -187,6 +198,23 @@ def predict(
         x, box = preprocess(as_bgr(image, rgb), input_shape)
     prediction = np.asarray(model.predict_on_batch(x[None]))[0]
     return postprocess(prediction, box, grid_of(model))
+
+
+def log_density(
+    model: keras.Model, image: str | Path | NDArray | Image, rgb: bool = False
+) -> NDArray[np.floating]:
+    """Return the natural logarithm of the density of fixations on a picture.
+
+    For a network that was trained by the likelihood of fixations (loss `nll`), this is its
+    prediction; for another, the logarithm of its map, scaled to sum 1.
+
+    Args, Raises: see `predict`.
+
+    Returns:
+        [rows, columns] of the picture, float32; the exponentials sum to 1.
+    """
+    density = np.maximum(predict(model, image, rgb), np.finfo(np.float32).tiny)
+    return np.log(density) - np.float32(np.log(density.sum(dtype=np.float64)))
 
 
 def config_of(card: dict[str, Any], path: Path) -> Config:

@@ -97,7 +97,14 @@ def write_maps(
         engine = engines.choose(settings.engine)  # before the folder: the engine may be missing
         make_folder(settings.output)
         failed = predict_and_write(
-            engines.load_adapted(engine, weights(), settings.adaptation, settings.mirror, say),
+            engines.load_adapted(
+                engine,
+                weights(),
+                settings.adaptation,
+                settings.mirror,
+                say,
+                settings.of_set,
+            ),
             pending,
             writer,
         )
