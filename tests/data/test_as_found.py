@@ -127,7 +127,7 @@ def test_categories_and_fixed_splits_pair_by_composed_names(tmp_path):
     split = {"train": [f"{NAME}.jpg"], "val": ["1002.jpg"], "test": ["1003.jpg"]}
     (tmp_path / "split.json").write_text(json.dumps(split))
     known = [unicodedata.normalize("NFC", name) for name in (*names, "1002.jpg", "1003.jpg")]
-    assert osie._names(tmp_path / "split.json", known, "train") == known[:1]
+    assert osie._names(tmp_path / "split.json", known)["train"] == known[:1]
 
 
 def test_two_pictures_whose_names_differ_in_their_coding_alone_are_a_clash(tmp_path):
