@@ -29,16 +29,17 @@ demo: .venv/installed
 weights: .venv/installed
 	$(BIN)/python examples/train_weights.py "$(OSIE)" "$(EYECROWD)" $(if $(VGG16),--vgg16 "$(VGG16)")
 
-# two at a time, a file's tests in one process, since they share what they have trained
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations 15 --durations-min 10
+# a file's tests in one process, since they share what they have trained
+PYTEST := $(BIN)/python -m pytest --dist loadfile --durations 15 --durations-min 10
 
 # what signals its own process is apart: where something goes wrong then, a worker and all its tests are lost
 test: .venv/installed lint
-	$(PYTEST) -m "not slow and not signals"
+	$(PYTEST) -n 2 -m "not slow and not signals"
 	$(BIN)/python -m pytest -m "signals and not slow" tests/system/test_signals.py tests/prediction/test_video.py
 
+# three at a time on two cores: one of them mostly waits for a queue, and begins first
 test-slow: .venv/installed
-	$(PYTEST) -m slow
+	$(PYTEST) -n 3 --no-loadscope-reorder -m slow
 
 # lines and branches that the quick tests reach, by folder; COVERED=slow for the slow ones, too
 coverage: .venv/installed

@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from salience.data.columns import ROLES, parse_columns
 from salience.data.plan import Plan
 from salience.networks.backbone_table import BACKBONES
+from salience.networks.settings import row_of
+from salience.pictures.visual_angle import degree_of
 from salience.system.errors import UserError, did_you_mean
 from salience.system.files import HERE, read_json, real_path, write_json
 from salience.system.flags import (
@@ -39,6 +42,8 @@ class System:
         own_loss: whether the published loss belongs to this system alone.
         takes_any_backbone: whether backbones other than the recipe's are supported.
         adapts_vgg: whether Theano's pooling and fixed blocks are supported on a VGG.
+        fixes_blocks: whether fixed blocks of a VGG are supported.
+        has_numbers: whether the network has numbers of each data set that it is trained on.
         has_light_decoder: whether the decoder exists with a quarter of its channels.
         has_backbone: whether the network has a backbone that can be frozen.
         random_unless_named: whether the network starts at random unless a weights file is named:
@@ -51,6 +56,8 @@ class System:
     own_loss: bool = False
     takes_any_backbone: bool = False
     adapts_vgg: bool = False
+    fixes_blocks: bool = False
+    has_numbers: bool = False
     has_light_decoder: bool = False
     has_backbone: bool = True
     random_unless_named: bool = False
@@ -160,13 +167,34 @@ SYSTEMS = {
         },
         takes_any_backbone=True,
     ),
+    "multiscale": System(
+        "salience.networks.multiscale",
+        8,
+        {  # after DeepGaze II (arXiv 1610.01563) and arXiv 2505.10169; sizes and schedule are ours
+            "rows": 240,
+            "cols": 320,
+            "dropout": 0.3,
+            "loss": "nll",
+            "optimizer": "adamw",
+            "weight_decay": 0.3,
+            "learning_rate": 1e-3,
+            "learning_rate_end": 1e-5,
+            "decay": 0.0,
+            "batch_size": 10,
+            "epochs": 8,
+            "patience": 8,  # the schedule decides
+        },
+        takes_any_backbone=True,
+        fixes_blocks=True,
+        has_numbers=True,
+    ),
 }
 DATASETS = tuple(sorted(p.stem for p in (HERE / "salience/data/sets").glob("[!_]*.py")))
 BUILT_IN = ("synthetic",)  # data sets without files
 OWN_SETS = ("folder", "npy")  # the user's own data: the name says nothing of the content
 OPTIMIZERS = ("sgd", "adam", "adamw")
 OWN_LOSSES = tuple(name for name, system in SYSTEMS.items() if system.own_loss)
-LOSSES = (*OWN_LOSSES, "kld", "cc", "nss", "mse", "bce")
+LOSSES = (*OWN_LOSSES, "kld", "cc", "nss", "nll", "mse", "bce")
 COLORMAPS = ("jet", "turbo", "viridis", "inferno", "hot", "parula", "magma", "plasma")
 # the arms of the transfer comparison: the settings that each of them changes
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -182,6 +210,7 @@ LARGEST_SEED = 2**32 - 1  # limit of NumPy's and Keras' generators
 LARGEST_BLUR = 1000  # pixels: a degree of visual angle spans about 200 on an 8K screen
 LARGEST_LOSS_WEIGHT = 1e6
 XLA = ("auto", "on", "off")
+CRITERIA = ("worst", "mean")  # over the data sets of a joint training
 ON_NAN = ("stop", "skip", "rewind")
 # fields that --config does not take from the file of an earlier run
 NOT_REPEATED = ("overwrite", "resume", "devices", "cluster")
@@ -213,6 +242,12 @@ SHARED: dict[str, dict[str, Any]] = {
         "torch, else the fastest engine installed",
         "choices": ENGINES,
     },
+    "of_set": {
+        "default": None,
+        "help": "use the numbers of this data set, one that the network was trained on "
+        "(multiscale); default: their mean",
+        "flag": "set",
+    },
     "smooth": {
         "default": 0.0,
         "help": "Gaussian blur of the maps",
@@ -229,6 +264,40 @@ SHARED: dict[str, dict[str, Any]] = {
         "default": None,
         "help": "adapt the maps to the bias of a data set: a file that `adapt` wrote for these "
         "weights, or its name, such as eyecrowd",
+    },
+    "columns": {
+        "default": "",
+        "help": "names of the columns of your own table of fixations, such as "
+        "image=Stimulus,x=FPOGX,y=FPOGY; roles: " + ", ".join(ROLES),
+        "metavar": "ROLE=NAME,...",
+    },
+    "pixels_per_degree": {
+        "default": None,
+        "help": "pixels of the original picture per degree of visual angle: the Gaussian is then "
+        "one degree, unless --sigma_pixels says otherwise",
+        "unit": "pixels",
+        "least": 1,
+        "most": 1000,
+    },
+    "distance_cm": {
+        "default": None,
+        "help": "distance of the observers' eyes from the screen; with --screen_cm and --screen it "
+        "gives the pixels per degree",
+        "unit": "cm",
+        "least": 5,
+        "most": 1000,
+    },
+    "screen_cm": {
+        "default": None,
+        "help": "width of the screen, or width and height such as 53.1x29.9",
+        "unit": "cm",
+        "metavar": "CM",
+    },
+    "screen": {
+        "default": None,
+        "help": "width and height of the screen such as 1920x1080",
+        "unit": "pixels",
+        "metavar": "WxH",
     },
     "colormap": {"default": "jet", "help": "colours of the overlay", "choices": COLORMAPS},
 }
@@ -325,15 +394,68 @@ class TruthConfig(PlanConfig):
     sigma_pixels: float | None = option(
         None,
         "standard deviation of the Gaussian that turns fixations into a density map; default: "
-        "the data set's own",
+        "one degree, if flags tell it, else the data set's own",
         unit="pixels of the original picture",
         least=0.1,
         most=LARGEST_BLUR,
     )
+    pixels_per_degree: float | None = shared("pixels_per_degree")
+    distance_cm: float | None = shared("distance_cm")
+    screen_cm: str | None = shared("screen_cm")
+    screen: str | None = shared("screen")
+    columns: str = shared("columns")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.degree is None and self.screen is not None:
+            raise UserError("--screen needs --distance_cm and --screen_cm, for pixels per degree.")
+        check_columns(self.columns, getattr(self, "dataset", ()))
+
+    @property
+    def degree(self) -> tuple[float, str] | None:
+        """Pixels of the pictures per degree, and the flags that say so; None if unknown."""
+        return degree_of(self.pixels_per_degree, self.distance_cm, self.screen_cm, self.screen)
+
+    @property
+    def gaussian_pixels(self) -> float | None:
+        """Standard deviation of the density maps' Gaussian, pixels: as named, else one degree.
+
+        None for the data set's own.
+        """
+        if self.sigma_pixels is not None or self.degree is None:
+            return self.sigma_pixels
+        return round(self.degree[0], 3)
+
+    @property
+    def gaussian_origin(self) -> str:
+        """The flags that set the Gaussian of the density maps; "" for the data set's own."""
+        if self.sigma_pixels is not None:
+            return f"--sigma_pixels {self.sigma_pixels:g}"
+        return f"one degree, by {self.degree[1]}" if self.degree else ""
+
+
+def check_columns(columns: str, dataset: str | tuple[str, ...]) -> None:
+    """Check names of columns, and that a data set of the user's own has tables.
+
+    Args:
+        columns: value of --columns.
+        dataset: name of the data set, or names.
+
+    Raises:
+        UserError: the text is not ROLE=NAME,..., or all data sets are published ones.
+    """
+    names = (dataset,) if isinstance(dataset, str) else dataset
+    if parse_columns(columns) and not set(names) & set(OWN_SETS):
+        raise UserError(
+            f"--columns {columns} names columns of your own table, which --dataset "
+            f"{' '.join(names)} does not have: use --dataset folder."
+        )
 
 
 # settings that `train` shares with the commands that prepare for it or score its weights
 TRUTH_FIELDS = tuple(field.name for field in dataclasses.fields(TruthConfig))
+# of these, those that set the Gaussian: a flag of one replaces all of a training's
+GAUSSIAN_FIELDS = ("sigma_pixels", "pixels_per_degree", "distance_cm", "screen_cm", "screen")
 
 
 @dataclass(frozen=True)
@@ -350,7 +472,7 @@ class Config(TruthConfig):
     fixed_blocks: int = option(
         0,
         "with --freeze_backbone False: how many of VGG's five blocks, from the first, stay "
-        "frozen; their features can be cached (mlnet)",
+        "frozen; their features can be cached (mlnet, multiscale)",
         least=0,
         most=4,
     )
@@ -381,6 +503,19 @@ class Config(TruthConfig):
         False,
         "pool, and up-sample the prior, as the code of 2016 did on Theano; for weights trained "
         "with it, whose files set it (mlnet on VGG)",
+    )
+    scales: tuple[float, ...] = option(
+        (1.0, 0.5),
+        "scales at which the backbone sees the picture, shares of the input's size (multiscale)",
+        least=0,
+        most=1,
+    )
+    readout: tuple[int, ...] = option(
+        (64, 32),
+        "channels of the 1x1 convolutions of the read-out, before the last, which has one "
+        "(multiscale)",
+        least=1,
+        most=4096,
     )
     dropout: float = option(0.5, "share of the features dropped before the head", least=0, most=1)
     dataset: tuple[str, ...] = shared(
@@ -456,6 +591,12 @@ class Config(TruthConfig):
         unit="epochs",
         least=1,
         most=10**6,
+    )
+    criterion: str = option(
+        "worst",
+        "with several data sets: the best epoch has the highest information gain on the "
+        "validation pictures of the worst set, or in the mean of the sets (multiscale)",
+        choices=CRITERIA,
     )
     seed: int = option(
         0, "seed of initial weights, order, dropout and flips", least=0, most=LARGEST_SEED
@@ -553,8 +694,11 @@ class Config(TruthConfig):
         on_vgg = self.own.adapts_vgg and BACKBONES[self.backbone].is_vgg
         if self.theano_pooling and not on_vgg:
             raise UserError("--theano_pooling is for mlnet on vgg16 or vgg19.")
-        if self.fixed_blocks and not on_vgg:
-            raise UserError("--fixed_blocks is for mlnet on vgg16 or vgg19.")
+        fixes = self.own.fixes_blocks and BACKBONES[self.backbone].is_vgg
+        if self.fixed_blocks and not (on_vgg or fixes):
+            raise UserError("--fixed_blocks is for mlnet and multiscale on vgg16 or vgg19.")
+        if not self.scales or not self.readout:
+            raise UserError("--scales and --readout each need at least one value.")
         step = 80 if self.theano_pooling else self.own.size_step
         if self.own.takes_any_backbone:
             step = math.lcm(step, BACKBONES[self.backbone].size_step)
@@ -673,6 +817,19 @@ class Config(TruthConfig):
         ]
         return "+".join(words)[:120]
 
+    def check_set(self, of_set: str | None) -> None:
+        """Check that a network of these settings has the numbers of a data set.
+
+        Raises:
+            UserError: it was not trained on the set, or has no numbers of sets.
+        """
+        if of_set is not None and not self.own.has_numbers:
+            raise UserError(
+                f"--set {of_set}: {self.model} has no numbers of data sets. Leave it out, or name "
+                "weights of multiscale."
+            )
+        row_of(self.dataset, of_set if self.own.has_numbers else None)
+
     @property
     def run_folder(self) -> Path:
         """The folder that the run writes to."""
@@ -778,6 +935,7 @@ class PredictConfig(Checked):
         ".npy",
     )
     colormap: str = shared("colormap")
+    of_set: str | None = shared("of_set")
     smooth: float = shared("smooth")
     mirror: bool = shared("mirror")
     adaptation: Path | None = shared("adaptation")

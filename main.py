@@ -32,6 +32,7 @@ from commands.settings import (
     EvaluateConfig,
     ExportConfig,
     ExportMapsConfig,
+    ImportConfig,
     PrepareConfig,
     ProbeConfig,
     SubsetConfig,
@@ -170,6 +171,11 @@ COMMANDS = {
         "data prepare --dataset osie --data PATH --rows 240 --cols 320 --output stores/osie",
         keras,
     ),
+    "data import": Command(
+        ImportConfig,
+        "commands.curation.importing:run",
+        "data import --format eyelink report.txt --images shown/ --screen 1920x1080 --output mine",
+    ),
     "data subset": Command(
         SubsetConfig,
         "commands.curation.subset:run",
@@ -177,7 +183,7 @@ COMMANDS = {
     ),
 }
 # help of command groups, by the first word of their commands
-GROUPS = {"data": "check, prepare and subset data sets"}
+GROUPS = {"data": "check, prepare, subset and import data sets"}
 
 
 def parser() -> Parser:

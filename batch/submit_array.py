@@ -63,7 +63,7 @@ def studies(words: list[str]) -> list[list[Config]]:
             output=root / name,
             weights_dir=root / name / "weights",
         )
-        loading.load(name, data, "train", of_one.plan, of_one.out_of_bounds)
+        loading.load(name, data, "train", of_one.plan, of_one.out_of_bounds, columns=of_one.columns)
         found.append(runs_of(of_one, strategies, seeds))
     return found
 

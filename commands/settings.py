@@ -8,20 +8,25 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from config import (
+    GAUSSIAN_FIELDS,
     LARGEST_SEED,
+    OWN_SETS,
     SYSTEMS,
     TRUTH_FIELDS,
     Config,
     PlanConfig,
     TruthConfig,
+    check_columns,
     check_sizes,
     parse_bytes,
     recipe_of,
     resolve,
     shared,
 )
+from salience.data.columns import ROLES, parse_columns
 from salience.data.plan import ALL_SPLITS, SPLITS
 from salience.networks.backbone_table import BACKBONES
+from salience.pictures.visual_angle import degree_of, parse_screen
 from salience.system.errors import UserError, did_you_mean
 from salience.system.files import is_name
 from salience.system.flags import Checked, option
@@ -29,6 +34,8 @@ from salience.system.flags import Checked, option
 PROFILES = ("tuebingen", "mit")
 BENCHMARKS = ("mit300", "cat2000", "salicon")
 OBJECTIVES = ("ig", "cc", "nss", "kld")
+EXPORTERS = ("eyelink", "tobii", "pupil", "gazepoint", "smi", "csv")
+EYES = ("auto", "left", "right", "both")
 FORMATS = ("onnx", "openvino", "litert", "saved_model")
 
 
@@ -79,6 +86,7 @@ class ExportConfig(Checked):
     format: str = option("onnx", "format of the exported network", choices=FORMATS)
     weights: Path | None = shared("weights")
     weights_dir: Path = shared("weights_dir")
+    of_set: str | None = shared("of_set")
     output: Path | None = option(
         None,
         "file to write (.onnx, .xml, .tflite), or folder (saved_model); default: exports/, with "
@@ -126,6 +134,11 @@ class CheckConfig(Checked):
     workers: int = option(
         os.cpu_count() or 2, "threads that read files; default: all cores", least=1, most=1024
     )
+    columns: str = shared("columns")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_columns(self.columns, self.dataset)
 
 
 @dataclass(frozen=True)
@@ -179,7 +192,12 @@ class ScoringConfig(TruthConfig):
         given = cls(**flags)
         metric_names(given.metrics)  # report a mistyped name before any file is read
         trained = given.training()
-        return cls(**{**data_of(trained, flags), **flags}) if trained else given
+        if trained is None:
+            return given
+        inherited = data_of(trained, flags)
+        if not flags.keys().isdisjoint(GAUSSIAN_FIELDS):
+            inherited = {k: v for k, v in inherited.items() if k not in GAUSSIAN_FIELDS}
+        return cls(**{**inherited, **flags})
 
     def training(self) -> Config | None:
         """Return the settings of the training that sets the defaults of the data, or None."""
@@ -231,6 +249,7 @@ class EvaluateConfig(ScoringConfig):
         "scale maps to their pictures even if their aspect ratios differ by more than 2 % (rows "
         "and columns may be exchanged)",
     )
+    of_set: str | None = shared("of_set")
     smooth: float = shared("smooth")
     mirror: bool = shared("mirror")
     adaptation: Path | None = shared("adaptation")
@@ -256,6 +275,8 @@ class EvaluateConfig(ScoringConfig):
             )
         if self.stretch and not self.maps:
             raise UserError("--stretch needs finished maps: name their folder with --maps.")
+        if self.of_set and self.maps:
+            raise UserError("--set belongs to weights and cannot be used with --maps.")
         if self.adaptation and self.maps:
             raise UserError("--adaptation belongs to weights and cannot be used with --maps.")
 
@@ -434,6 +455,59 @@ class PrepareConfig(TruthConfig):
 
 
 @dataclass(frozen=True)
+class ImportConfig(Checked):
+    """Turn what an eye tracker's program exports into a data set.
+
+    Read the fixations of exported tables, place them on the pictures that were shown, and write a
+    folder for --dataset folder. What is left out is counted by reason.
+    """
+
+    exports: tuple[Path, ...] = option((), "exported tables", words="+", metavar="EXPORT")
+    format: str = option(
+        "csv", "program that wrote the exports (docs/RECORDINGS.md)", choices=EXPORTERS,
+        group="recordings",
+    )  # fmt: skip
+    columns: str = shared("columns", help="names of columns that differ from the format's, such as "
+                          "image=Stimulus,x=FPOGX; roles: " + ", ".join(ROLES))  # fmt: skip
+    eye: str = option(
+        "auto",
+        "eye to read, where an export has both; auto: the one with more fixations, for each "
+        "observer",
+        choices=EYES,
+    )
+    images: Path | None = option(
+        None, "folder with the pictures that were shown (required)", group="pictures"
+    )
+    screen: str | None = shared("screen")
+    placed: str | None = option(
+        None,
+        "place of the pictures on the screen: centre (at their own size), or X,Y,W,H in pixels; "
+        "default: what the export tells, else centre; for csv, coordinates are the pictures'",
+        metavar="centre|X,Y,W,H",
+    )
+    pixels_per_degree: float | None = shared(
+        "pixels_per_degree",
+        help="pixels of the screen per degree of visual angle: the data set's Gaussian is then one "
+        "degree",
+        group="visual angle",
+    )
+    distance_cm: float | None = shared("distance_cm")
+    screen_cm: str | None = shared("screen_cm")
+    output: Path | None = option(None, "folder for the data set (required)", group="output")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_columns(self.columns)
+        if self.screen is not None:
+            parse_screen(self.screen)
+
+    @property
+    def degree(self) -> tuple[float, str] | None:
+        """Pixels of the screen per degree, and the flags that say so; None if unknown."""
+        return degree_of(self.pixels_per_degree, self.distance_cm, self.screen_cm, self.screen)
+
+
+@dataclass(frozen=True)
 class ConvertConfig(Checked):
     """Convert weights files of Keras 1 or 2, such as those of the ML-Net of 2016.
 
@@ -479,9 +553,14 @@ class SubsetConfig(PlanConfig):
 
     dataset: str = shared("dataset", group="data")
     data: tuple[Path, ...] = shared("sources")
+    columns: str = shared("columns")
     n: int = option(1000, "pictures to copy", unit="pictures", least=1, most=10**7)
     seed: int = option(0, "seed of the random choice", least=0, most=LARGEST_SEED)
     output: Path | None = option(None, "folder for the copy (required)", group="output")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_columns(self.columns, self.dataset)
 
 
 def data_of(trained: Config, flags: dict[str, Any]) -> dict[str, Any]:
@@ -497,6 +576,8 @@ def data_of(trained: Config, flags: dict[str, Any]) -> dict[str, Any]:
     if name not in trained.dataset:
         return {}
     truth = {field: getattr(trained, field) for field in TRUTH_FIELDS}
+    if name not in OWN_SETS:  # the training had another data set with tables
+        truth["columns"] = ""
     return {**truth, "dataset": name, "data": dict(trained.sets)[name]}
 
 

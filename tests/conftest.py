@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -34,6 +35,10 @@ TINY = {
     "optimizer": "adam",
 }
 
+# in memory where Linux offers it: a disk takes milliseconds to remove each of thousands of folders
+MEMORY = Path("/dev/shm")
+if "TMPDIR" not in os.environ and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4e9:
+    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 # of the browser that looks at pages: it asks nobody for anything of its own
 CHROMIUM_FLAGS = [
     "--no-sandbox",
@@ -48,6 +53,11 @@ CHROMIUM_FLAGS = [
 # how long an example takes depends on what else the machine does
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the files that mostly wait, so that the other processes compute meanwhile."""
+    items.sort(key=lambda item: item.get_closest_marker("waits") is None)
 
 
 def needs(path: Path) -> pytest.MarkDecorator:

@@ -1,12 +1,14 @@
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 from flag_parser import parse
 
 import config
-from commands.settings import PrepareConfig
+from commands.settings import EvaluateConfig, PrepareConfig
 from config import Config, resolve
+from salience.data import loading
 from salience.system.errors import UserError
 
 
@@ -73,7 +75,10 @@ def test_ill_typed_files_are_refused(tmp_path, text, message):
         ({"dataset": ("synthetic",), "data": (Path("x"),)}, "--data names 1 folders"),
         ({"init_weights": Path("w"), "backbone_weights": "none"}, "leave out --.*weights none"),
         ({"light": True}, "--light is for resnet50-decoder; mlnet has no such decoder"),
-        ({"fixed_blocks": 4, "backbone": "resnet50"}, "--fixed_blocks is for mlnet on vgg16"),
+        (
+            {"fixed_blocks": 4, "backbone": "resnet50"},
+            "--fixed_blocks is for mlnet and mult",
+        ),
         ({"fixed_blocks": 5}, "--fixed_blocks 5"),
         ({"val_share": 0.5, "test_share": 0.5}, "leave no picture to train on"),
         ({"folds": 1}, "at least 2 folds"),
@@ -129,3 +134,36 @@ def test_a_run_is_named_by_what_it_transfers():
         (False, "none"): "mlnet-scratch-osie",
     }
     assert Config().run_folder == Path("runs/mlnet-frozen-osie")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"distance_cm": 60.0}, "belong together; add --screen_cm and --screen"),
+        ({"screen_cm": "50", "screen": "1920x1080"}, "belong together; add --distance_cm"),
+        ({"screen": "1920x1080"}, "--screen needs --distance_cm and --screen_cm"),
+        ({"pixels_per_degree": 35.0, "distance_cm": 60.0}, "leave out --distance_cm"),
+        ({"distance_cm": 60.0, "screen_cm": "50 cm", "screen": "1920x1080"}, "--screen_cm 50 cm: "),
+        ({"distance_cm": 60.0, "screen_cm": "0.5", "screen": "1920x1080"}, "in centimetres?"),
+        ({"distance_cm": 60.0, "screen_cm": "50x50", "screen": "1920x1080"}, "but 21.6 of height"),
+    ],
+)
+def test_flags_that_do_not_give_a_degree_are_told(flags, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        EvaluateConfig(dataset="folder", **flags)
+
+
+def test_a_degree_of_the_scoring_replaces_the_gaussian_of_the_training(monkeypatch):
+    trained = Config(dataset=("folder",), sigma_pixels=20.0)
+    monkeypatch.setattr(EvaluateConfig, "training", lambda self: trained)
+    assert EvaluateConfig.from_flags({"dataset": "folder"}).gaussian_pixels == 20
+    given = EvaluateConfig.from_flags({"dataset": "folder", "pixels_per_degree": 35.0})
+    assert (given.sigma_pixels, given.gaussian_pixels) == (None, 35)
+    screen = {"distance_cm": 60.0, "screen_cm": "53.1x29.9", "screen": "1920x1080"}
+    by_screen = EvaluateConfig.from_flags({"dataset": "folder", **screen})
+    assert by_screen.gaussian_pixels == pytest.approx(1920 / 53.1 * 60 * 2 * 0.0087269, abs=1e-2)
+
+
+@pytest.mark.parametrize("name", config.DATASETS)
+def test_a_set_says_where_its_gaussian_comes_from(name):
+    assert len(loading.sigma_origin(name).split()) > 2

@@ -41,8 +41,8 @@ class Scenes:
         looks = parse(root / "data" / "eye" / "fixations.mat")
         split = json.loads((root / "split.json").read_text())
         pictures = [looks[Path(name).stem] for name in split["test"][:PICTURES]]
-        self.seen = [points[np.asarray(who) < OBSERVERS] for points, who, _ in pictures]
-        self.truths = [points[np.asarray(who) >= OBSERVERS] for points, who, _ in pictures]
+        self.seen = [one.fixations[np.asarray(one.subjects) < OBSERVERS] for one in pictures]
+        self.truths = [one.fixations[np.asarray(one.subjects) >= OBSERVERS] for one in pictures]
         training = [(looks[Path(name).stem].fixations, SHAPE) for name in split["train"]]
         self.bias = centre_bias(training, SHAPE, SIGMA_PIXELS)
 

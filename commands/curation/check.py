@@ -85,7 +85,7 @@ def check(settings: CheckConfig, say: Callable[[str], None] = tell) -> bool:
         UserError: there is no such folder, it holds no pictures, or the data set is built in.
     """
     name, root = settings.dataset, settings.data
-    parts = loading.parts(name, root)
+    parts = loading.parts(name, root, settings.columns)
     if not parts:
         raise UserError(f"{name} is built in: it has no files to check.")
     make_folder(settings.output)
@@ -95,7 +95,7 @@ def check(settings: CheckConfig, say: Callable[[str], None] = tell) -> bool:
         rows.append(row_of(part, examined))
         pictures += examined
     note_absent(settings.dataset, settings.data, {part.title for part in parts}, findings)
-    splits, refused = loading.splits_of(name, root)
+    splits, refused = loading.splits_of(name, root, settings.columns)
     note_duplicates(pictures, splits, findings.remarks)
     for line in loading.not_read(root, parts):
         findings.remarks.explain(line)

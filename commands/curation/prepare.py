@@ -74,7 +74,7 @@ def prepare(settings: PrepareConfig, say: Callable[[str], None] = tell) -> None:
     kept = real_path(folder)
     root = source_folder(settings.data, kept.with_name(f"{kept.name}.source"))
     splits, left_out = loading.load_splits(
-        settings.dataset, root, settings.plan, settings.out_of_bounds
+        settings.dataset, root, settings.plan, settings.out_of_bounds, settings.columns
     )
     assert root is not None  # a data set with files was loaded from it
     network = settings.network
@@ -93,12 +93,13 @@ def prepare(settings: PrepareConfig, say: Callable[[str], None] = tell) -> None:
             "cols": network.cols,
             "stride": grid.stride,
             "crop": grid.crop,
-            "sigma_pixels": settings.sigma_pixels,
+            "sigma_pixels": settings.gaussian_pixels,
             **store.plan_settings(settings.plan),
             "out_of_bounds": settings.out_of_bounds,
+            **({"columns": settings.columns} if settings.columns else {}),
         },
     }
-    for line in loading.remarks(settings.dataset, root):
+    for line in loading.remarks(settings.dataset, root, columns=settings.columns):
         say(f"note: {line}")
     for split, why in left_out.items():
         say(f"left out: the {split} split. {why}")
@@ -160,9 +161,9 @@ def earlier_work(
     own = {"data": earlier["source"], **earlier["settings"]}
     requested = {"data": header["source"], **header["settings"]}
     if own != requested and not overwrite:
-        names = [name for name in requested if own.get(name) != requested[name]]
+        names = [name for name in own | requested if own.get(name) != requested.get(name)]
         before = store.preparation_text({name: own.get(name) for name in names})
-        now = store.preparation_text({name: requested[name] for name in names})
+        now = store.preparation_text({name: requested.get(name) for name in names})
         raise UserError(
             f"{folder} was prepared with {before}, now {now} is requested. Choose another "
             "--output, or replace it with --overwrite True."

@@ -52,8 +52,10 @@ def subset(settings: SubsetConfig, say: Callable[[str], None] = tell) -> None:
         if loading.are_archives(settings.data):
             root = archives.extract(settings.data, stack.enter_context(scratch(parent)) / "data")
         loading.refuse_store(root)
-        splits, left_out = loading.load_splits(settings.dataset, root, settings.plan, "keep")
-        for line in loading.remarks(settings.dataset, root):
+        splits, left_out = loading.load_splits(
+            settings.dataset, root, settings.plan, "keep", settings.columns
+        )
+        for line in loading.remarks(settings.dataset, root, columns=settings.columns):
             say(f"note: {line}")
         for split, why in left_out.items():
             say(f"left out: the {split} split. {why}")
@@ -183,7 +185,12 @@ def write_sample(folder: Path, split: str, sample: Sample, taken: set[str]) -> s
         values = np.asarray(sample.map(), np.float32)
         write_bytes(path("maps", ".tif"), cv2.imencode(".tif", values)[1].tobytes())
     if sample.fixations is not None:
-        arrays = {"fixations": sample.fixations, "subjects": sample.subjects}
+        arrays = {
+            "fixations": sample.fixations,
+            "subjects": sample.subjects,
+            "t": sample.times,
+            "duration": sample.durations,
+        }
         present = {kind: array for kind, array in arrays.items() if array is not None}
         write_arrays(path("fixations", ".npz"), present)
     return f"{stem}{suffix}"

@@ -82,7 +82,12 @@ def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str,
     weights = weight_files.choose(settings.weights, settings.weights_dir, say)
     split = load_split(settings, settings.split, notes)
     training = loading.load(
-        settings.dataset, settings.data, "train", settings.plan, settings.out_of_bounds
+        settings.dataset,
+        settings.data,
+        "train",
+        settings.plan,
+        settings.out_of_bounds,
+        columns=settings.columns,
     )
     if max(settings.n) > len(training):
         raise UserError(
@@ -133,7 +138,7 @@ def fitted_groups(
         parts[ALL] = [orders[0]]
     needed = sorted({i for drawn in parts.values() for order in drawn for i in order})
     found = maps_to_fit(
-        source, [training[i] for i in needed], settings.sigma_pixels, settings.objective
+        source, [training[i] for i in needed], settings.gaussian_pixels, settings.objective
     )
     known = dict(zip(needed, found, strict=True))
     groups = []

@@ -75,7 +75,7 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = tell) -> Eva
     for line in notes.lines():
         say(f"note: {line}")
     if settings.output:
-        write(settings.output, evaluation, to_json(settings), truth_of(split))
+        write(settings.output, evaluation, to_json(settings), truth_of(split, settings))
         say(f"wrote {settings.output}/metrics.json and {settings.output}/per_image.csv")
     return evaluation
 
@@ -107,6 +107,7 @@ def source_of(
         settings.smooth,
         settings.mirror,
         load_named(settings.adaptation, weights, say),
+        of_set=settings.of_set,
     )
 
 
@@ -159,7 +160,7 @@ def tuned_row(
             settings.smooth,
             settings.stretch,
         )
-    found = maps_to_fit(val_source, validation.samples, settings.sigma_pixels)
+    found = maps_to_fit(val_source, validation.samples, settings.gaussian_pixels)
     usable = [picture for picture in found if picture is not None]
     if len(usable) < LEAST_PICTURES:
         raise UserError(

@@ -202,7 +202,14 @@ def probe(settings: ProbeConfig, say: Callable[[str], None] = tell) -> dict[str,
     make_folder(settings.output)
     split = load_split(settings, settings.split, notes)
     training, validation = (
-        loading.load(settings.dataset, settings.data, part, settings.plan, settings.out_of_bounds)
+        loading.load(
+            settings.dataset,
+            settings.data,
+            part,
+            settings.plan,
+            settings.out_of_bounds,
+            columns=settings.columns,
+        )
         for part in ("train", "val")
     )
     if settings.split != "test":
@@ -304,7 +311,7 @@ def prefetched_batches(
         network.input_shape,
         settings.batch_size,
         grid=OutputGrid(GRID),
-        sigma_pixels=settings.sigma_pixels,
+        sigma_pixels=settings.gaussian_pixels,
     )
     with ThreadPoolExecutor(1) as pool:
         next_batch = pool.submit(reader.__getitem__, 0)

@@ -23,23 +23,28 @@ def load_split(settings: ScoringConfig, split: str, notes: Notes) -> TruthSplit:
     """
     names = metric_names(settings.metrics)
     samples, left_out = loading.load_to_score(
-        settings.dataset, settings.data, split, settings.plan, settings.out_of_bounds
+        settings.dataset,
+        settings.data,
+        split,
+        settings.plan,
+        settings.out_of_bounds,
+        settings.columns,
     )
     for part, why in left_out.items():
         notes.explain(f"The {part} split is left out: {why}")
     apart = [getattr(settings, name, None) for name in ("maps", "val_maps", "output")]
-    for remark in loading.remarks(settings.dataset, settings.data, apart):
+    for remark in loading.remarks(settings.dataset, settings.data, apart, settings.columns):
         notes.explain(remark)
     found = TruthSplit(
         samples,
         names,
-        settings.sigma_pixels,
+        settings.gaussian_pixels,
         settings.profile,  # type: ignore[arg-type]
         settings.seed,
         settings.workers,
         settings.human,
     )
-    notes.explain(truth_line(truth_of(found)))
+    notes.explain(truth_line(truth_of(found, settings)))
     for sample, (fixations, shape) in zip(samples, found.pictures, strict=True):
         inside = are_within(fixations, shape)
         if sample.outside:
@@ -52,14 +57,19 @@ def load_split(settings: ScoringConfig, split: str, notes: Notes) -> TruthSplit:
     return found
 
 
-def truth_of(split: TruthSplit) -> dict[str, Any]:
+def truth_of(split: TruthSplit, settings: ScoringConfig) -> dict[str, Any]:
     """Return the origin of a split's density maps, for the files.
+
+    Args:
+        split: the scored pictures.
+        settings: settings of the scoring.
 
     Returns:
         own_maps: pictures scored against the data set's own map.
         made_maps: pictures whose map is made of their fixations.
         sigma_pixels: standard deviation of the Gaussian for maps made of fixations, including the
             references; a list if it differs between pictures.
+        sigma_from: where it comes from: flags, or the data set.
     """
     own = [s.map is not None and (split.sigma_pixels is None or s.fixations is None)
            for s in split.samples]  # fmt: skip
@@ -68,6 +78,8 @@ def truth_of(split: TruthSplit) -> dict[str, Any]:
         "own_maps": sum(own),
         "made_maps": len(own) - sum(own),
         "sigma_pixels": sigmas[0] if len(sigmas) == 1 else sigmas,
+        "sigma_from": settings.gaussian_origin
+        or f"{settings.dataset}: {loading.sigma_origin(settings.dataset, settings.data)}",
     }
 
 
@@ -75,7 +87,7 @@ def truth_line(truth: dict[str, Any]) -> str:
     """Return the origin of the density maps as a sentence; every score depends on the Gaussian."""
     found = truth["sigma_pixels"]
     sigma = f"{found:g}" if isinstance(found, float) else f"{found[0]:g} to {found[-1]:g}"
-    made = f"made from fixations with a Gaussian of {sigma} pixels (--sigma_pixels)"
+    made = f"made from fixations with a Gaussian of {sigma} pixels ({truth['sigma_from']})"
     if not truth["made_maps"]:
         return f"density maps: the data set's own; only references are {made}"
     if not truth["own_maps"]:
@@ -129,7 +141,12 @@ def note_training_pictures(
         for plan in plans:
             with suppress(UserError):  # the part has no pictures here
                 found = loading.load(
-                    settings.dataset, settings.data, part, plan, settings.out_of_bounds
+                    settings.dataset,
+                    settings.data,
+                    part,
+                    plan,
+                    settings.out_of_bounds,
+                    columns=settings.columns,
                 )
                 used |= {identity(sample) for sample in found}
         for sample in split.samples:

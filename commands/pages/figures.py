@@ -40,7 +40,7 @@ def curves(history: list[Row], path: Path, title: str) -> None:
         if name in history[0]:  # a metric of the system that is also computed in training
             axis.plot(epochs, [row[name] for row in history], "o-", ms=3, color="tab:blue")
         axis.plot(epochs, [row[key] for row in history], "o-", ms=3, color="tab:orange")
-        axis.set_title(f"validation {METRICS[name].name}")
+        axis.set_title(f"validation {score_title(name)}")
     for axis in axes:
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -48,6 +48,18 @@ def curves(history: list[Row], path: Path, title: str) -> None:
         axis.grid(alpha=0.25)
     figure.suptitle(title)
     _save(figure, path)
+
+
+def score_title(name: str) -> str:
+    """Return the title of a column of a history: a metric, or a metric on one data set.
+
+    >>> score_title("auc_judd"), score_title("ig_osie")
+    ('AUC-Judd', 'IG, osie')
+    """
+    if name in METRICS:
+        return METRICS[name].name
+    metric, _, dataset = name.partition("_")
+    return f"{METRICS[metric].name}, {dataset}"
 
 
 def picture_grid(rows: list[tuple[str, NDArray, NDArray, NDArray, str]], path: Path) -> None:
@@ -103,6 +115,43 @@ def overview(mean_map: NDArray, counts: list[int], path: Path, name: str, captio
         axes[1].grid(alpha=0.25)
         axes[1].set_axisbelow(True)
     figure.suptitle(name)
+    _save(figure, path)
+
+
+def fixations_over(
+    rows: list[tuple[str, NDArray, NDArray, list[str]]], path: Path, title: str
+) -> None:
+    """Write a PNG of pictures with their fixations, in a colour for each observer.
+
+    Fixations outside their picture are drawn, too, up to half the picture's size away.
+
+    Args:
+        rows: (name, BGR picture, fixations [n, 2] in (x, y) pixels, observer of each fixation).
+        path: the PNG.
+        title: title of the figure.
+    """
+    columns = min(3, len(rows))
+    lines = -(-len(rows) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.4 * lines), layout="constrained", dpi=110)
+    axes = figure.subplots(lines, columns, squeeze=False)
+    observers = sorted({name for *_, who in rows for name in who})
+    for axis, (name, image, points, who) in zip(axes.flat, rows, strict=False):
+        height, width = image.shape[:2]
+        small = shrink(image, 640)
+        extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+        axis.imshow(cv2.cvtColor(small, cv2.COLOR_BGR2RGB), extent=extent)
+        colours = [f"C{observers.index(one) % 10}" for one in who]
+        axis.scatter(*points.T, s=14, c=colours, edgecolors="white", linewidths=0.5)
+        size = np.array([width, height])
+        low = np.maximum(np.minimum(points.min(axis=0), 0), -size / 2) - 0.02 * size
+        high = np.minimum(np.maximum(points.max(axis=0), size), 1.5 * size) + 0.02 * size
+        axis.set_xlim(low[0], high[0])
+        axis.set_ylim(high[1], low[1])
+        label = f"{name}: {len(points):,} fixations, {len(set(who)):,} observers"
+        axis.set_title(label, fontsize=8, parse_math=False)  # a name may contain $
+    for axis in axes.flat:
+        axis.set_axis_off()
+    figure.suptitle(title)
     _save(figure, path)
 
 

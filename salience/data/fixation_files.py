@@ -58,6 +58,7 @@ def found_in(
     clashes: list[str],
     around: Sequence[Path] = (),
     elsewhere: Sequence[str] = (),
+    columns: str = "",
 ) -> Found:
     """Return what tells where people looked at pictures.
 
@@ -68,6 +69,7 @@ def found_in(
         around: folders that may hold tables about many pictures, too; only the first is no other
             split's.
         elsewhere: keys of the other splits' pictures, which tables may name, too.
+        columns: names of tables' columns, see `columns.parse_columns`.
     """
     files: dict[str, Path] = {}
     second: list[Path] = []
@@ -93,12 +95,13 @@ def found_in(
         remarks.append(f"{_some([path.name for path in whole])} not read: pictures have files of "
                        "their own")  # fmt: skip
         whole = []
-    remarks += _columns_read([*files.values(), *whole])
+    remarks += _columns_read([*files.values(), *whole], columns)
     if whole:
         own = all(path.parent in (folder, *around[:1]) for path in whole)
         others = [key for key in elsewhere if not (own and key in images)]
-        return Found(lambda: _of_tables(whole, images, others), tuple(remarks), known)
-    return Found((lambda: _of_files(files, images)) if files else None, tuple(remarks), known)
+        return Found(lambda: _of_tables(whole, images, others, columns), tuple(remarks), known)
+    read = (lambda: _of_files(files, images, columns)) if files else None
+    return Found(read, tuple(remarks), known)
 
 
 def _some(names: Sequence[str]) -> str:
@@ -107,13 +110,15 @@ def _some(names: Sequence[str]) -> str:
     return f"{', '.join(names[:NAMED])}{more}"
 
 
-def _columns_read(paths: Sequence[Path]) -> list[str]:
+def _columns_read(paths: Sequence[Path], columns: str) -> list[str]:
     """Return what is to be known of the columns of tables and arrays, told by the first of each."""
     remarks = []
     table = next((path for path in paths if path.suffix.lower() in tables.SUFFIXES), None)
     array = next((path for path in paths if path.suffix.lower() == ".npy"), None)
+    if columns and not table:
+        remarks.append(f"--columns {columns} has no effect: no table of fixations is read")
     try:
-        others = [name for name in tables.columns_of(table).others if name] if table else []
+        others = [n for n in tables.columns_of(table, columns).others if n] if table else []
         if others:
             remarks.append(f"{table}: the columns {', '.join(others)} are passed over")
         held: Any = read_array(array, mapped=True, table=True) if array else np.zeros(0)
@@ -124,26 +129,25 @@ def _columns_read(paths: Sequence[Path]) -> list[str]:
     return remarks
 
 
-def _of_files(files: dict[str, Path], images: Mapping[str, Image]) -> Read:
+def _of_files(files: dict[str, Path], images: Mapping[str, Image], columns: str) -> Read:
     """Return the fixations of pictures that have a file each."""
     # a mask is told from points by its picture's size; one without picture is reported as unpaired
     pairs = {key: (path, images[key]) for key, path in files.items() if key in images}
-    found = read_files(pairs, parse)
+    found = read_files(pairs, parse, columns=columns)
     alone = dict.fromkeys(files.keys() - pairs.keys(), Looks(np.zeros((0, 2), np.float32)))
     return Read({**found.looks, **alone}, found.failures)
 
 
 def _of_tables(
-    paths: Sequence[Path], images: Mapping[str, Image], elsewhere: Sequence[str]
+    paths: Sequence[Path], images: Mapping[str, Image], elsewhere: Sequence[str], columns: str
 ) -> Read:
     """Return the fixations of pictures that tables name, with or without their suffix."""
-    read = read_table(paths[0], tables.parse_all, *paths[1:])
-    keys = {composed(key): key for key in images}
-    by_name = keys | {composed(i.name): key for key, i in images.items() if isinstance(i, Path)}
+    read = read_table(paths[0], tables.parse_all, *paths[1:], columns=columns)
+    find = finder(images)
     looks: dict[str, Looks] = {}
     said: dict[str, str] = {}
     for name, found in read.looks.items():
-        key = by_name.get(name) or _key_of(name, keys)
+        key = find(name)
         if key in looks:
             raise UserError(f"{paths[0]} has {said[key]} and {name}: one picture under two names.")
         if key in images and key in elsewhere:
@@ -156,19 +160,32 @@ def _of_tables(
     return Read(looks)
 
 
-def _key_of(name: str, keys: dict[str, str]) -> str:
-    """Return the key of a picture that a table names by another suffix than it has."""
-    path = Path(name)
-    stem = path.stem if path.suffix.lower() in IMAGE_SUFFIXES else name
-    return keys.get(stem, stem)
+def finder(images: Mapping[str, Image]) -> Callable[[str], str]:
+    """Return a function from a picture's name in a table to its key, or to a key of no picture.
+
+    Names may have the picture's suffix, another one or none.
+
+    Args:
+        images: the pictures by their key.
+    """
+    keys = {composed(key): key for key in images}
+    by_name = keys | {composed(i.name): key for key, i in images.items() if isinstance(i, Path)}
+
+    def find(name: str) -> str:
+        path = Path(name)
+        stem = path.stem if path.suffix.lower() in IMAGE_SUFFIXES else name
+        return by_name.get(name) or keys.get(stem, stem)
+
+    return find
 
 
-def parse(path: Path, image: Image) -> Looks:
+def parse(path: Path, image: Image, columns: str = "") -> Looks:
     """Return the fixations of one picture's file.
 
     Args:
         path: .npy, .npz, .mat, a table, or a mask as a picture.
         image: the picture, whose size tells a mask from points.
+        columns: names of tables' columns, see `columns.parse_columns`.
 
     Raises:
         UserError: the file cannot be read, or holds neither points nor a mask of that picture.
@@ -177,8 +194,10 @@ def parse(path: Path, image: Image) -> Looks:
     if suffix in IMAGE_SUFFIXES:
         return looks_of_picture(path)
     if suffix in tables.SUFFIXES:
-        return tables.parse_picture(path, image.name if isinstance(image, Path) else path.stem)
-    values, who = _mat(path) if suffix == ".mat" else _numpy(path)
+        name = image.name if isinstance(image, Path) else path.stem
+        return tables.parse_picture(path, name, columns)
+    values, beside = _mat(path) if suffix == ".mat" else _numpy(path)
+    who = beside.get("subjects")
     shape = _shape_of(image)
     if values.dtype.kind not in "buif" or values.ndim != 2:
         raise UserError(
@@ -194,7 +213,8 @@ def parse(path: Path, image: Image) -> Looks:
     if values.shape[1] == 2:
         first_pixel = 1.0 if suffix == ".mat" else 0.0  # MATLAB counts pixels from one
         subjects = None if who is None else observers_of(who, len(values), path)
-        return Looks((values - first_pixel).astype(np.float32), subjects)
+        when = (_times(beside.get(name), len(values), name, path) for name in ("t", "duration"))
+        return Looks((values - first_pixel).astype(np.float32), subjects, None, *when)
     if values.shape != shape:  # (x, y, duration) would else pass for a mask, three pixels wide
         of = f"{shape[0]} rows and {shape[1]} columns" if shape else "a damaged header"
         raise UserError(
@@ -206,37 +226,49 @@ def parse(path: Path, image: Image) -> Looks:
     return Looks(points_of_mask(values, path), None, shape)
 
 
-def _mat(path: Path) -> tuple[NDArray, NDArray | None]:
-    """Return the values of a .mat file, and who made each fixation where it says."""
-    values, content = read_mat(path, ("fixLocs", "fixations"), "fixations", ("subjects",))
-    return values, content.get("subjects")
+def _times(values: NDArray | None, count: int, name: str, path: Path) -> NDArray | None:
+    """Return the times or durations of fixations as float32 [n]; None where there are none."""
+    if values is None:
+        return None
+    if values.dtype.kind not in "buif" or values.size != count:
+        raise UserError(
+            f"{path} holds '{name}' as {values.dtype} of shape {values.shape}; milliseconds of "
+            f"shape ({count},) are expected."
+        )
+    return values.ravel().astype(np.float32)
 
 
-def _numpy(path: Path) -> tuple[NDArray, NDArray | None]:
-    """Return the values of a .npy or .npz file, and who made each fixation where it says."""
+def _mat(path: Path) -> tuple[NDArray, Mapping[str, NDArray]]:
+    """Return the values of a .mat file, and the arrays beside them."""
+    return read_mat(path, ("fixLocs", "fixations"), "fixations", ("subjects",))
+
+
+def _numpy(path: Path) -> tuple[NDArray, Mapping[str, NDArray]]:
+    """Return the values of a .npy or .npz file, and the arrays or columns beside them."""
     try:
         if path.suffix.lower() == ".npy":
             values = read_array(path, table=True)
-            return _columns(values, path) if values.dtype.names else (values, None)
+            return _columns(values, path) if values.dtype.names else (values, {})
         found = read_arrays(path)
     except UNREADABLE as error:
         raise UserError(f"{path} cannot be read as an array: {error}") from error
     if "fixations" not in found:
         there = ", ".join(found) or "nothing"
         raise UserError(f"{path} has no array 'fixations', but {there}.")
-    return found["fixations"], found.get("subjects")
+    return found["fixations"], found
 
 
-def _columns(values: NDArray, path: Path) -> tuple[NDArray, NDArray | None]:
-    """Return the points of an array with named columns, and who made each where it says."""
+def _columns(values: NDArray, path: Path) -> tuple[NDArray, Mapping[str, NDArray]]:
+    """Return the points of an array with named columns, and the columns beside them."""
     names: Any = {name.lower(): name for name in values.dtype.names or ()}
     if not {"x", "y"} <= names.keys() or values.ndim != 1:
         raise UserError(
             f"{path} has the columns {', '.join(names)} and shape {values.shape}; x and y are "
             "needed, and maybe subject, of shape [n]."
         )
-    who = values[names["subject"]] if "subject" in names else None
-    return np.stack([values[names["x"]], values[names["y"]]], axis=1), who
+    roles = {"subject": "subjects", "t": "t", "duration": "duration"}
+    beside = {roles[role]: values[names[role]] for role in roles.keys() & names.keys()}
+    return np.stack([values[names["x"]], values[names["y"]]], axis=1), beside
 
 
 def _third(values: NDArray, path: Path) -> NDArray:

@@ -36,6 +36,7 @@ def load(
     plan: Plan = BY_SHARES,
     out_of_bounds: str = "drop",
     truth: bool = True,
+    columns: str = "",
 ) -> list[Sample]:
     """Return the samples of a split of a data set.
 
@@ -47,13 +48,17 @@ def load(
         out_of_bounds: "drop" fixations outside their picture, "clip" them to its border, or "keep"
             them.
         truth: whether to refuse pictures without a map and fixations.
+        columns: names of the columns of the user's own tables, see `columns.parse_columns`; other
+            data sets ignore it.
 
     Raises:
         UserError: the folder or a part of it is missing (the message says how to get it); or a
             store was prepared with other settings, or its sources have changed.
     """
     module = module_of(name, root)
-    originals = partial(_originals, module, split=split, plan=plan, out_of_bounds=out_of_bounds)
+    originals = partial(
+        _originals, module, split=split, plan=plan, out_of_bounds=out_of_bounds, columns=columns
+    )
     if module.NEEDS_FILES and root is not None and store.is_store(root):
         return store.load(root, name, split, plan, out_of_bounds, originals)
     samples = originals(root)
@@ -70,7 +75,8 @@ def load(
         )
     if plan.folds:
         following = dataclasses.replace(plan, fold=(plan.fold + 1) % plan.folds)
-        if [s.name for s in samples] == [s.name for s in module.load(root, split, following)]:
+        other = module.load(root, split, following, **_options(module, columns))
+        if [s.name for s in samples] == [s.name for s in other]:
             raise UserError(
                 f"{name} at {root} brings its own split, which --folds does not divide: leave "
                 "--folds away."
@@ -84,9 +90,11 @@ def load(
 
 
 def load_splits(
-    name: str, root: Path | None, plan: Plan, out_of_bounds: str
+    name: str, root: Path | None, plan: Plan, out_of_bounds: str, columns: str = ""
 ) -> tuple[dict[str, list[Sample]], dict[str, str]]:
     """Return the samples of each split, and the error of each split that cannot be used.
+
+    The arguments are those of `load`.
 
     Raises:
         UserError: no split can be used.
@@ -94,7 +102,7 @@ def load_splits(
     splits, left_out = {}, {}
     for split in SPLITS:
         try:
-            splits[split] = load(name, root, split, plan, out_of_bounds)
+            splits[split] = load(name, root, split, plan, out_of_bounds, columns=columns)
         except UserError as error:
             left_out[split] = str(error)
     if not splits:
@@ -103,18 +111,24 @@ def load_splits(
 
 
 def load_to_score(
-    name: str, root: Path | None, split: str, plan: Plan, out_of_bounds: str
+    name: str,
+    root: Path | None,
+    split: str,
+    plan: Plan,
+    out_of_bounds: str,
+    columns: str = "",
 ) -> tuple[list[Sample], dict[str, str]]:
     """Return the samples of one split or of all, and the error of each split that is left out.
 
-    If a name occurs in several splits, the split is put in front.
+    The arguments are those of `load`. If a name occurs in several splits, the split is put in
+    front.
 
     Raises:
         UserError: the split, or all of them, cannot be used.
     """
     if split != ALL_SPLITS:
-        return load(name, root, split, plan, out_of_bounds), {}
-    splits, left_out = load_splits(name, root, plan, out_of_bounds)
+        return load(name, root, split, plan, out_of_bounds, columns=columns), {}
+    splits, left_out = load_splits(name, root, plan, out_of_bounds, columns)
     counts = Counter(sample.name for samples in splits.values() for sample in samples)
     found = [
         dataclasses.replace(sample, name=f"{part}/{sample.name}")
@@ -124,6 +138,18 @@ def load_to_score(
         for sample in samples
     ]
     return found, left_out
+
+
+def sigma_origin(name: str, root: Path | None = None) -> str:
+    """Return where the Gaussian of a data set comes from, as text.
+
+    Args:
+        name: name of the data set.
+        root: folder of the data set, whose files may say more.
+    """
+    module = importlib.import_module(f"salience.data.sets.{name}")
+    own = getattr(module, "sigma_from", None)
+    return own(root) if own and root and not store.is_store(root) else module.SIGMA_FROM
 
 
 def submission_pictures(name: str, root: Path | None) -> list[Sample]:
@@ -163,28 +189,43 @@ def _remedy(name: str, root: Path | None, split: str) -> str:
     return "Take another --split."
 
 
-def parts(name: str, root: Path | None) -> list[FileGroup]:
+def _options(module: ModuleType, columns: str) -> dict[str, str]:
+    """Return the names of columns as an argument, for a data set that reads the user's tables."""
+    return {"columns": columns} if columns and getattr(module, "READS_TABLES", False) else {}
+
+
+def parts(name: str, root: Path | None, columns: str = "") -> list[FileGroup]:
     """Return the file groups of a data set on disk; [] for a built-in set.
+
+    Args:
+        name: name of the data set.
+        root: folder of the data set.
+        columns: names of the columns of the user's own tables, see `columns.parse_columns`; other
+            data sets ignore it.
 
     Raises:
         UserError: the folder is missing, has no pictures, or is a store.
     """
     module = module_of(name, root)
     refuse_store(root)
-    return module.parts(root) if module.NEEDS_FILES else []
+    return module.parts(root, **_options(module, columns)) if module.NEEDS_FILES else []
 
 
-def remarks(name: str, root: Path | None, apart: Sequence[Path | None] = ()) -> list[str]:
+def remarks(
+    name: str, root: Path | None, apart: Sequence[Path | None] = (), columns: str = ""
+) -> list[str]:
     """Return remarks about the interpretation of a data set's files.
 
     Args:
         name: name of the data set.
         root: folder of the data set.
         apart: folders that do not belong to the data set.
+        columns: names of the columns of the user's own tables, see `columns.parse_columns`; other
+            data sets ignore it.
     """
     if root is not None and store.is_store(root):
         return []  # `data prepare` has printed them
-    found = parts(name, root)
+    found = parts(name, root, columns)
     read = [remark for part in found for remark in part.remarks]
     return read + not_read(root, found, apart)
 
@@ -207,20 +248,22 @@ def not_read(
     return unread(root, found, is_other) if root is not None and found else []
 
 
-def splits_of(name: str, root: Path | None) -> tuple[dict[str, str], list[str]]:
+def splits_of(name: str, root: Path | None, columns: str = "") -> tuple[dict[str, str], list[str]]:
     """Return the split of each picture under the default plan, and the errors of unusable splits.
+
+    The arguments are those of `parts`.
 
     Raises:
         UserError: the folder is missing, has no pictures, or is a store.
     """
-    there = {part.split for part in parts(name, root)}
+    there = {part.split for part in parts(name, root, columns)}
     by_name: dict[str, str] = {}
     refused: list[str] = []
     for split in SPLITS:
         if split not in there and "" not in there:
             continue
         try:
-            samples = _originals(module_of(name, root), root, split, BY_SHARES, "drop")
+            samples = _originals(module_of(name, root), root, split, BY_SHARES, "drop", columns)
         except UserError as error:
             refused.append(str(error))
         else:
@@ -249,14 +292,19 @@ def refuse_store(root: Path | None) -> None:
 
 
 def _originals(
-    module: ModuleType, root: Path | None, split: str, plan: Plan, out_of_bounds: str
+    module: ModuleType,
+    root: Path | None,
+    split: str,
+    plan: Plan,
+    out_of_bounds: str,
+    columns: str,
 ) -> list[Sample]:
     """Return the samples of a split from the original files of the data set.
 
     Raises:
         UserError: a file cannot be read, or fixations are not in pixels of the pictures.
     """
-    stored = module.load(root, split, plan)
+    stored = module.load(root, split, plan, **_options(module, columns))
     samples = [bounded(sample, out_of_bounds) for sample in stored]
     if out_of_bounds != "keep":
         refuse_points_elsewhere(stored, samples, split)
@@ -314,17 +362,19 @@ def bounded(sample: Sample, out_of_bounds: str) -> Sample:
     if shape is None:
         return sample
     inside = are_within(sample.fixations, shape)
-    points, subjects = sample.fixations, sample.subjects
+    points = sample.fixations
+    own = {name: getattr(sample, name) for name in ("subjects", "times", "durations")}
     # values that are not finite cannot be clipped
     kept = np.isfinite(points).all(axis=1) if out_of_bounds == "clip" else inside
     if not kept.all():
-        points, subjects = points[kept], None if subjects is None else subjects[kept]
+        points = points[kept]
+        own = {name: None if values is None else values[kept] for name, values in own.items()}
     if not inside.all() and out_of_bounds == "clip":
         points = np.clip(points, 0, np.array([shape[1] - 1, shape[0] - 1], np.float32))
     return dataclasses.replace(
         sample,
         fixations=points,
-        subjects=subjects,
+        **own,
         shape=shape,
         outside=int(np.count_nonzero(~inside)),
     )

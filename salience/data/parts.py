@@ -126,6 +126,8 @@ def sample(part: FileGroup, key: str, looks: Looks | None) -> Sample:
         sigma_pixels=part.sigma_pixels,
         category=part.category(key),
         shape=shape,
+        times=looks.times if looks else None,
+        durations=looks.durations if looks else None,
     )
 
 

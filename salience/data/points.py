@@ -46,11 +46,29 @@ class Looks(NamedTuple):
         fixations: float32 [n, 2] in (x, y), 0-based pixel centres; some may lie outside.
         subjects: int32 [n], the observer of each fixation, or None.
         shape: rows and columns of the picture, if the file records them.
+        times: float32 [n], start of each fixation, milliseconds; NaN where unknown, or None.
+        durations: float32 [n], milliseconds; NaN where unknown, or None.
     """
 
     fixations: NDArray[np.floating]
     subjects: NDArray[np.int32] | None = None
     shape: tuple[int, int] | None = None
+    times: NDArray[np.floating] | None = None
+    durations: NDArray[np.floating] | None = None
+
+    def chosen(self, which: NDArray) -> "Looks":
+        """Return some of the fixations, by index or mask, with all that belongs to them."""
+
+        def own(values: NDArray | None) -> NDArray | None:
+            return None if values is None else values[which]
+
+        return Looks(
+            self.fixations[which],
+            own(self.subjects),
+            self.shape,
+            own(self.times),
+            own(self.durations),
+        )
 
 
 @dataclass(frozen=True)
@@ -67,23 +85,24 @@ class Read:
 
 
 def read_files(
-    files: Mapping[str, tuple[Path | Stored, ...]], parser: Callable[..., Looks]
+    files: Mapping[str, tuple[Path | Stored, ...]], parser: Callable[..., Looks], **options: str
 ) -> Read:
     """Return the fixations of pictures with one file each, from the cache for unchanged files.
 
     Args:
         files: arguments of the parser by the picture's key.
         parser: module-level function from these paths to the picture's fixations.
+        options: keyword arguments of the parser.
 
     Raises:
         UserError: no picture has a fixation.
     """
-    shelf = _shelf(parser, [path for paths in files.values() for path in paths])
+    shelf = _shelf(parser, [path for paths in files.values() for path in paths], options)
     failures: dict[str, str] = {}
 
     def parse(name: str) -> tuple[str, Looks] | None:
         try:
-            return name, parser(*files[name])
+            return name, parser(*files[name], **options)
         except UserError as error:
             failures[name] = str(error)
             return None
@@ -105,20 +124,23 @@ def read_files(
     return Read(looks, dict(sorted(failures.items())))
 
 
-def read_table(path: Path, parser: Callable[..., dict[str, Looks]], *others: Path) -> Read:
+def read_table(
+    path: Path, parser: Callable[..., dict[str, Looks]], *others: Path, **options: str
+) -> Read:
     """Return the fixations of all pictures of one file, from the cache for an unchanged file.
 
     Args:
         path: the file.
         parser: module-level function from these files to the fixations by the picture's name.
         others: further files of the same kind that the parser needs.
+        options: keyword arguments of the parser.
 
     Raises:
         UserError: a file cannot be read, or no picture has a fixation.
     """
-    shelf = _shelf(parser, [path, *others])
+    shelf = _shelf(parser, [path, *others], options)
     kept = shelf.recall(LOOKS)
-    looks = _unpacked(kept) if kept is not None else parser(path, *others)
+    looks = _unpacked(kept) if kept is not None else parser(path, *others, **options)
     if kept is None and looks:
         shelf.keep(LOOKS, _packed(looks))
     _refuse_empty(looks, f"{len(looks)} pictures of {path}")
@@ -134,7 +156,7 @@ def _refuse_empty(looks: dict[str, Looks], of: str) -> None:
         )
 
 
-def _shelf(parser: Callable, sources: Sequence[Path | Stored]) -> Shelf:
+def _shelf(parser: Callable, sources: Sequence[Path | Stored], options: Mapping[str, str]) -> Shelf:
     """Return the shelf of a parser's results, keyed by its code and the files' identities."""
     files = [source.file if isinstance(source, Stored) else source for source in sources]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -142,17 +164,19 @@ def _shelf(parser: Callable, sources: Sequence[Path | Stored]) -> Shelf:
     places = [source.index if isinstance(source, Stored) else None for source in sources]
     # includes the file names, which errors quote
     identities = list(zip(map(str, sources), places, stamps, strict=True))
-    return default_cache().shelf(make_key(parser, identities))
+    return default_cache().shelf(make_key(parser, identities, sorted(options.items())))
 
 
 def _packed(looks: dict[str, Looks]) -> dict[str, NDArray]:
     """Return the fixations of many pictures as a few arrays, for a .npz."""
-    points, who, shapes = zip(*looks.values(), strict=True)
+    points, who, shapes, times, durations = zip(*looks.values(), strict=True)
     return {
         "names": np.array(list(looks), np.str_),
         "shapes": np.array([shape or (0, 0) for shape in shapes], np.int64),
         **joined("fixations", points, np.zeros((0, 2), np.float32)),
         **joined("subjects", who, np.zeros(0, np.int32)),
+        **joined("times", times, np.zeros(0, np.float32)),
+        **joined("durations", durations, np.zeros(0, np.float32)),
     }
 
 
@@ -163,11 +187,13 @@ def _unpacked(arrays: dict[str, NDArray]) -> dict[str, Looks]:
         divided("fixations", arrays),
         divided("subjects", arrays),
         arrays["shapes"].tolist(),
+        divided("times", arrays),
+        divided("durations", arrays),
         strict=True,
     )
     return {
-        name: Looks(points, who, (shape[0], shape[1]) if any(shape) else None)
-        for name, points, who, shape in rows
+        name: Looks(points, who, (shape[0], shape[1]) if any(shape) else None, *when)
+        for name, points, who, shape, *when in rows
     }
 
 

@@ -62,7 +62,7 @@ def load(
     split: str,
     plan: Plan,
     out_of_bounds: str,
-    originals: Callable[[Path], list[Sample]],
+    originals: Callable[..., list[Sample]],
 ) -> list[Sample]:
     """Return the samples of a split from a store.
 
@@ -72,7 +72,7 @@ def load(
         split: train, val or test.
         plan: expected division of the pictures into splits.
         out_of_bounds: expected treatment of fixations outside their picture.
-        originals: function from the source folder to the same samples.
+        originals: function from the source folder to the same samples, with the keyword `columns`.
 
     Raises:
         UserError: the store is unfinished or damaged, was prepared with other settings, or its
@@ -185,7 +185,7 @@ class Store:
             )
 
     def refuse_if_changed(
-        self, split: str, samples: list[Sample], originals: Callable[[Path], list[Sample]]
+        self, split: str, samples: list[Sample], originals: Callable[..., list[Sample]]
     ) -> None:
         """Raise UserError if the samples differ from those in the sources now.
 
@@ -194,10 +194,11 @@ class Store:
         Args:
             split: train, val or test.
             samples: samples of the store.
-            originals: function from the source folder to the same samples.
+            originals: function from the source folder to the same samples, with the keyword
+                `columns`.
         """
         try:
-            now = originals(self.source)
+            now = originals(self.source, columns=self.settings.get("columns", ""))
             change = first_change(samples, self.splits[split], now, self.source)
         except UserError as error:
             change = str(error)

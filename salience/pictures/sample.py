@@ -102,6 +102,9 @@ class Sample:
             contradicts this shape, it is ignored.
         outside: number of fixations outside the picture, before they were dropped or clipped.
         prepared: the prepared input and truth in a store, or None.
+        times: float32 [n], start of each fixation since the picture appeared, milliseconds; NaN
+            where unknown. None for data sets without times, and in stores.
+        durations: float32 [n], duration of each fixation, milliseconds; likewise.
     """
 
     name: str
@@ -114,3 +117,5 @@ class Sample:
     shape: tuple[int, int] | None = None
     outside: int = 0
     prepared: Prepared | None = None
+    times: NDArray[np.floating] | None = None
+    durations: NDArray[np.floating] | None = None

@@ -187,7 +187,7 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[Checked]) -> None:
         default = settings.default_text(field.name) or field.default
         if isinstance(default, tuple):
             default = " ".join(map(str, default)) or None
-        shown = "" if default is None else f" (default: {default})"
+        shown = "" if default in (None, "") else f" (default: {default})"
         metavar = field.metadata["metavar"] or kind.__name__.upper()
         extra: dict[str, Any] = {"type": kind, "metavar": metavar}
         if kind is bool:

@@ -9,7 +9,12 @@ import pytest
 from PIL import Image, features
 from scipy.io import savemat
 
+from commands.curation.prepare import prepare
+from commands.curation.subset import subset
+from commands.settings import CheckConfig, EvaluateConfig, PrepareConfig, SubsetConfig, data_of
+from config import Config
 from salience.data import loading, points, tables
+from salience.data.columns import parse_columns
 from salience.data.plan import SPLITS, Plan
 from salience.data.sets import npy as npy_set
 from salience.pictures.reading import sample_image, stamp
@@ -341,11 +346,11 @@ def test_a_table_of_a_picture_is_read_as_programs_write_it(tmp_path, text, suffi
 
 
 def test_a_table_without_observers_tells_of_none_and_other_columns_are_named(tmp_path):
-    filled(tmp_path, {"fixations/a.csv": "x,y,start,duration\n1,2,3,4\n"}, "a")
+    filled(tmp_path, {"fixations/a.csv": "x,y,start,eye\n1,2,3,4\n"}, "a")
     [sample] = loading.load("folder", tmp_path, "train", ALL)
     assert (sample.fixations.tolist(), sample.subjects) == ([[1, 2]], None)
     [remark] = loading.remarks("folder", tmp_path)
-    assert remark.endswith("a.csv: the columns start, duration are passed over")
+    assert remark.endswith("a.csv: the columns start, eye are passed over")
 
 
 @pytest.mark.parametrize(
@@ -568,6 +573,116 @@ def test_what_is_kept_of_a_picture_or_map_follows_its_content(tmp_path):
     before = stamp(path)
     swapped(path, picture(mask((1, 1, 8))))
     assert stamp(path) != before
+
+
+EXPORTED = "Shown,FPOGX,FPOGY,Who\na.png,1.5,2,ann\nb,3,4,bob\n"
+NAMES = "image=Shown,x=FPOGX,y=fpogy,subject=Who"
+
+
+@pytest.mark.parametrize("name", ["fixations.csv", "fixations.tsv", "fixations/all.csv"])
+def test_columns_of_other_names_are_named(tmp_path, name):
+    filled(tmp_path, {name: EXPORTED})
+    a, b = loading.load("folder", tmp_path, "train", ALL, columns=NAMES)
+    assert (a.fixations.tolist(), b.fixations.tolist()) == ([[1.5, 2]], [[3, 4]])
+    assert (a.subjects.tolist(), b.subjects.tolist()) == ([0], [1])
+    assert loading.remarks("folder", tmp_path, columns=NAMES) == []
+
+
+def test_columns_named_anew_are_not_answered_from_what_was_kept(tmp_path):
+    filled(tmp_path, {"fixations.csv": "image,x,y,u\na,1,2,7\nb,3,4,8\n"})
+    for columns, expected in (("", [[1, 2]]), ("x=u", [[7, 2]])):
+        [a, _] = loading.load("folder", tmp_path, "train", ALL, columns=columns)
+        assert a.fixations.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ("", r"columns 'Shown', 'FPOGX', 'FPOGY', 'Who'; .* --columns x=NAME,y=NAME"),
+        ("x=FPOGX,y=FOGY", r"columns 'Shown', .*; --columns y=FOGY must name one of them"),
+        ("x=FPOGX,y=FPOGY,image=Who", "2 images but 2 fixation records .* first unpaired: a"),
+        ("x=FPOGX,y=FPOGY", r"no column 'image'.* Other columns: Shown, Who\. .*image=NAME"),
+    ],
+)
+def test_columns_that_are_missing_are_told_with_those_that_are_there(tmp_path, columns, message):
+    filled(tmp_path, {"fixations.csv": EXPORTED})
+    with pytest.raises(UserError, match=message):
+        loading.load("folder", tmp_path, "train", ALL, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x", "'x' is not ROLE=NAME"),
+        ("x=", "'x=' is not ROLE=NAME"),
+        ("img=a", "unknown role 'img'. Did you mean 'image'"),
+        ("x=a,x=b", "names the column of 'x' twice"),
+        ('"x=a', "unexpected end"),
+    ],
+)
+def test_names_of_columns_that_cannot_be_understood_are_told(text, message):
+    with pytest.raises(UserError, match=f"--columns .*{message}"):
+        parse_columns(text)
+
+
+def test_columns_need_a_table_of_ones_own():
+    for make in (CheckConfig, SubsetConfig, PrepareConfig, EvaluateConfig):
+        make(dataset="folder", columns="x=a")
+        with pytest.raises(UserError, match=r"--columns x=a .* --dataset osie does not have"):
+            make(dataset="osie", columns="x=a")
+    trained = Config(dataset=("folder", "osie"), columns="x=a")
+    assert data_of(trained, {"dataset": "osie"})["columns"] == ""
+    assert data_of(trained, {"dataset": "folder"})["columns"] == "x=a"
+
+
+def test_a_store_remembers_the_names_of_columns(tmp_path):
+    root = filled(tmp_path / "set", {"fixations.csv": EXPORTED}, [*"abcdefgh"])
+    rows = "".join(f"{name},{i},2,ann\n" for i, name in enumerate("abcdefgh"))
+    (root / "fixations.csv").write_text(EXPORTED.splitlines()[0] + "\n" + rows)
+    settings = PrepareConfig(
+        dataset="folder", data=(root,), rows=48, cols=64, output=tmp_path / "store", columns=NAMES
+    )
+    prepare(settings, say=lambda line: None)
+    os.utime(root / "fixations.csv")  # so that the sources are read again
+    assert loading.load("folder", tmp_path / "store", "test")[0].fixations.shape == (1, 2)
+
+
+def test_times_and_durations_are_read_and_an_order_sorts(tmp_path):
+    table = (
+        "image,x,y,subject,t,duration,order\n"
+        "a,1,2,ann,300,80,2\n"
+        "a,50,4,ann,100,90,1\n"  # outside
+        "a,5,6,bob,.,70,1\n"
+        "b,3,4,bob,500,,2\n"
+    )
+    filled(tmp_path, {"fixations.csv": table})
+    for _ in range(2):  # the second time from what was kept
+        a, b = loading.load("folder", tmp_path, "train", ALL)
+        assert a.fixations.tolist() == [[1, 2], [5, 6]]
+        assert (a.outside, a.subjects.tolist()) == (1, [0, 1])
+        np.testing.assert_array_equal(a.times, np.array([300, np.nan], np.float32))
+        np.testing.assert_array_equal(a.durations, np.array([80, 70], np.float32))
+        np.testing.assert_array_equal(b.durations, np.array([np.nan], np.float32))
+    [kept, _] = loading.load("folder", tmp_path, "train", ALL, "keep")
+    assert kept.times[:2].tolist() == [100, 300]
+    assert kept.fixations[:2].tolist() == [[50, 4], [1, 2]]
+
+
+def test_a_subset_keeps_times_and_durations(tmp_path):
+    table = "image,x,y,subject,t,duration\na,1,2,ann,300,80\nb,3,4,bob,500,\n"
+    filled(tmp_path / "set", {"fixations.csv": table})
+    settings = {"data": (tmp_path / "set",), "n": 2, "output": tmp_path / "copy"}
+    subset(SubsetConfig(dataset="folder", test_share=1, val_share=0, **settings), lambda line: None)
+    a, b = loading.load("folder", tmp_path / "copy", "test")
+    assert (a.times.tolist(), a.durations.tolist()) == ([300], [80])
+    assert np.isnan(b.durations).tolist() == [True]
+
+
+def test_times_of_another_number_than_fixations_are_refused(tmp_path):
+    fixations = npz(fixations=np.ones((2, 2)), t=np.ones(3))
+    filled(tmp_path, {"fixations/a.npz": fixations}, "a")
+    with pytest.raises(UserError, match=r"'t' as float64 of shape \(3,\); milliseconds of shape"):
+        loading.load("folder", tmp_path, "train", ALL)
 
 
 def test_columns_are_told_without_the_rows(tmp_path):

@@ -288,14 +288,18 @@ def test_a_picture_without_fixations_and_one_without_observers_survive_the_cache
         "Category/b ü": _points.Looks(np.ones((2, 2), np.float32), np.array([0, 4]), (3, 5)),
         "c": _points.Looks(np.full((1, 2), -7.5, np.float32), None, (1, 2)),
         "last": _points.Looks(nothing, np.zeros(0, np.int32)),
+        "timed": _points.Looks(
+            np.ones((2, 2), np.float32), None, None, np.array([4, np.nan], np.float32)
+        ),
     }
     again = _points._unpacked(_points._packed(looks))
     assert list(again) == list(looks)
-    for name, (points, who, shape) in looks.items():
-        np.testing.assert_array_equal(again[name].fixations, points)
-        assert (again[name].subjects is None) == (who is None)
-        np.testing.assert_array_equal(again[name].subjects, who)
-        assert again[name].shape == shape
+    for name, kept in looks.items():
+        assert again[name].shape == kept.shape
+        for field in ("fixations", "subjects", "times", "durations"):
+            found, expected = getattr(again[name], field), getattr(kept, field)
+            assert (found is None) == (expected is None)
+            np.testing.assert_array_equal(found, expected)
 
 
 # --- cat2000 ---

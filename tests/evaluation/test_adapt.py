@@ -479,11 +479,11 @@ def test_a_strong_centre_bias_is_found_and_scores_rise(weights, tmp_path, monkey
     """Everybody looks at one place of the scenes, whatever is there."""
     real = loading.load
 
-    def biased(name, root, split, *rest):
+    def biased(name, root, split, *rest, **options):
         rng = np.random.default_rng(len(split))
         return [
             dataclasses.replace(s, fixations=rng.normal((110, 50), 8, s.fixations.shape))
-            for s in real(name, root, split, *rest)
+            for s in real(name, root, split, *rest, **options)
         ]
 
     monkeypatch.setattr(loading, "load", biased)

@@ -343,19 +343,30 @@ def test_fixations_outside_and_missing_are_noted(run, tmp_path, picture, rng):
     assert done.row("maps").means["nss"].pictures == 2
 
 
+OWN = "folder: the default for own data, whose degree is not known"
+MADE = "density maps: made from fixations with a Gaussian of"
+ANGLE = {"distance_cm": 57.0, "screen_cm": "10x7.5", "screen": "40x30"}
+BY_ANGLE = "one degree, by --distance_cm 57 --screen_cm 10x7.5 --screen 40x30"
+
+
 @pytest.mark.parametrize(
-    ("kinds", "sigma", "line", "recorded"),
+    ("kinds", "settings", "line", "recorded"),
     [
-        (("fixations",), None, "density maps: made from fixations with a Gaussian of 24 pixels",
-         {"own_maps": 0, "made_maps": 3, "sigma_pixels": 24.0}),
-        (("fixations", "maps"), 7.0, "density maps: made from fixations with a Gaussian of 7 pix",
-         {"own_maps": 0, "made_maps": 3, "sigma_pixels": 7.0}),
-        (("fixations", "maps"), None, "density maps: the data set's own; only references are made",
-         {"own_maps": 3, "made_maps": 0, "sigma_pixels": 24.0}),
+        (("fixations",), {}, f"{MADE} 24 pixels ({OWN})", (0, 3, 24.0, OWN)),
+        (("fixations", "maps"), {"sigma_pixels": 7.0}, f"{MADE} 7 pixels (--sigma_pixels 7)",
+         (0, 3, 7.0, "--sigma_pixels 7")),
+        (("fixations", "maps"), {}, "density maps: the data set's own; only references are made",
+         (3, 0, 24.0, OWN)),
+        (("fixations", "maps"), {"pixels_per_degree": 5.0},
+         f"{MADE} 5 pixels (one degree, by --pixels_per_degree 5)",
+         (0, 3, 5.0, "one degree, by --pixels_per_degree 5")),
+        (("fixations",), ANGLE, f"{MADE} 3.979 pixels ({BY_ANGLE})", (0, 3, 3.979, BY_ANGLE)),
+        (("fixations",), {"sigma_pixels": 7.0, "pixels_per_degree": 5.0}, f"{MADE} 7 pixels (--",
+         (0, 3, 7.0, "--sigma_pixels 7")),
     ],
 )  # fmt: skip
 def test_the_gaussian_of_the_truth_is_said_and_recorded(
-    run, tmp_path, picture, rng, kinds, sigma, line, recorded
+    run, tmp_path, picture, rng, kinds, settings, line, recorded
 ):
     for kind in ("images", *kinds):
         (tmp_path / "set/test" / kind).mkdir(parents=True)
@@ -369,9 +380,11 @@ def test_the_gaussian_of_the_truth_is_said_and_recorded(
     (tmp_path / "pred").mkdir()
     for i in range(3):
         cv2.imwrite(str(tmp_path / f"pred/{i}.png"), picture()[..., 0])
-    _, lines = run(maps=tmp_path / "pred", metrics="cc", sigma_pixels=sigma, **where)
+    _, lines = run(maps=tmp_path / "pred", metrics="cc", **settings, **where)
     assert f"note: {line}" in "\n".join(lines)
-    assert json.loads((tmp_path / "out/metrics.json").read_text())["truth"] == recorded
+    told = json.loads((tmp_path / "out/metrics.json").read_text())["truth"]
+    names = ("own_maps", "made_maps", "sigma_pixels", "sigma_from")
+    assert told == dict(zip(names, recorded, strict=True))
 
 
 @pytest.mark.parametrize("text", ["cc,nsss", ""])

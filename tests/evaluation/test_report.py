@@ -645,7 +645,10 @@ def test_phone_never_scrolls_sideways(visit, scheme):
     assert overflow(page, "html") == 0
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("dark", 390)])
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [("light", 1280), pytest.param("dark", 1280, marks=pytest.mark.slow), ("dark", 390)],
+)
 def test_axe_finds_no_barrier(visit, scheme, width):
     from axe_playwright_python.sync_playwright import Axe
 

@@ -79,8 +79,15 @@ def same_maps(path, layers, prior, rng):
     np.testing.assert_allclose(found, expected, atol=1e-4 * expected.max())
 
 
-@pytest.mark.parametrize("shape", [(2, 3), (1, 1, 2, 2)])
-@pytest.mark.parametrize("under", [None, "model_weights"])
+@pytest.mark.parametrize(
+    ("under", "shape"),
+    [
+        (None, (2, 3)),
+        ("model_weights", (1, 1, 2, 2)),
+        pytest.param(None, (1, 1, 2, 2), marks=pytest.mark.slow),
+        pytest.param("model_weights", (2, 3), marks=pytest.mark.slow),
+    ],
+)
 def test_a_file_of_2016_gives_the_maps_of_2016(tmp_path, rng, under, shape):
     layers, prior = theano_weights(rng, 0.125, shape)
     path = tmp_path / "mlnet_salicon_weights.pkl"

@@ -742,6 +742,7 @@ sys.exit(main.main())
 """
 
 
+@pytest.mark.slow
 def test_gradio_s_own_check_of_paths_is_in_force_behind_ours(served, secret, tmp_path):
     page = Served(tmp_path, served.weights, ["-c", UNCHECKED])
     try:
@@ -927,6 +928,7 @@ def test_a_signal_ends_it_well_and_nothing_is_left(served, visit, user):
     assert [line for line in log if not re.search(r"'(127\.0\.0\.1|::1)'", line)] == []
 
 
+@pytest.mark.slow
 def test_a_signal_before_the_page_is_there_is_heard_and_leaves_nothing(served, tmp_path):
     """It is sent as soon as the temporary folder is there: while Gradio is imported."""
     process = subprocess.Popen(

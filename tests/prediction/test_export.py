@@ -65,7 +65,8 @@ def combinations():
     """Yield each system in each format: the quick ones, the others marked as slow."""
     for system in SYSTEMS:
         for name in FORMATS:
-            quick = system == "mlnet" or (name == "openvino" and system != "resnet50-decoder")
+            light = ("linear-probe", "salnet-shallow")
+            quick = system == "mlnet" or (name == "openvino" and system in light)
             marks = [WITH_ONNX] if name == "onnx" else []
             yield pytest.param(system, name, marks=marks + ([] if quick else [pytest.mark.slow]))
 

@@ -29,10 +29,11 @@ from PIL import Image
 from weights_of_2016 import theano_weights, write_2016
 
 import main
+from commands.curation import prepare
 from commands.prediction import engines, predict
 from commands.prediction.map_record import RECORD
 from commands.training.run_folder import RunFolder
-from model import load_model
+from model import load_model, system_module
 from salience.pictures.sample import Sample
 from salience.system import cache, files
 
@@ -107,6 +108,7 @@ def inputs(trained, tmp_path_factory):
         for i in range(2):
             draw(root / "own" / "images" / split / f"p{i}.jpg", (60, 80, 3))
             draw(root / "own" / "maps" / split / f"p{i}.png", (60, 80))
+    (root / "export.csv").write_text("image,x,y,subject\na,9,8,ann\nb.jpg,7,6,bob\n")
     with zipfile.ZipFile(root / "own.zip", "w") as archive:
         for path in sorted((root / "own").rglob("*.*")):
             archive.write(path, path.relative_to(root / "own"))
@@ -129,12 +131,18 @@ def quick(inputs, monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "salience.data.sets.cat2000", module)
     monkeypatch.setattr(engines, "load", lambda name, weights, say: engine(weights))
+    monkeypatch.setattr(prepare, "system_module", lambda name: SimpleNamespace(build=built))
     monkeypatch.setattr(cache, "_told", [])
 
 
 @functools.cache
 def engine(weights):
     return engines.keras_engine(weights)
+
+
+@functools.cache
+def built(network):
+    return system_module(network.model).build(network)
 
 
 FROM = ["--dataset", "folder", "--data"]
@@ -184,6 +192,10 @@ COMMANDS = {
     ],
     "data subset": lambda at, out: [
         *("data", "subset", *FROM, at / "own.zip", "--n", "3", "--output", out / "small"),
+    ],
+    "data import": lambda at, out: [
+        *("data", "import", at / "export.csv", "--images", at / "pictures"),
+        *("--output", out / "imported"),
     ],
     "export-maps": lambda at, out: [
         *("export-maps", "--format", "cat2000", "--data", at / "benchmark"),

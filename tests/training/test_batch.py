@@ -21,6 +21,7 @@ from conftest import PROJECT, TINY
 from batch import submit_array
 from main import parser
 
+pytestmark = pytest.mark.waits
 TRAIN = ["train", *(word for name, value in TINY.items() for word in (f"--{name}", str(value)))]
 WAIT = 240  # seconds for jobs: far more than they need on an idle machine
 JOB = {"SLURM_JOB_ID": "7", "SLURM_GPUS_ON_NODE": "4"}

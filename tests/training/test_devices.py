@@ -22,6 +22,7 @@ from config import Config, resolve
 from salience.system.errors import StorageError, UserError
 from utilities import BatchShare, SaliencyBatches
 
+pytestmark = pytest.mark.waits
 WORKERS = ["a:1000", "a:1000", "b:1000"]
 
 
@@ -267,7 +268,10 @@ def say_to(port, words):
     raise TimeoutError
 
 
-@pytest.mark.parametrize(("kind", "failing"), [(UserError, 0), (StorageError, 1)])
+@pytest.mark.parametrize(
+    ("kind", "failing"),
+    [(UserError, 0), pytest.param(StorageError, 1, marks=pytest.mark.slow)],
+)
 def test_one_that_fails_ends_all_in_one_line(failing, kind):
     needs_jax()
     port, fails = free_port(), f"raise {kind.__name__}('x.png is not a picture.')"
@@ -283,6 +287,7 @@ def test_one_that_fails_ends_all_in_one_line(failing, kind):
         assert "failed: x.png is not a picture." in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", [0, 2])
 def test_one_that_vanishes_ends_all_in_one_line(gone):
     needs_jax()
@@ -308,6 +313,7 @@ def test_settings_that_differ_are_refused_by_all():
         assert "has --batch_size 8, process 0 has 4: give all the same" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("present", [(0, 2), (1, 2)])
 def test_one_that_does_not_come_is_told_in_time(present):
     needs_jax()
@@ -318,6 +324,7 @@ def test_one_that_does_not_come_is_told_in_time(present):
         assert f"not all of 3 processes came to localhost:{port} within 2 s" in line
 
 
+@pytest.mark.slow
 def test_a_place_taken_twice_is_refused():
     needs_jax()
     port = free_port()

@@ -34,7 +34,8 @@ SOURCE = (
     "Get trainSet.zip and testSet.zip from http://saliency.mit.edu/results_cat2000.html and point "
     "--data at the folder that holds trainSet/ and testSet/."
 )
-SIGMA_PIXELS = 38.0  # about one degree of visual angle, the value in common use
+SIGMA_PIXELS = 38.0
+SIGMA_FROM = "about one degree, the value in general use"
 PUBLISHED = {"trainSet": (2_000,), "testSet": (2_000,)}
 WITHOUT_TRUTH = ("testSet",)
 

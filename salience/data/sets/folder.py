@@ -7,13 +7,15 @@ points (x, y), or a mask of the picture's size. Points count pixels from 0, and 
 MATLAB does. `fixations/` has one of these files per picture:
 
 * `.npy`: points [n, 2], or [n, 3] with the observer, or columns named x, y and subject, or a mask;
-* `.npz`: points or a mask in `fixations`, and the observer of each point in `subjects` [n];
+* `.npz`: points or a mask in `fixations`, and the observer of each point in `subjects` [n]. Both
+  NumPy forms may have `t` and `duration` [n] in milliseconds;
 * `.mat`: points in `fixations`, observers in `subjects`, or a mask in `fixLocs` or `fixations`;
 * `.csv` or `.tsv`: columns x, y and optionally subject, named in the first line;
 * `.png` or another picture: a mask, 0 and 255 or counts.
 
-Alternatively, one table holds all pictures, with a further column `image`: `fixations.csv`, or a
-table in `fixations/` whose name is not that of a picture.
+Alternatively, one table holds all pictures, with a further column `image`: `fixations.csv` or
+`fixations.tsv`, or a table in `fixations/` whose name is not that of a picture. Tables may also
+have `t` and `duration` in milliseconds, and `order`, which sorts (`data/tables.py`).
 
 `ROOT/dataset.json`, as from `data subset`, may add optional fields: `{"pictures": {"train/a.jpg":
 {"sigma_pixels": 24, "category": "Indoor", "shape": [600, 800]}}}`.
@@ -37,22 +39,30 @@ from salience.pictures.sample import IMAGE_SUFFIXES, Sample, Stored
 from salience.system.errors import UserError
 from salience.system.files import composed, read_json
 
-NEEDS_FILES = True
+NEEDS_FILES = READS_TABLES = True
 SOURCE = (
     "Point --data at a folder with images/ and maps/ (grey PNG) or fixations/: .npy, .npz or .csv "
     "with (x, y) in pixels counted from 0, .mat counted from 1, or masks as .png."
 )
+SIGMA_FROM = "dataset.json where it names one, else the default for own data"
 MAP_SUFFIXES = {*IMAGE_SUFFIXES, ".npy"}
 CARD = "dataset.json"
+REPORTS = ("check.png", "import.json")  # written by `data import`, not read
 
 
-def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
+def load(root: Path, split: str, plan: Plan = BY_SHARES, columns: str = "") -> list[Sample]:
     """Return the samples of a split.
+
+    Args:
+        root: the folder.
+        split: train, val or test.
+        plan: division of the pictures without named splits.
+        columns: names of tables' columns, see `columns.parse_columns`.
 
     Raises:
         UserError: there are no images or no truth, or they do not match.
     """
-    samples = load_parts(parts(root), root, split, plan)
+    samples = load_parts(parts(root, columns), root, split, plan)
     card = read_card(_base(root) / CARD)
     fields_by_name = {composed(name): fields for name, fields in card.items()}
     return [
@@ -61,6 +71,16 @@ def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
         )
         for s in samples
     ]
+
+
+def sigma_from(root: Path) -> str:
+    """Return where the Gaussian of the pictures in a folder comes from, as text."""
+    path = _base(root) / CARD
+    if not any("sigma_pixels" in fields for fields in read_card(path).values()):
+        return "the default for own data, whose degree is not known"
+    about = read_json(path).get("imported_from")
+    degree = about.get("degree") if isinstance(about, dict) else None
+    return f"{CARD}: one degree, by {degree}" if isinstance(degree, str) else CARD
 
 
 def read_card(path: Path) -> dict[str, dict[str, Any]]:
@@ -99,14 +119,18 @@ def _fields(values: Any, about: str) -> dict[str, Any]:
     return fields
 
 
-def parts(root: Path) -> list[FileGroup]:
+def parts(root: Path, columns: str = "") -> list[FileGroup]:
     """Return the file group of each split, or of all pictures.
+
+    Args:
+        root: the folder.
+        columns: names of tables' columns, see `columns.parse_columns`.
 
     Raises:
         UserError: there are no images, or neither maps nor fixations.
     """
     base = _base(root)
-    found = _parts(base)
+    found = _parts(base, columns)
     named: dict[str, dict[str, Any]] = {}
     with suppress(UserError):  # `load` reports the error
         named = read_card(base / CARD)
@@ -129,19 +153,19 @@ def _of_no_picture(named: Iterable[str], parts: list[FileGroup]) -> list[str]:
     return [name for name in names if composed(name) not in known]
 
 
-def _parts(base: Path) -> list[FileGroup]:
+def _parts(base: Path, columns: str) -> list[FileGroup]:
     """Return the file groups in the folder with images/, or with the splits."""
     by_split = {split: _folders(base, split) for split in SPLITS}
     there = {split: folders for split, folders in by_split.items() if folders["images"].is_dir()}
     if not there:
-        return [_part(base, "", _folders(base, None))]
+        return [_part(base, "", _folders(base, None), columns)]
     keys = {
         split: by_stem(folders["images"], IMAGE_SUFFIXES, []) for split, folders in there.items()
     }
-    return [
-        _part(base, split, folders, [key for of, own in keys.items() if of != split for key in own])
-        for split, folders in there.items()
-    ]
+    others = {
+        split: [key for of, own in keys.items() if of != split for key in own] for split in there
+    }
+    return [_part(base, split, folders, columns, others[split]) for split, folders in there.items()]
 
 
 def _base(root: Path) -> Path:
@@ -166,7 +190,7 @@ def _folders(root: Path, split: str | None) -> dict[str, Path]:
 
 
 def _part(
-    root: Path, split: str, folders: dict[str, Path], others: Sequence[str] = ()
+    root: Path, split: str, folders: dict[str, Path], columns: str, others: Sequence[str] = ()
 ) -> FileGroup:
     """Return the file group of one split; `others` are keys of the other splits' pictures."""
     clashes: list[str] = []
@@ -180,6 +204,7 @@ def _part(
         clashes,
         (folders["images"].parent, root, root / "fixations"),
         others,
+        columns,
     )
     if not maps and not found.read:
         raise UserError(f"{root} has images but neither maps nor fixations. {offer(SOURCE)}")
@@ -195,7 +220,7 @@ def _part(
         sought=f"{shown['maps']}/ (grey pictures, .npy) and {shown['fixations']}/ ({forms})",
         clashes=tuple(clashes),
         remarks=found.remarks,
-        known=(*found.files, root / CARD),
+        known=(*found.files, *(root / name for name in (CARD, *REPORTS))),
     )
 
 

@@ -24,7 +24,8 @@ SOURCE = (
     "http://people.csail.mit.edu/tjudd/WherePeopleLook/ and point --data at the folder that holds "
     "ALLSTIMULI/ and ALLFIXATIONMAPS/."
 )
-SIGMA_PIXELS = 35.0  # about one degree of visual angle, the usual value
+SIGMA_PIXELS = 35.0
+SIGMA_FROM = "about one degree, the value in general use"
 PUBLISHED = {"all": (1_003,)}
 
 

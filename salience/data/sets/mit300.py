@@ -16,7 +16,8 @@ SOURCE = (
     "Get BenchmarkIMAGES.zip from http://saliency.mit.edu/results_mit300.html and point --data at "
     "the folder that holds BenchmarkIMAGES/."
 )
-SIGMA_PIXELS = 35.0  # about one degree of visual angle, the value in common use
+SIGMA_PIXELS = 35.0
+SIGMA_FROM = "about one degree, the value in general use"
 PUBLISHED = {"all": (300,)}
 WITHOUT_TRUTH = ("all",)
 

@@ -28,9 +28,10 @@ from salience.pictures.sample import Sample, Stored
 from salience.system.arrays import UNREADABLE, read_array
 from salience.system.errors import UserError
 
-NEEDS_FILES = True
+NEEDS_FILES = READS_TABLES = True
 SOURCE = "Point --data at a folder with images.npy and maps.npy, or images/*.npy and maps/*.npy."
 SIGMA_PIXELS = 24.0
+SIGMA_FROM = "the default for own data, whose degree is not known"
 # names of the arrays
 IMAGES, MAPS, FIXATIONS = ("images", "x", "X"), ("maps", "y", "Y"), "fixations"
 LOOKED_AT = 16  # number of pictures that are sampled for the range of values
@@ -47,23 +48,33 @@ RANGES = {
 }
 
 
-def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
+def load(root: Path, split: str, plan: Plan = BY_SHARES, columns: str = "") -> list[Sample]:
     """Return the samples of a split.
+
+    Args:
+        root: the folder.
+        split: train, val or test.
+        plan: division of the pictures without named splits.
+        columns: names of tables' columns, see `columns.parse_columns`.
 
     Raises:
         UserError: there are no arrays, or they do not match.
     """
-    return load_parts(parts(root), root, split, plan)
+    return load_parts(parts(root, columns), root, split, plan)
 
 
-def parts(root: Path) -> list[FileGroup]:
+def parts(root: Path, columns: str = "") -> list[FileGroup]:
     """Return the file group of each split, or of all pictures.
+
+    Args:
+        root: the folder.
+        columns: names of tables' columns, see `columns.parse_columns`.
 
     Raises:
         UserError: there are no arrays of pictures, or their format is unknown.
     """
     base = find_root(root, _holds) or root
-    found = [part for split in (*SPLITS, "") if (part := _part(base, split))]
+    found = [part for split in (*SPLITS, "") if (part := _part(base, split, columns))]
     if not found:
         raise UserError(f"{root} holds no images.npy and no images/*.npy. {offer(SOURCE)}")
     # with named splits, an images.npy beside them is ignored
@@ -86,7 +97,7 @@ def _places(root: Path, name: str, split: str) -> tuple[tuple[Path, Path], tuple
     return files, (root / split / name, root / name / split)
 
 
-def _part(root: Path, split: str) -> FileGroup | None:
+def _part(root: Path, split: str, columns: str) -> FileGroup | None:
     """Return the file group of a split, or of all pictures for ""; None without pictures."""
     clashes: list[str] = []
     images = _found(root, IMAGES, split, clashes)
@@ -98,7 +109,7 @@ def _part(root: Path, split: str) -> FileGroup | None:
         key: Stored(file, i, partial(read_picture, form), shape_of)
         for key, (file, i) in images.items()
     }
-    fixations = _fixations(root, split, stored, clashes)
+    fixations = _fixations(root, split, stored, clashes, columns)
     return FileGroup(
         split or "all",
         split,
@@ -114,7 +125,9 @@ def _part(root: Path, split: str) -> FileGroup | None:
     )
 
 
-def _fixations(root: Path, split: str, images: dict[str, Stored], clashes: list[str]) -> Found:
+def _fixations(
+    root: Path, split: str, images: dict[str, Stored], clashes: list[str], columns: str
+) -> Found:
     """Return the source of the fixations of a split."""
     files, folders = _places(root, FIXATIONS, split)
     file = next((file for file in files if file.is_file()), None)
@@ -123,7 +136,7 @@ def _fixations(root: Path, split: str, images: dict[str, Stored], clashes: list[
         masks = {f"{name}_{i:05d}": (Stored(file, i, one),) for i in range(count)}
         return Found(lambda: read_files(masks, parse_mask), files=(file,))
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
-    return found_in(folder, images, clashes, (root / split,))
+    return found_in(folder, images, clashes, (root / split,), columns=columns)
 
 
 def parse_mask(stored: Stored) -> Looks:

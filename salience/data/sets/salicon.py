@@ -54,7 +54,8 @@ SOURCE = (
     "Get images, maps and fixations from http://salicon.net/challenge-2017/ and point --data at "
     "the folder that holds images/, maps/ and fixations/."
 )
-SIGMA_PIXELS = 19.0  # the published maps are exactly this
+SIGMA_PIXELS = 19.0
+SIGMA_FROM = "the published maps, which are exactly this"
 PUBLISHED = {"train": (10_000,), "val": (5_000,), "test": (5_000,)}
 WITHOUT_TRUTH = ("test",)
 

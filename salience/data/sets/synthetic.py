@@ -18,7 +18,8 @@ from salience.pictures.sample import Sample
 NEEDS_FILES = False
 SOURCE = "Built in."
 SHAPE = (120, 160)  # rows and columns of a scene, pixels
-SIGMA_PIXELS = 5.0  # the share of the scene's height that OSIE's 24 pixels have, 4 %
+SIGMA_PIXELS = 5.0
+SIGMA_FROM = "the share of the height that OSIE's has, 4 %"
 COUNTS = {"train": 96, "val": 16, "test": 32}
 OBSERVERS, LOOKS = 12, 8
 # places that an observer may look at: the target, to any item, towards the centre, anywhere

@@ -31,7 +31,8 @@ SOURCE = (
     "Get eyetrackingdata.zip from http://www-sop.inria.fr/members/Neil.Bruce/ and point --data at "
     "the folder that holds origfixdata.mat and the pictures 1.jpg to 120.jpg."
 )
-SIGMA_PIXELS = 22.0  # an estimate of one degree of visual angle: the authors publish none
+SIGMA_PIXELS = 22.0
+SIGMA_FROM = "our estimate of one degree: the authors publish none"
 PUBLISHED = {"all": (120,)}
 
 

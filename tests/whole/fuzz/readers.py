@@ -47,6 +47,7 @@ from commands.evaluation.score_log import ScoreLog
 from commands.preflight import from_tf_config
 from salience.data import feature_store, fixation_files, plan, store, tables
 from salience.data import points as _points
+from salience.data.recordings import exports, formats
 from salience.data.sets import cat2000, folder, npy, osie, salicon, toronto
 from salience.measures import adaptation
 from salience.measures.adaptation import Adaptation
@@ -286,6 +287,56 @@ def read_table(data: bytes, room: Path) -> None:
     tables.read(path)
 
 
+# exports of eye trackers
+
+
+@cache
+def export_seeds() -> tuple[bytes, ...]:
+    texts = (
+        """\
+RECORDING_SESSION_LABEL|image|CURRENT_FIX_START|CURRENT_FIX_X|CURRENT_FIX_Y
+ann|a.png|4|30,5|25
+ann|a.png|9|.|.
+""",
+        """\
+Recording timestamp|Eye movement type|Eye movement type index|Fixation point X|Fixation point Y|\
+Presented Stimulus name|Validity left
+1000|Fixation|1|30|25|a|Valid
+1004|Fixation|1|30|25|a|Invalid
+""",
+        """\
+## x
+Subject:|ann
+Event Type|Trial|Number|Start|End|Duration|Location X|Location Y
+UserEvent|1|1|5|# Message: a.png
+Fixation L|1|1|9|99|90|3|4
+""",
+    )
+    tabbed = [text.replace("|", "\t") for text in texts]
+    commas = (
+        "MEDIA_NAME,FPOGX,FPOGY,FPOGS,FPOGD,FPOGID,FPOGV,\na,0.5,0.5,1,.2,1,1,\na,0,0,1,,1,0,\n"
+    )
+    surface = "fixation_id,norm_pos_x,norm_pos_y,on_surf\n1,0.2,0.3,True\n1,0.2,0.4,True\n"
+    return (
+        *(text.encode() for text in (*tabbed, commas, surface, "image;x;y;t\na;1,5;2;3\n")),
+        tabbed[1].encode("utf-16"),
+    )
+
+
+def read_recordings(data: bytes, room: Path) -> None:
+    path = in_file(room / "fixations_on_surface_a.csv", data)
+    errors = []
+    for program in formats.FORMATS:
+        try:
+            found = exports.read_export(path, program)
+        except UserError as error:
+            errors.append(error)
+        else:
+            assert found.rows == len(found.fixations) + found.skipped.total()
+    if len(errors) == len(formats.FORMATS):
+        raise errors[0]
+
+
 # JSON
 
 
@@ -311,7 +362,7 @@ def read_json(data: bytes, room: Path) -> None:
     for read in (
         lambda: salicon.parse_json(path),
         lambda: folder.read_card(path),
-        lambda: [osie._names(path, {"a.jpg", "b.jpg"}, split) for split in plan.SPLITS],
+        lambda: osie._names(path, {"a.jpg", "b.jpg"}),
         lambda: from_tf_config(data.decode(errors="replace")),
     ):
         with contextlib.suppress(UserError):
@@ -359,11 +410,13 @@ def read_manifest(data: bytes, room: Path) -> None:
         np.save(room / "train.pictures.npy", np.zeros((2, 8, 16, 3), np.uint8))
     for split in ("val", "train"):
         with contextlib.suppress(UserError):
-            found = store.load(room, "folder", split, plan.BY_SHARES, "drop", lambda root: [])
+            found = store.load(
+                room, "folder", split, plan.BY_SHARES, "drop", lambda root, columns: []
+            )
             for sample in found:
                 with contextlib.suppress(UserError):
                     sample.prepared.picture()
-    store.load(room, "folder", "train", plan.BY_SHARES, "drop", lambda root: [])
+    store.load(room, "folder", "train", plan.BY_SHARES, "drop", lambda root, columns: [])
 
 
 # HDF5
@@ -547,6 +600,7 @@ READERS = {
     "mat": Reader(mat_seeds, make_mat, read_mat),
     "npy": Reader(npy_seeds, make_npy, read_npy),
     "table": Reader(table_seeds, damaged, read_table),
+    "recordings": Reader(export_seeds, damaged, read_recordings),
     "npz": Reader(npz_seeds, make_npz, read_npz),
     "json": Reader(json_seeds, make_json, read_json),
     "config": Reader(config_seeds, make_json, read_config),
