@@ -229,8 +229,8 @@ SHARED: dict[str, dict[str, Any]] = {
     },
     "weights": {
         "default": None,
-        "help": "weights file (.weights.h5); default: the newest of your own in "
-        "weights/ (main.py weights lists them and pins a choice)",
+        "help": "weights file (.weights.h5), or its name; default: the newest of your own in "
+        "weights/ (main.py weights lists all names and pins a choice)",
     },
     "weights_dir": {
         "default": Path("weights"),

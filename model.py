@@ -138,8 +138,10 @@ def load_model(weights: str | Path | None = None, of_set: str | None = None) -> 
     """Return a trained model, ready to predict.
 
     Args:
-        weights: a `.weights.h5` file that `train` wrote. Default: your newest weights in the folder
-            `weights/` of the current folder, else the included weights. The choice is printed.
+        weights: a `.weights.h5` file that `train` wrote, or the name of one in the folder
+            `weights/` or of an included one, such as "multiscale-osie". Default: your newest
+            weights in the folder `weights/` of the current folder, else the included weights. The
+            choice is printed.
         of_set: the data set whose numbers are used, one of the training's, for a network that has
             such numbers (multiscale); None for their mean.
 
@@ -147,7 +149,10 @@ def load_model(weights: str | Path | None = None, of_set: str | None = None) -> 
         UserError: the file is missing, damaged or of another model; there are no weights; or the
             network has no numbers of this data set.
     """
-    path = best_weights() if weights is None else Path(weights)
+    if weights is None:
+        path = best_weights()
+    else:
+        path = weight_files.named(Path(weights), Config.weights_dir)
     card = weight_files.read_card(path)
     config = config_of(card, path)
     config.check_set(of_set)

@@ -1,17 +1,19 @@
 """Reproduce the included weights: `make weights OSIE=PATH EYECROWD=PATH`.
 
-    python examples/train_weights.py OSIE EYECROWD [--vgg16 FILE] [--runs FOLDER] [--output FILE]
+    python examples/train_weights.py OSIE EYECROWD [--vgg16 FILE] [--runs FOLDER] [--output FOLDER]
+        [--networks mlnet multiscale]
 
-The script runs three trainings and averages three of their weights files. The average has better
-validation scores than each of the files. OSIE's test pictures are scored last and are not used for
-any choice. The calibration for densities is fitted on OSIE's validation pictures. The same command
-resumes an interrupted run.
+For each network, the script runs trainings and averages some of their weights files. The average
+has better validation scores than each of the files. OSIE's test pictures are scored last and are
+not used for any choice. The calibration for densities is fitted on OSIE's validation pictures. The
+same command resumes an interrupted run.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +23,80 @@ sys.path.insert(0, str(PROJECT))
 from salience.networks import weight_files
 from salience.system import quiet
 
+PRECISION = ["--precision", "mixed_bfloat16"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Attributes:
+        stages: settings of each run, without folders. The first, `head`, starts from ImageNet, the
+            others from the first.
+        averaged: weights files whose mean is the network; the first determines the architecture.
+        data: what the network was trained on, for the card.
+        set: data set whose numbers score OSIE's pictures; () for a network without such numbers.
+    """
+
+    stages: dict[str, list[str]]
+    averaged: tuple[str, ...]
+    data: str
+    set: tuple[str, ...] = ()
+
+
 LOSS = ["--loss", "kld+cc+0.2*nss", "--optimizer", "adam", "--decay", "0"]
-BLOCKS = ["--freeze_backbone", "False", "--fixed_blocks", "3", "--flip", "True", *LOSS]
-# Settings of each run, without folders. The first starts from ImageNet, the others from the first.
+BLOCKS = ["--freeze_backbone", "False", "--fixed_blocks", "3", "--flip", "True"]
+MLNET = [*BLOCKS, *LOSS]
 # The prior of 240x320 also fits 288x384.
-STAGES = {
+MLNET_STAGES = {
     "head": [
         "--freeze_backbone", "True", "--dataset", "osie", "--rows", "240", "--cols", "320", *LOSS,
         "--learning_rate", "1e-3", "--learning_rate_end", "1e-4", "--epochs", "6",
     ],
     "osie": [
-        *BLOCKS, "--dataset", "osie", "--rows", "240", "--cols", "320", "--learning_rate", "1e-4",
+        *MLNET, "--dataset", "osie", "--rows", "240", "--cols", "320", "--learning_rate", "1e-4",
         "--learning_rate_end", "6.4e-5", "--epochs", "3",
     ],
     "both": [
-        *BLOCKS, "--dataset", "osie", "eyecrowd", "--test_share", "0", "--rows", "288", "--cols",
+        *MLNET, "--dataset", "osie", "eyecrowd", "--test_share", "0", "--rows", "288", "--cols",
         "384", "--learning_rate", "1e-4", "--learning_rate_end", "1e-5", "--epochs", "5",
     ],
 }  # fmt: skip
-PRECISION = ["--precision", "mixed_bfloat16"]
-AVERAGED = ("both/best", "both/last", "osie/best")  # the first determines the architecture
+MULTISCALE = [
+    "--model", "multiscale", "--dataset", "osie", "eyecrowd", "--rows", "480", "--cols", "640",
+]  # fmt: skip
+RATES = ["--learning_rate", "1e-4", "--learning_rate_end", "2e-6"]
+MULTISCALE_STAGES = {
+    "head": [
+        *MULTISCALE, "--flip", "True", "--loss", "nll+cc", "--learning_rate", "1e-3", "--epochs",
+        "5",
+    ],
+    **{
+        f"{name}-{seed}": [
+            *MULTISCALE, *BLOCKS, "--loss", loss, *RATES, "--epochs", epochs, "--patience", epochs,
+            "--seed", str(seed),
+        ]
+        for name, loss, epochs in (("cc", "nll+cc", "7"), ("twice-cc", "nll+2*cc", "5"))
+        for seed in (1, 2)
+    },
+}  # fmt: skip
+RECIPES = {
+    "mlnet": Recipe(
+        MLNET_STAGES,
+        ("both/best", "both/last", "osie/best"),
+        "OSIE: 450 training pictures of its split.json (the test split is never trained or "
+        "chosen on); EyeCrowd: 450 of 500 pictures; the others validated.",
+    ),
+    "multiscale": Recipe(
+        MULTISCALE_STAGES,
+        tuple(f"{stage}/best" for stage in MULTISCALE_STAGES if stage != "head"),
+        "OSIE: 450 training pictures of its split.json; EyeCrowd: 350 of 500 pictures; 50 of each "
+        "validated. The test pictures of both are never trained or chosen on.",
+        ("--set", "osie"),
+    ),
+}
 SCORES = ("cc", "nss", "auc_judd", "sauc", "ig", "sim", "kld")
 ABOUT = {
-    "data": "OSIE: 450 training pictures of its split.json (the test split is never trained or "
-    "chosen on); EyeCrowd: 450 of 500 pictures; the others validated.",
     "licences": {
         "VGG16 on ImageNet": "CC BY 4.0, Simonyan and Zisserman",
         "OSIE": "MIT, Xu et al. 2014",
@@ -58,7 +110,7 @@ ABOUT = {
 
 
 def main(words: argparse.Namespace) -> None:
-    """Train, score and write the weights with their card."""
+    """Train, score and write the weights of each network with their card."""
     folders = {"osie": words.osie, "eyecrowd": words.eyecrowd}
     fixed = words.osie / "split.json"
     if not fixed.exists():
@@ -68,25 +120,29 @@ def main(words: argparse.Namespace) -> None:
         )
     names = json.loads(fixed.read_text(encoding="utf-8"))
     held_out = {split: names[split] for split in ("val", "test")}
-    for stage, settings in STAGES.items():
-        start = ["--backbone_weights", words.vgg16] if words.vgg16 else []
-        if stage != "head":
-            start = ["--init_weights", words.runs / "head" / "best.weights.h5"]
-        data = [folders[name] for name in folders if name in settings]
-        run = words.runs / stage
-        call("train", *settings, *PRECISION, "--data", *data, *start, "--output", run,
-             "--weights_dir", run / "weights", "--resume")  # fmt: skip
-    files = [words.runs / f"{name}.weights.h5" for name in AVERAGED]
-    save(files, words.output, {}, held_out)
-    scores = {}
-    for split in ("val", "test"):
-        scored = words.runs / split
-        call("evaluate", "--dataset", "osie", "--data", words.osie, "--split", split, "--weights",
-             words.output, "--metrics", ",".join(SCORES), "--output", scored)  # fmt: skip
-        scores[split] = model_scores(scored / "metrics.json")
-    save(files, words.output, scores, held_out)
-    call("calibrate", "--dataset", "osie", "--data", words.osie, "--weights", words.output)
-    print(f"wrote {words.output}, {words.output.stat().st_size / 1e6:.1f} MB")
+    for network in words.networks:
+        recipe, runs = RECIPES[network], words.runs / network
+        output = words.output / f"{network}-osie{weight_files.SUFFIX}"
+        for stage, settings in recipe.stages.items():
+            start = ["--backbone_weights", words.vgg16] if words.vgg16 else []
+            if stage != "head":
+                start = ["--init_weights", runs / "head" / "best.weights.h5"]
+            data = [folders[name] for name in folders if name in settings]
+            run = runs / stage
+            call("train", *settings, *PRECISION, "--data", *data, *start, "--output", run,
+                 "--weights_dir", run / "weights", "--resume")  # fmt: skip
+        files = [runs / f"{name}.weights.h5" for name in recipe.averaged]
+        save(network, files, output, {}, held_out)
+        scores = {}
+        for split in ("val", "test"):
+            scored = runs / split
+            call("evaluate", "--dataset", "osie", "--data", words.osie, "--split", split,
+                 "--weights", output, "--metrics", ",".join(SCORES), "--output", scored,
+                 *recipe.set)  # fmt: skip
+            scores[split] = model_scores(scored / "metrics.json")
+        save(network, files, output, scores, held_out)
+        call("calibrate", "--dataset", "osie", "--data", words.osie, "--weights", output)
+        print(f"wrote {output}, {output.stat().st_size / 1e6:.1f} MB")
 
 
 def call(*words: object) -> None:
@@ -96,16 +152,23 @@ def call(*words: object) -> None:
         sys.exit(done.returncode)
 
 
-def command_of(stage: str) -> str:
+def command_of(stage: str, settings: list[str]) -> str:
     """Return a stage's command for the card, without the paths of the data."""
     start = "" if stage == "head" else " --init_weights head/best.weights.h5"
-    return f"main.py train {' '.join([*STAGES[stage], *PRECISION])}{start}"
+    return f"main.py train {' '.join([*settings, *PRECISION])}{start}"
 
 
-def save(files: list[Path], output: Path, scores: dict[str, Any], held_out: dict[str, Any]) -> None:
+def save(
+    network: str,
+    files: list[Path],
+    output: Path,
+    scores: dict[str, Any],
+    held_out: dict[str, Any],
+) -> None:
     """Write the mean of weights in half precision, with a card that describes its training.
 
     Args:
+        network: key of RECIPES.
         files: weights files of one network; the first determines the architecture.
         output: the file to write.
         scores: scores on OSIE's pictures, by split.
@@ -126,11 +189,13 @@ def save(files: list[Path], output: Path, scores: dict[str, Any], held_out: dict
         "data": [], "output": None, "weights_dir": "weights", "init_weights": None,
         "backbone_weights": None, "resume": False,
     }  # fmt: skip
+    recipe = RECIPES[network]
     card |= {
         "run": "examples/train_weights.py",
-        "trained": [command_of(stage) for stage in STAGES],
+        "trained": [command_of(*stage) for stage in recipe.stages.items()],
         "held_out": held_out,
-        "averaged": AVERAGED,
+        "averaged": recipe.averaged,
+        "data": recipe.data,
         "metrics": {f"val_{name}": value for name, value in scores.get("val", {}).items()},
         "scores": scores,
     }
@@ -151,7 +216,8 @@ def parsed() -> argparse.Namespace:
         parser.add_argument(name, type=Path, help="folder of the data set")
     parser.add_argument("--vgg16", type=Path, help="ImageNet weights; default: as main.py train")
     parser.add_argument("--runs", type=Path, default=Path("runs/weights"))
-    parser.add_argument("--output", type=Path, default=PROJECT / "weights/mlnet-osie.weights.h5")
+    parser.add_argument("--output", type=Path, default=PROJECT / "weights")
+    parser.add_argument("--networks", nargs="+", choices=RECIPES, default=list(RECIPES))
     words = parser.parse_args()
     # the commands run in the project's folder
     for name in ("osie", "eyecrowd", "vgg16", "runs", "output"):

@@ -47,7 +47,8 @@ LARGEST_ATTRIBUTE = 60_000  # bytes: HDF5's limit is 64 KB
 PIN = ".pinned.json"  # file beside the weights that names the default weights
 NEWEST = "newest"  # value of `weights --use` that removes the pin
 # the included weights, trained by us (docs/RESULTS.md)
-SHIPPED = HERE / "weights" / f"mlnet-osie{SUFFIX}"
+SHIPPED = HERE / "weights" / f"mlnet-osie{SUFFIX}"  # included, and the default
+ACCURATE = f"multiscale-osie{SUFFIX}"  # included beside the default: better maps, slower
 
 
 def card_path(path: Path) -> Path:
@@ -232,7 +233,8 @@ def choose(weights: Path | None, folder: Path, say: Callable[[str], None]) -> Pa
     """Return the weights file to use, and report what it was trained on.
 
     Args:
-        weights: the file that the user named, or None for the default (see `default_weights`).
+        weights: the file, or the name, that the user gave, or None for the default (see
+            `default_weights`).
         folder: folder to which `train` copies its best weights.
         say: function that reports a line: the choice, and whether the included weights do better.
 
@@ -240,10 +242,28 @@ def choose(weights: Path | None, folder: Path, say: Callable[[str], None]) -> Pa
         UserError: the folder has no weights, or the named file cannot be read.
     """
     if weights:
+        weights = named(weights, folder)
         say(card_line(weights, read_card(weights)))
         return weights
     cards = cards_in(folder, say)
     return choose_default(cards, folder, say)
+
+
+def named(weights: Path, folder: Path) -> Path:
+    """Return the weights file that a user named by its path, or by its name alone.
+
+    Raises:
+        UserError: there is neither a file nor a weights file of this name.
+    """
+    if weights.exists() or weights.name != str(weights) or weights.suffix:
+        return weights
+    names = {name_of(path): path for path in reversed(cards_in(folder, lambda line: None))}
+    if weights.name not in names:
+        there = f"Choose from {', '.join(sorted(names))}." if names else "Run `train` first."
+        raise UserError(
+            f"--weights {weights}: no such file, and no weights of this name in {folder}/. {there}"
+        )
+    return names[weights.name]
 
 
 def choose_default(
@@ -267,8 +287,8 @@ def cards_in(folder: Path, say: Callable[[str], None]) -> dict[Path, dict[str, A
     cards: dict[Path, dict[str, Any]] = {}
     # names with a dot first are temporary files of interrupted writes
     found = {real_path(path): path for path in sorted(folder.glob("[!.]*" + SUFFIX))}
-    if SHIPPED.exists():
-        found.setdefault(real_path(SHIPPED), SHIPPED)
+    for path in included():
+        found.setdefault(real_path(path), path)
     for path in found.values():
         try:
             cards[path] = read_card(path)
@@ -314,7 +334,8 @@ def default_weights(cards: dict[Path, dict[str, Any]], folder: Path) -> tuple[Pa
 
     def rank(path: Path) -> tuple:
         card, own = cards[path], not is_shipped(path)
-        return own and is_chosen, not is_synthetic(card), own, trained_at(path, card)
+        is_default = real_path(path) == real_path(SHIPPED)
+        return own and is_chosen, not is_synthetic(card), own, is_default, trained_at(path, card)
 
     best = max(cards, key=rank)
     return best, INCLUDED if is_shipped(best) else TRIAL if is_synthetic(cards[best]) else OWN
@@ -398,9 +419,14 @@ def relative_to_cwd(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
+def included() -> list[Path]:
+    """Return the included weights files that are there, the default first."""
+    return [path for path in (SHIPPED, SHIPPED.with_name(ACCURATE)) if path.exists()]
+
+
 def is_shipped(path: Path) -> bool:
-    """Return whether a weights file is the included one."""
-    return real_path(path) == real_path(SHIPPED)
+    """Return whether a weights file is an included one."""
+    return real_path(path) in {real_path(SHIPPED), real_path(SHIPPED.with_name(ACCURATE))}
 
 
 def card_line(path: Path, card: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -118,6 +119,31 @@ def test_where_the_box_does_better_a_line_says_so_with_both_figures(put, monkeyp
     for odd in ({"val_cc": float("nan")}, {"val_cc": "high"}, "text", {}):
         write("mine", cc=0.4, box=odd)
         assert len(chosen(folder)[1]) == 1
+
+
+def test_of_two_included_networks_the_first_is_the_default(put, monkeypatch, tmp_path):
+    write, folder = put
+    (tmp_path / "box").mkdir()
+    box = write("mlnet-osie", date="2026-01-01T00:00:00+00:00", to=tmp_path / "box")
+    write("multiscale-osie", date="2026-02-01T00:00:00+00:00", to=tmp_path / "box")
+    monkeypatch.setattr(weight_files, "SHIPPED", box)
+    assert chosen(folder)[0] == "mlnet-osie.weights.h5"
+    assert chosen(box.parent)[0] == "mlnet-osie.weights.h5"
+
+
+def test_weights_are_named_by_their_file_or_their_name_alone(put, monkeypatch, tmp_path):
+    write, folder = put
+    (tmp_path / "box").mkdir()
+    monkeypatch.setattr(weight_files, "SHIPPED", write("mlnet-osie", to=tmp_path / "box"))
+    mine, lines = write("mine"), []
+    for given, wanted in (("mine", mine), ("mlnet-osie", weight_files.SHIPPED), (mine, mine)):
+        assert weight_files.choose(Path(given), folder, lines.append) == wanted
+    with pytest.raises(
+        UserError, match=r"--weights other: no such file, .*Choose from mine, mlnet-osie\."
+    ):
+        weight_files.choose(Path("other"), folder, lines.append)
+    with pytest.raises(UserError, match="No weights file at"):
+        weight_files.choose(Path("other.weights.h5"), folder, lines.append)
 
 
 def test_a_pin_is_told_and_one_of_weights_that_are_gone_is_an_error(put):

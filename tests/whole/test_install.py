@@ -95,7 +95,7 @@ def wheel(tmp_path_factory):
     return found
 
 
-def test_the_wheel_holds_the_program_its_pages_and_the_network_in_the_box(wheel):
+def test_the_wheel_holds_the_program_its_pages_and_the_networks_in_the_box(wheel):
     assert wheel.name.split("-")[1] == STATED["project"]["version"]
     with zipfile.ZipFile(wheel) as archive:
         names = {n for n in archive.namelist() if ".dist-info/" not in n}
@@ -105,7 +105,8 @@ def test_the_wheel_holds_the_program_its_pages_and_the_network_in_the_box(wheel)
         for path in PROJECT.glob(where)
         if path.suffix != ".pyc"
     }
-    assert names == kept | {"weights/mlnet-osie.weights.h5", "weights/mlnet-osie.json"}
+    included = {f"weights/{name}-osie" for name in ("mlnet", "multiscale")}
+    assert names == kept | {n + suffix for n in included for suffix in (".weights.h5", ".json")}
 
 
 def predicted(program, folder, **environment):
