@@ -861,6 +861,11 @@ class PredictConfig(Checked):
     overwrite: bool = option(False, "predict again if the output exists")
     overlay: bool = option(False, "also write the map as a heat map over the picture")
     float_maps: bool = option(False, "also write the map as 32-bit .npy", flag="float")
+    density: bool = option(
+        False,
+        "also write the probability of a fixation at each pixel, as natural logarithms, 32-bit "
+        ".npy",
+    )
     colormap: str = shared("colormap")
     smooth: float = shared("smooth")
     mirror: bool = shared("mirror")

@@ -24,6 +24,7 @@ from typing import Any
 
 from commands.settings import (
     AdaptConfig,
+    CalibrateConfig,
     CheckConfig,
     CompareConfig,
     ConvertConfig,
@@ -134,6 +135,12 @@ COMMANDS = {
         AdaptConfig,
         "commands.evaluation.adapt:run",
         "adapt --dataset folder --data PATH --n 50 --weights FILE",
+        keras,
+    ),
+    "calibrate": Command(
+        CalibrateConfig,
+        "commands.prediction.calibrate:run",
+        "calibrate --dataset osie --data PATH --weights FILE",
         keras,
     ),
     "export": Command(

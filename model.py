@@ -22,6 +22,8 @@ from PIL.Image import Image
 import config as settings
 from config import SYSTEMS, Config
 from eltwise_product import EltWiseProduct
+from salience.measures.adaptation import IDENTITY
+from salience.measures.density import CALIBRATION, calibration_of, log_density, missing_line
 from salience.networks import backbone, weight_files
 from salience.networks.losses import split_truth
 from salience.pictures.letterbox import OutputGrid, postprocess, preprocess, read_input
@@ -143,10 +145,12 @@ def load_model(weights: str | Path | None = None) -> keras.Model:
         UserError: the file is missing, damaged or of another model; or there are no weights.
     """
     path = best_weights() if weights is None else Path(weights)
-    config = trained_config(path)
+    card = weight_files.read_card(path)
+    config = config_of(card, path)
     with quiet.keras_conventions():
         model = system_module(config.model).build(config)
         weight_files.load(model, path)
+    model.card = {CALIBRATION: card.get(CALIBRATION), "path": str(path)}  # type: ignore[attr-defined]
     return model
 
 
@@ -162,9 +166,12 @@ def best_weights() -> Path:
 
 
 def predict(
-    model: keras.Model, image: str | Path | NDArray | Image, rgb: bool = False
+    model: keras.Model,
+    image: str | Path | NDArray | Image,
+    rgb: bool = False,
+    density: bool = False,
 ) -> NDArray[np.floating]:
-    """Return the saliency map of one picture, at the picture's own size.
+    """Return the saliency map of one picture, or its log-density, at the picture's own size.
 
     Args:
         model: from `load_model`.
@@ -173,12 +180,16 @@ def predict(
             1, or an image of Pillow's.
         rgb: True for an array in the order red, green, blue, as matplotlib, scikit-image and
             `np.asarray` of Pillow's images have it. Files and Pillow's images need no flag.
+        density: True for the natural logarithm of the probability of a fixation at each pixel. A
+            message is printed if the weights have no calibration, which turns maps into densities.
 
     Returns:
-        Saliency map, float32 [rows, columns], 0 to 1; its maximum is 1.
+        Saliency map, float32 [rows, columns], 0 to 1; its maximum is 1. With `density`, the
+        logarithms, float32 [rows, columns]; the sum of their exponentials is 1.
 
     Raises:
-        UserError: the file cannot be read, or the array is not a picture.
+        UserError: the file cannot be read, the array is not a picture, or the weights' calibration
+            cannot be used.
     """
     input_shape = model.input_shape[1:3]
     if isinstance(image, str | Path):
@@ -186,7 +197,14 @@ def predict(
     else:
         x, box = preprocess(as_bgr(image, rgb), input_shape)
     prediction = np.asarray(model.predict_on_batch(x[None]))[0]
-    return postprocess(prediction, box, grid_of(model))
+    saliency_map = postprocess(prediction, box, grid_of(model))
+    if not density:
+        return saliency_map
+    card = getattr(model, "card", {"path": model.name})
+    calibration = calibration_of(card, card["path"])
+    if calibration is None:
+        tell(missing_line(card["path"]))
+    return log_density(saliency_map, calibration or IDENTITY)
 
 
 def config_of(card: dict[str, Any], path: Path) -> Config:

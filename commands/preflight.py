@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands.settings import PrepareConfig, ScoringConfig
+from commands.settings import CalibrateConfig, PrepareConfig, ScoringConfig
 from config import Config
 from salience.data import loading
 from salience.networks import weight_files
@@ -65,7 +65,7 @@ def _sets(settings: Any) -> list[tuple[str, Path | None]]:
     """Return name and folder of each data set in the settings, except archives."""
     if isinstance(settings, Config):
         return settings.sets
-    if isinstance(settings, ScoringConfig):
+    if isinstance(settings, ScoringConfig | CalibrateConfig):
         return [(settings.dataset, settings.data)]
     if isinstance(settings, PrepareConfig):
         return [(settings.dataset, root) for root in settings.data if not root.is_file()]

@@ -256,6 +256,11 @@ class EvaluateConfig(ScoringConfig):
         "fit contrast, blur and centre bias on the maps of the validation pictures, and score the "
         "adapted maps in a row of their own",
     )
+    optimal: bool = option(
+        False,
+        "score each metric on the map that is best for it under the density, in a row of its own; "
+        "--maps must name densities (docs/DENSITIES.md)",
+    )
     val_maps: Path | None = option(
         None, "folder with the maps of the validation pictures, for --tune with --maps"
     )
@@ -329,6 +334,47 @@ class AdaptConfig(ScoringConfig):
     def training(self) -> Config | None:
         """Return the settings of the model's training."""
         return training_of(self.weights, self.weights_dir)
+
+
+@dataclass(frozen=True)
+class CalibrateConfig(PlanConfig):
+    """Fit what turns a network's maps into densities.
+
+    Fit nine numbers to the fixations of validation pictures by their likelihood, and write them
+    into the card of the weights. train does the same at its end. --density of test and --optimal of
+    evaluate use them.
+    """
+
+    trains: ClassVar[bool] = False
+
+    dataset: str = shared("dataset", group="data")
+    data: Path | None = shared("data")
+    split: str = option(
+        "val", "part of the data set; pictures of the training mislead", choices=SPLITS
+    )
+    seed: int = option(
+        0, "seed of the interval of the gain", least=0, most=LARGEST_SEED, group="fit"
+    )
+    weights: Path | None = shared("weights", group="network")
+    weights_dir: Path = shared("weights_dir")
+    batch_size: int = option(10, "pictures per batch", unit="pictures", least=1, most=2**16)
+    workers: int = option(
+        os.cpu_count() or 2, "threads that read pictures; default: all cores", least=1, most=1024
+    )
+
+    @classmethod
+    def default_text(cls, field: str) -> str:
+        """Return the text that the help shows for a default that depends on other settings."""
+        is_of_data = field in ("dataset", "data", *TRUTH_FIELDS)
+        return "that of the model's training" if is_of_data else ""
+
+    @classmethod
+    def from_flags(cls, flags: dict[str, Any]) -> Self:
+        """Return the settings; the defaults of the data are those of the model's training."""
+        given = cls(**flags)
+        trained = data_of(training_of(given.weights, given.weights_dir), flags)
+        own = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{k: v for k, v in trained.items() if k in own} | flags)
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,14 @@ def few_figures(request, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def no_calibration(request, monkeypatch):
+    """Fit no calibration after a tiny training, which takes as long as that, unless asked."""
+    train = sys.modules.get("commands.training.train")  # to import it takes seconds
+    if train and "calibration" not in request.keywords:
+        monkeypatch.setattr(train, "calibrate", lambda *about: None)
+
+
+@pytest.fixture(autouse=True)
 def one_rehearsal(monkeypatch):
     """Rehearse the reading of HDF5 files in one process: a new one takes a third of a second."""
     import rehearsal
@@ -131,7 +139,7 @@ def tiny(tmp_path):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """Return the weights file of a tiny trained model."""
-    from commands.training.train import train
+    from commands.training import train as training
     from config import Config
 
     folder = tmp_path_factory.mktemp("trained")
@@ -140,7 +148,8 @@ def trained(tmp_path_factory):
         from salience.data.sets import synthetic
 
         patch.setattr(synthetic, "COUNTS", {"train": 12, "val": 4, "test": 4})
-        train(config, say=lambda line: None)
+        patch.setattr(training, "calibrate", lambda *about: None)
+        training.train(config, say=lambda line: None)
     return folder / "weights" / f"{config.name}.weights.h5"
 
 

@@ -10,6 +10,7 @@ from commands.evaluation.rows import (
     all_reference_rows,
     model_row,
     note_reading,
+    optimal_row,
     score_rows,
 )
 from commands.evaluation.score_log import LOG, ScoreLog
@@ -17,7 +18,13 @@ from commands.evaluation.scored_split import load_split, note_training_pictures,
 from commands.evaluation.tables import category_table, score_table, write
 from commands.settings import EvaluateConfig
 from salience.data.plan import ALL_SPLITS
-from salience.measures.adaptation import LEAST_PICTURES, fit_adaptation, fit_line, load_named
+from salience.measures.adaptation import (
+    IDENTITY,
+    LEAST_PICTURES,
+    fit_adaptation,
+    fit_line,
+    load_named,
+)
 from salience.measures.references import TruthSplit
 from salience.system.errors import UserError
 from salience.system.files import make_folder, real_path
@@ -55,6 +62,8 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = tell) -> Eva
     rows = [model_row(source, split)]
     if settings.tune:
         rows.append(tuned_row(settings, source, split, notes, say))
+    if settings.optimal:
+        rows += density_rows(settings, source, split, say)
     rows += all_reference_rows(split)
     log = ScoreLog(settings.output and settings.output / LOG, settings.overwrite)
     evaluation = score_rows(split, rows, log, notes, settings.seed, settings.workers)
@@ -78,7 +87,13 @@ def source_of(
     if settings.maps:
         name = real_path(settings.maps).name
         return FolderMaps(
-            settings.maps, name, split.samples, notes, settings.smooth, settings.stretch
+            settings.maps,
+            name,
+            split.samples,
+            notes,
+            settings.smooth,
+            settings.stretch,
+            settings.optimal,
         )
     from salience.networks import weight_files  # here: a folder of maps needs no network
 
@@ -93,6 +108,25 @@ def source_of(
         settings.mirror,
         load_named(settings.adaptation, weights, say),
     )
+
+
+def density_rows(
+    settings: EvaluateConfig, source: Source, split: TruthSplit, say: Callable[[str], None]
+) -> list[Row]:
+    """Return the row of a network's densities, and the row of each metric's best map under them.
+
+    The row of densities is left out where it would repeat that of the maps: for finished densities,
+    for an adaptation and without a calibration.
+    """
+    if not isinstance(source, ModelMaps) or settings.adaptation:
+        return [optimal_row(source, split, IDENTITY)]
+    from commands.prediction.engines import calibration  # here: finished maps need no network
+
+    found = calibration(source.weights, say)
+    rows = [optimal_row(source, split, found)]
+    if found != IDENTITY:
+        rows.insert(0, adapted_row(f"{source.name}, density", source, split, found))
+    return rows
 
 
 def tuned_row(

@@ -22,6 +22,7 @@ from salience.measures.adaptation import (
     LowResolutionMaps,
     low_resolution_maps,
 )
+from salience.measures.density import density_kind
 from salience.measures.metrics import as_distribution
 from salience.measures.references import model_name
 from salience.pictures.fixations import blurred
@@ -32,7 +33,7 @@ from salience.system.cache import Shelf, default_cache, make_key
 from salience.system.errors import UserError
 from salience.system.files import content_stamp, file_digest
 from salience.system.notes import Notes
-from salience.system.terminal import progress
+from salience.system.terminal import PROGRAM, progress
 
 
 class Source(Protocol):
@@ -174,6 +175,7 @@ class FolderMaps:
         notes: receives the notes.
         smooth: standard deviation of a Gaussian blur, pixels of the original picture.
         stretch: whether to scale maps whose aspect ratio differs from their picture's.
+        only_densities: whether to refuse maps that are neither densities nor log-densities.
 
     Raises:
         UserError: no folder, no file named like a picture of the split, or several files for one
@@ -186,6 +188,7 @@ class FolderMaps:
     notes: Notes
     smooth: float = 0.0
     stretch: bool = False
+    only_densities: bool = False
     files: dict[str, Path] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -214,6 +217,11 @@ class FolderMaps:
         except UserError as error:
             self._leave_out("that cannot be read", name, str(error))
             return None
+        if self.only_densities and density_kind(values) is None:
+            raise UserError(
+                f"{path} is not a density, which --optimal needs: 0 or more with sum 1, or natural "
+                f"logarithms whose exponentials have sum 1. {PROGRAM} test --density writes such."
+            )
         try:
             values = stored_maps.as_saliency(values, shape, name, self.notes, self.stretch)
         except UserError as error:

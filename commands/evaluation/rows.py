@@ -17,9 +17,11 @@ from commands.evaluation.map_sources import Source
 from commands.evaluation.score_log import ScoreLog
 from salience.measures.adaptation import IDENTITY, Adaptation
 from salience.measures.metrics import METRICS, PROFILES, Metric
+from salience.measures.optimal import optimal_scores
 from salience.measures.references import HALVED, HALVES, ONE, UNIFORM, Scores, Truth, TruthSplit
 from salience.measures.references import references as reference_rows
 from salience.measures.significance import Interval, mean_interval
+from salience.pictures.fixations import within
 from salience.system.cache import make_key
 from salience.system.errors import UserError
 from salience.system.notes import Notes
@@ -101,6 +103,27 @@ def adapted_row(name: str, source: Source, split: TruthSplit, adaptation: Adapta
         key_of(split, f"{source.fingerprint()} {adaptation}"),
         lambda truth, saliency_map: truth.score(
             adaptation.apply(saliency_map - min(0.0, float(saliency_map.min())))
+        ),
+        source,
+    )
+
+
+def optimal_row(source: Source, split: TruthSplit, calibration: Adaptation) -> Row:
+    """Return a row in which each metric gets the map that is best for it under a source's density.
+
+    Args:
+        source: source of maps or densities.
+        split: the pictures.
+        calibration: turns the maps into densities; the identity for densities.
+    """
+    counts = [len(within(*picture)) for picture in split.pictures]
+    fixations = max(1, round(float(np.mean([count for count in counts if count] or [1]))))
+    return Row(
+        f"{source.name}, optimal",
+        "model",
+        key_of(split, f"optimal {fixations} {source.fingerprint()} {calibration}"),
+        lambda truth, saliency_map: optimal_scores(
+            truth, calibration.density(np.asarray(saliency_map, np.float64)), fixations
         ),
         source,
     )

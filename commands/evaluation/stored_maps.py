@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salience.data import mat
+from salience.measures.density import LOG_DENSITY, density_kind
 from salience.measures.metrics import from_8bit, in_range
 from salience.pictures.picture_files import as_map, read_stored_map
 from salience.pictures.sample import IMAGE_SUFFIXES, Sample
@@ -26,14 +27,16 @@ ASPECT_TOLERANCE = 0.02  # relative; sizes are rounded to whole pixels
 LOG_BASES = {"natural logarithms": np.e, "logarithms to base 2": 2, "logarithms to base 10": 10}
 LOG_TOLERANCE = 0.05  # for the logarithm of a density's sum: half floats are rounded to 0.01
 MAX_PEAK_SHARE = 0.01  # largest share of pixels with the value 0 in a logarithm's map
+DENSITY_SUFFIX = ".density.npy"  # as `test --density` names log-densities
 MAX_SHOWN = 3  # files named in an error
 
 
 def pair_maps(folder: Path, samples: list[Sample], notes: Notes) -> dict[str, Path]:
     """Return the map file of each picture, by the picture's name.
 
-    A map has its picture's path relative to the folder, with any suffix. If only one file ends so,
-    the path may be relative to a sub-folder. Names are compared in Unicode's composed form.
+    A map has its picture's path relative to the folder, with any suffix; log-densities of `test`
+    (NAME.density.npy) precede maps. If only one file ends so, the path may be relative to a
+    sub-folder. Names are compared in Unicode's composed form.
 
     Args:
         folder: the folder, searched with its sub-folders.
@@ -46,10 +49,13 @@ def pair_maps(folder: Path, samples: list[Sample], notes: Notes) -> dict[str, Pa
     if not folder.is_dir():
         raise UserError(f"The maps are not at {folder}: no such folder.")
     found: dict[str, list[Path]] = {}
+    pictures = {composed(Path(sample.name).stem) for sample in samples}
     for path in _files(folder):
         inner = path.relative_to(folder)
         if path.suffix.lower() in MAP_SUFFIXES:
             key = composed(inner.with_suffix("").as_posix())
+            if _is_density(path) and composed(path.stem) not in pictures:
+                key = key.removesuffix(".density")
             found.setdefault(key, []).append(path)
         else:
             kind = path.suffix or "nameless"
@@ -61,7 +67,9 @@ def pair_maps(folder: Path, samples: list[Sample], notes: Notes) -> dict[str, Pa
             notes.add("maps missing: the picture is left out of every row", sample.name)
             continue
         ranked = sorted(
-            found[keys[sample.name]], key=lambda path: MAP_SUFFIXES.index(path.suffix.lower())
+            found[keys[sample.name]],
+            # a density says more than its map, which has the same ranks
+            key=lambda path: (not _is_density(path), MAP_SUFFIXES.index(path.suffix.lower())),
         )
         files[sample.name] = ranked[0]
         for other in ranked[1:]:
@@ -78,6 +86,11 @@ def pair_maps(folder: Path, samples: list[Sample], notes: Notes) -> dict[str, Pa
     for key in sorted(found.keys() - keys.values()):
         notes.add("maps without a picture in the split: not used", found[key][0].name)
     return files
+
+
+def _is_density(path: Path) -> bool:
+    """Return whether a file is named as the log-densities of `test --density`."""
+    return path.name.endswith(DENSITY_SUFFIX)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -176,6 +189,9 @@ def as_saliency(
     if values.dtype == np.uint8:
         notes.add("8-bit maps: half a level is added, as 0 does not mean zero probability", name)
         values = from_8bit(values)
+    elif kind := density_kind(values):
+        notes.add(f"maps that are {kind}: scored as they are", name)
+        values = _exponentials(values, np.e) if kind == LOG_DENSITY else values
     elif logarithms := _logarithms(values):
         kind, base = logarithms
         notes.add(f"maps {kind}: exponentiated", name)

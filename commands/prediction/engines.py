@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salience.measures.adaptation import IDENTITY, Adaptation, load_named
+from salience.measures.density import calibration_of, missing_line
 from salience.pictures.letterbox import OutputGrid, of_both_ways
 from salience.system import cache, quiet
 from salience.system.arrays import Array
@@ -47,6 +48,7 @@ class Engine:
             maps (float32 [b, map rows, map cols, 1]); thread-safe.
         at_once: number of calls that run concurrently; further calls wait.
         adaptation: adaptation to a data set's bias, applied to finished maps.
+        calibration: turns a finished map into a density; the adaptation, if there is one.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Engine:
     maps: Maps
     at_once: int = 1
     adaptation: Adaptation = IDENTITY
+    calibration: Adaptation = IDENTITY
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,12 @@ def load(name: str, weights: Path, say: Callable[[str], None]) -> Engine:
 
 
 def load_adapted(
-    name: str, weights: Path, adaptation: Path | None, mirror: bool, say: Callable[[str], None]
+    name: str,
+    weights: Path,
+    adaptation: Path | None,
+    mirror: bool,
+    say: Callable[[str], None],
+    density: bool = False,
 ) -> Engine:
     """Return an engine with an adaptation and with averaging over mirrored pictures.
 
@@ -184,13 +192,29 @@ def load_adapted(
         adaptation: a file of `adapt`, or its name; None for no adaptation.
         mirror: whether to average each map with that of the mirrored picture.
         say: called with each message.
+        density: whether densities are asked for, which need the weights' calibration.
 
     Raises:
-        UserError: the weights or the adaptation cannot be used.
+        UserError: the weights, their calibration or the adaptation cannot be used.
     """
     bias = load_named(adaptation, weights, say)
-    engine = replace(load(name, weights, say), adaptation=bias)
+    to_density = bias if adaptation or not density else calibration(weights, say)
+    engine = replace(load(name, weights, say), adaptation=bias, calibration=to_density)
     return replace(engine, maps=of_both_ways(engine.maps)) if mirror else engine
+
+
+def calibration(weights: Path, say: Callable[[str], None]) -> Adaptation:
+    """Return the calibration in a weights file's card; the identity, and a message, without one.
+
+    Raises:
+        UserError: the card or its calibration cannot be read.
+    """
+    from salience.networks import weight_files  # here: it imports h5py
+
+    found = calibration_of(weight_files.read_card(weights), weights)
+    if found is None:
+        say(missing_line(weights))
+    return found or IDENTITY
 
 
 def fastest() -> str:

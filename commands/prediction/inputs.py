@@ -39,6 +39,7 @@ ENDINGS = {
     "map": ".png",
     "overlay": "_overlay.png",
     "float": ".npy",
+    "density": ".density.npy",
     "contours": ".contours.png",
     "peaks": ".peaks.json",
     "crop": ".crop.png",

@@ -57,14 +57,16 @@ class OutputWriter:
         self.aspect = 1.0 if settings.crop is None else parse_aspect(settings.crop)
         self.reference = None if settings.match is None else read_reference(settings.match)
 
-    def write(self, job: Job, saliency_map: NDArray) -> None:
+    def write(self, job: Job, saliency_map: NDArray, log_density: NDArray | None = None) -> None:
         """Write the requested outputs of a picture.
 
         Args:
             job: the picture and its output paths.
             saliency_map: [rows, columns], 0 to 1; changed in place.
+            log_density: [rows, columns], of the map before matching and threshold; needed for the
+                output "density" only.
         """
-        rendered = RenderedPicture(job, self.adjusted(saliency_map), self)
+        rendered = RenderedPicture(job, self.adjusted(saliency_map), self, log_density)
         replaces = self.record and self.record.begin(job.source, job.outputs)
         for kind, path in job.outputs.items():
             make_folder(path.parent, inside=self.settings.output)
@@ -85,8 +87,14 @@ class OutputWriter:
 class RenderedPicture:
     """A picture, its map, and the drawings that several outputs share."""
 
-    def __init__(self, job: Job, saliency_map: NDArray, writer: OutputWriter) -> None:
-        self.job, self.map, self.writer = job, saliency_map, writer
+    def __init__(
+        self,
+        job: Job,
+        saliency_map: NDArray,
+        writer: OutputWriter,
+        log_density: NDArray | None = None,
+    ) -> None:
+        self.job, self.map, self.writer, self.log_density = job, saliency_map, writer, log_density
 
     @cached_property
     def picture(self) -> NDArray[np.uint8]:
@@ -128,6 +136,7 @@ MAKERS: dict[str, Callable[[RenderedPicture], Any]] = {
     "map": lambda rendered: to_8_bit(rendered.map),
     "overlay": lambda rendered: rendered.overlay,
     "float": lambda rendered: rendered.map,
+    "density": lambda rendered: rendered.log_density,
     "contours": RenderedPicture.contours,
     "peaks": RenderedPicture.points,
     "crop": RenderedPicture.crop,

@@ -23,6 +23,7 @@ from commands.prediction.inputs import Collection, Job
 from commands.prediction.map_record import MapRecord, State, outdated_message, unrecorded_message
 from commands.prediction.outputs import OutputWriter, job_sample
 from config import PredictConfig
+from salience.measures.density import log_density
 from salience.networks import weight_files
 from salience.pictures.headers import room
 from salience.pictures.letterbox import Letterbox, postprocess, read_input
@@ -97,7 +98,9 @@ def write_maps(
         engine = engines.choose(settings.engine)  # before the folder: the engine may be missing
         make_folder(settings.output)
         failed = predict_and_write(
-            engines.load_adapted(engine, weights(), settings.adaptation, settings.mirror, say),
+            engines.load_adapted(
+                engine, weights(), settings.adaptation, settings.mirror, say, settings.density
+            ),
             pending,
             writer,
         )
@@ -280,4 +283,6 @@ def _write(
 ) -> None:
     """Write the outputs of one picture."""
     saliency_map = postprocess(prediction, box, engine.grid, writer.settings.smooth)
-    writer.write(job, engine.adaptation.apply(saliency_map))
+    # before the map is written, which may change it in place
+    logs = log_density(saliency_map, engine.calibration) if "density" in job.outputs else None
+    writer.write(job, engine.adaptation.apply(saliency_map), logs)

@@ -319,10 +319,14 @@ class RunFolder:
         Returns:
             A message if the included weights are better, else "".
         """
-        weight_files.amend(self.path("best.weights.h5"), {"box": scores})
-        if not self.unpublished_reason:
-            weight_files.amend(self.published, {"box": scores})
+        self.amend_best({"box": scores})
         return weight_files.included_is_better({**self.card(self.best_epoch), "box": scores})
+
+    def amend_best(self, more: dict[str, Any]) -> None:
+        """Add fields to the cards of the best weights."""
+        weight_files.amend(self.path("best.weights.h5"), more)
+        if not self.unpublished_reason:
+            weight_files.amend(self.published, more)
 
     def finish(self) -> None:
         """Mark the run as finished, after its last epoch or by patience."""

@@ -10,6 +10,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from commands.evaluation.map_sources import ModelMaps
+from commands.prediction.calibrate import fitted
 from commands.training import backends, checkpoint, feature_cache
 from commands.training.checkpoint import Arrays, Standing, State
 from commands.training.devices import Devices, started
@@ -21,6 +23,8 @@ from commands.training.validation import score_shipped, scores_line
 from config import Config
 from model import grid_of, system_module
 from salience.data import loading
+from salience.measures.adaptation import LEAST_PICTURES
+from salience.measures.density import CALIBRATION
 from salience.networks import provenance, weight_files
 from salience.system.cache import default_cache
 from salience.system.errors import Interrupted, UserError
@@ -104,6 +108,8 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
         run.is_interrupted = epochs.is_interrupted
         if not run.is_interrupted:
             rival = ""
+            if devices.is_chief and not stop:
+                calibrate(run, validation, devices, say)
             if devices.is_chief and devices.count > 1:
                 say("the included network is not scored in a training on several devices")
             elif devices.is_chief and (scores := score_shipped(config, validation, stop, say)):
@@ -113,6 +119,29 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
             if rival:
                 say(rival)
     return run
+
+
+def calibrate(
+    run: RunFolder, validation: SaliencyBatches, devices: Devices, say: Callable[[str], None]
+) -> None:
+    """Fit the calibration of the best weights for densities, into their cards.
+
+    There is none without fixations, or in a training on several devices.
+    """
+    config, samples = run.config, validation.samples
+    if sum(sample.fixations is not None for sample in samples) < LEAST_PICTURES:
+        return
+    if devices.count > 1:
+        say("densities are not calibrated in a training on several devices: run `calibrate`")
+        return
+    about = {"dataset": config.dataset_name, "split": "val"}
+    try:
+        source = ModelMaps(run.path("best.weights.h5"), "best", config.batch_size, config.workers)
+        entry = fitted(source, samples, about, config.seed, say)
+    except UserError as error:
+        say(f"densities are not calibrated: {error}")
+        return
+    run.amend_best({CALIBRATION: entry})
 
 
 def look_for_earlier(devices: Devices, config: Config) -> EarlierRun:

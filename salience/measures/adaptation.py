@@ -163,7 +163,8 @@ class Adaptation:
             return maps.copy()
         pixels = self.blur * math.hypot(*maps.shape[-2:])
         flat = maps.reshape(-1, *maps.shape[-2:])
-        return np.stack([_wide_blur(one, pixels) for one in flat]).reshape(maps.shape)
+        made = np.stack([_wide_blur(one, pixels) for one in flat]).reshape(maps.shape)
+        return made.astype(maps.dtype, copy=False)  # powers of small values need the precision
 
 
 IDENTITY = Adaptation()

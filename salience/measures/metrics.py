@@ -218,6 +218,29 @@ def ig(
     return float(np.mean(np.log2(EPSILON + p) - np.log2(EPSILON + q))) + 0.0
 
 
+def ll(saliency_map: NDArray, fixations: NDArray, profile: Profile = "tuebingen") -> float:
+    """Return the log-likelihood of the fixations, in bits per fixation above a uniform density.
+
+    It is the information gain of the map over the uniform density. The IG of two maps is the
+    difference of their log-likelihoods.
+
+    Args:
+        saliency_map: [rows, columns], 0 or more; negative values shift the map to minimum 0.
+        fixations: [n, 2], (x, y), pixels of the map.
+        profile: "mit" scales the map to [0, 1] first, and merges fixations of one pixel, as in IG.
+
+    Returns:
+        Bits per fixation; higher is better, 0 equals the uniform density. NaN without fixations
+        inside the map.
+
+    Source: Kuemmerer et al., PNAS 2015.
+
+    >>> round(ll(np.array([[0.0, 0.5, 0.5, 0.0]]), np.array([[1.0, 0.0]])), 6)
+    1.0
+    """
+    return ig(saliency_map, fixations, np.ones(saliency_map.shape), profile)
+
+
 def cc(saliency_map: NDArray, density_map: NDArray) -> float:
     """Return Pearson's linear correlation of the two maps.
 
@@ -601,6 +624,7 @@ METRICS = {
     "ig": Metric(
         "IG", ig, "fixations", variant="bits per fixation, from densities", extras=("baseline",)
     ),
+    "ll": Metric("LL", ll, "fixations", variant="bits per fixation above uniform"),
     "sim": Metric("SIM", sim, "density_map", variant="no min-max"),
     "kld": Metric(
         "KLD", kld, "density_map", higher_is_better=False, variant="nats, eps 2.2204e-16"
@@ -629,6 +653,7 @@ PROFILES: dict[str, dict[str, Metric]] = {
         "auc_borji": _mit("auc_borji", "100 seeded splits, min-max, steps of 0.1"),
         "sauc": _mit("sauc", "ten other pictures, 100 seeded splits, min-max, steps of 0.1"),
         "ig": _mit("ig", "bits per fixated pixel, from min-max maps"),
+        "ll": _mit("ll", "bits per fixated pixel above uniform, from min-max maps"),
         "sim": _mit("sim", "min-max first"),
         "emd": _mit("emd", "cells of 32 x 32 pixels, histograms matched"),
     },

@@ -22,9 +22,12 @@ from config import PredictConfig
 from model import trained_config
 from salience.data import loading
 from salience.measures.adaptation import Adaptation, AdaptationFit
+from salience.measures.density import CALIBRATION, log_density
 from salience.measures.metrics import PROFILES, metric_names
 from salience.measures.references import CENTRE_BIAS, HALVES, ONE, UNIFORM, TruthSplit
 from salience.measures.significance import Interval
+from salience.networks import weight_files
+from salience.pictures.fixations import pixels
 from salience.pictures.reading import sample_density, sample_image
 from salience.system.errors import UserError
 from salience.system.notes import Notes
@@ -64,6 +67,81 @@ def run():
         return done, lines
 
     return evaluated
+
+
+@pytest.fixture
+def densities(tmp_path, rng):
+    """Return a folder of fair log-densities of the test pictures, as `test --density` has them."""
+    folder = tmp_path / "densities"
+    folder.mkdir()
+    for sample in samples():
+        made = log_density(density(sample) + 0.1 * rng.random(density(sample).shape))
+        np.save(folder / sample.name.replace(".png", ".density.npy"), made)
+    return folder
+
+
+def test_log_densities_are_recognised_and_scored_as_they_are(run, densities):
+    done, lines = run(maps=densities, metrics="ig,ll,nss")
+    (line,) = (line for line in lines if "log-densities" in line)
+    assert line.startswith(f"note: {len(samples())} maps that are log-densities: scored as they")
+    split = TruthSplit(samples(), human=False)
+    for i, sample in enumerate(samples()):
+        truth = split.truth(i)
+        logs = np.load(densities / sample.name.replace(".png", ".density.npy")).astype(float)
+        at = pixels(truth.fixations, truth.shape)
+        own = logs[at[:, 0], at[:, 1]].mean() / np.log(2)
+        scores = done.row("densities").scores[i]
+        assert scores["ll"] == pytest.approx(own + np.log2(logs.size), abs=1e-6)
+        base = np.log2(truth.baseline[at[:, 0], at[:, 1]]).mean()
+        assert scores["ig"] == pytest.approx(own - base, abs=1e-6)
+
+
+def test_the_optimal_row_has_the_best_map_of_each_metric(run, densities, tmp_path):
+    flags = {"maps": densities, "metrics": "all", "optimal": True, "output": tmp_path / "out"}
+    done, _ = run(**flags)
+    names = [row.name for row in done.rows]
+    assert names[:2] == ["densities", "densities, optimal"]
+    plain, best = (done.row(name).means for name in names[:2])
+    for name in ("nss", "auc_judd", "ig", "ll"):
+        assert best[name].mean == plain[name].mean
+    assert best["cc"].mean > plain["cc"].mean + 0.01
+    assert best["sim"].mean > plain["sim"].mean + 0.01
+    assert best["kld"].mean < plain["kld"].mean - 0.01
+    assert np.isnan(best["emd"].mean) and np.isfinite(plain["emd"].mean)
+    before = (tmp_path / "out" / LOG).read_bytes()
+    again, _ = run(**flags)  # nothing is scored twice
+    assert (tmp_path / "out" / LOG).read_bytes() == before
+    assert again.row("densities, optimal").means.keys() == best.keys()
+
+
+def test_maps_that_are_no_densities_have_no_optimal_row(run, maps):
+    with pytest.raises(UserError, match=r"\.npy is not a density, which --optimal needs") as error:
+        run(maps=maps, optimal=True)
+    assert "test --density" in str(error.value)
+
+
+def test_a_networks_densities_have_a_row_and_the_best_maps_another(run, trained, tmp_path):
+    done, lines = run(weights=trained, optimal=True)
+    assert [row.name for row in done.rows if row.kind == "model"] == [
+        trained.name.removesuffix(".weights.h5"),
+        f"{trained.name.removesuffix('.weights.h5')}, optimal",
+    ]
+    assert sum("has no calibration, so densities are its maps" in line for line in lines) == 1
+    weights = tmp_path / "own.weights.h5"
+    weights.write_bytes(trained.read_bytes())
+    own = Adaptation(contrast=0.5, uniform_share=0.1)
+    weight_files.amend(weights, {CALIBRATION: {"parameters": vars(own)}})
+    done, _ = run(weights=weights, optimal=True)
+    means = {row.name: row.means for row in done.rows}
+    assert list(means)[:3] == ["own", "own, density", "own, optimal"]
+    assert means["own, density"]["ig"].mean != means["own"]["ig"].mean
+    assert means["own, optimal"]["ig"].mean == pytest.approx(means["own, density"]["ig"].mean)
+    source = ModelMaps(weights, "x", 4, 1)
+    split = TruthSplit(samples(), ("ig",), human=False)
+    (made,) = source.maps(samples()[:1], [split.pictures[0][1]])
+    expected = split.truth(0).score(np.exp(log_density(made, own).astype(float)))["ig"]
+    found = done.row("own, density").scores[0]["ig"]
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_flags_profiles_are_the_metrics_profiles():

@@ -55,6 +55,7 @@ RANGES = {
     "auc_borji": (0, 1),
     "sauc": (0, 1),
     "ig": (-np.inf, np.inf),
+    "ll": (-np.inf, np.inf),
     "sim": (0, 1),
     "kld": (0, np.inf),
     "emd": (0, np.inf),
@@ -212,14 +213,15 @@ def test_a_constant_density_map_is_no_truth(scene, profile, name):
 
 
 @pytest.mark.parametrize(
-    ("profile", "name"), [row for row in EVERY if row[1] not in ("ig", "sim", "kld", "emd", "cc")]
+    ("profile", "name"),
+    [row for row in EVERY if row[1] not in ("ig", "ll", "sim", "kld", "emd", "cc")],
 )
 def test_maps_below_zero_are_maps_too(scene, profile, name):
     lower = {**scene, "saliency_map": scene["saliency_map"] - 5}
     assert one_score(lower, profile, name) == pytest.approx(one_score(scene, profile, name))
 
 
-@pytest.mark.parametrize("name", ["ig", "sim", "kld", "emd"])
+@pytest.mark.parametrize("name", ["ig", "ll", "sim", "kld", "emd"])
 def test_where_shares_are_asked_the_least_negative_value_becomes_zero(scene, name):
     grounded = scene["saliency_map"] - scene["saliency_map"].min()
     lower = one_score({**scene, "saliency_map": grounded - 5}, "tuebingen", name)

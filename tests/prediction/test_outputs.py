@@ -1,14 +1,21 @@
 """What `test` writes beside the map, through the command line."""
 
+import dataclasses
 import json
+import shutil
 
 import cv2
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 
 import main
 from commands.prediction.inputs import ENDINGS
 from commands.prediction.map_record import RECORD
+from model import load_model, predict
+from salience.measures.adaptation import Adaptation, path_of, save
+from salience.measures.density import CALIBRATION, log_density
+from salience.networks import weight_files
 from salience.pictures.marks import (
     best_crop,
     contours,
@@ -22,16 +29,16 @@ from salience.pictures.picture_files import in_colours, overlay, read_image, to_
 from salience.system.arrays import write_array
 
 ALL = ["--overlay", "--float", "--contours", "--side_by_side", "--peaks", "4"]
-ALL += ["--crop", "1:1", "--mask", "0.1"]
+ALL += ["--crop", "1:1", "--mask", "0.1", "--density"]
 
 
 @pytest.fixture
 def run(trained, tmp_path, capsys):
     """Return a function that runs `test` into tmp_path/out and returns (code, what it said)."""
 
-    def go(*words):
+    def go(*words, weights=trained):
         code = main.main(
-            ["test", *map(str, words), "--weights", str(trained), "--output", f"{tmp_path}/out"]
+            ["test", *map(str, words), "--weights", str(weights), "--output", f"{tmp_path}/out"]
         )
         said = capsys.readouterr()
         return code, said.out + said.err
@@ -88,6 +95,79 @@ def test_outputs_are_drawn_from_the_map_that_is_written(run, pictures, out):
     np.testing.assert_array_equal(row[:, :40], image)
     np.testing.assert_array_equal(row[:, 42:82], in_colours(heat, "viridis"))
     np.testing.assert_array_equal(row[:, 84:], shown)
+
+
+@pytest.fixture
+def calibrated(trained, tmp_path):
+    """Return a copy of the tiny weights with a calibration, and the calibration."""
+    own = Adaptation(contrast=1.4, blur=0.02, centre_share=0.1, uniform_share=0.05)
+    path = tmp_path / "calibrated" / "mlnet.weights.h5"
+    path.parent.mkdir()
+    shutil.copy(trained, path)
+    weight_files.amend(path, {CALIBRATION: {"parameters": dataclasses.asdict(own)}})
+    return path, own
+
+
+def test_a_density_is_the_calibrated_map_in_logarithms(run, pictures, out, calibrated):
+    weights, calibration = calibrated
+    code, said = run(pictures / "a.jpg", "--density", "--float", weights=weights)
+    assert code == 0 and "calibration" not in said
+    made = np.load(out / "a.density.npy", allow_pickle=False)
+    heat = np.load(out / "a.npy", allow_pickle=False)
+    assert made.dtype == np.float32 and made.shape == heat.shape == (30, 40)
+    assert abs(logsumexp(made.astype(np.float64))) < 1e-5
+    np.testing.assert_array_equal(made, log_density(heat, calibration))
+    # what changes the map for the eye does not change a probability
+    run(pictures / "a.jpg", "--density", "--threshold", "0.5", "--overwrite", weights=weights)
+    np.testing.assert_array_equal(made, np.load(out / "a.density.npy", allow_pickle=False))
+
+
+def test_a_new_calibration_makes_densities_again(run, pictures, calibrated):
+    weights, _ = calibrated
+    run(pictures / "a.jpg", "--density", weights=weights)
+    assert "1 kept" in run(pictures / "a.jpg", "--density", weights=weights)[1]
+    weight_files.amend(weights, {CALIBRATION: None})
+    code, said = run(pictures / "a.jpg", "--density", weights=weights)
+    assert code == 0 and "1 of them in place of outdated ones" in said
+    assert said.count("has no calibration, so densities are its maps") == 1
+
+
+def test_an_adaptation_is_the_calibration_of_its_data_set(run, pictures, out, calibrated):
+    weights, _ = calibrated
+    own = Adaptation(contrast=0.7, uniform_share=0.2)
+    save(path_of("here", weights), own, weights, {})
+    run(pictures / "a.jpg", "--float", weights=weights)
+    heat = np.load(out / "a.npy", allow_pickle=False)
+    flags = ["--density", "--adaptation", "here", "--overwrite"]
+    assert run(pictures / "a.jpg", *flags, weights=weights)[0] == 0
+    made = np.load(out / "a.density.npy", allow_pickle=False)
+    np.testing.assert_array_equal(made, log_density(heat, own))
+
+
+def test_a_damaged_calibration_is_one_line_and_only_for_densities(run, pictures, calibrated):
+    weights, _ = calibrated
+    weight_files.amend(weights, {CALIBRATION: {"parameters": {"contrast": 2}}})
+    assert run(pictures / "a.jpg", weights=weights)[0] == 0
+    code, said = run(pictures / "a.jpg", "--density", "--overwrite", weights=weights)
+    assert code == 2
+    assert "the calibration of its card has not the parameters" in said.splitlines()[-1]
+
+
+def test_predict_returns_the_density_that_test_writes(run, pictures, out, calibrated, capsys):
+    weights, calibration = calibrated
+    model = load_model(weights)
+    made = predict(model, pictures / "a.jpg", density=True)
+    heat = predict(model, pictures / "a.jpg")
+    np.testing.assert_array_equal(made, log_density(heat, calibration))
+    run(pictures / "a.jpg", "--density", "--engine", "keras", weights=weights)
+    np.testing.assert_allclose(
+        made, np.load(out / "a.density.npy", allow_pickle=False), atol=1e-5, rtol=0
+    )
+    weight_files.amend(weights, {CALIBRATION: None})
+    capsys.readouterr()
+    plain = predict(load_model(weights), pictures / "a.jpg", density=True)
+    assert "has no calibration" in capsys.readouterr().out
+    np.testing.assert_array_equal(plain, log_density(heat))
 
 
 def test_peaks_are_json_in_order_of_strength(run, pictures, out):
@@ -306,7 +386,7 @@ def test_a_constant_map_has_outputs_all_the_same(tmp_path):
     (tmp_path / "out").mkdir()
     jobs = {kind: tmp_path / "out" / f"p{ending}" for kind, ending in ENDINGS.items()}
     nothing = np.zeros((30, 40), np.float32)
-    OutputWriter(settings).write(Job(tmp_path / "p.png", jobs), nothing)
+    OutputWriter(settings).write(Job(tmp_path / "p.png", jobs), nothing, log_density(nothing))
     assert json.loads((tmp_path / "out/p.peaks.json").read_text()) == []
     assert not written(tmp_path / "out/p.mask.png").any()
     for name in ("p_overlay.png", "p.contours.png"):

@@ -16,6 +16,7 @@ from commands.training import backends, objective, train, validation
 from commands.training.run_folder import RunFolder
 from commands.training.runs import DONE, Run
 from model import build, load_model
+from salience.measures.density import CALIBRATION
 from salience.networks import weight_files
 from salience.system.errors import UserError
 
@@ -361,6 +362,55 @@ def test_run_folder_under_a_file_is_refused(tiny, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="Cannot create the folder"):
         RunFolder(tiny(output=tmp_path / "file" / "run"))
+
+
+@pytest.mark.calibration
+def test_the_best_weights_are_calibrated_on_the_validation_fixations(tiny, cli, capsys):
+    lines = []
+    config = tiny(epochs=2)
+    run = train.train(config, say=lines.append)
+    assert sum(line.startswith("calibration for densities, on 4 pictures: ") for line in lines) == 1
+    best, published = (
+        weight_files.read_card(path)[CALIBRATION]
+        for path in (run.path("best.weights.h5"), run.published)
+    )
+    assert best == published
+    assert (best["dataset"], best["split"], best["pictures"]) == ("synthetic", "val", 4)
+    assert CALIBRATION not in weight_files.read_card(run.path("last.weights.h5"))
+    # the command finds the same, and only adds it to the card
+    before = weights_of(run.published)
+    weight_files.amend(run.published, {CALIBRATION: None})
+    cli("calibrate", "--weights", run.published)
+    again = weight_files.read_card(run.published)
+    assert again[CALIBRATION] == best
+    assert json.loads(weight_files.card_path(run.published).read_text()) == again
+    assert all(np.array_equal(before[n], v) for n, v in weights_of(run.published).items())
+
+
+@pytest.mark.calibration
+def test_without_fixations_nothing_is_calibrated(tiny, tmp_path, picture, capsys):
+    from main import main
+
+    root, lines = write_set(tmp_path / "own", picture), []
+    run = train.train(tiny(dataset="folder", data=root), say=lines.append)
+    assert CALIBRATION not in weight_files.read_card(run.published)
+    assert "calibrat" not in "\n".join(lines)
+    flags = ["--dataset", "folder", "--data", str(root), "--weights", str(run.published)]
+    assert main(["calibrate", *flags]) == 2
+    assert "0 of 2 pictures have fixations; a calibration needs 2" in capsys.readouterr().err
+
+
+@pytest.mark.calibration
+def test_a_calibration_that_fails_does_not_fail_the_training(tiny, monkeypatch):
+    lines = []
+
+    def fitted(*about):
+        raise UserError("p.png cannot be read.")
+
+    monkeypatch.setattr(train, "fitted", fitted)
+    run = train.train(tiny(), say=lines.append)
+    assert "densities are not calibrated: p.png cannot be read." in lines
+    assert run.path(DONE).exists()
 
 
 @pytest.fixture
