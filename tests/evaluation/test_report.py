@@ -188,7 +188,7 @@ def test_history_with_gaps_is_drawn(comparison):
         {"val_cc": None},
     ]
     scored = [{**comparison["scored"][0], "history": gaps}]
-    (panel,) = report.training_curves({**comparison, "scored": report._plain(scored)})
+    (panel,) = report.training_curves({**comparison, "scored": report.plain(scored)})
     assert panel["words"] == "Loss: fine-tuned 0.000 at epoch 1, 0.000 at epoch 1"
 
 
