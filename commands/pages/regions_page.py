@@ -27,7 +27,7 @@ from salience.system.files import write_text
 Row = dict[str, Any]
 
 MOST_ROWS = 2000  # of the table; regions.csv has all
-OPACITY = 0.85  # of the greatest density in the heat map
+OPACITY = 0.9  # of the greatest density in the heat map
 # columns of the table: key, title, explanation, kind of number
 COLUMNS = (
     ("share", "Predicted", "share of the predicted density", "percent"),
@@ -40,7 +40,7 @@ COLUMNS = (
     ("observed_first_ms", "First look", "mean, ms", "count"),
     ("observed_dwell_ms", "Dwell", "mean, ms", "count"),
     ("against_share", "Against", "predicted, other version", "percent"),
-    ("difference", "Difference", "predicted minus against", "signed"),
+    ("difference", "Difference", "percentage points", "points"),
 )
 
 
@@ -79,6 +79,7 @@ def render_regions(found: dict[str, Any]) -> str:
         style=style_of("report.css", "regions.css"),
         cell=cell,
         precise=precise,
+        points=points,
     )  # fmt: skip
 
 
@@ -115,7 +116,7 @@ def cards(values: Row) -> list[Row]:
                 {
                     **outline,
                     "id": f"{place}-{indices.get(outline['name'], 'other')}",
-                    "points": [points(polygon) for polygon in outline["polygons"]],
+                    "points": [svg_points(polygon) for polygon in outline["polygons"]],
                 }
                 for outline in one["outlines"]
             ]
@@ -125,10 +126,10 @@ def cards(values: Row) -> list[Row]:
     return made
 
 
-def points(polygon: list[float]) -> str:
+def svg_points(polygon: list[float]) -> str:
     """Return x, y, x, y, ... as the attribute of an SVG polygon.
 
-    >>> points([0.0, 0.5, 2.0, 1.0])
+    >>> svg_points([0.0, 0.5, 2.0, 1.0])
     '0,0.5 2,1'
     """
     return " ".join(f"{x:g},{y:g}" for x, y in zip(polygon[::2], polygon[1::2], strict=True))
@@ -142,14 +143,19 @@ def cell(value: float | None, kind: str) -> str:
     """
     if value is None:
         return DASH
-    if kind in ("percent", "signed"):
-        return precise(value, kind == "signed")
-    return number(value, 2 if kind == "times" else 0)
+    if kind == "percent":
+        return precise(value)
+    return points(value) if kind == "points" else number(value, 2 if kind == "times" else 0)
 
 
-def precise(value: float | None, signed: bool = False) -> str:
+def precise(value: float | None) -> str:
     """Return a share as text in per cent with one decimal, or a dash if it is missing."""
-    return DASH if value is None else f"{number(100 * value, 1, signed)}{THIN_SPACE}%"
+    return DASH if value is None else f"{number(100 * value, 1)}{THIN_SPACE}%"
+
+
+def points(value: float | None) -> str:
+    """Return a difference of shares as text in percentage points, or a dash if it is missing."""
+    return DASH if value is None else number(100 * value, 1, signed=True)
 
 
 def sentence(values: Row) -> str:
@@ -182,14 +188,14 @@ def sentence(values: Row) -> str:
 
 
 def heat_png(density: NDArray, longest: int = 256) -> bytes:
-    """Return a density as a PNG in colours that are more opaque where it is higher.
+    """Return the square root of a density as a PNG in colours, more opaque where it is higher.
 
     Args:
         density: [rows, columns], 0 or more, not all 0.
         longest: rows or columns of the PNG, pixels.
     """
     small = shrink(np.asarray(density / density.max(), np.float32), longest)
-    levels = np.round(small / small.max() * (MAP_LEVELS - 1)) / (MAP_LEVELS - 1)
+    levels = np.round(np.sqrt(small / small.max()) * (MAP_LEVELS - 1)) / (MAP_LEVELS - 1)
     colours = cv2.applyColorMap((255 * levels).astype(np.uint8), cv2.COLORMAP_INFERNO)
     alpha = (255 * OPACITY * levels**0.6).astype(np.uint8)
     return cv2.imencode(".png", np.dstack([colours, alpha]), [cv2.IMWRITE_PNG_COMPRESSION, 9])[

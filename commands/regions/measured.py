@@ -207,10 +207,12 @@ def picture(version: Version, density: NDArray, rows: list[Row]) -> Shown:
 def outline(region: Region, share: float, shape: tuple[int, ...]) -> Row:
     """Return the outline of a region as JSON values, with the place of its label.
 
-    Polygons are lists of x, y in pixels. `left` and `top` are shares of the picture, in per cent.
+    Polygons are lists of x, y in pixels. `left`, `top`, `right` and `bottom` are the limits of the
+    region inside the picture, in per cent of the picture.
     """
-    corners = np.concatenate(region.polygons)
-    left, top = np.clip(corners.min(axis=0) / (shape[1], shape[0]), 0, 0.94) * 100
+    corners, size = np.concatenate(region.polygons), (shape[1], shape[0])
+    left, top = np.clip(corners.min(axis=0) / size, 0, 1) * 100
+    right, bottom = np.clip(corners.max(axis=0) / size, 0, 1) * 100
     return {
         "name": region.name,
         "share": share,
@@ -219,6 +221,8 @@ def outline(region: Region, share: float, shape: tuple[int, ...]) -> Row:
         ],
         "left": float(left),
         "top": float(top),
+        "right": float(right),
+        "bottom": float(bottom),
     }
 
 

@@ -228,7 +228,7 @@ def table(measured: list[Measured]) -> str:
         "observed_first_ms": ("first, ms", "{:.0f}"),
         "observed_dwell_ms": ("dwell, ms", "{:.0f}"),
         "against_share": ("against", "{:.1%}"),
-        "difference": ("difference", "{:+.1%}"),
+        "difference": ("points", "{:+.1f}"),
     }
     there = {
         key: column
@@ -237,12 +237,18 @@ def table(measured: list[Measured]) -> str:
     }
     lines = [["region", *(title for title, _ in there.values())]]
     for row in rows[:PRINTED]:
-        values = [(row[key], form) for key, (_, form) in there.items()]
-        cells = ["-" if x is None or x != x else form.format(x) for x, form in values]
+        cells = [shown(key, row[key], form) for key, (_, form) in there.items()]
         lines.append([f"{row['image']}: {row['name']}", *cells])
     text = aligned(lines)
     more = len(rows) - PRINTED
     return f"{text}\n... and {more} more in {TABLE}" if more > 0 else text
+
+
+def shown(key: str, value: float | None, form: str) -> str:
+    """Return a value of the table as text; differences are in percentage points."""
+    if value is None or value != value:
+        return "-"
+    return form.format(100 * value if key == "difference" else value)
 
 
 def summary_lines(lines: list[Row]) -> list[str]:
@@ -255,6 +261,7 @@ def summary_lines(lines: list[Row]) -> list[str]:
             f"[{share['low']:.1%}, {share['high']:.1%}], {line['pictures']} pictures"
         )
         if gap:
-            text += f"; difference {gap['difference']:+.1%} [{gap['low']:+.1%}, {gap['high']:+.1%}]"
+            text += f"; {100 * gap['difference']:+.1f} points [{100 * gap['low']:+.1f}, "
+                f"{100 * gap['high']:+.1f}] against the other version"
         texts.append(text)
     return texts

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from salience.data.columns import ROLES
 from salience.data.tables import DELIMITERS, named, number, text_of
+from salience.pictures.sample import IMAGE_SUFFIXES
 from salience.system.errors import UserError
 from salience.system.files import composed, read_json
 
@@ -181,7 +182,8 @@ def assign(
 ) -> tuple[dict[str, tuple[Region, ...]], list[str]]:
     """Return the regions of each picture that has any, and the names that no picture has.
 
-    A file names a picture by its path, by its file name, or by that without the suffix.
+    A file names a picture by its path, by its file name, or by either without the suffix. If no
+    picture has the suffix that is named, another version of the picture may have another.
 
     Args:
         regions: regions by the name of their picture.
@@ -201,8 +203,11 @@ def assign(
     found: dict[str, tuple[Region, ...]] = {}
     missing, named_by = [], {}
     for name, own in regions.items():
-        wanted = str(PurePosixPath(composed(name.replace("\\", "/"))))
-        fitting = next((known[wanted] for known in keys if wanted in known), [])
+        path = PurePosixPath(composed(name.replace("\\", "/")))
+        wanted = [str(path)]
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            wanted.append(str(path.with_suffix("")))
+        fitting = next((known[text] for text in wanted for known in keys if text in known), [])
         if len(fitting) > 1:
             raise UserError(
                 f"{where} names the picture {name}, which fits {fitting[0]} and {fitting[1]}: "
