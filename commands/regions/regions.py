@@ -261,7 +261,7 @@ def summary_lines(lines: list[Row]) -> list[str]:
             f"[{share['low']:.1%}, {share['high']:.1%}], {line['pictures']} pictures"
         )
         if gap:
-            text += f"; {100 * gap['difference']:+.1f} points [{100 * gap['low']:+.1f}, "
-                f"{100 * gap['high']:+.1f}] against the other version"
+            low, mean, high = (100 * gap[key] for key in ("low", "difference", "high"))
+            text += f"; {mean:+.1f} points [{low:+.1f}, {high:+.1f}] against the other version"
         texts.append(text)
     return texts
