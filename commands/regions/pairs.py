@@ -66,8 +66,9 @@ def pairs(settings: RegionsConfig, notes: Notes, say: Callable[[str], None]) -> 
             f"{settings.regions} names {', '.join(list(read)[:3])}, but none of the "
             f"{len(known)} pictures, such as {next(iter(known))}."
         )
-    for name in known.keys() - chosen.keys():
-        notes.add("pictures without regions: left out", name)
+    for name in known:
+        if name not in chosen:
+            notes.add("pictures without regions: left out", name)
     if settings.images and recorded:
         known = with_fixations([known[name] for name in chosen], recorded, notes)
     found = [Pair(Version(known[name], chosen[name])) for name in known if name in chosen]
