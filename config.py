@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 from salience.data.columns import ROLES, parse_columns
 from salience.data.plan import Plan
 from salience.networks.backbone_table import BACKBONES
+from salience.networks.settings import row_of
 from salience.pictures.visual_angle import degree_of
 from salience.system.errors import UserError, did_you_mean
 from salience.system.files import HERE, read_json, real_path, write_json
@@ -41,6 +42,8 @@ class System:
         own_loss: whether the published loss belongs to this system alone.
         takes_any_backbone: whether backbones other than the recipe's are supported.
         adapts_vgg: whether Theano's pooling and fixed blocks are supported on a VGG.
+        fixes_blocks: whether fixed blocks of a VGG are supported.
+        has_numbers: whether the network has numbers of each data set that it is trained on.
         has_light_decoder: whether the decoder exists with a quarter of its channels.
         has_backbone: whether the network has a backbone that can be frozen.
         random_unless_named: whether the network starts at random unless a weights file is named:
@@ -53,6 +56,8 @@ class System:
     own_loss: bool = False
     takes_any_backbone: bool = False
     adapts_vgg: bool = False
+    fixes_blocks: bool = False
+    has_numbers: bool = False
     has_light_decoder: bool = False
     has_backbone: bool = True
     random_unless_named: bool = False
@@ -162,13 +167,34 @@ SYSTEMS = {
         },
         takes_any_backbone=True,
     ),
+    "multiscale": System(
+        "salience.networks.multiscale",
+        8,
+        {  # after DeepGaze II (arXiv 1610.01563) and arXiv 2505.10169; sizes and schedule are ours
+            "rows": 240,
+            "cols": 320,
+            "dropout": 0.3,
+            "loss": "nll",
+            "optimizer": "adamw",
+            "weight_decay": 0.3,
+            "learning_rate": 1e-3,
+            "learning_rate_end": 1e-5,
+            "decay": 0.0,
+            "batch_size": 10,
+            "epochs": 8,
+            "patience": 8,  # the schedule decides
+        },
+        takes_any_backbone=True,
+        fixes_blocks=True,
+        has_numbers=True,
+    ),
 }
 DATASETS = tuple(sorted(p.stem for p in (HERE / "salience/data/sets").glob("[!_]*.py")))
 BUILT_IN = ("synthetic",)  # data sets without files
 OWN_SETS = ("folder", "npy")  # the user's own data: the name says nothing of the content
 OPTIMIZERS = ("sgd", "adam", "adamw")
 OWN_LOSSES = tuple(name for name, system in SYSTEMS.items() if system.own_loss)
-LOSSES = (*OWN_LOSSES, "kld", "cc", "nss", "mse", "bce")
+LOSSES = (*OWN_LOSSES, "kld", "cc", "nss", "nll", "mse", "bce")
 COLORMAPS = ("jet", "turbo", "viridis", "inferno", "hot", "parula", "magma", "plasma")
 # the arms of the transfer comparison: the settings that each of them changes
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -184,6 +210,7 @@ LARGEST_SEED = 2**32 - 1  # limit of NumPy's and Keras' generators
 LARGEST_BLUR = 1000  # pixels: a degree of visual angle spans about 200 on an 8K screen
 LARGEST_LOSS_WEIGHT = 1e6
 XLA = ("auto", "on", "off")
+CRITERIA = ("worst", "mean")  # over the data sets of a joint training
 ON_NAN = ("stop", "skip", "rewind")
 # fields that --config does not take from the file of an earlier run
 NOT_REPEATED = ("overwrite", "resume", "devices", "cluster")
@@ -214,6 +241,12 @@ SHARED: dict[str, dict[str, Any]] = {
         "help": "inference engine; auto: keras if there is a GPU or KERAS_BACKEND names jax or "
         "torch, else the fastest engine installed",
         "choices": ENGINES,
+    },
+    "of_set": {
+        "default": None,
+        "help": "use the numbers of this data set, one that the network was trained on "
+        "(multiscale); default: their mean",
+        "flag": "set",
     },
     "smooth": {
         "default": 0.0,
@@ -439,7 +472,7 @@ class Config(TruthConfig):
     fixed_blocks: int = option(
         0,
         "with --freeze_backbone False: how many of VGG's five blocks, from the first, stay "
-        "frozen; their features can be cached (mlnet)",
+        "frozen; their features can be cached (mlnet, multiscale)",
         least=0,
         most=4,
     )
@@ -470,6 +503,19 @@ class Config(TruthConfig):
         False,
         "pool, and up-sample the prior, as the code of 2016 did on Theano; for weights trained "
         "with it, whose files set it (mlnet on VGG)",
+    )
+    scales: tuple[float, ...] = option(
+        (1.0, 0.5),
+        "scales at which the backbone sees the picture, shares of the input's size (multiscale)",
+        least=0,
+        most=1,
+    )
+    readout: tuple[int, ...] = option(
+        (64, 32),
+        "channels of the 1x1 convolutions of the read-out, before the last, which has one "
+        "(multiscale)",
+        least=1,
+        most=4096,
     )
     dropout: float = option(0.5, "share of the features dropped before the head", least=0, most=1)
     dataset: tuple[str, ...] = shared(
@@ -545,6 +591,12 @@ class Config(TruthConfig):
         unit="epochs",
         least=1,
         most=10**6,
+    )
+    criterion: str = option(
+        "worst",
+        "with several data sets: the best epoch has the highest information gain on the "
+        "validation pictures of the worst set, or in the mean of the sets (multiscale)",
+        choices=CRITERIA,
     )
     seed: int = option(
         0, "seed of initial weights, order, dropout and flips", least=0, most=LARGEST_SEED
@@ -642,8 +694,11 @@ class Config(TruthConfig):
         on_vgg = self.own.adapts_vgg and BACKBONES[self.backbone].is_vgg
         if self.theano_pooling and not on_vgg:
             raise UserError("--theano_pooling is for mlnet on vgg16 or vgg19.")
-        if self.fixed_blocks and not on_vgg:
-            raise UserError("--fixed_blocks is for mlnet on vgg16 or vgg19.")
+        fixes = self.own.fixes_blocks and BACKBONES[self.backbone].is_vgg
+        if self.fixed_blocks and not (on_vgg or fixes):
+            raise UserError("--fixed_blocks is for mlnet and multiscale on vgg16 or vgg19.")
+        if not self.scales or not self.readout:
+            raise UserError("--scales and --readout each need at least one value.")
         step = 80 if self.theano_pooling else self.own.size_step
         if self.own.takes_any_backbone:
             step = math.lcm(step, BACKBONES[self.backbone].size_step)
@@ -762,6 +817,19 @@ class Config(TruthConfig):
         ]
         return "+".join(words)[:120]
 
+    def check_set(self, of_set: str | None) -> None:
+        """Check that a network of these settings has the numbers of a data set.
+
+        Raises:
+            UserError: it was not trained on the set, or has no numbers of sets.
+        """
+        if of_set is not None and not self.own.has_numbers:
+            raise UserError(
+                f"--set {of_set}: {self.model} has no numbers of data sets. Leave it out, or name "
+                "weights of multiscale."
+            )
+        row_of(self.dataset, of_set if self.own.has_numbers else None)
+
     @property
     def run_folder(self) -> Path:
         """The folder that the run writes to."""
@@ -867,6 +935,7 @@ class PredictConfig(Checked):
         ".npy",
     )
     colormap: str = shared("colormap")
+    of_set: str | None = shared("of_set")
     smooth: float = shared("smooth")
     mirror: bool = shared("mirror")
     adaptation: Path | None = shared("adaptation")

@@ -22,8 +22,8 @@ from PIL.Image import Image
 import config as settings
 from config import SYSTEMS, Config
 from eltwise_product import EltWiseProduct
+from salience.measures import density as densities
 from salience.measures.adaptation import IDENTITY
-from salience.measures.density import CALIBRATION, calibration_of, log_density, missing_line
 from salience.networks import backbone, weight_files
 from salience.networks.losses import split_truth
 from salience.pictures.letterbox import OutputGrid, postprocess, preprocess, read_input
@@ -134,24 +134,37 @@ def loss(y_true, y_pred):
     return ops.mean(ops.square(difference) / (1.1 - y), axis=(1, 2))
 
 
-def load_model(weights: str | Path | None = None) -> keras.Model:
+def load_model(weights: str | Path | None = None, of_set: str | None = None) -> keras.Model:
     """Return a trained model, ready to predict.
 
     Args:
         weights: a `.weights.h5` file that `train` wrote. Default: your newest weights in the folder
             `weights/` of the current folder, else the included weights. The choice is printed.
+        of_set: the data set whose numbers are used, one of the training's, for a network that has
+            such numbers (multiscale); None for their mean.
 
     Raises:
-        UserError: the file is missing, damaged or of another model; or there are no weights.
+        UserError: the file is missing, damaged or of another model; there are no weights; or the
+            network has no numbers of this data set.
     """
     path = best_weights() if weights is None else Path(weights)
     card = weight_files.read_card(path)
     config = config_of(card, path)
+    config.check_set(of_set)
     with quiet.keras_conventions():
         model = system_module(config.model).build(config)
         weight_files.load(model, path)
-    model.card = {CALIBRATION: card.get(CALIBRATION), "path": str(path)}  # type: ignore[attr-defined]
+        model = with_set(model, config, of_set)
+    about = {densities.CALIBRATION: card.get(densities.CALIBRATION), "path": str(path)}
+    model.card = about  # type: ignore[attr-defined]
     return model
+
+
+def with_set(model: keras.Model, config: Config, of_set: str | None) -> keras.Model:
+    """Return a model that uses the numbers of a data set; see `load_model`."""
+    if not config.own.has_numbers:
+        return model
+    return system_module(config.model).with_set(model, config.dataset, of_set)
 
 
 def best_weights() -> Path:
@@ -201,10 +214,25 @@ def predict(
     if not density:
         return saliency_map
     card = getattr(model, "card", {"path": model.name})
-    calibration = calibration_of(card, card["path"])
+    calibration = densities.calibration_of(card, card["path"])
     if calibration is None:
-        tell(missing_line(card["path"]))
-    return log_density(saliency_map, calibration or IDENTITY)
+        tell(densities.missing_line(card["path"]))
+    return densities.log_density(saliency_map, calibration or IDENTITY)
+
+
+def log_density(
+    model: keras.Model, image: str | Path | NDArray | Image, rgb: bool = False
+) -> NDArray[np.floating]:
+    """Return the natural logarithm of the density of fixations on a picture.
+
+    It is that of `predict` with `density`: of the map, calibrated if its weights are.
+
+    Args, Raises: see `predict`.
+
+    Returns:
+        [rows, columns] of the picture, float32; the exponentials sum to 1.
+    """
+    return predict(model, image, rgb, density=True)
 
 
 def config_of(card: dict[str, Any], path: Path) -> Config:

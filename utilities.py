@@ -133,6 +133,7 @@ class SaliencyBatches(keras.utils.PyDataset):
         mix: with `shuffle`, the shares of the data sets in an epoch, whose length stays the same.
             A set that is too small for its share is repeated; of a set that is too large, each
             epoch draws another part. Empty: every sample once.
+        marks_sets: add a third channel to the truth: the index of the sample's data set.
         seed: seed of order and flips.
         cache: cache of network-sized truth; None for the user's cache.
         workers: number of reading threads. Decoding releases Python's lock, so threads suffice.
@@ -158,6 +159,7 @@ class SaliencyBatches(keras.utils.PyDataset):
         flip: bool = False,
         sizes: Sequence[int] = (),
         mix: Sequence[float] = (),
+        marks_sets: bool = False,
         seed: int = 0,
         cache: Cache | None = None,
         workers: int = 1,
@@ -174,6 +176,7 @@ class SaliencyBatches(keras.utils.PyDataset):
         self.counts = [
             max(1, round(len(self.samples) * share / sum(mix))) for share in mix
         ] or self.sizes
+        self.marks_sets = marks_sets
         self.seed = seed
         self.epoch = 0
         self.part = BatchShare()
@@ -235,7 +238,16 @@ class SaliencyBatches(keras.utils.PyDataset):
         except UserError as error:
             self.failure = error
             raise
-        return x, np.stack([y[:, ::-1] if f else y for y, f in zip(truths, flipped, strict=True)])
+        y = np.stack([y[:, ::-1] if f else y for y, f in zip(truths, flipped, strict=True)])
+        if self.marks_sets:
+            numbers = np.array([self.set_of(i) for i in chosen], np.float32)
+            marks = np.broadcast_to(numbers[:, None, None, None], (*y.shape[:3], 1))
+            y = np.concatenate([y, marks], axis=-1)
+        return x, y
+
+    def set_of(self, index: int) -> int:
+        """Return the index of the data set of a sample."""
+        return int(np.searchsorted(np.cumsum(self.sizes), index, side="right"))
 
     def is_flipped(self, index: int) -> bool:
         """Return whether a sample is mirrored in this epoch."""

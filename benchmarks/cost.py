@@ -32,7 +32,9 @@ def flop(layer: keras.layers.Layer) -> int:
     if isinstance(layer, layers.DepthwiseConv2D):
         return 2 * math.prod(layer.output.shape[1:3]) * math.prod(layer.kernel.shape)
     if isinstance(layer, layers.Conv2D | layers.Dense):
-        places = math.prod(layer.output.shape[1:-1])
+        # a layer that several scales share is called once for each
+        made = [node.output_tensors[0] for node in layer._inbound_nodes]
+        places = sum(math.prod(tensor.shape[1:-1]) for tensor in made)
         return 2 * places * math.prod(layer.kernel.shape)
     return 0
 

@@ -86,6 +86,7 @@ class ExportConfig(Checked):
     format: str = option("onnx", "format of the exported network", choices=FORMATS)
     weights: Path | None = shared("weights")
     weights_dir: Path = shared("weights_dir")
+    of_set: str | None = shared("of_set")
     output: Path | None = option(
         None,
         "file to write (.onnx, .xml, .tflite), or folder (saved_model); default: exports/, with "
@@ -347,6 +348,7 @@ class EvaluateConfig(ScoringConfig):
         "scale maps to their pictures even if their aspect ratios differ by more than 2 % (rows "
         "and columns may be exchanged)",
     )
+    of_set: str | None = shared("of_set")
     smooth: float = shared("smooth")
     mirror: bool = shared("mirror")
     adaptation: Path | None = shared("adaptation")
@@ -372,6 +374,8 @@ class EvaluateConfig(ScoringConfig):
             )
         if self.stretch and not self.maps:
             raise UserError("--stretch needs finished maps: name their folder with --maps.")
+        if self.of_set and self.maps:
+            raise UserError("--set belongs to weights and cannot be used with --maps.")
         if self.adaptation and self.maps:
             raise UserError("--adaptation belongs to weights and cannot be used with --maps.")
 

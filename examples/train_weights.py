@@ -4,7 +4,8 @@
 
 The script runs three trainings and averages three of their weights files. The average has better
 validation scores than each of the files. OSIE's test pictures are scored last and are not used for
-any choice. The same command resumes an interrupted run.
+any choice. The calibration for densities is fitted on OSIE's validation pictures. The same command
+resumes an interrupted run.
 """
 
 import argparse
@@ -84,6 +85,7 @@ def main(words: argparse.Namespace) -> None:
              words.output, "--metrics", ",".join(SCORES), "--output", scored)  # fmt: skip
         scores[split] = model_scores(scored / "metrics.json")
     save(files, words.output, scores, held_out)
+    call("calibrate", "--dataset", "osie", "--data", words.osie, "--weights", words.output)
     print(f"wrote {words.output}, {words.output.stat().st_size / 1e6:.1f} MB")
 
 

@@ -75,7 +75,10 @@ def test_ill_typed_files_are_refused(tmp_path, text, message):
         ({"dataset": ("synthetic",), "data": (Path("x"),)}, "--data names 1 folders"),
         ({"init_weights": Path("w"), "backbone_weights": "none"}, "leave out --.*weights none"),
         ({"light": True}, "--light is for resnet50-decoder; mlnet has no such decoder"),
-        ({"fixed_blocks": 4, "backbone": "resnet50"}, "--fixed_blocks is for mlnet on vgg16"),
+        (
+            {"fixed_blocks": 4, "backbone": "resnet50"},
+            "--fixed_blocks is for mlnet and mult",
+        ),
         ({"fixed_blocks": 5}, "--fixed_blocks 5"),
         ({"val_share": 0.5, "test_share": 0.5}, "leave no picture to train on"),
         ({"folds": 1}, "at least 2 folds"),

@@ -107,6 +107,7 @@ def source_of(
         settings.smooth,
         settings.mirror,
         load_named(settings.adaptation, weights, say),
+        of_set=settings.of_set,
     )
 
 

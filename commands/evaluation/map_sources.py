@@ -64,6 +64,7 @@ class ModelMaps:
         mirror: average each map with that of the mirrored picture.
         adaptation: adaptation to a data set's bias.
         keep: keep the network's outputs in the user's cache, so that it sees each picture once.
+        of_set: data set whose numbers the network uses; see `model.load_model`.
 
     Raises:
         UserError: the weights cannot be used.
@@ -79,15 +80,16 @@ class ModelMaps:
         mirror: bool = False,
         adaptation: Adaptation = IDENTITY,
         keep: bool = False,
+        of_set: str | None = None,
     ) -> None:
         from model import load_model  # here: a folder of maps needs no network
 
         self.weights, self.name, self.smooth = weights, model_name(name), smooth
         self.batch_size, self.workers, self.mirror = batch_size, workers, mirror
-        self.adaptation = adaptation
-        self.model = load_model(weights)
+        self.adaptation, self.of_set = adaptation, of_set
+        self.model = load_model(weights, of_set)
         self.digest = file_digest(weights)
-        about = make_key(ModelMaps, self.digest, mirror)
+        about = make_key(ModelMaps, self.digest, mirror, of_set)
         self.kept: Shelf | None = default_cache().shelf(about) if keep else None
 
     @property
@@ -100,7 +102,8 @@ class ModelMaps:
     def fingerprint(self) -> str:
         """Return the weights' digest, the blur, the mirror averaging and the adaptation as text."""
         adapted = "" if self.adaptation == IDENTITY else f" {self.adaptation}"
-        return f"weights {self.digest} {self.smooth}{' mirror' * self.mirror}{adapted}"
+        own = f" set {self.of_set}" if self.of_set else ""
+        return f"weights {self.digest} {self.smooth}{' mirror' * self.mirror}{adapted}{own}"
 
     def maps(
         self, samples: list[Sample], shapes: list[tuple[int, int]]

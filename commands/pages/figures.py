@@ -40,7 +40,7 @@ def curves(history: list[Row], path: Path, title: str) -> None:
         if name in history[0]:  # a metric of the system that is also computed in training
             axis.plot(epochs, [row[name] for row in history], "o-", ms=3, color="tab:blue")
         axis.plot(epochs, [row[key] for row in history], "o-", ms=3, color="tab:orange")
-        axis.set_title(f"validation {METRICS[name].name}")
+        axis.set_title(f"validation {score_title(name)}")
     for axis in axes:
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -48,6 +48,18 @@ def curves(history: list[Row], path: Path, title: str) -> None:
         axis.grid(alpha=0.25)
     figure.suptitle(title)
     _save(figure, path)
+
+
+def score_title(name: str) -> str:
+    """Return the title of a column of a history: a metric, or a metric on one data set.
+
+    >>> score_title("auc_judd"), score_title("ig_osie")
+    ('AUC-Judd', 'IG, osie')
+    """
+    if name in METRICS:
+        return METRICS[name].name
+    metric, _, dataset = name.partition("_")
+    return f"{METRICS[metric].name}, {dataset}"
 
 
 def picture_grid(rows: list[tuple[str, NDArray, NDArray, NDArray, str]], path: Path) -> None:

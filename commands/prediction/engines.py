@@ -152,7 +152,7 @@ def choose(name: str) -> str:
     return name
 
 
-def load(name: str, weights: Path, say: Callable[[str], None]) -> Engine:
+def load(name: str, weights: Path, say: Callable[[str], None], of_set: str | None = None) -> Engine:
     """Return an engine that runs the network of a weights file.
 
     If the network cannot be exported or the export cannot be run, the engine is Keras.
@@ -161,19 +161,36 @@ def load(name: str, weights: Path, say: Callable[[str], None]) -> Engine:
         name: see `choose`.
         weights: a weights file of `train`.
         say: called with each message.
+        of_set: data set whose numbers are used; see `model.load_model`.
 
     Raises:
         UserError: the engine is not installed, or the weights cannot be used.
     """
     name = choose(name)
+    if of_set is not None:
+        check_set(weights, of_set)
     if name == "keras":
-        return keras_engine(weights)
+        return keras_engine(weights, of_set)
     try:
-        return exported_engine(name, weights, say)
+        return exported_engine(name, weights, say, of_set)
     except Exception as error:  # runtimes raise errors of many types
         reason = " ".join(str(error).split()) or type(error).__name__
         say(f"{name} cannot run {weights}, Keras is used instead: {reason}")
-        return keras_engine(weights)
+        return keras_engine(weights, of_set)
+
+
+def check_set(weights: Path, of_set: str) -> None:
+    """Check that a weights file has the numbers of a data set, without Keras.
+
+    Raises:
+        UserError: it has not, or cannot be read.
+    """
+    from config import Config, from_json
+    from salience.networks.weight_files import read_card
+
+    about = read_card(weights).get("config")
+    if isinstance(about, dict):
+        Config(**from_json(about, where=f"the card of {weights}")).check_set(of_set)
 
 
 def load_adapted(
@@ -182,6 +199,7 @@ def load_adapted(
     adaptation: Path | None,
     mirror: bool,
     say: Callable[[str], None],
+    of_set: str | None = None,
     density: bool = False,
 ) -> Engine:
     """Return an engine with an adaptation and with averaging over mirrored pictures.
@@ -192,6 +210,7 @@ def load_adapted(
         adaptation: a file of `adapt`, or its name; None for no adaptation.
         mirror: whether to average each map with that of the mirrored picture.
         say: called with each message.
+        of_set: data set whose numbers are used; see `model.load_model`.
         density: whether densities are asked for, which need the weights' calibration.
 
     Raises:
@@ -199,7 +218,8 @@ def load_adapted(
     """
     bias = load_named(adaptation, weights, say)
     to_density = bias if adaptation or not density else calibration(weights, say)
-    engine = replace(load(name, weights, say), adaptation=bias, calibration=to_density)
+    engine = load(name, weights, say, of_set)
+    engine = replace(engine, adaptation=bias, calibration=to_density)
     return replace(engine, maps=of_both_ways(engine.maps)) if mirror else engine
 
 
@@ -239,8 +259,12 @@ def has_gpu() -> bool:
     return bool(keras.distribution.list_devices("gpu"))
 
 
-def keras_engine(weights: Path) -> Engine:
+def keras_engine(weights: Path, of_set: str | None = None) -> Engine:
     """Return Keras as an engine.
+
+    Args:
+        weights: a weights file of `train`.
+        of_set: data set whose numbers are used; see `model.load_model`.
 
     Raises:
         UserError: the weights cannot be used.
@@ -248,7 +272,7 @@ def keras_engine(weights: Path) -> Engine:
     quiet.start_keras()
     from model import grid_of, load_model
 
-    model, lock = load_model(weights), Lock()
+    model, lock = load_model(weights, of_set), Lock()
 
     def maps(batch: NDArray[np.uint8]) -> Array:
         with lock:
@@ -257,7 +281,9 @@ def keras_engine(weights: Path) -> Engine:
     return Engine("keras", model.input_shape[1:3], grid_of(model), maps)
 
 
-def exported_engine(name: str, weights: Path, say: Callable[[str], None]) -> Engine:
+def exported_engine(
+    name: str, weights: Path, say: Callable[[str], None], of_set: str | None = None
+) -> Engine:
     """Return the exported network of a weights file, from the cache where it is there.
 
     Raises:
@@ -268,9 +294,9 @@ def exported_engine(name: str, weights: Path, say: Callable[[str], None]) -> Eng
 
     def made(folder: Path) -> None:
         say(f"making the {name} network of {weights}, once")
-        make(name, weights, folder / file)
+        make(name, weights, folder / file, of_set)
 
-    shelf = cache.default_cache().shelf(key(name, weights))
+    shelf = cache.default_cache().shelf(key(name, weights, of_set))
     path = shelf.files(made, lambda folder: whole(folder / file)) / file
     at_once = min(AT_ONCE, cores())
     return from_card(name, read_json(card_path(path)), RUNTIMES[name].open(path, at_once), at_once)
@@ -288,7 +314,7 @@ def from_card(name: str, card: dict[str, Any], maps: Maps, at_once: int = 1) -> 
     )
 
 
-def make(name: str, weights: Path, output: Path) -> None:
+def make(name: str, weights: Path, output: Path, of_set: str | None = None) -> None:
     """Export a network to a file, in a process of its own.
 
     Raises:
@@ -296,7 +322,7 @@ def make(name: str, weights: Path, output: Path) -> None:
     """
     done = subprocess.run(
         quiet.program("export", "--format", name, "--weights", str(real_path(weights)),
-                       "--output", str(output)),
+                       "--output", str(output), *(["--set", of_set] if of_set else [])),
         env={**os.environ, "KERAS_BACKEND": "tensorflow"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -305,9 +331,9 @@ def make(name: str, weights: Path, output: Path) -> None:
         raise UserError(lines[-1].removeprefix("error: "))
 
 
-def key(name: str, weights: Path) -> str:
+def key(name: str, weights: Path, of_set: str | None = None) -> str:
     """Return a name for an exported network, made from all that it depends on."""
-    parts = [name, file_digest(weights)]
+    parts = [name, file_digest(weights), *([f"set {of_set}"] if of_set else [])]
     for package in (*MAKERS, RUNTIMES[name].package):
         try:
             parts.append(f"{package} {version(package)}")

@@ -99,7 +99,7 @@ def export(settings: ExportConfig, say: Callable[[str], None] = tell) -> Path:
     weights = weight_files.choose(settings.weights, settings.weights_dir, say)
     output = output_path(settings.format, settings.output, settings.overwrite, weights)
     make_folder(output.parent)
-    model = load_model(weights)
+    model = load_model(weights, settings.of_set)
     card = export_card(model, weights, settings.format)
     with telling(f"Cannot write {output}"), scratch(output.parent) as scratch_folder:
         made = scratch_folder / "made" / output.name

@@ -80,6 +80,7 @@ class MapRecord:
         self.common_inputs = (
             file_digest(weights),
             load_named(settings.adaptation, weights, lambda line: None),
+            settings.of_set,
             settings.mirror,
             settings.smooth,
             settings.threshold,

@@ -99,7 +99,13 @@ def write_maps(
         make_folder(settings.output)
         failed = predict_and_write(
             engines.load_adapted(
-                engine, weights(), settings.adaptation, settings.mirror, say, settings.density
+                engine,
+                weights(),
+                settings.adaptation,
+                settings.mirror,
+                say,
+                settings.of_set,
+                settings.density,
             ),
             pending,
             writer,

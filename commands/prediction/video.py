@@ -180,7 +180,9 @@ def predict_videos(
     with heeded(say) as stop:
         name = engines.choose(settings.engine)  # before the folder: the engine may be missing
         make_folder(settings.output)
-        engine = engines.load_adapted(name, weights(), settings.adaptation, settings.mirror, say)
+        engine = engines.load_adapted(
+            name, weights(), settings.adaptation, settings.mirror, say, settings.of_set
+        )
         for clip, outputs in todo:
             try:
                 failed += not write(clip, outputs, engine, writer, say)

@@ -63,7 +63,7 @@ class Epochs(keras.callbacks.Callback):
         self.state, self.stop, self.at, self.arrays = state, stop, standing, arrays
         self.training = training
         self.guard = NonfiniteGuard(config.on_nan, state, run.checkpoints, standing.incidents)
-        self.validator = Validator(config, validation, devices)
+        self.validator = Validator(config, validation, devices, training)
         self.events = None
         if devices.is_chief:
             self.events = EventLog(run.path("tensorboard"), run.history, say)
@@ -242,7 +242,7 @@ class Epochs(keras.callbacks.Callback):
         if self.is_over:
             self.model.stop_training = True
             if self.at.epoch < self.config.epochs:
-                self.say(f"No better validation loss for {self.config.patience} epochs: stopping.")
+                self.say(f"No better epoch for {self.config.patience} epochs: stopping.")
         elif self.asked_to_stop():
             self.interrupt()
 
@@ -301,22 +301,28 @@ class EventLog:
     def __init__(
         self, folder: Path, history: list[dict[str, float]], say: Callable[[str], None]
     ) -> None:
-        # not TensorBoard's file writer, which imports TensorFlow also for JAX and PyTorch
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
         self.say = say
+        self.writer: Any = None
+        try:
+            # not TensorBoard's file writer, which imports TensorFlow also for JAX and PyTorch
+            from tensorboard.summary.writer.record_writer import RecordWriter
+        except ImportError:
+            say("no TensorBoard events: the package tensorboard is not installed")
+            return
         make_folder(folder)
         for old in folder.glob("events.*"):  # the last may be cut off
             old.unlink()
         name = f"events.out.tfevents.{int(time.time())}.{platform.node()}.{os.getpid()}"
         # unbuffered, so that closing does not repeat a write error
-        self.writer: Any = RecordWriter((folder / name).open("wb", buffering=0))
+        self.writer = RecordWriter((folder / name).open("wb", buffering=0))
         self._add(file_version="brain.Event:2")
         for row in history:
             self.write(row)
 
     def write(self, row: dict[str, float]) -> None:
         """Write the values of an epoch."""
+        if not self.writer:
+            return
         from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 
         values = [Summary.Value(tag=k, simple_value=v) for k, v in row.items() if k != "epoch"]

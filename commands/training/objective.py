@@ -6,6 +6,7 @@ every backend.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
@@ -43,7 +44,18 @@ def loss_function(system: str, loss: str) -> Callable:
     """
     module = system_module(system)
     own = {system: module.loss} if hasattr(module, "loss") else {}
-    return losses.combine(parse_loss(loss), own, module.to_unit_range)
+    summed = losses.combine(parse_loss(loss), own, module.to_unit_range)
+
+    def loss_of_own_maps(y_true, y_pred):
+        return summed(y_true, own_maps(system, y_true, y_pred))
+
+    return loss_of_own_maps
+
+
+def own_maps(system: str, y_true: Any, y_pred: Any) -> Any:
+    """Return each picture's map, [b, rows, cols, 1], of networks with a map for each data set."""
+    choose = getattr(system_module(system), "of_own_set", None)
+    return choose(y_true, y_pred) if choose else y_pred
 
 
 def training_metrics(system: str) -> tuple[Callable, ...]:

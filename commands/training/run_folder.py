@@ -242,8 +242,8 @@ class RunFolder:
 
     @property
     def best_epoch(self) -> dict[str, float]:
-        """Row of the history with the lowest validation loss."""
-        return min(self.history, key=lambda row: row["val_loss"])
+        """Row of the history with the lowest validation loss; see `badness`."""
+        return min(self.history, key=badness)
 
     def record(self, model: keras.Model, row: dict[str, float]) -> bool:
         """Add an epoch to the history and save the weights; return True for the best epoch so far.
@@ -356,6 +356,11 @@ class RunFolder:
             "config": to_json(self.config),
             **({"pictures": self.pictures} if self.pictures else {}),
         }
+
+
+def badness(row: dict[str, float]) -> float:
+    """Return what the best epoch has least of: loss, or with several sets information gain lost."""
+    return -row["val_ig"] if "val_ig" in row else row["val_loss"]
 
 
 def without_clock(row: dict[str, float]) -> dict[str, float]:

@@ -79,7 +79,8 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
     devices.check_same("The pictures of --data", same["pictures"].encode())
     # with cached features, only the trainable part is fitted; it shares its layers with the network
     as_decided = dataclasses.replace(config, feature_cache=found.features or config.feature_cache)
-    fitted, kept = feature_cache.attach(model, training, validation, as_decided, say, devices)
+    trained = training_network(model, config)
+    fitted, kept = feature_cache.attach(trained, training, validation, as_decided, say, devices)
     set_up(fitted, config, steps_per_epoch=len(training))
     devices.feed(training)  # which may refuse the batch
     # last, so that bad input leaves no empty folder behind; only the chief writes
@@ -142,6 +143,16 @@ def calibrate(
         say(f"densities are not calibrated: {error}")
         return
     run.amend_best({CALIBRATION: entry})
+
+
+def training_network(model: keras.Model, config: Config) -> keras.Model:
+    """Return the network as it is trained: with a map for each data set, if it has their numbers.
+
+    The layers are the model's own.
+    """
+    if not config.own.has_numbers:
+        return model
+    return system_module(config.model).for_training(model, len(config.dataset))
 
 
 def look_for_earlier(devices: Devices, config: Config) -> EarlierRun:
@@ -349,6 +360,7 @@ def batches(config: Config, split: str, grid: OutputGrid) -> SaliencyBatches:
         flip=config.flip and split == "train",
         sizes=sizes,
         mix=config.mix if split == "train" else (),
+        marks_sets=config.own.has_numbers and len(config.sets) > 1,
         seed=config.seed,
         cache=default_cache(config.cache_bytes),
         workers=config.workers,
@@ -358,10 +370,10 @@ def batches(config: Config, split: str, grid: OutputGrid) -> SaliencyBatches:
 def check_truth_of_loss(loss: str, dataset_name: str, training: SaliencyBatches) -> None:
     """Raise UserError if the loss needs fixations and a picture has none."""
     bare = [sample.name for sample in training.samples if sample.fixations is None]
-    if bare and "nss" in loss:
+    if bare and ("nss" in loss or "nll" in loss):
         raise UserError(
             f"--loss {loss} needs fixations, but {len(bare)} pictures of "
-            f"{dataset_name} have only maps; first: {bare[0]}. Choose a loss without nss, "
+            f"{dataset_name} have only maps; first: {bare[0]}. Choose a loss without nss and nll, "
             "such as kld."
         )
 

@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 from commands.evaluation.map_sources import ModelMaps
 from commands.training.devices import Devices
-from commands.training.objective import loss_function, training_metrics
+from commands.training.objective import loss_function, own_maps, training_metrics
 from config import BUILT_IN, Config
 from salience.measures.metrics import METRICS, mean_scores, score
 from salience.networks import weight_files
+from salience.networks.losses import nll
+from salience.pictures.fixations import blurred
+from salience.pictures.letterbox import Letterbox
 from salience.pictures.reading import sample_density, sample_image, sample_shape
 from salience.system.errors import Interrupted, UserError
 from salience.system.signals import Stop
@@ -22,12 +25,42 @@ from utilities import SaliencyBatches, postprocess
 
 VALIDATED = ("cc", "nss", "auc_judd")
 GRID_PICTURES = 4
+# the centre bias that the information gain of each set is over: standard deviation of its blur, in
+# widths of the output (OSIE's is 24 pixels of 800), and its share of the uniform density
+BASELINE_BLUR, BASELINE_UNIFORM = 0.03, 0.01
 
 
 def scores_line(row: dict[str, float]) -> str:
     """Return an epoch's validation results as text."""
     scores = "  ".join(f"{METRICS[n].name} {row[f'val_{n}']:.3f}" for n in VALIDATED)
-    return f"validation loss {row['val_loss']:.4f}  {scores}"
+    gains = "  ".join(
+        f"IG {key.removeprefix('val_ig_')} {value:.3f}"
+        for key, value in row.items()
+        if key.startswith("val_ig_")
+    )
+    return f"validation loss {row['val_loss']:.4f}  {scores}{'  ' + gains if gains else ''}"
+
+
+def centre_biases(training: SaliencyBatches, sets: int) -> list[NDArray]:
+    """Return the centre bias of each data set on the output's grid, [rows, columns], sum 1.
+
+    It is the blurred density of the set's training fixations, with a share of uniform density.
+
+    Args:
+        training: the training pictures.
+        sets: number of data sets.
+    """
+    found = []
+    for number in range(sets):
+        counts: Any = 0
+        for i, sample in enumerate(training.samples):
+            if training.set_of(i) == number:
+                box = Letterbox.fit(sample_shape(sample), training.input_shape)
+                counts = counts + training.truth(i, box)[..., 1]
+        density = blurred(counts, BASELINE_BLUR * counts.shape[1]).astype(np.float64)
+        density /= max(density.sum(), 1e-12)
+        found.append((1 - BASELINE_UNIFORM) * density + BASELINE_UNIFORM / density.size)
+    return found
 
 
 def score_shipped(
@@ -72,10 +105,26 @@ def score_shipped(
 
 
 class Validator:
-    """Scores the network on the validation pictures, at their original size."""
+    """Scores the network on the validation pictures, at their original size.
 
-    def __init__(self, config: Config, batches: SaliencyBatches, devices: Devices) -> None:
+    Args:
+        config: settings of the run.
+        batches: the validation pictures.
+        devices: devices of the run.
+        training: the training pictures, whose fixations make the centre bias of each data set;
+            needed to score each set of a joint training of a network with their numbers.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        batches: SaliencyBatches,
+        devices: Devices,
+        training: SaliencyBatches | None = None,
+    ) -> None:
         self.config, self.batches, self.devices = config, batches, devices
+        self.training = training if batches.marks_sets else None
+        self.baselines: list[NDArray] = []  # centre bias of each data set, on the output's grid
         self.loss = loss_function(config.model, config.loss)
         self.grid: list = []
 
@@ -92,6 +141,8 @@ class Validator:
         """
         own_metrics = training_metrics(self.config.model)
         columns = [*VALIDATED, "loss", *(metric.__name__ for metric in own_metrics)]
+        if self.training:
+            columns.append("ig")
         own_indices = self.devices.share(range(len(self.batches)))
         bar = progress(
             len(own_indices) * self.config.batch_size, "validation", shown=self.devices.is_chief
@@ -108,10 +159,12 @@ class Validator:
                 if index != own_indices[-1]:  # read the next batch while the network runs
                     prefetched.append(pool.submit(self.batches.__getitem__, index + 1))
                 predicted = self.devices.predict(model, x)
+                functions = [self.loss, *own_metrics, *([self.gain] if self.training else [])]
                 by_picture = [
                     keras.ops.convert_to_numpy(function(y, predicted)).tolist()
-                    for function in (self.loss, *own_metrics)
+                    for function in functions
                 ]
+                predicted = np.asarray(own_maps(self.config.model, y, predicted))
                 first = index * self.config.batch_size
                 rows = list(pool.map(self.score, range(first, first + len(predicted)), predicted))
                 for row, *values in zip(rows, *by_picture, strict=True):
@@ -131,7 +184,33 @@ class Validator:
             "val_loss": float(np.mean(values["loss"])) + penalty,
             **{f"val_{name}": mean for name, mean in means.items()},
             **{f"val_{m.__name__}": float(np.mean(values[m.__name__])) for m in own_metrics},
+            **(self.gains_by_set(values["ig"]) if self.training else {}),
         }
+
+    def gain(self, y: NDArray, predicted: NDArray) -> NDArray:
+        """Return the information gain over the centre bias of each picture's set, bits, [b].
+
+        It is computed on the cells of the output, and each map uses the numbers of its own set.
+        """
+        assert self.training
+        if not self.baselines:
+            self.baselines = centre_biases(self.training, len(self.config.dataset))
+        own = [self.baselines[number] for number in y[:, 0, 0, 2].astype(int)]
+        maps = own_maps(self.config.model, y, predicted)
+        lost, before = (
+            keras.ops.convert_to_numpy(nll(y, made)) for made in (maps, np.stack(own)[..., None])
+        )
+        return before - lost
+
+    def gains_by_set(self, gains: NDArray) -> dict[str, float]:
+        """Return the mean information gain of each data set, and the criterion of the epoch."""
+        parts = np.split(gains, np.cumsum(self.batches.sizes)[:-1])
+        means = {
+            f"val_ig_{name}": float(np.mean(part))
+            for name, part in zip(self.config.dataset, parts, strict=True)
+        }
+        chosen = min if self.config.criterion == "worst" else np.mean
+        return {**means, "val_ig": float(chosen(list(means.values())))}
 
     def check_finite(self, values: NDArray) -> None:
         """Check that all losses are finite.

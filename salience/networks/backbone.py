@@ -10,6 +10,7 @@ import contextlib
 import io
 import socket
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,7 @@ def vgg(
     at_eighth: bool = False,
     theano_pooling: bool = False,
     fixed_blocks: int = 0,
+    more: Container[str] = (),
 ) -> dict[str, Any]:
     """Return the outputs of VGG's stages, under the published layer names.
 
@@ -136,6 +138,7 @@ def vgg(
         theano_pooling: start the pooling windows a row and a column earlier, as the "same" pooling
             of Keras 1 did on Theano.
         fixed_blocks: number of blocks, from the first, that stay frozen in any case.
+        more: names of convolutions that are returned besides the stages.
 
     Returns:
         Keras tensors by layer name.
@@ -155,6 +158,8 @@ def vgg(
                 trainable=trainable and block > fixed_blocks,
                 name=f"block{block}_conv{conv}",
             )(x)
+            if f"block{block}_conv{conv}" in more:
+                ends[f"block{block}_conv{conv}"] = x
         if block == 5:
             ends[f"block5_conv{count}"] = x  # (b, h/16, w/16, 512), or h/8 and w/8
             if at_eighth:
@@ -202,6 +207,29 @@ def features_at_eighth(
     return list(on_grid(name, deep, inputs, 8).values())
 
 
+def stages_to_read(
+    name: str,
+    inputs,
+    width: float = 1.0,
+    trainable: bool = True,
+    seed: int = 0,
+    fixed_blocks: int = 0,
+) -> dict[str, Any]:
+    """Return the outputs of the layers that the multi-scale read-out reads, `Backbone.read`.
+
+    Args: see `stages`; `fixed_blocks` see `vgg`.
+
+    Returns:
+        Keras tensors by layer name.
+    """
+    about = BACKBONES[name]
+    if about.is_vgg:
+        ends = vgg(name, inputs, width, trainable, seed, fixed_blocks=fixed_blocks, more=about.read)
+    else:
+        ends = stages(name, inputs, width, trainable, seed)
+    return {layer: ends[layer] for layer in about.read}
+
+
 def on_grid(name: str, ends: dict[str, Any], inputs, stride: int) -> dict[str, Any]:
     """Return the outputs of stages resampled to one grid, whose cells tile the input.
 
@@ -228,7 +256,7 @@ def on_grid(name: str, ends: dict[str, Any], inputs, stride: int) -> dict[str, A
 
 
 def sampling(
-    cells: int, stride: int, centre: float, wanted: int, wanted_stride: int
+    cells: int, stride: float, centre: float, wanted: int, wanted_stride: float
 ) -> NDArray[np.float32]:
     """Return the [wanted, cells] matrix that resamples a row of a network's cells to a grid.
 
@@ -244,7 +272,7 @@ def sampling(
     >>> sampling(4, 2, 0.5, 2, 4).tolist()
     [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
     """
-    points = max(1, wanted_stride // stride)  # sampled points in each grid cell
+    points = max(1, int(wanted_stride // stride))  # sampled points in each grid cell
     pixels = pixel_centres(wanted * points, wanted * wanted_stride)
     # cell i is centred (i + centre) * stride + 0.5 - centre pixels from the input's edge
     where = (pixels - 0.5 + centre) / stride - centre + 0.5

@@ -37,6 +37,15 @@ class Backbone:
     application: str = ""
 
     @property
+    def read(self) -> dict[str, int]:
+        """Stride of each layer that the multi-scale read-out reads, by name, first to last."""
+        if not self.is_vgg:
+            return {layer: stride for layer, stride in self.stages.items() if stride >= 8}
+        fourth, fifth = VGG_BLOCKS[self.folder][3:]
+        last = {f"block5_conv{i + 1}": 16 for i in range(fifth)}
+        return {"block3_pool": 8, f"block4_conv{fourth}": 8, **last}
+
+    @property
     def is_vgg(self) -> bool:
         """Whether the backbone is a VGG, whose blocks and strides can be changed."""
         return not self.application

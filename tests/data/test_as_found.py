@@ -127,7 +127,7 @@ def test_categories_and_fixed_splits_pair_by_composed_names(tmp_path):
     split = {"train": [f"{NAME}.jpg"], "val": ["1002.jpg"], "test": ["1003.jpg"]}
     (tmp_path / "split.json").write_text(json.dumps(split))
     known = [unicodedata.normalize("NFC", name) for name in (*names, "1002.jpg", "1003.jpg")]
-    assert osie._names(tmp_path / "split.json", known, "train") == known[:1]
+    assert osie._names(tmp_path / "split.json", known)["train"] == known[:1]
 
 
 def test_two_pictures_whose_names_differ_in_their_coding_alone_are_a_clash(tmp_path):
@@ -257,6 +257,37 @@ def test_points_elsewhere_are_copied_as_they_are_by_who_keeps_them(tmp_path):
     own(tmp_path, points=np.array([[700.0, 400]]))
     [first, *_] = loading.load("folder", tmp_path, "train", out_of_bounds="keep")
     assert first.fixations.tolist() == [[700, 400]]
+
+
+def test_osie_leaves_out_the_copy_of_a_training_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr(osie, "PUBLISHED", {"all": (10,)})
+    monkeypatch.setattr(osie, "TWINS", ("1002", "1007"))
+    layouts.osie(tmp_path)
+
+    def names(split):
+        return [sample.name for sample in loading.load("osie", tmp_path, split)]
+
+    def fix(**splits):
+        named = {split: [f"{name}.jpg" for name in names] for split, names in splits.items()}
+        (tmp_path / "split.json").write_text(json.dumps(named))
+
+    fix(train=["1001", "1007"], val=["1003"], test=["1002", "1004"])
+    assert (names("train"), names("test")) == (["1001.jpg", "1007.jpg"], ["1004.jpg"])
+    fix(train=["1002"], val=["1003", "1007"], test=["1004"])
+    assert names("val") == ["1003.jpg"]
+    fix(train=["1001"], val=["1003"], test=["1002", "1007"])  # a copy among the scored ones stays
+    assert names("test") == ["1002.jpg", "1007.jpg"]
+    (tmp_path / "split.json").unlink()
+    splits = [names(split) for split in ("train", "val", "test")]
+    assert sum(map(len, splits)) == 10
+    assert any({"1002.jpg", "1007.jpg"} <= set(split) for split in splits)
+
+
+def test_osies_gaussian_follows_the_width_of_its_pictures(tmp_path):
+    layouts.osie(tmp_path)
+    [sample, *_] = loading.load("osie", tmp_path, "train")
+    width = cv2.imread(str(sample.image)).shape[1]
+    assert sample.sigma_pixels == pytest.approx(24 * width / 800)
 
 
 def test_osie_says_that_two_of_its_pictures_are_one(tmp_path, monkeypatch):

@@ -75,7 +75,8 @@ def densities(tmp_path, rng):
     folder = tmp_path / "densities"
     folder.mkdir()
     for sample in samples():
-        made = log_density(density(sample) + 0.1 * rng.random(density(sample).shape))
+        # sharper than the truth, which is blurred
+        made = log_density(density(sample) ** 2 + 0.02 * rng.random(density(sample).shape))
         np.save(folder / sample.name.replace(".png", ".density.npy"), made)
     return folder
 
@@ -103,7 +104,7 @@ def test_the_optimal_row_has_the_best_map_of_each_metric(run, densities, tmp_pat
     assert names[:2] == ["densities", "densities, optimal"]
     plain, best = (done.row(name).means for name in names[:2])
     for name in ("nss", "auc_judd", "ig", "ll"):
-        assert best[name].mean == plain[name].mean
+        assert best[name].mean == pytest.approx(plain[name].mean, abs=1e-9)
     assert best["cc"].mean > plain["cc"].mean + 0.01
     assert best["sim"].mean > plain["sim"].mean + 0.01
     assert best["kld"].mean < plain["kld"].mean - 0.01

@@ -22,6 +22,7 @@ TINY = {
     "resnet50-decoder": {"rows": 64, "cols": 32, "width": 0.1},
     # ResNet-50 is the decoder's
     "linear-probe": {"rows": 48, "cols": 64, "width": 0.1, "backbone": "vgg16"},
+    "multiscale": {"rows": 64, "cols": 96, "width": 0.1, "readout": (8, 4)},
 }
 MOMENTUM = LinearByEpoch(0.9, 0.5, epochs=2, steps_per_epoch=3)
 RATE = LinearByEpoch(0.1, 0.02, epochs=2, steps_per_epoch=3)

@@ -93,7 +93,7 @@ def test_every_kind_of_output_of_strange_names_lies_in_the_output(strange, train
     (strange / f"{STEMS[-1]}.png").unlink()  # too long for anything but a map
     before = files(tmp_path)
     all_kinds = {"overlay": True, "float_maps": True, "contours": True, "side_by_side": True}
-    all_kinds |= {"peaks": 2, "crop": "1:1", "mask": 0.1}
+    all_kinds |= {"peaks": 2, "crop": "1:1", "mask": 0.1, "density": True}
     settings = PredictConfig(weights=trained, output=tmp_path / "out", **all_kinds)
     assert predict(replace(settings, images=(str(strange),))) == 0
     expected = {f"out/{stem}{end}" for stem in SEEN[:-1] for end in ENDINGS.values()}

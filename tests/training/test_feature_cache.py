@@ -28,6 +28,7 @@ SIZES = {
     "salnet-half": {"rows": 48, "cols": 64, "width": 0.2},
     "resnet50-decoder": {"rows": 64, "cols": 32, "width": 0.1},
     "linear-probe": {"rows": 48, "cols": 64, "width": 0.1, "backbone": "vgg16"},
+    "multiscale": {"rows": 64, "cols": 96, "width": 0.1, "readout": (8, 4)},
 }
 
 

@@ -159,7 +159,7 @@ def test_stops_after_patience_epochs_without_a_better_loss(tiny, monkeypatch):
     lines = []
     run = train.train(tiny(epochs=5, patience=2), say=lines.append)
     assert [row["epoch"] for row in run.history] == [1, 2, 3, 4]
-    assert any("No better validation loss for 2 epochs" in line for line in lines)
+    assert any("No better epoch for 2 epochs" in line for line in lines)
 
 
 def test_step_size_decays_as_keras_1_meant_it(tiny):

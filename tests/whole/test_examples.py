@@ -13,6 +13,8 @@ import main
 from config import TrainConfig
 from model import load_model, predict
 from salience.data import loading
+from salience.measures.adaptation import IDENTITY
+from salience.measures.density import CALIBRATION, calibration_of
 from salience.measures.metrics import cc
 from salience.networks import weight_files
 from salience.pictures.picture_files import read_image
@@ -94,6 +96,10 @@ def test_the_weights_in_the_box_are_whole_small_and_say_what_they_are():
     assert card["scores"]["test"]["cc"] >= 0.80
     assert card["scores"]["test"]["nss"] >= 3.15
     assert card["scores"]["test"]["auc_judd"] >= 0.91
+    assert calibration_of(card, shipped) not in (None, IDENTITY)
+    fitted_on = [card[CALIBRATION][name] for name in ("dataset", "split", "pictures")]
+    assert fitted_on == ["osie", "val", len(card["held_out"]["val"])]
+    assert card[CALIBRATION]["gain"]["mean"] > 0.02
     kinds = set()
     with h5py.File(shipped) as file:
         file.visititems(lambda name, item: kinds.add(getattr(item, "dtype", None)))

@@ -10,7 +10,6 @@ from pathlib import Path
 from salience.data.parts import FileGroup
 from salience.data.plan import BY_SHARES, Plan
 from salience.data.sets import osie
-from salience.pictures.headers import header_shape
 from salience.pictures.sample import Sample
 
 NEEDS_FILES = True
@@ -39,7 +38,4 @@ def parts(root: Path) -> list[FileGroup]:
         UserError: the stimuli or the fixations are missing.
     """
     part = osie.part_at(root, "EyeCrowd", SOURCE, PUBLISHED["all"])
-    first = next(iter(part.images.values()), None)
-    shape = header_shape(first) if isinstance(first, Path) else None
-    cols = shape[1] if shape else COLS
-    return [dataclasses.replace(part, sigma_pixels=SIGMA_PIXELS * cols / COLS)]
+    return [dataclasses.replace(part, sigma_pixels=osie.sigma_of(part, SIGMA_PIXELS, COLS))]

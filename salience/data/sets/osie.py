@@ -4,7 +4,9 @@ File format: `data/eye/fixations.mat`, variable `fixations`, 700 cells of a stru
 `img` and `subjects`, 15 cells of a struct with rows `fix_x`, `fix_y`, `fix_duration`. Coordinates
 are MATLAB's, 1-based pixel centres, fractional, x along the width. The first fixation of each
 observer is in the file and is kept. EyeCrowd (`eyecrowd.py`) has the same layout. 1279.jpg and
-1374.jpg are the same picture, which a remark reports; splits treat them as two pictures.
+1374.jpg are the same picture, which a remark reports: a drawn split keeps both together, and of
+`split.json` the one is left out whose copy is a training picture. Pictures may be kept smaller,
+with their coordinates; the Gaussian follows their width.
 """
 
 import dataclasses
@@ -25,6 +27,7 @@ from salience.data.parts import (
 )
 from salience.data.plan import BY_SHARES, SPLITS, Plan
 from salience.data.points import Looks, as_points, gathered_looks, read_mat, read_table
+from salience.pictures.headers import header_shape
 from salience.pictures.sample import Sample
 from salience.system.errors import UserError
 from salience.system.files import composed, read_json
@@ -34,11 +37,11 @@ SOURCE = (
     "Get it from https://github.com/NUS-VIP/predicting-human-gaze-beyond-pixels and point --data "
     "at the folder that holds data/stimuli and data/eye/fixations.mat."
 )
-SIGMA_PIXELS = 24.0
+SIGMA_PIXELS, COLS = 24.0, 800  # of the authors' maps, and the width that those are for
 SIGMA_FROM = "the authors' maps"
 PUBLISHED = {"all": (700, 500)}  # EyeCrowd has the same file names
 FIXED = "split.json"
-# the same picture, saved twice, which the split of the published results does not consider
+# the same picture, saved twice; the split was drawn before this was known
 TWINS = ("1279", "1374")
 
 
@@ -57,7 +60,22 @@ def load_part(part: FileGroup, root: Path, split: str, plan: Plan) -> list[Sampl
     if not fixed.exists():
         return load_parts([part], root, split, plan)
     found = {sample.name: sample for sample in samples(part)}
-    return [found[name] for name in _names(fixed, found, split)]
+    chosen = _names(fixed, found)
+    if split not in chosen:
+        raise UserError(f"{fixed} has no list '{split}' of file names.")
+    copies = set() if split == "train" else _copies(part, chosen.get("train", []))
+    return [found[name] for name in chosen[split] if name not in copies]
+
+
+def _copies(part: FileGroup, trained: list[str]) -> set[str]:
+    """Return the names of pictures whose copy is a training picture."""
+    pairs = [(part.name(one), part.name(other)) for one, other in part.twins.items()]
+    return {
+        copy
+        for pair in pairs
+        for copy, other in (pair, pair[::-1])
+        if other in trained and copy not in trained
+    }
 
 
 def parts(root: Path) -> list[FileGroup]:
@@ -67,13 +85,18 @@ def parts(root: Path) -> list[FileGroup]:
         UserError: the stimuli or the fixations are missing.
     """
     part = part_at(root, "OSIE", SOURCE, PUBLISHED["all"])
+    part = dataclasses.replace(part, sigma_pixels=sigma_of(part, SIGMA_PIXELS, COLS))
     if not all(key in part.images for key in TWINS) or len(part.images) != PUBLISHED["all"][0]:
         return [part]
     remark = (
-        f"{TWINS[0]}.jpg and {TWINS[1]}.jpg are the same picture; {FIXED} of the published "
-        "results trains on one of them and tests on the other, as a drawn split may"
+        f"{TWINS[0]}.jpg and {TWINS[1]}.jpg are the same picture: where {FIXED} trains on one of "
+        "them, the other is left out of the scores (of 200 test pictures, 199 count)"
     )
-    return [dataclasses.replace(part, remarks=(*part.remarks, remark))]
+    return [
+        dataclasses.replace(
+            part, remarks=(*part.remarks, remark), twins={**part.twins, TWINS[0]: TWINS[1]}
+        )
+    ]
 
 
 def part_at(root: Path, title: str, source: str, published: tuple[int, ...]) -> FileGroup:
@@ -99,16 +122,29 @@ def part_at(root: Path, title: str, source: str, published: tuple[int, ...]) -> 
     )
 
 
+def sigma_of(part: FileGroup, sigma_pixels: float, cols: int) -> float:
+    """Return the Gaussian of a data set, pixels, whose pictures may be kept at another size.
+
+    Args:
+        part: the file group of the data set.
+        sigma_pixels: standard deviation of the authors' own maps, pixels.
+        cols: width of the pictures that it is for, pixels.
+    """
+    first = next(iter(part.images.values()), None)
+    shape = header_shape(first) if isinstance(first, Path) else None
+    return sigma_pixels * shape[1] / cols if shape else sigma_pixels
+
+
 def _places(base: Path) -> tuple[Path, Path]:
     """Return the expected paths of the stimuli and of the fixations."""
     return base / "data" / "stimuli", unpacked(base / "data" / "eye") / "fixations.mat"
 
 
-def _names(fixed: Path, known: Container[str], split: str) -> list[str]:
-    """Return the picture names of a split in a split file."""
+def _names(fixed: Path, known: Container[str]) -> dict[str, list[str]]:
+    """Return the picture names of each split in a split file."""
     chosen = read_json(fixed)
-    if not isinstance(chosen, dict) or split not in chosen:
-        raise UserError(f"{fixed} has no list '{split}' of file names.")
+    if not isinstance(chosen, dict):
+        raise UserError(f"{fixed} holds no splits: a JSON object of lists of names is expected.")
     placed: dict[str, str] = {}
     for part in (part for part in SPLITS if part in chosen):
         names = chosen[part]
@@ -123,7 +159,7 @@ def _names(fixed: Path, known: Container[str], split: str) -> list[str]:
                 )
                 raise UserError(f"{fixed} names {name} in {where}; list each picture once.")
             placed[name] = part
-    return [composed(name) for name in chosen[split]]
+    return {part: [composed(name) for name in chosen[part]] for part in SPLITS if part in chosen}
 
 
 def parse(path: Path) -> dict[str, Looks]:

@@ -362,7 +362,7 @@ def read_json(data: bytes, room: Path) -> None:
     for read in (
         lambda: salicon.parse_json(path),
         lambda: folder.read_card(path),
-        lambda: [osie._names(path, {"a.jpg", "b.jpg"}, split) for split in plan.SPLITS],
+        lambda: osie._names(path, {"a.jpg", "b.jpg"}),
         lambda: from_tf_config(data.decode(errors="replace")),
     ):
         with contextlib.suppress(UserError):

@@ -1,0 +1,486 @@
+"""Multi-scale read-out: a density of fixations, with numbers of each data set trained jointly.
+
+One trunk sees the picture at several scales. Stages of each scale are read by 1x1 convolutions into
+one grid; a small network of 1x1 convolutions, a blur and a centre bias make a density of it. Each
+data set has a row of numbers (`NUMBERS`): contrast, blur, centre bias, shares and weights of the
+scales. A set that the training did not see gets their mean.
+
+After Kümmerer, Khanuja and Bethge, "Modeling saliency dataset bias" (arXiv 2505.10169), and
+Kümmerer, Wallis and Bethge, "DeepGaze II" (arXiv 1610.01563).
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from salience.networks import backbone
+from salience.networks.backbone_table import BACKBONES
+from salience.networks.settings import MEAN, NetworkSettings, row_of
+from salience.system.errors import UserError
+
+GRID = 8  # rows and columns of a cell of the output, pixels of the input
+EPSILON = 1e-7  # least maximum of a map
+FAR = -1e9  # logit of a cell outside the picture
+ALL = "all"  # the rows of all data sets, each with an output channel of its own
+
+
+class Number(NamedTuple):
+    """A number of a data set: its value as a function of a trained coordinate, and its start.
+
+    Attributes:
+        start: value at coordinate 0.
+        kind: "exp", start * exp(coordinate); "share", a logistic function; "sum", start + unit *
+            coordinate.
+        unit: step of a "sum".
+    """
+
+    start: float
+    kind: str
+    unit: float = 1.0
+
+    def value(self, coordinate):
+        """Return the value at a coordinate, a tensor."""
+        if self.kind == "exp":
+            return self.start * ops.exp(coordinate)
+        if self.kind == "share":
+            return ops.sigmoid(coordinate + math.log(self.start / (1 - self.start)))
+        return self.start + self.unit * coordinate
+
+
+# The numbers of a data set. Positions and widths are shares of the picture's width and height; the
+# blur is in diagonals of the picture, as in `adaptation.py`. Weights of the scales follow.
+NUMBERS = {
+    "contrast": Number(1.0, "exp"),
+    "blur": Number(0.012, "exp"),
+    "centre_power": Number(0.5, "sum"),
+    "centre_x": Number(0.5, "sum", 0.1),
+    "centre_y": Number(0.5, "sum", 0.1),
+    "centre_width": Number(0.25, "exp"),
+    "centre_height": Number(0.25, "exp"),
+    "first_share": Number(0.02, "share"),
+    "first_width": Number(0.05, "exp"),
+    "uniform_share": Number(0.02, "share"),
+}
+SCALE_WEIGHT = Number(1.0, "exp")
+PACE = 3.0  # coordinates move this many times faster than other weights, by the same optimiser
+
+
+def number_names(scales: int) -> list[str]:
+    """Return the names of a row's numbers, for a number of scales.
+
+    >>> number_names(2)[-2:]
+    ['scale_1', 'scale_2']
+    """
+    return [*NUMBERS, *(f"scale_{i + 1}" for i in range(scales))]
+
+
+def build(settings: NetworkSettings) -> keras.Model:
+    """Return the network with random weights; it uses the mean of the data sets' numbers.
+
+    Input [b, rows, cols, 3], BGR, 0 to 255. Output [b, rows/8, cols/8, 1], a density of sum 1 over
+    the cells inside the picture.
+
+    Args:
+        settings: reads model, rows, cols, backbone, width, freeze_backbone, fixed_blocks, scales,
+            readout, dropout, dataset and seed.
+
+    >>> from types import SimpleNamespace
+    >>> settings = SimpleNamespace(
+    ...     model="multiscale", backbone="vgg16", rows=64, cols=96, width=0.05, dataset=("osie",),
+    ...     scales=(1.0, 0.5), readout=(4, 2), freeze_backbone=True, fixed_blocks=0, dropout=0.0,
+    ...     seed=0,
+    ... )
+    >>> build(settings).output_shape
+    (None, 8, 12, 1)
+    """
+    check_scales(settings)
+    inputs = keras.Input((settings.rows, settings.cols, 3), name="image")
+    trunk, taps = trunk_of(settings, inputs)
+    maps = []
+    for number, scale in enumerate(settings.scales, 1):
+        ends = taps if scale == 1 else scaled(trunk, inputs, scale, number)
+        maps.append(read_scale(ends, settings, scale, number))
+    extent = Extent(dtype="float32", name="extent")(inputs)
+    readout = Readout(
+        len(settings.dataset),
+        settings.readout[1:],
+        len(settings.scales),
+        settings.seed,
+        dtype="float32",
+        name="density",
+    )
+    return keras.Model(inputs, readout([extent, *maps], row=MEAN), name=settings.model)
+
+
+def check_scales(settings: NetworkSettings) -> None:
+    """Check that the trunk can see the input at every scale.
+
+    Raises:
+        UserError: a scale is not from 0 to 1, none is 1, or rows or columns do not fit.
+    """
+    given = " ".join(f"{scale:g}" for scale in settings.scales)
+    if not settings.scales or max(settings.scales) != 1 or min(settings.scales) <= 0:
+        raise UserError(
+            f"--scales {given}: name shares of the input's size from 0 to 1, with 1 among them."
+        )
+    if len(set(settings.scales)) < len(settings.scales):
+        raise UserError(f"--scales {given}: a scale is named twice.")
+    step = BACKBONES[settings.backbone].size_step
+    for scale in settings.scales:
+        for flag, size in (("rows", settings.rows), ("cols", settings.cols)):
+            if size * scale % step:
+                raise UserError(
+                    f"--{flag} {size} at scale {scale:g} is {size * scale:g} pixels, not a "
+                    f"multiple of {step}, which {settings.backbone} needs. Choose another size, or "
+                    "other --scales."
+                )
+
+
+def trunk_of(settings: NetworkSettings, inputs) -> tuple[keras.Model, dict[str, Any]]:
+    """Return the trunk as a model of its stages, and its stages of the input by layer."""
+    ends = backbone.stages_to_read(
+        settings.backbone,
+        inputs,
+        settings.width,
+        not settings.freeze_backbone,
+        settings.seed,
+        settings.fixed_blocks,
+    )
+    return keras.Model(inputs, ends), ends
+
+
+def scaled(trunk: keras.Model, inputs, scale: float, number: int) -> dict[str, Any]:
+    """Return the stages of a trunk at a smaller scale, by layer; the layers are shared."""
+    rows, cols = (
+        backbone.sampling(length, 1, 0.5, round(length * scale), 1 / scale)
+        for length in inputs.shape[1:3]
+    )
+    smaller = backbone.Resampled(rows, cols, dtype="float32", name=f"picture_{number}")(inputs)
+    # not a call of the trunk, which would be a sub-model: layers keep their names and their places
+    return trunk._run_through_graph(smaller, operation_fn=lambda operation: operation)
+
+
+def read_scale(ends: dict[str, Any], settings: NetworkSettings, scale: float, number: int):
+    """Return the first 1x1 convolution over the stages of one scale, [b, rows/8, cols/8, width].
+
+    The convolution precedes the resampling to the grid, which is linear, too: the result is the
+    same, for a fortieth of the work.
+    """
+    about = BACKBONES[settings.backbone]
+    read = {}
+    for place, (layer, end) in enumerate(ends.items()):
+        seed = (settings.seed + 100 * number + place) % 2**32
+        # each cell's channels have mean 0 and deviation 1, so that all stages have one scale
+        x = layers.LayerNormalization(
+            epsilon=1e-3, center=False, scale=False, name=f"{layer}_normalised_{number}"
+        )(end)
+        if settings.dropout:  # of whole channels: neighbouring cells tell the same
+            x = layers.SpatialDropout2D(
+                settings.dropout,
+                seed=seed,
+                name=f"{layer}_dropout_{number}",
+            )(x)
+        read[layer] = layers.Conv2D(
+            settings.readout[0],
+            1,
+            use_bias=False,
+            kernel_initializer=keras.initializers.VarianceScaling(1.0 / len(ends), seed=seed),
+            name=f"{layer}_read_{number}",
+        )(x)
+    parts = []
+    for layer, x in read.items():
+        stride = about.read[layer] / scale  # pixels of the input
+        rows, cols = (
+            backbone.sampling(cells, stride, about.centre, length // GRID, GRID)
+            for cells, length in zip(x.shape[1:3], (settings.rows, settings.cols), strict=True)
+        )
+        parts.append(backbone.Resampled(rows, cols, name=f"{layer}_on_grid_{number}")(x))
+    return layers.Add(name=f"features_{number}")(parts) if parts[1:] else parts[0]
+
+
+@keras.saving.register_keras_serializable(package="saliency")
+class Extent(layers.Layer):
+    """The part of an input that its picture covers: the bounds of what is not black.
+
+    Input: [b, rows, cols, 3]. Output: [b, 4], top, bottom, left and right, shares of rows and
+    columns from 0 to 1. An all-black input is covered.
+
+    >>> x = np.zeros((1, 4, 4, 3), "float32")
+    >>> x[:, 1:3] = 9
+    >>> np.asarray(Extent()(x)).tolist()
+    [[0.25, 0.75, 0.0, 1.0]]
+    """
+
+    def call(self, inputs):
+        bright = ops.max(inputs, axis=-1)
+        found = []
+        for axis in (2, 1):
+            line = ops.cast(ops.max(bright, axis=axis) > 0, "float32")  # [b, rows] or [b, cols]
+            count = line.shape[1]
+            places = np.arange(count, dtype="float32")[None]
+            # not by argmax, which Keras computes by operations that OpenVINO does not know
+            low = ops.min(ops.where(line > 0, places, count), axis=1)
+            high = ops.max(ops.where(line > 0, places + 1, 0), axis=1)
+            is_black = low >= high
+            low, high = ops.where(is_black, 0, low), ops.where(is_black, count, high)
+            found += [low / count, high / count]
+        return ops.stack(found, axis=1)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], 4)
+
+
+@keras.saving.register_keras_serializable(package="saliency")
+class Readout(layers.Layer):
+    """From features on one grid to a density of fixations, by the numbers of a data set.
+
+    With z the weighted sum of the scales' features after 1x1 convolutions, blurred, and g and f the
+    Gaussians of the centre bias and of the first look, the density is (1 - first_share) ((1 -
+    uniform_share) softmax(contrast z + centre_power log g) + uniform_share uniform) + first_share
+    f, inside the picture.
+
+    Args:
+        sets: number of data sets, rows of the table.
+        widths: channels of the convolutions after the first one; one more makes one channel.
+        scales: number of scales.
+        seed: seed of the random weights.
+
+    Input: extent [b, 4] (see `Extent`), and for each scale [b, rows, columns, width]. Output:
+    [b, rows, columns, n], with n = 1, or a channel for each data set if `row` is "all".
+    """
+
+    def __init__(
+        self, sets: int, widths: Sequence[int], scales: int, seed: int = 0, **kwargs
+    ) -> None:
+        super().__init__(**kwargs)
+        self.sets, self.widths, self.scales, self.seed = sets, tuple(widths), scales, seed
+
+    def build(self, input_shape):
+        first = input_shape[1][-1]
+        sizes = [first, *self.widths, 1]
+        self.shift = self.add_weight(name="shift", shape=(first,), initializer="zeros")
+        self.numbers = self.add_weight(
+            name="numbers",
+            shape=(self.sets, len(number_names(self.scales))),
+            initializer="zeros",
+        )
+        self.kernels, self.gains, self.biases = [], [], []
+        for i, (old, new) in enumerate(itertools.pairwise(sizes)):
+            self.gains.append(self.add_weight(name=f"gain_{i}", shape=(old,), initializer="ones"))
+            self.kernels.append(
+                self.add_weight(
+                    name=f"kernel_{i}",
+                    shape=(old, new),
+                    initializer=keras.initializers.GlorotNormal(self.seed + i),
+                )
+            )
+            if new > 1:  # one number more in all logits changes no density
+                self.biases.append(
+                    self.add_weight(name=f"bias_{i}", shape=(new,), initializer="zeros")
+                )
+
+    def call(self, inputs, row: str | int = MEAN):
+        extent, *maps = (ops.cast(x, "float32") for x in inputs)
+        numbers = self.values(row)
+        n = numbers["contrast"].shape[0]
+        rows, cols = maps[0].shape[1:3]
+        weighed = [
+            x[:, None] * ops.reshape(numbers[f"scale_{i + 1}"], (1, n, 1, 1, 1))
+            for i, x in enumerate(maps)
+        ]
+        x = sum(weighed[1:], weighed[0]) + self.shift  # (b, n, rows, cols, width)
+        x = x / len(maps)
+        for i, kernel in enumerate(self.kernels):
+            x = normalised(x) * self.gains[i]
+            if i:
+                x = ops.softplus(x)
+            x = ops.matmul(x, kernel)
+            if i < len(self.biases):
+                x = x + self.biases[i]
+        logits = x[..., 0]  # (b, n, rows, cols)
+        sigma = numbers["blur"] * math.hypot(rows, cols)  # cells
+        logits = ops.einsum(
+            "npr,bnrc,nqc->bnpq", blurring(sigma, rows), logits, blurring(sigma, cols)
+        )
+        down, across = (self.places(extent, i, (rows, cols)[i]) for i in (0, 1))
+        logits = ops.reshape(numbers["contrast"], (1, n, 1, 1)) * logits
+        centre = gaussian(down, numbers["centre_y"], numbers["centre_height"])[..., None]
+        centre = centre + gaussian(across, numbers["centre_x"], numbers["centre_width"])[:, :, None]
+        logits = logits + ops.reshape(numbers["centre_power"], (1, n, 1, 1)) * centre
+        inside = (within(down)[:, :, None] * within(across)[:, None])[:, None]  # (b, 1, rows, cols)
+        own = density(logits, inside)
+        half = ops.full((n,), 0.5)
+        first = gaussian(down, half, numbers["first_width"])[..., None]
+        first = density(first + gaussian(across, half, numbers["first_width"])[:, :, None], inside)
+        uniform = inside / ops.sum(inside, axis=(2, 3), keepdims=True)
+        first_share, uniform_share = (
+            ops.reshape(numbers[name], (1, n, 1, 1)) for name in ("first_share", "uniform_share")
+        )
+        mixed = (1 - uniform_share) * own + uniform_share * uniform
+        mixed = (1 - first_share) * mixed + first_share * first
+        return ops.transpose(mixed, (0, 2, 3, 1))
+
+    def values(self, row: str | int) -> dict[str, Any]:
+        """Return the numbers of the chosen rows, each [n]; n is 1, or all sets."""
+        table = ops.convert_to_tensor(self.numbers)
+        if row == MEAN:
+            table = ops.mean(table, axis=0, keepdims=True)
+        elif row != ALL:
+            table = table[int(row) : int(row) + 1]
+        names = number_names(self.scales)
+        return {
+            name: NUMBERS.get(name, SCALE_WEIGHT).value(PACE * table[:, i])
+            for i, name in enumerate(names)
+        }
+
+    def places(self, extent, axis: int, count: int):
+        """Return the positions of cells in the picture, [b, count]: 0 to 1 are inside."""
+        # slices of length 1: TensorFlow's optimiser of graphs loses the axis of [:, i, None]
+        low, high = (extent[:, i : i + 1] for i in (2 * axis, 2 * axis + 1))
+        centres = ((np.arange(count) + 0.5) / count).astype("float32")[None]
+        return (centres - low) / ops.maximum(high - low, 1 / count)
+
+    def compute_output_shape(self, input_shape, row: str | int = MEAN):
+        return (*input_shape[1][:3], self.sets if row == ALL else 1)
+
+    def compute_output_spec(self, inputs, row: str | int = MEAN):
+        shape = self.compute_output_shape([x.shape for x in inputs], row)
+        return keras.KerasTensor(shape, "float32")
+
+    def get_config(self) -> dict:
+        own = {
+            "sets": self.sets,
+            "widths": list(self.widths),
+            "scales": self.scales,
+            "seed": self.seed,
+        }
+        return {**super().get_config(), **own}
+
+
+def normalised(x):
+    """Return channels with mean 0 and standard deviation 1 in each cell."""
+    centred = x - ops.mean(x, axis=-1, keepdims=True)
+    # a product, since OpenVINO 2026.4 fails to fuse the quotient of five axes
+    return centred * ops.rsqrt(ops.mean(ops.square(centred), axis=-1, keepdims=True) + 1e-3)
+
+
+def blurring(sigma, count: int):
+    """Return matrices that blur a row of cells by Gaussians, [n, count, count].
+
+    Args:
+        sigma: standard deviations, cells, [n].
+        count: number of cells; weights beyond the ends are given to the cells inside.
+    """
+    places = np.arange(count)
+    squares = ((places[:, None] - places) ** 2).astype("float32")[None]
+    sigma = ops.reshape(sigma, (-1, 1, 1))
+    weights = ops.exp(-0.5 * squares / (ops.square(sigma) + 0.01))
+    return weights / ops.sum(weights, axis=-1, keepdims=True)
+
+
+def gaussian(places, middle, width):
+    """Return the logarithm of Gaussians, [b, n, count], 0 at the middle.
+
+    Args:
+        places: positions, [b, count].
+        middle: means, [n].
+        width: standard deviations, [n].
+    """
+    middle, width = (ops.reshape(x, (1, -1, 1)) for x in (middle, width))
+    return -0.5 * ops.square((places[:, None] - middle) / width)
+
+
+def within(places):
+    """Return 1 for positions from 0 to 1, else 0."""
+    return ops.cast(ops.logical_and(places >= 0, places <= 1), "float32")
+
+
+def density(logits, inside):
+    """Return logits [b, n, rows, cols] as densities of sum 1 over the cells inside the picture."""
+    logits = ops.where(inside > 0, logits, FAR)
+    raised = ops.exp(logits - ops.max(logits, axis=(2, 3), keepdims=True))
+    return raised / ops.sum(raised, axis=(2, 3), keepdims=True)
+
+
+def with_row(model: keras.Model, row: str | int) -> keras.Model:
+    """Return a network of the same layers that uses other rows of the table of numbers.
+
+    Args:
+        model: from `build`.
+        row: index of a data set; "mean"; or "all", for an output channel of each data set.
+    """
+    layer = model.get_layer("density")
+    given = layer._inbound_nodes[0].arguments.args[0]
+    return keras.Model(model.input, layer(given, row=row), name=model.name)
+
+
+def with_set(model: keras.Model, sets: Sequence[str], name: str | None) -> keras.Model:
+    """Return a network of the same layers that uses the numbers of a data set.
+
+    Args:
+        model: from `build`.
+        sets: data sets of its training, in the order of the table.
+        name: one of them; None or "mean" for their mean.
+
+    Raises:
+        UserError: the network was not trained on the data set.
+    """
+    row = row_of(sets, name)
+    return model if row == MEAN else with_row(model, row)
+
+
+def for_training(model: keras.Model, sets: int) -> keras.Model:
+    """Return the network whose output has one channel for each data set; see `of_own_set`."""
+    return with_row(model, ALL) if sets > 1 else model
+
+
+def of_own_set(y_true, y_pred):
+    """Return each picture's map of its own data set, [b, rows, cols, 1].
+
+    Args:
+        y_true: [b, rows, cols, 3]; the last channel holds the index of the data set.
+        y_pred: [b, rows, cols, sets].
+    """
+    sets = y_pred.shape[-1]
+    if sets == 1:
+        return y_pred
+    own = ops.one_hot(ops.cast(y_true[:, 0, 0, 2], "int32"), sets, dtype=y_pred.dtype)
+    return ops.sum(y_pred * own[:, None, None], axis=-1, keepdims=True)
+
+
+def to_unit_range(y_pred):
+    """Return each density divided by its own maximum."""
+    y_pred = ops.cast(y_pred, "float32")
+    return y_pred / ops.maximum(ops.max(y_pred, axis=(1, 2, 3), keepdims=True), EPSILON)
+
+
+def numbers_of(model: keras.Model, sets: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return the numbers of each data set by name, and their mean as "mean".
+
+    Args:
+        model: from `build`.
+        sets: data sets of its training, in the order of the table.
+    """
+    layer: Any = model.get_layer("density")
+    rows: dict[str, str | int] = {name: i for i, name in enumerate(sets)}
+    return {
+        name: {key: float(ops.convert_to_numpy(x)[0]) for key, x in layer.values(row).items()}
+        for name, row in {**rows, MEAN: MEAN}.items()
+    }
+
+
+def load_pretrained(model: keras.Model, settings: NetworkSettings) -> Path | None:
+    """Load the backbone's ImageNet weights; return their file, or None for a random start.
+
+    Raises:
+        UserError: the weights cannot be found or downloaded, or do not fit the backbone.
+    """
+    return backbone.load_pretrained(
+        model, settings.backbone, settings.backbone_weights, settings.weights_dir
+    )
