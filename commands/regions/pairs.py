@@ -102,9 +102,8 @@ def recordings(settings: RegionsConfig, notes: Notes) -> list[Sample]:
         settings.dataset, settings.data, settings.split, BY_SHARES, "drop",
         settings.columns,
     )  # fmt: skip
-    for why in left_out.values():
-        if not samples:
-            notes.explain(why)
+    for part, why in left_out.items():
+        notes.explain(f"The {part} split is left out: {why}")
     if all(sample.fixations is None for sample in samples):
         raise UserError(
             f"{settings.dataset} at {settings.data} has no fixations: leave --data away."
