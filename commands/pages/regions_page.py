@@ -33,7 +33,7 @@ COLUMNS = (
     ("share", "Predicted", "share of the predicted density", "percent"),
     ("area", "By area", "what its area alone would get", "percent"),
     ("times", "Times area", "predicted, divided by area", "times"),
-    ("peak", "Peak", "greatest density, of that of the picture", "percent"),
+    ("peak", "Peak", "of the greatest density", "percent"),
     ("rank", "Rank", "by peak", "count"),
     ("observed_share", "Observed", "share of the fixations", "percent"),
     ("observed_looked", "Looked", "share of the observers", "percent"),
