@@ -95,7 +95,7 @@ def pictures(
 
 def recordings(settings: RegionsConfig, notes: Notes) -> list[Sample]:
     """Return the pictures of the data set with fixations; [] without a data set."""
-    if settings.data is None:
+    if settings.data is None and settings.dataset == RegionsConfig.dataset:
         return []
     loading.refuse_store(settings.data)
     samples, left_out = loading.load_to_score(
@@ -105,9 +105,7 @@ def recordings(settings: RegionsConfig, notes: Notes) -> list[Sample]:
     for part, why in left_out.items():
         notes.explain(f"The {part} split is left out: {why}")
     if all(sample.fixations is None for sample in samples):
-        raise UserError(
-            f"{settings.dataset} at {settings.data} has no fixations: leave --data away."
-        )
+        raise UserError(f"{settings.dataset} has no fixations: leave --dataset and --data away.")
     for sample in samples:
         if sample.outside:
             notes.add("pictures with fixations outside: those are left out", sample.name)

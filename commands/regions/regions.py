@@ -159,10 +159,17 @@ def results_of(
         "notes": notes.lines(),
         "regions": str(settings.regions),
         "against": settings.against,
-        "fixations": f"{settings.dataset} at {settings.data}" if settings.data else None,
+        "fixations": data_set(settings),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join([*COMMAND_LINE, "regions", *typed_flags(settings)]),
     }
+
+
+def data_set(settings: RegionsConfig) -> str | None:
+    """Return the data set with the fixations as text, or None without one."""
+    if settings.data:
+        return f"{settings.dataset} at {settings.data}"
+    return settings.dataset if settings.dataset != RegionsConfig.dataset else None
 
 
 def summary(measured: list[Measured], seed: int) -> list[Row]:

@@ -95,6 +95,19 @@ def test_fixations_give_what_was_observed(regions, pictures, tmp_path):
     assert "has 9 x 9 pixels, but its fixations are on 40 x 30 pixels" in done.stderr
 
 
+def test_a_built_in_set_has_pictures_and_fixations_of_its_own(regions, tmp_path):
+    from salience.data import loading
+
+    sample, *_ = loading.load("synthetic", None, "val")
+    file = tmp_path / "scene.csv"
+    file.write_text(HEAD + f"{sample.name},all,0,0,9999,9999\n", encoding="utf-8")
+    _, found = regions("--dataset", "synthetic", "--split", "val", images=(), file=file)
+    (row,) = rows_of(found).values()
+    assert row["share"] == pytest.approx(1, abs=1e-5)
+    assert (row["area"], row["times"]) == (1, row["share"])
+    assert (row["observed_share"], row["observed_looked"]) == (1, 1)
+
+
 def test_another_version_gives_differences(regions, pictures, tmp_path, picture):
     (other := tmp_path / "other").mkdir()
     shutil.copy(pictures / "a.jpg", other / "a.jpg")
@@ -146,6 +159,7 @@ def test_a_region_below_its_limit_fails_with_one_line(regions):
         (["--against", "nowhere"], "No picture or folder at 'nowhere'"),
         (["--against_regions", "x.csv"], "needs --against"),
         (["--regions", "nowhere.csv"], "Cannot read nowhere.csv"),
+        (["--dataset", "osie"], "--data is needed: the folder of osie"),
         (["--data", "nowhere"], "The folder data set is not at nowhere"),
     ],
 )
