@@ -35,6 +35,7 @@ from commands.settings import (
     ImportConfig,
     PrepareConfig,
     ProbeConfig,
+    RegionsConfig,
     SubsetConfig,
     WeightsConfig,
 )
@@ -110,6 +111,12 @@ COMMANDS = {
         PredictConfig,
         "commands.prediction.predict:run",
         "test images/ --overlay",
+        single_threaded_blas,
+    ),
+    "regions": Command(
+        RegionsConfig,
+        "commands.regions.regions:run",
+        "regions images/ --regions regions.csv",
         single_threaded_blas,
     ),
     "demo": Command(DemoConfig, "commands.demo.server:run", "demo --browser", single_threaded_blas),

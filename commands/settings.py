@@ -121,6 +121,105 @@ class ExportMapsConfig(Checked):
 
 
 @dataclass(frozen=True)
+class RegionsConfig(Checked):
+    """Measure how much predicted attention regions of pictures get.
+
+    Sum the predicted density of fixations over named boxes or polygons, beside what their area
+    alone would get. With a data set, observed fixations are measured, too; with --against, another
+    version of the pictures. Writes regions.csv, regions.json and index.html.
+    """
+
+    images: tuple[str, ...] = option(
+        (),
+        "a folder, a picture, or a glob such as 'a/*.jpg'; default: the pictures of --data",
+        words="*",
+    )
+    regions: Path | None = option(
+        None,
+        "the regions (required): a table with the columns image, name, x, y, width, height in "
+        "pixels of the picture, or polygons as COCO JSON (.json)",
+        metavar="FILE",
+        group="regions",
+    )
+    fail_below: tuple[str, ...] = option(
+        (),
+        "exit with code 1 if the predicted share of a region is below this, 0 to 1; several are "
+        "possible",
+        metavar="NAME=SHARE",
+    )
+    against: str | None = option(
+        None,
+        "another version of the pictures, a folder, a picture or a glob: the differences to it are "
+        "reported",
+        metavar="PICTURES",
+    )
+    against_regions: Path | None = option(
+        None, "the regions of --against; default: those of --regions", metavar="FILE"
+    )
+    recursive: bool = option(False, "also search the sub-folders of a folder")
+    dataset: str = shared(
+        "dataset",
+        default="folder",
+        help="data set with fixations on the pictures",
+        group="fixations",
+    )
+    data: Path | None = shared("data", help="folder of the data set; default: no fixations")
+    split: str = option(
+        ALL_SPLITS, "part of the data set, or all of it", choices=(*SPLITS, ALL_SPLITS)
+    )
+    columns: str = shared("columns")
+    weights: Path | None = shared("weights", group="density")
+    weights_dir: Path = shared("weights_dir")
+    smooth: float = shared("smooth")
+    mirror: bool = shared("mirror")
+    adaptation: Path | None = shared("adaptation")
+    engine: str = shared("engine")
+    output: Path = option(
+        Path("regions"), "folder for regions.csv, regions.json and index.html", group="output"
+    )
+    gallery: int = option(24, "pictures shown on the page", unit="pictures", least=0, most=10**4)
+    seed: int = option(0, "seed of the bootstrap", least=0, most=LARGEST_SEED)
+    workers: int = option(2, "threads that read pictures", least=1, most=1024)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_columns(self.columns, self.dataset)
+        if self.against_regions and not self.against:
+            raise UserError(
+                f"--against_regions {self.against_regions} needs --against, with the pictures."
+            )
+        for text in self.fail_below:
+            parse_limit(text)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Least predicted share by name of region."""
+        return dict(map(parse_limit, self.fail_below))
+
+
+def parse_limit(text: str) -> tuple[str, float]:
+    """Return the region and the least share in text such as `price=0.12`.
+
+    >>> parse_limit("call to action=0.12")
+    ('call to action', 0.12)
+
+    Raises:
+        UserError: it is not NAME=SHARE with a share of 0 to 1.
+    """
+    name, _, share = (part.strip() for part in text.rpartition("="))
+    try:
+        value = float(share)
+    except ValueError:
+        value = math.nan
+    if not name or not 0 <= value <= 1:  # NaN is not either
+        raise UserError(
+            f"--fail_below {text}: NAME=SHARE with a share from 0 to 1 is expected, such as "
+            "price=0.12."
+        )
+    return name, value
+
+
+@dataclass(frozen=True)
 class CheckConfig(Checked):
     """Check the files of a data set.
 

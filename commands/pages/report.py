@@ -57,17 +57,15 @@ def write_page(path: Path, comparison: dict[str, Any]) -> None:
 
 def render(comparison: dict[str, Any]) -> str:
     """Return the HTML page of a comparison."""
-    comparison = {**_EMPTY, **{k: v for k, v in _plain(comparison).items() if v is not None}}
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    # the policy allows only this script, so that file names cannot inject others
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    comparison = {**_EMPTY, **{k: v for k, v in plain(comparison).items() if v is not None}}
+    script, digest = script_of("report.js", "theme.js")
     digits = metric_digits(comparison)
-    template = _environment().get_template("report.html")
+    template = environment().get_template("report.html")
     return template.render(
         **comparison,
-        script=Markup(script),
+        script=script,
         script_hash=digest,
-        style=_style(),
+        style=style_of("report.css"),
         digits=digits,
         score_rows=score_cells(comparison),
         pairs=pairs(comparison),
@@ -102,25 +100,35 @@ def render_probe(found: dict[str, Any]) -> str:
         ]}
         for item in found["gallery"]
     ]  # fmt: skip
-    plain = _plain({**found, "gallery": gallery})
-    rows = [{**row, "kind": "model"} for row in plain["read_outs"]] + [
-        {**row, "kind": "reference"} for row in plain["references"]
+    values = plain({**found, "gallery": gallery})
+    rows = [{**row, "kind": "model"} for row in values["read_outs"]] + [
+        {**row, "kind": "reference"} for row in values["references"]
     ]
-    plot = _svg(alignment(plain, _INK, (_series(0), _series(1))), "alignment")
-    return _environment().get_template("probe.html").render(
-        **plain,
-        style=_style(),
+    plot = _svg(alignment(values, _INK, (_series(0), _series(1))), "alignment")
+    return environment().get_template("probe.html").render(
+        **values,
+        style=style_of("report.css"),
         script_hash="",
         plot=Markup(plot),
-        score_rows=score_cells({"scored": rows, "metrics": plain["metrics"]}),
-        networks=list(dict.fromkeys(row["network"] for row in plain["read_outs"])),
-        digits=metric_digits({"scored": rows, "metrics": plain["metrics"]}),
+        score_rows=score_cells({"scored": rows, "metrics": values["metrics"]}),
+        networks=list(dict.fromkeys(row["network"] for row in values["read_outs"])),
+        digits=metric_digits({"scored": rows, "metrics": values["metrics"]}),
     )  # fmt: skip
 
 
-def _style() -> Markup:
-    """Return the style sheet of all pages."""
-    return Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
+def style_of(*names: str) -> Markup:
+    """Return style sheets of `templates/` as one."""
+    return Markup("".join((TEMPLATES / name).read_text(encoding="utf-8") for name in names))
+
+
+def script_of(*names: str) -> tuple[Markup, str]:
+    """Return scripts of `templates/` as one, and its SHA-256 for the content security policy.
+
+    The policy allows only this script, so that file names cannot inject others.
+    """
+    script = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in names)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return Markup(script), digest
 
 
 def thumbnail_jpeg(image: NDArray, longest: int = 480) -> bytes:
@@ -485,14 +493,14 @@ def _short(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return a value for JSON: without NaN, NumPy and undecodable names; bytes as data URIs."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if isinstance(value, dict):
-        return {_plain(key): _plain(inner) for key, inner in value.items()}
+        return {plain(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, bytes):
@@ -504,15 +512,15 @@ def _plain(value: Any) -> Any:
     return str(value).encode("utf-8", "backslashreplace").decode()
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
     """Return the environment of the templates, which escapes everything except Markup."""
-    environment = Environment(
+    made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, percent=percent, p_value=p_value)
-    environment.globals.update(SERIES=SERIES)
-    return environment
+    made.filters.update(number=number, percent=percent, p_value=p_value)
+    made.globals.update(SERIES=SERIES)
+    return made

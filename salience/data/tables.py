@@ -80,7 +80,7 @@ def columns_of(path: Path, columns: str = "") -> Columns:
     Raises:
         UserError: the file cannot be read, or its first line does not name the columns.
     """
-    return _columns(_text(path), path, columns)[0]
+    return _columns(text_of(path), path, columns)[0]
 
 
 def parse_picture(path: Path, picture: str, columns: str = "") -> Looks:
@@ -179,7 +179,7 @@ def read(path: Path, columns: str = "") -> Table:
     Raises:
         UserError: the file cannot be read, a column is missing, or a row is not a fixation.
     """
-    layout, rows = _columns(_text(path), path, columns)
+    layout, rows = _columns(text_of(path), path, columns)
     found: dict[str, list] = {role: [] for role in layout.places}
     try:
         for row in rows:
@@ -214,8 +214,12 @@ def _values(row: list[str], columns: Columns) -> dict[str, str]:
     return {role: row[place].strip() for role, place in columns.places.items()}
 
 
-def _text(path: Path) -> str:
-    """Return the text of a file, decoded by its byte-order mark or else as UTF-8."""
+def text_of(path: Path) -> str:
+    """Return the text of a file, decoded by its byte-order mark or else as UTF-8.
+
+    Raises:
+        UserError: the file cannot be read, or is no text.
+    """
     try:
         data = read_bytes(path)
         return data.decode("utf-16" if data.startswith(UTF_16) else "utf-8-sig")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import PROJECT
 from markup import MARKUP, elements, hostile
+from pages import overflow, visits
 
 from commands.pages import report
 from salience.system.errors import UserError
@@ -188,7 +189,7 @@ def test_history_with_gaps_is_drawn(comparison):
         {"val_cc": None},
     ]
     scored = [{**comparison["scored"][0], "history": gaps}]
-    (panel,) = report.training_curves({**comparison, "scored": report._plain(scored)})
+    (panel,) = report.training_curves({**comparison, "scored": report.plain(scored)})
     assert panel["words"] == "Loss: fine-tuned 0.000 at epoch 1, 0.000 at epoch 1"
 
 
@@ -303,38 +304,16 @@ def written(comparison, tmp_path_factory):
 @pytest.fixture
 def visit(browser, written, tmp_path):
     """Return a function that opens a page; what it complains of or asks the network for fails."""
-    complaints, contexts = [], []
+    with visits(browser) as open_page:
 
-    def open_page(content=None, scheme="light", width=1280):
-        path = written
-        if content:
-            path = tmp_path / "index.html"
-            report.write_page(path, content)
-        context = browser.new_context(
-            viewport={"width": width, "height": 844},
-            color_scheme=scheme,
-            reduced_motion="reduce",  # no waiting for what scrolls smoothly
-            offline=True,
-        )
-        context.set_default_timeout(10_000)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: complaints.append(f"dialog {dialog.message}"))
-        page.on(
-            "request",
-            lambda request: (
-                request.url.startswith(("file:", "data:")) or complaints.append(request.url)
-            ),
-        )
-        page.goto(path.as_uri())
-        return page
+        def visit(content=None, scheme="light", width=1280):
+            path = written
+            if content:
+                path = tmp_path / "index.html"
+                report.write_page(path, content)
+            return open_page(path, scheme, width)
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert complaints == []
+        yield visit
 
 
 def test_a_picture_s_change_that_rounds_to_zero_is_neither_green_nor_red(visit, comparison):
@@ -370,11 +349,6 @@ def column(page, number):
         f"#rows tbody td:nth-child({number})", "cells => cells.map((c) => c.textContent)"
     )
     return [None if text == report.DASH else float(text) for text in texts]
-
-
-def overflow(page, selector):
-    """Return by how many pixels something is wider than what shows of it."""
-    return page.eval_on_selector(selector, "e => e.scrollWidth - e.clientWidth")
 
 
 @pytest.mark.parametrize("place", range(len(METRICS)))

@@ -599,38 +599,6 @@ function listen() {
   $("stage").addEventListener("pointermove", drag);
 }
 
-/* ---------- light and dark ---------- */
-
-function startTheme() {
-  const root = document.documentElement;
-  const stored = (() => {
-    try {
-      return localStorage.getItem("theme");
-    } catch {
-      return null; // some browsers store nothing for pages from disk
-    }
-  })();
-  const dark = () => (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
-  const label = () => {
-    $("theme").textContent = dark() ? "Light" : "Dark";
-    $("theme").setAttribute("aria-label", dark() ? "Light theme" : "Dark theme");
-  };
-  if (stored === "dark" || stored === "light") root.dataset.theme = stored;
-  $("theme").addEventListener("click", () => {
-    root.dataset.theme = dark() ? "light" : "dark";
-    try {
-      localStorage.setItem("theme", root.dataset.theme);
-    } catch {
-      // the choice then lasts only while the page is open
-    }
-    label();
-  });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", label);
-  $("theme").hidden = false;
-  label();
-}
-
-startTheme();
 $("only-differing")?.addEventListener("input", (event) => {
   $("settings").classList.toggle("only-differing", event.target.checked);
 });
