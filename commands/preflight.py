@@ -51,6 +51,9 @@ def check_inputs(settings: Checked) -> None:
     """
     for field in ("weights", "init_weights", "reference"):
         if path := getattr(settings, field, None):
+            folder = getattr(settings, "weights_dir", None)
+            if field == "weights" and folder:  # these may be named without their folder
+                path = weight_files.named(path, folder)
             weight_files.read_card(path)
     if (old := getattr(settings, "old", None)) and not old.is_file():
         raise UserError(f"{old}: no such file.")

@@ -124,6 +124,7 @@ BAD = {
     "wrong backbone": (["train", *FLAGS, "--backbone_weights", "text.h5"], "not an HDF5 file"),
     "output is a file": (["train", *FLAGS, "--output", "text.h5/run"], "Cannot create the folder"),
     "no weights": (["test", "p.png"], "No trained weights in weights/"),
+    "missing name": (["test", "p.png", "--weights", "no"], "no such file, and no weights of this"),
     "missing weights": (["test", "p.png", "--weights", "no.h5"], "No weights file at no.h5"),
     "text as weights": (["test", "p.png", "--weights", "text.h5"], "not an HDF5 file"),
     "zero batch": (["test", "p.png", "--batch_size", "0"], "--batch_size 0 is too small"),

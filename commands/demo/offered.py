@@ -61,7 +61,10 @@ class Networks:
             UserError: there are no weights, or the engine is not installed.
         """
         cards = weight_files.cards_in(weights_dir, say)
-        first = weights or weight_files.choose_default(cards, weights_dir, say)
+        if weights:
+            first = weight_files.named(weights, weights_dir)
+        else:
+            first = weight_files.choose_default(cards, weights_dir, say)
         begin = {first: cards.get(first) or weight_files.read_card(first)}
         others = {path: card for path, card in cards.items() if real_path(path) != real_path(first)}
         return cls({**begin, **others}, engines.choose(engine))

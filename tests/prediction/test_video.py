@@ -57,7 +57,7 @@ def blob(monkeypatch):
 
     engine = Engine("keras", (48, 64), OutputGrid(stride=8), maps)
     monkeypatch.setattr(engines, "choose", lambda name: name)
-    monkeypatch.setattr(engines, "load", lambda name, weights, say: engine)
+    monkeypatch.setattr(engines, "load", lambda name, weights, *more: engine)
     return seen
 
 

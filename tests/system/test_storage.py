@@ -130,7 +130,7 @@ def quick(inputs, monkeypatch):
         NEEDS_FILES=True, SOURCE="Get it.", submission_pictures=lambda root: samples
     )
     monkeypatch.setitem(sys.modules, "salience.data.sets.cat2000", module)
-    monkeypatch.setattr(engines, "load", lambda name, weights, say: engine(weights))
+    monkeypatch.setattr(engines, "load", lambda name, weights, *more: engine(weights))
     monkeypatch.setattr(prepare, "system_module", lambda name: SimpleNamespace(build=built))
     monkeypatch.setattr(cache, "_told", [])
 
