@@ -343,7 +343,8 @@ class Readout(layers.Layer):
         """Return the positions of cells in the picture, [b, count]: 0 to 1 are inside."""
         # slices of length 1: TensorFlow's optimiser of graphs loses the axis of [:, i, None]
         low, high = (extent[:, i : i + 1] for i in (2 * axis, 2 * axis + 1))
-        centres = ((np.arange(count) + 0.5) / count).astype("float32")[None]
+        # a tensor: PyTorch subtracts none of its own from NumPy's arrays
+        centres = ops.convert_to_tensor(((np.arange(count) + 0.5) / count).astype("float32")[None])
         return (centres - low) / ops.maximum(high - low, 1 / count)
 
     def compute_output_shape(self, input_shape, row: str | int = MEAN):
@@ -378,7 +379,7 @@ def blurring(sigma, count: int):
         count: number of cells; weights beyond the ends are given to the cells inside.
     """
     places = np.arange(count)
-    squares = ((places[:, None] - places) ** 2).astype("float32")[None]
+    squares = ops.convert_to_tensor(((places[:, None] - places) ** 2).astype("float32")[None])
     sigma = ops.reshape(sigma, (-1, 1, 1))
     weights = ops.exp(-0.5 * squares / (ops.square(sigma) + 0.01))
     return weights / ops.sum(weights, axis=-1, keepdims=True)
