@@ -23,7 +23,6 @@ import config as settings
 from config import SYSTEMS, Config
 from eltwise_product import EltWiseProduct
 from salience.measures import density as densities
-from salience.measures.adaptation import IDENTITY
 from salience.networks import backbone, weight_files
 from salience.networks.losses import split_truth
 from salience.pictures.letterbox import OutputGrid, postprocess, preprocess, read_input
@@ -219,25 +218,8 @@ def predict(
     if not density:
         return saliency_map
     card = getattr(model, "card", {"path": model.name})
-    calibration = densities.calibration_of(card, card["path"])
-    if calibration is None:
-        tell(densities.missing_line(card["path"]))
-    return densities.log_density(saliency_map, calibration or IDENTITY)
-
-
-def log_density(
-    model: keras.Model, image: str | Path | NDArray | Image, rgb: bool = False
-) -> NDArray[np.floating]:
-    """Return the natural logarithm of the density of fixations on a picture.
-
-    It is that of `predict` with `density`: of the map, calibrated if its weights are.
-
-    Args, Raises: see `predict`.
-
-    Returns:
-        [rows, columns] of the picture, float32; the exponentials sum to 1.
-    """
-    return predict(model, image, rgb, density=True)
+    calibration = densities.calibration_or_identity(card, card["path"], tell)
+    return densities.log_density(saliency_map, calibration)
 
 
 def config_of(card: dict[str, Any], path: Path) -> Config:

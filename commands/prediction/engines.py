@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salience.measures.adaptation import IDENTITY, Adaptation, load_named
-from salience.measures.density import calibration_of, missing_line
+from salience.measures.density import calibration_or_identity
 from salience.pictures.letterbox import OutputGrid, of_both_ways
 from salience.system import cache, quiet
 from salience.system.arrays import Array
@@ -231,10 +231,7 @@ def calibration(weights: Path, say: Callable[[str], None]) -> Adaptation:
     """
     from salience.networks import weight_files  # here: it imports h5py
 
-    found = calibration_of(weight_files.read_card(weights), weights)
-    if found is None:
-        say(missing_line(weights))
-    return found or IDENTITY
+    return calibration_or_identity(weight_files.read_card(weights), weights, say)
 
 
 def fastest() -> str:

@@ -17,7 +17,6 @@ from commands.prediction import engines
 from commands.regions.measured import Measured, Row, measure_all, with_keys
 from commands.regions.pairs import Pair, pairs
 from commands.settings import RegionsConfig
-from salience.measures.adaptation import load_named
 from salience.measures.significance import compare_metrics, mean_interval
 from salience.networks import weight_files
 from salience.system.errors import UserError, did_you_mean
@@ -122,13 +121,10 @@ def load_engine(
     """
     weights = weight_files.choose(settings.weights, settings.weights_dir, say)
     name = engines.choose(settings.engine)
-    to_density = (
-        load_named(settings.adaptation, weights, say)
-        if settings.adaptation
-        else engines.calibration(weights, notes.explain)
-    )
     engine = engines.load_adapted(name, weights, settings.adaptation, settings.mirror, say)
-    return dataclasses.replace(engine, calibration=to_density)
+    if settings.adaptation:  # the engine's calibration, too
+        return engine
+    return dataclasses.replace(engine, calibration=engines.calibration(weights, notes.explain))
 
 
 def results_of(

@@ -8,6 +8,7 @@ log-densities among the maps of other programs.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -105,9 +106,23 @@ def calibration_of(card: dict[str, Any], where: object) -> Adaptation | None:
         raise UserError(f"{where}: the calibration of its card: {error}") from error
 
 
-def missing_line(where: object) -> str:
-    """Return the message for weights without a calibration."""
-    return (
-        f"{where} has no calibration, so densities are its maps scaled to a sum of 1 "
-        "(`calibrate` fits one to fixations)"
-    )
+def calibration_or_identity(
+    card: dict[str, Any], where: object, say: Callable[[str], None]
+) -> Adaptation:
+    """Return the calibration in the card of a weights file; the identity, and a message, without.
+
+    Args:
+        card: the card.
+        where: the weights file, for messages.
+        say: called with the message.
+
+    Raises:
+        UserError: the field is not a calibration.
+    """
+    found = calibration_of(card, where)
+    if found is None:
+        say(
+            f"{where} has no calibration, so densities are its maps scaled to a sum of 1 "
+            "(`calibrate` fits one to fixations)"
+        )
+    return found or IDENTITY

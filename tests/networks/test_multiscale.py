@@ -9,7 +9,7 @@ import model
 from commands.training import objective, train, validation
 from commands.training.devices import Devices
 from config import resolve
-from model import grid_of, load_model, log_density, predict
+from model import grid_of, load_model, predict
 from salience.networks import backbone, multiscale
 from salience.networks.losses import nll
 from salience.system.errors import UserError
@@ -203,7 +203,7 @@ def test_features_at_all_scales_go_through_the_cache(two_sets, monkeypatch, tmp_
 
 def test_log_density_sums_to_one(rng):
     image = rng.integers(0, 256, (30, 50, 3), dtype=np.uint8)
-    found = log_density(built(), image)
+    found = predict(built(), image, density=True)
     assert found.shape == (30, 50)
     assert np.exp(found.astype(float)).sum() == pytest.approx(1, rel=1e-4)
 
