@@ -15,7 +15,7 @@ from commands.prediction.engines import Engine
 from commands.regions.pairs import Pair, Version
 from salience.data.regions import Region, Window
 from salience.measures.density import log_density
-from salience.measures.region_shares import Looks, observed, predicted, ranks
+from salience.measures.region_shares import FixatedPixels, observed, predicted, ranks
 from salience.pictures.headers import room
 from salience.pictures.letterbox import postprocess, read_input
 from salience.pictures.reading import sample_image
@@ -184,11 +184,11 @@ def add_observed(
 ) -> None:
     """Add to each row what its region gets of the observed fixations."""
     assert sample.fixations is not None
-    looks = Looks.on_picture(
+    fixated = FixatedPixels.on_picture(
         shape, sample.fixations, sample.subjects, sample.times, sample.durations
     )
     for row, window in zip(rows, windows.values(), strict=True):
-        found = dataclasses.asdict(observed(looks, window))
+        found = dataclasses.asdict(observed(fixated, window))
         row |= {f"observed_{name}": value for name, value in found.items()}
 
 

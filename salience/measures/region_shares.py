@@ -69,7 +69,7 @@ def ranks(peaks: Sequence[float]) -> list[int | None]:
 
 
 @dataclass(frozen=True)
-class Looks:
+class FixatedPixels:
     """The fixations on a picture, without those outside.
 
     Attributes:
@@ -92,7 +92,7 @@ class Looks:
         subjects: NDArray | None = None,
         times: NDArray | None = None,
         durations: NDArray | None = None,
-    ) -> "Looks":
+    ) -> "FixatedPixels":
         """Return the fixations of a sample that fall on a picture of a shape (rows, columns).
 
         Args:
@@ -127,25 +127,25 @@ class Observed:
     dwell_ms: float = NAN
 
 
-def observed(looks: Looks, window: Window) -> Observed:
+def observed(fixated: FixatedPixels, window: Window) -> Observed:
     """Return what a region gets of the fixations on its picture.
 
     Args:
-        looks: the fixations.
+        fixated: the fixations.
         window: pixels of the region.
     """
-    inside = window.holds(looks.cells)
+    inside = window.holds(fixated.cells)
     if not inside.size:
         return Observed()
     share = float(inside.mean())
-    if looks.subjects is None:
+    if fixated.subjects is None:
         return Observed(share)
-    observers = [looks.subjects == who for who in np.unique(looks.subjects)]
+    observers = [fixated.subjects == who for who in np.unique(fixated.subjects)]
     return Observed(
         share,
         float(np.mean([bool(inside[own].any()) for own in observers])),
-        _mean([_least(looks.times, own & inside) for own in observers]),
-        _mean([_total(looks.durations, own, inside) for own in observers]),
+        _mean([_least(fixated.times, own & inside) for own in observers]),
+        _mean([_total(fixated.durations, own, inside) for own in observers]),
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from salience.data.regions import Region, corners
-from salience.measures.region_shares import Looks, observed, predicted
+from salience.measures.region_shares import FixatedPixels, observed, predicted
 
 SHAPE = (12, 16)
 
@@ -38,8 +38,8 @@ def test_a_region_without_a_pixel_gets_nothing(density, box):
     found = predicted(density, window(*box))
     assert (found.share, found.area, found.x, found.y) == (0, 0, -1, -1)
     assert np.isnan(found.peak)
-    looks = Looks.on_picture(SHAPE, np.array([[3.0, 3.0]]), np.array([0]))
-    assert observed(looks, window(*box)).share == 0
+    fixated = FixatedPixels.on_picture(SHAPE, np.array([[3.0, 3.0]]), np.array([0]))
+    assert observed(fixated, window(*box)).share == 0
 
 
 LOOKS = {
@@ -53,29 +53,29 @@ LOOKS = {
 
 
 def test_observed_is_what_can_be_counted_by_hand():
-    looks = Looks.on_picture(SHAPE, **LOOKS)
-    assert len(looks.cells) == 6  # one is outside
-    found = observed(looks, window(4, 4, 1, 2))  # the pixels at column 4, rows 4 and 5
+    fixated = FixatedPixels.on_picture(SHAPE, **LOOKS)
+    assert len(fixated.cells) == 6  # one is outside
+    found = observed(fixated, window(4, 4, 1, 2))  # the pixels at column 4, rows 4 and 5
     assert found.share == pytest.approx(3 / 6)
     assert found.looked == pytest.approx(2 / 3)
     assert found.first_ms == pytest.approx((300 + 100) / 2)
     assert found.dwell_ms == pytest.approx((300 + 120 + 0) / 3)
     # the first look of observer 2 has no known time; observer 1's look has no known duration
-    found = observed(looks, window(8, 8, 3, 3))
+    found = observed(fixated, window(8, 8, 3, 3))
     assert found.first_ms == pytest.approx(400)
     assert found.dwell_ms == pytest.approx((0 + 0 + 80) / 3)
 
 
 def test_what_is_not_recorded_is_nan_and_not_zero():
     box = window(4, 4, 1, 2)
-    alone = observed(Looks.on_picture(SHAPE, LOOKS["fixations"]), box)
+    alone = observed(FixatedPixels.on_picture(SHAPE, LOOKS["fixations"]), box)
     assert alone.share == pytest.approx(3 / 6)
     assert np.isnan([alone.looked, alone.first_ms, alone.dwell_ms]).all()
-    untimed = observed(Looks.on_picture(SHAPE, LOOKS["fixations"], LOOKS["subjects"]), box)
+    untimed = observed(FixatedPixels.on_picture(SHAPE, LOOKS["fixations"], LOOKS["subjects"]), box)
     assert untimed.looked == pytest.approx(2 / 3)
     assert np.isnan([untimed.first_ms, untimed.dwell_ms]).all()
-    nobody = observed(Looks.on_picture(SHAPE, np.zeros((0, 2))), box)
+    nobody = observed(FixatedPixels.on_picture(SHAPE, np.zeros((0, 2))), box)
     assert np.isnan(nobody.share)
-    unseen = observed(Looks.on_picture(SHAPE, **LOOKS), window(0, 11, 1, 1))
+    unseen = observed(FixatedPixels.on_picture(SHAPE, **LOOKS), window(0, 11, 1, 1))
     assert (unseen.share, unseen.looked, unseen.dwell_ms) == (0, 0, 0)
     assert np.isnan(unseen.first_ms)
