@@ -41,7 +41,7 @@ class System:
         recipe: the published settings, as fields of Config; other fields keep their defaults.
         own_loss: whether the published loss belongs to this system alone.
         takes_any_backbone: whether backbones other than the recipe's are supported.
-        adapts_vgg: whether Theano's pooling and fixed blocks are supported on a VGG.
+        pools_as_theano: whether Theano's pooling is supported on a VGG.
         fixes_blocks: whether fixed blocks of a VGG are supported.
         has_numbers: whether the network has numbers of each data set that it is trained on.
         has_light_decoder: whether the decoder exists with a quarter of its channels.
@@ -55,7 +55,7 @@ class System:
     recipe: dict[str, Any]
     own_loss: bool = False
     takes_any_backbone: bool = False
-    adapts_vgg: bool = False
+    pools_as_theano: bool = False
     fixes_blocks: bool = False
     has_numbers: bool = False
     has_light_decoder: bool = False
@@ -98,7 +98,8 @@ SYSTEMS = {
         },
         own_loss=True,
         takes_any_backbone=True,
-        adapts_vgg=True,
+        pools_as_theano=True,
+        fixes_blocks=True,
     ),
     "salnet-deep": System("salience.networks.salnet", 4, SALNET, random_unless_named=True),
     "salnet-half": System("salience.networks.salnet", 4, SALNET, random_unless_named=True),
@@ -691,11 +692,10 @@ class Config(TruthConfig):
                 f"--backbone {self.backbone} does not fit {self.model}. It is for "
                 f"{', '.join(name for name in SYSTEMS if SYSTEMS[name].takes_any_backbone)}."
             )
-        on_vgg = self.own.adapts_vgg and BACKBONES[self.backbone].is_vgg
-        if self.theano_pooling and not on_vgg:
+        on_vgg = BACKBONES[self.backbone].is_vgg
+        if self.theano_pooling and not (self.own.pools_as_theano and on_vgg):
             raise UserError("--theano_pooling is for mlnet on vgg16 or vgg19.")
-        fixes = self.own.fixes_blocks and BACKBONES[self.backbone].is_vgg
-        if self.fixed_blocks and not (on_vgg or fixes):
+        if self.fixed_blocks and not (self.own.fixes_blocks and on_vgg):
             raise UserError("--fixed_blocks is for mlnet and multiscale on vgg16 or vgg19.")
         if not self.scales or not self.readout:
             raise UserError("--scales and --readout each need at least one value.")
