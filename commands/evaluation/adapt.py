@@ -16,12 +16,11 @@ import numpy as np
 from commands.evaluation.map_sources import ModelMaps, maps_to_fit
 from commands.evaluation.rows import Evaluation, adapted_row, model_row, score_rows
 from commands.evaluation.score_log import LOG, ScoreLog
-from commands.evaluation.scored_split import load_split, note_training_pictures
+from commands.evaluation.scored_split import load_part, load_split, note_training_pictures
 from commands.evaluation.tables import DIGITS, metric_definitions, write_per_image
 from commands.pages import figures
 from commands.pages.report import verdict
 from commands.settings import AdaptConfig
-from salience.data import loading
 from salience.measures.adaptation import (
     LEAST_PICTURES,
     AdaptationFit,
@@ -81,14 +80,7 @@ def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str,
     notes = Notes()
     weights = weight_files.choose(settings.weights, settings.weights_dir, say)
     split = load_split(settings, settings.split, notes)
-    training = loading.load(
-        settings.dataset,
-        settings.data,
-        "train",
-        settings.plan,
-        settings.out_of_bounds,
-        columns=settings.columns,
-    )
+    training = load_part(settings, "train")
     if max(settings.n) > len(training):
         raise UserError(
             f"--n {max(settings.n)}: the train split of {settings.dataset} has {len(training)} "

@@ -28,12 +28,11 @@ from commands.evaluation.rows import (
     score_rows,
 )
 from commands.evaluation.score_log import LOG, ScoreLog
-from commands.evaluation.scored_split import load_split
+from commands.evaluation.scored_split import load_part, load_split
 from commands.evaluation.tables import metric_definitions, write_per_image
 from commands.pages import figures
 from commands.pages.report import write_probe_page
 from commands.settings import ProbeConfig
-from salience.data import loading
 from salience.measures.references import TruthSplit
 from salience.measures.ridge import PENALTIES, Moments, RidgeFit, solve
 from salience.networks import backbone
@@ -201,17 +200,7 @@ def probe(settings: ProbeConfig, say: Callable[[str], None] = tell) -> dict[str,
     started, notes = time.monotonic(), Notes()
     make_folder(settings.output)
     split = load_split(settings, settings.split, notes)
-    training, validation = (
-        loading.load(
-            settings.dataset,
-            settings.data,
-            part,
-            settings.plan,
-            settings.out_of_bounds,
-            columns=settings.columns,
-        )
-        for part in ("train", "val")
-    )
+    training, validation = (load_part(settings, part) for part in ("train", "val"))
     if settings.split != "test":
         notes.explain(f"Scored on {settings.split}, which the read-outs were fitted on.")
     readouts, seconds = [], {}

@@ -7,6 +7,7 @@ from typing import Any
 from commands.settings import ScoringConfig
 from config import Config
 from salience.data import loading
+from salience.data.plan import Plan
 from salience.measures.metrics import metric_names
 from salience.measures.references import TruthSplit
 from salience.pictures.fixations import are_within
@@ -55,6 +56,27 @@ def load_split(settings: ScoringConfig, split: str, notes: Notes) -> TruthSplit:
             counted = "only metrics from maps count" if sample.map else "no metric counts"
             notes.add(f"pictures without {without}: {counted} them", sample.name)
     return found
+
+
+def load_part(settings: ScoringConfig, split: str, plan: Plan | None = None) -> list[Sample]:
+    """Return the samples of a split of the data set, to fit on or to compare with.
+
+    Args:
+        settings: settings of the scoring.
+        split: train, val or test.
+        plan: division into splits; default: that of the settings.
+
+    Raises:
+        UserError: the data set or the split cannot be used.
+    """
+    return loading.load(
+        settings.dataset,
+        settings.data,
+        split,
+        plan or settings.plan,
+        settings.out_of_bounds,
+        columns=settings.columns,
+    )
 
 
 def truth_of(split: TruthSplit, settings: ScoringConfig) -> dict[str, Any]:
@@ -140,15 +162,7 @@ def note_training_pictures(
         used: set[Path | Stored | str] = set()
         for plan in plans:
             with suppress(UserError):  # the part has no pictures here
-                found = loading.load(
-                    settings.dataset,
-                    settings.data,
-                    part,
-                    plan,
-                    settings.out_of_bounds,
-                    columns=settings.columns,
-                )
-                used |= {identity(sample) for sample in found}
+                used |= {identity(sample) for sample in load_part(settings, part, plan)}
         for sample in split.samples:
             if identity(sample) in used:
                 notes.add(f"WARNING: scored pictures {use}", sample.name)
