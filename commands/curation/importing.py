@@ -171,9 +171,10 @@ def write(
         sigmas: pixels of one degree by the picture's name; empty if unknown.
     """
     found = read.found
+    groups = grouped(found)
     target = make_folder(made / "images", inside=made)
-    with progress(len(grouped(found)), "copying") as bar:
-        for name in grouped(found):
+    with progress(len(groups), "copying") as bar:
+        for name in groups:
             with telling(f"Cannot copy {paths[name]}"):
                 shutil.copyfile(paths[name], target / name)
             bar.update()
@@ -197,7 +198,7 @@ def write(
         "observers": dict(sorted(Counter(one.subject for one in found).items())),
     }
     write_json(made / REPORTS[1], report)
-    draw(found, paths, made / REPORTS[0])
+    draw(groups, paths, made / REPORTS[0])
 
 
 def pictures_in(folder: Path) -> dict[str, Path]:
@@ -439,9 +440,8 @@ def _number(value: float) -> str:
     return f"{value:.3f}".rstrip("0").rstrip(".") if math.isfinite(value) else ""
 
 
-def draw(found: list[Placed], paths: Mapping[str, Path], path: Path) -> None:
+def draw(groups: dict[str, list[Placed]], paths: Mapping[str, Path], path: Path) -> None:
     """Draw the fixations over some pictures, evenly chosen by name."""
-    groups = grouped(found)
     names = sorted(groups)
     step = max(1, math.ceil(len(names) / DRAWN))
     rows: list[Any] = []
@@ -449,4 +449,5 @@ def draw(found: list[Placed], paths: Mapping[str, Path], path: Path) -> None:
         points = np.array([(one.x, one.y) for one in groups[name]])
         who = [one.subject for one in groups[name]]
         rows.append((name, read_image(paths[name]), points, who))
-    figures.fixations_over(rows, path, f"{len(found):,} fixations on {len(names):,} pictures")
+    count = sum(map(len, groups.values()))
+    figures.fixations_over(rows, path, f"{count:,} fixations on {len(names):,} pictures")

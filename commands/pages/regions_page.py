@@ -68,8 +68,10 @@ def render_regions(found: dict[str, Any]) -> str:
     return environment().get_template("regions.html").render(
         values,
         title="Attention to regions",
-        sentence=sentence(values),
-        columns=[column for column in COLUMNS if any(key_of(row, column[0]) for row in rows)],
+        sentence=sentence(rows, values["failing"]),
+        columns=[
+            column for column in COLUMNS if any(row.get(column[0]) is not None for row in rows)
+        ],
         rows=rows[:MOST_ROWS],
         rows_in_all=len(rows),
         widest=max((row["share"] for row in rows), default=0) or 1.0,
@@ -81,11 +83,6 @@ def render_regions(found: dict[str, Any]) -> str:
         precise=precise,
         points=points,
     )  # fmt: skip
-
-
-def key_of(row: Row, key: str) -> bool:
-    """Return whether a row has a value."""
-    return row.get(key) is not None
 
 
 def table_rows(values: Row) -> list[Row]:
@@ -158,21 +155,19 @@ def points(value: float | None) -> str:
     return DASH if value is None else number(100 * value, 1, signed=True)
 
 
-def sentence(values: Row) -> str:
+def sentence(rows: list[Row], failing: list[Row]) -> str:
     """Return the result in a sentence or two."""
-    if values["failing"]:
-        count = len(values["failing"])
+    if failing:
+        count = len(failing)
         return (
             f"{count} region{'s get' if count > 1 else ' gets'} less than --fail_below asks: "
             + "; ".join(
                 f"“{one['name']}” of {one['image']} {precise(one['share'])}, "
                 f"limit {precise(one['least'])}"
-                for one in values["failing"][:3]
+                for one in failing[:3]
             )
             + ("; …" if count > 3 else ".")
         )
-    rows = [{**region, "image": picture["image"]} for picture in values["pictures"]
-            for region in picture["regions"]]  # fmt: skip
     changed = [row for row in rows if row.get("difference") is not None]
     if changed:
         row = max(changed, key=lambda row: abs(row["difference"]))
