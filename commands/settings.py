@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Self
 from config import (
     GAUSSIAN_FIELDS,
     LARGEST_SEED,
-    OWN_SETS,
+    OUT_OF_BOUNDS,
     SYSTEMS,
+    TABLE_SETS,
     TRUTH_FIELDS,
     Config,
     PlanConfig,
@@ -37,6 +38,7 @@ OBJECTIVES = ("ig", "cc", "nss", "kld")
 EXPORTERS = ("eyelink", "tobii", "pupil", "gazepoint", "smi", "csv")
 EYES = ("auto", "left", "right", "both")
 FORMATS = ("onnx", "openvino", "litert", "saved_model")
+DATA_FORMATS, STIMULI = ("pysaliency",), ("files", "pixels")
 
 
 @dataclass(frozen=True)
@@ -662,6 +664,42 @@ class SubsetConfig(PlanConfig):
         check_columns(self.columns, self.dataset)
 
 
+@dataclass(frozen=True)
+class DataExportConfig(PlanConfig):
+    """Write a data set in the files of another program.
+
+    Write the pictures and fixations of a data set as the two HDF5 files of pysaliency, with
+    observers, times and durations. --dataset pysaliency reads them back.
+    """
+
+    trains: ClassVar[bool] = False
+
+    format: str = option("pysaliency", "program that will read the files", choices=DATA_FORMATS,
+                         group="output")  # fmt: skip
+    stimuli: str = option(
+        "files",
+        "pictures by their file names, relative to the HDF5 file (FileStimuli), or their pixels "
+        "inside it (Stimuli)",
+        choices=STIMULI,
+    )
+    output: Path | None = option(None, "folder for the files (required)")
+    dataset: str = shared("dataset", group="data")
+    data: Path | None = shared("data")
+    columns: str = shared("columns")
+    split: str = option(
+        ALL_SPLITS, "part of the data set, or all of it", choices=(*SPLITS, ALL_SPLITS)
+    )
+    out_of_bounds: str = option(
+        "drop",
+        "treatment of fixations outside the picture: drop them, or clip them to its border",
+        choices=OUT_OF_BOUNDS,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_columns(self.columns, self.dataset)
+
+
 def data_of(trained: Config, flags: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of the data set, the split and the ground truth of a training.
 
@@ -675,7 +713,7 @@ def data_of(trained: Config, flags: dict[str, Any]) -> dict[str, Any]:
     if name not in trained.dataset:
         return {}
     truth = {field: getattr(trained, field) for field in TRUTH_FIELDS}
-    if name not in OWN_SETS:  # the training had another data set with tables
+    if name not in TABLE_SETS:  # the training had another data set with tables
         truth["columns"] = ""
     return {**truth, "dataset": name, "data": dict(trained.sets)[name]}
 

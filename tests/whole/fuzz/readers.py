@@ -45,13 +45,13 @@ from scipy.sparse import csc_matrix
 import config
 from commands.evaluation.score_log import ScoreLog
 from commands.preflight import from_tf_config
-from salience.data import feature_store, fixation_files, plan, store, tables
+from salience.data import feature_store, fixation_files, hdf5, plan, store, tables
 from salience.data import points as _points
 from salience.data.recordings import exports, formats
 from salience.data.sets import cat2000, folder, npy, osie, salicon, toronto
 from salience.measures import adaptation
 from salience.measures.adaptation import Adaptation
-from salience.networks import foreign_weights, hdf5, weight_files
+from salience.networks import foreign_weights, weight_files
 from salience.pictures import headers, picture_files
 from salience.system import archives, arrays, files
 from salience.system.cache import Cache, Shelf
