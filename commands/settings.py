@@ -33,7 +33,7 @@ from salience.system.files import is_name
 from salience.system.flags import Checked, option
 
 PROFILES = ("tuebingen", "mit")
-BENCHMARKS = ("mit300", "cat2000", "salicon")
+BENCHMARKS, TUEBINGEN = ("mit300", "cat2000", "salicon"), "tuebingen"
 OBJECTIVES = ("ig", "cc", "nss", "kld")
 EXPORTERS = ("eyelink", "tobii", "pupil", "gazepoint", "smi", "csv")
 EYES = ("auto", "left", "right", "both")
@@ -102,12 +102,26 @@ class ExportMapsConfig(Checked):
     """Write saliency maps in the format of a benchmark's submission.
 
     Predict the test pictures of a benchmark, whose fixations are not public, and write the archive
-    to submit. The archive is read again and checked.
+    to submit. The archive is read again and checked. The format tuebingen is one HDF5 file of
+    log-densities, for the MIT/Tuebingen benchmark and for pysaliency.
     """
 
-    format: str = option("mit300", "the benchmark", choices=BENCHMARKS, group="benchmark")
+    format: str = option(
+        "mit300", "the benchmark", choices=(*BENCHMARKS, TUEBINGEN), group="benchmark"
+    )
     data: Path | None = shared("data", help="folder of the benchmark's pictures")
-    check: Path | None = option(None, "check an existing archive or folder and write nothing")
+    dataset: str | None = shared(
+        "dataset", default=None, help="data set of the pictures, for tuebingen; default: mit300"
+    )
+    split: str = option(
+        "test",
+        "part of the data set, for tuebingen; test is a benchmark's own test pictures",
+        choices=SPLITS,
+    )
+    half: bool = option(False, "write half floats, for tuebingen: a half of the size")
+    check: Path | None = option(
+        None, "check an existing archive, folder or HDF5 file, and write nothing"
+    )
     weights: Path | None = shared("weights", group="maps")
     weights_dir: Path = shared("weights_dir")
     smooth: float = shared("smooth")
@@ -120,6 +134,15 @@ class ExportMapsConfig(Checked):
         1, "pictures per batch", unit="pictures", least=1, group="speed", most=2**16
     )
     workers: int = option(2, "threads that read and write pictures", least=1, most=1024)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        named = self.dataset is not None or self.split != "test" or self.half
+        if named and self.format != TUEBINGEN:
+            raise UserError(
+                f"--dataset, --split and --half are for --format {TUEBINGEN}; {self.format} has "
+                "its own pictures."
+            )
 
 
 @dataclass(frozen=True)
