@@ -110,8 +110,8 @@ class ExportMapsConfig(Checked):
         "mit300", "the benchmark", choices=(*BENCHMARKS, TUEBINGEN), group="benchmark"
     )
     data: Path | None = shared("data", help="folder of the benchmark's pictures")
-    dataset: str | None = shared(
-        "dataset", default=None, help="data set of the pictures, for tuebingen; default: mit300"
+    dataset: str = shared(
+        "dataset", default=BENCHMARKS[0], help="data set of the pictures, for tuebingen"
     )
     split: str = option(
         "test",
@@ -137,7 +137,7 @@ class ExportMapsConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        named = self.dataset is not None or self.split != "test" or self.half
+        named = self.dataset != BENCHMARKS[0] or self.split != "test" or self.half
         if named and self.format != TUEBINGEN:
             raise UserError(
                 f"--dataset, --split and --half are for --format {TUEBINGEN}; {self.format} has "

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from commands.curation.subset import copy
 from commands.settings import DataExportConfig
 from salience.data import hdf5, loading
 from salience.data.plan import ALL_SPLITS
@@ -126,36 +127,35 @@ def write_stimuli(made: Path, final: Path, pairs: list[tuple[str, Sample]], insi
         pairs: split and sample of each stimulus.
         inside: write the pixels into the file (`Stimuli`), not the names (`FileStimuli`).
     """
-    names, shapes = [], []
-    bar = progress(len(pairs), "stimuli")
-    with bar, hdf5.writing(made / STIMULI) as file:
-        for index, (_, sample) in enumerate(pairs):
-            if inside:
+    samples = [sample for _, sample in pairs]
+    attributes: dict[str, Any] = {
+        SPLIT: texts([split for split, _ in pairs]),
+        SIGMA: np.array([sample.sigma_pixels for sample in samples], np.float64),
+    }
+    with hdf5.writing(made / STIMULI) as file, progress(len(pairs), "stimuli") as bar:
+        if inside:
+            for index, sample in enumerate(samples):
                 rgb = sample_image(sample)[..., ::-1]
                 file.create_dataset(str(index), data=rgb, compression="gzip", shuffle=True)
-                names.append(sample.name)
-            else:
-                name, shape = named_picture(sample, made, final)
-                names.append(name)
-                shapes.append(shape)
-            bar.update()
-        attributes: dict[str, Any] = {
-            SPLIT: texts([split for split, _ in pairs]),
-            SIGMA: np.array([sample.sigma_pixels for _, sample in pairs], np.float64),
-        }
-        if inside:
-            attributes["filenames"] = texts(names)
+                bar.update()
+            # for pysaliency's HDF5Model
+            attributes["filenames"] = texts([sample.name for sample in samples])
         else:
-            file.create_dataset("filenames", data=texts(names), dtype=TEXT)
-            rows = file.create_dataset("shapes", (len(shapes),), h5py.vlen_dtype(np.int64))
-            for index, shape in enumerate(shapes):
-                rows[index] = np.array(shape, np.int64)
+            write_names(file, named_pictures(samples, made, final))
         for name, values in attributes.items():
             file.create_dataset(name, data=values, dtype=TEXT if values.dtype == object else None)
         file.attrs["type"] = np.bytes_("Stimuli" if inside else "FileStimuli")
         file.attrs["version"] = np.bytes_("1.1" if inside else "2.1")
         file.attrs["__attributes__"] = np.bytes_(json.dumps(list(attributes)))
         file.attrs["size"] = len(pairs)
+
+
+def write_names(file: h5py.File, pictures: list[tuple[str, tuple[int, ...]]]) -> None:
+    """Write the names and shapes of picture files."""
+    file.create_dataset("filenames", data=texts([name for name, _ in pictures]), dtype=TEXT)
+    rows = file.create_dataset("shapes", (len(pictures),), h5py.vlen_dtype(np.int64))
+    for index, (_, shape) in enumerate(pictures):
+        rows[index] = np.array(shape, np.int64)
 
 
 def texts(values: list[str]) -> NDArray[np.object_]:
@@ -170,33 +170,61 @@ def texts(values: list[str]) -> NDArray[np.object_]:
         raise UserError(f"{error.object!r} is not valid Unicode. Rename the file.") from error
 
 
-def named_picture(sample: Sample, made: Path, final: Path) -> tuple[str, tuple[int, ...]]:
-    """Return a stimulus' file name, relative to the folder, and its shape as pysaliency has it.
+def named_pictures(
+    samples: list[Sample], made: Path, final: Path
+) -> list[tuple[str, tuple[int, ...]]]:
+    """Return the file name of each stimulus, relative to the folder, and its shape.
 
-    A picture that pysaliency would read otherwise (without its EXIF rotation, or with a palette),
-    and one without a file, is written as PNG.
+    Where pysaliency reads all files as we do, they stay where they are. Otherwise all pictures are
+    written into the folder, since pysaliency's HDF5Model expects all names to be equally deep.
     """
-    if isinstance(sample.image, Path) and (shape := plain_shape(sample)):
-        image = real_path(sample.image)
-        try:
-            return os.path.relpath(image, final).replace(os.sep, "/"), shape
-        except ValueError:  # another drive of Windows
-            return str(image), shape
-    picture = sample_image(sample)
-    path = made / PICTURES / f"{sample.name}.png"
-    if path.with_suffix("").suffix.lower() == ".png":
-        path = path.with_suffix("")
+    shapes = [plain_shape(sample) for sample in samples]
+    if None not in shapes:
+        return [
+            (relative(sample.image, final), shape)
+            for sample, shape in zip(samples, shapes, strict=True)
+            if shape and isinstance(sample.image, Path)
+        ]
+    return [written(sample, shape, made) for sample, shape in zip(samples, shapes, strict=True)]
+
+
+def relative(image: Path, folder: Path) -> str:
+    """Return the path of a picture relative to a folder."""
+    try:
+        return os.path.relpath(real_path(image), folder).replace(os.sep, "/")
+    except ValueError:  # another drive of Windows
+        return str(real_path(image))
+
+
+def written(
+    sample: Sample, shape: tuple[int, ...] | None, made: Path
+) -> tuple[str, tuple[int, ...]]:
+    """Write a picture into the folder; return its name and shape.
+
+    A file that pysaliency reads as we do is copied; any other picture becomes a PNG.
+    """
+    path = made / PICTURES / sample.name
+    if shape and isinstance(sample.image, Path):
+        path = path.with_suffix(sample.image.suffix)
+        make_folder(path.parent, inside=made)
+        copy(sample.image, path)
+        return path.relative_to(made).as_posix(), shape
+    if path.suffix.lower() != ".png":
+        path = path.with_name(f"{path.name}.png")
     make_folder(path.parent, inside=made)
+    picture = sample_image(sample)
     write_image(path, picture)
     return path.relative_to(made).as_posix(), picture.shape
 
 
 def plain_shape(sample: Sample) -> tuple[int, ...] | None:
-    """Return the shape of a picture file that pysaliency reads as we do; None for any other."""
+    """Return the shape of a picture file that pysaliency reads as we do; None for any other.
+
+    pysaliency does not apply an EXIF rotation, and reads palettes and further frames as they are.
+    """
     path = sample.image
-    assert isinstance(path, Path)
-    header = read_header(path)
-    if header is None or header.format not in FORMATS:
+    header = read_header(path) if isinstance(path, Path) else None
+    if not isinstance(path, Path) or header is None or header.format not in FORMATS:
         return None
     if header.orientation != 1 and sample.shape in (None, header.shape):
         return None

@@ -33,7 +33,6 @@ from salience.system.terminal import progress
 from salience.system.threads import in_order
 
 TOLERANCE = 0.01  # of the logsumexp, in pysaliency's HDF5Model
-DEFAULT_SET = "mit300"
 
 
 def pictures_of(settings: ExportMapsConfig) -> list[Sample]:
@@ -42,7 +41,7 @@ def pictures_of(settings: ExportMapsConfig) -> list[Sample]:
     Raises:
         UserError: the data set or the split is not there.
     """
-    name = settings.dataset or DEFAULT_SET
+    name = settings.dataset
     module = loading.module_of(name, settings.data)
     if settings.split == "test" and hasattr(module, "submission_pictures"):
         return loading.submission_pictures(name, settings.data)
