@@ -177,8 +177,8 @@ class Opened:
                     f"{self.path} holds {self.type or 'no type of pysaliency'}, but "
                     f"{' or '.join(self.types)} is expected. {SOURCE}"
                 )
-        except UserError:
-            self.file.close()
+        except Exception as error:
+            self.__exit__(type(error), error, None)
             raise
         return self
 
