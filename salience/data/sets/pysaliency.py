@@ -276,11 +276,21 @@ def listed_in(path: Path) -> Listed:
                 f"{path} names {name}, which is not at {path.parent / name}. Names are relative to "
                 "the HDF5 file: move it to its pictures, or export it again."
             )
-    keys = keys_of(files)
+    keys = keys_by_split(files, splits)
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise UserError(f"{path} has two stimuli of the name {twice}; names must differ.")
     return Listed(tuple(keys), () if inside else tuple(files), shapes, splits, sigma)
+
+
+def keys_by_split(files: list[str], splits: tuple[str, ...]) -> list[str]:
+    """Return the keys of picture files; the folder of a split is part of them only if need be."""
+    found: dict[str, list[str]] = {}
+    for name, split in zip(files, splits, strict=False):
+        found.setdefault(split, []).append(name)
+    made = {split: iter(keys_of(names)) for split, names in found.items()}
+    keys = [next(made[split]) for split in splits]
+    return keys if splits and len(set(keys)) == len(keys) else keys_of(files)
 
 
 def keys_of(files: list[str]) -> list[str]:
