@@ -118,7 +118,9 @@ class ExportMapsConfig(Checked):
         "part of the data set, for tuebingen; test is a benchmark's own test pictures",
         choices=SPLITS,
     )
-    half: bool = option(False, "write half floats, for tuebingen: a half of the size")
+    half: bool = option(
+        False, "write half floats, for tuebingen: a quarter of the size, compressed"
+    )
     check: Path | None = option(
         None, "check an existing archive, folder or HDF5 file, and write nothing"
     )
