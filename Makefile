@@ -8,7 +8,7 @@ TOY := --dataset synthetic --rows 240 --cols 320 --init_weights weights/mlnet-os
 	--loss kld --optimizer adam --learning_rate 1e-4 --decay 0 --epochs 2 --precision mixed_bfloat16 \
 	--weights_dir $(DEMO)/weights
 
-.PHONY: demo weights test test-slow coverage fuzz lint lock licences audit clean
+.PHONY: demo weights test test-slow coverage fuzz lint lock licences audit pysaliency clean
 
 # every package at the version and with the hash that the lock names
 INSTALL := pip install --quiet --disable-pip-version-check --require-hashes
@@ -57,7 +57,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/shellcheck --external-sources batch/*.sh .ci/run
+	$(BIN)/shellcheck --external-sources batch/*.sh .ci/run .ci/pysaliency
 
 AUDIT := .venv-audit/bin
 
@@ -90,5 +90,12 @@ audit: .venv-audit/installed
 	$(AUDIT)/python .ci/audit.py requirements/dev.lock requirements/engines.lock \
 		requirements/backends.lock requirements/demo.lock
 
+# what PysaliencyModel needs, apart from the rest: requirements/pysaliency.txt says why
+pysaliency: .venv-pysaliency/installed
+
+.venv-pysaliency/installed: requirements/pysaliency.txt
+	PYTHON="$(PYTHON)" .ci/pysaliency $< "$(CPU_WHEELS)"
+	touch $@
+
 clean:
-	rm -rf .venv .venv-audit runs/demo
+	rm -rf .venv .venv-audit .venv-pysaliency runs/demo

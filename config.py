@@ -192,7 +192,9 @@ SYSTEMS = {
 }
 DATASETS = tuple(sorted(p.stem for p in (HERE / "salience/data/sets").glob("[!_]*.py")))
 BUILT_IN = ("synthetic",)  # data sets without files
-OWN_SETS = ("folder", "npy")  # the user's own data: the name says nothing of the content
+# the user's own data: the name says nothing of the content
+OWN_SETS = ("folder", "npy", "pysaliency")
+TABLE_SETS = ("folder", "npy")  # data sets that may have tables of fixations
 OPTIMIZERS = ("sgd", "adam", "adamw")
 OWN_LOSSES = tuple(name for name, system in SYSTEMS.items() if system.own_loss)
 LOSSES = (*OWN_LOSSES, "kld", "cc", "nss", "nll", "mse", "bce")
@@ -446,7 +448,7 @@ def check_columns(columns: str, dataset: str | tuple[str, ...]) -> None:
         UserError: the text is not ROLE=NAME,..., or all data sets are published ones.
     """
     names = (dataset,) if isinstance(dataset, str) else dataset
-    if parse_columns(columns) and not set(names) & set(OWN_SETS):
+    if parse_columns(columns) and not set(names) & set(TABLE_SETS):
         raise UserError(
             f"--columns {columns} names columns of your own table, which --dataset "
             f"{' '.join(names)} does not have: use --dataset folder."

@@ -28,6 +28,7 @@ from commands.settings import (
     CheckConfig,
     CompareConfig,
     ConvertConfig,
+    DataExportConfig,
     DemoConfig,
     EvaluateConfig,
     ExportConfig,
@@ -183,6 +184,11 @@ COMMANDS = {
         "commands.curation.importing:run",
         "data import --format eyelink report.txt --images shown/ --screen 1920x1080 --output mine",
     ),
+    "data export": Command(
+        DataExportConfig,
+        "commands.curation.exporting:run",
+        "data export --format pysaliency --dataset osie --data PATH --output exported/osie",
+    ),
     "data subset": Command(
         SubsetConfig,
         "commands.curation.subset:run",
@@ -190,7 +196,7 @@ COMMANDS = {
     ),
 }
 # help of command groups, by the first word of their commands
-GROUPS = {"data": "check, prepare, subset and import data sets"}
+GROUPS = {"data": "check, prepare, subset, import and export data sets"}
 
 
 def parser() -> Parser:

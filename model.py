@@ -9,6 +9,7 @@ from salience.system import quiet
 quiet.import_keras()  # first, so that a notebook does not show TensorFlow's log
 
 import importlib
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -281,3 +282,60 @@ def grid_of(model: keras.Model) -> OutputGrid:
     crop = getattr(module, "CROP", {}).get(model.name, 0)
     stride = (model.input_shape[1] - 2 * crop) // model.output_shape[1]
     return OutputGrid(stride, crop, getattr(module, "BLUR", {}).get(model.name, 0.0))
+
+
+def __getattr__(name: str) -> Any:
+    """Return `PysaliencyModel`, which needs pysaliency: it is imported on the first use."""
+    if name == "PysaliencyModel":
+        return pysaliency_model()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@cache
+def pysaliency_model() -> type:
+    """Return the class `PysaliencyModel`, a `pysaliency.Model` of a network.
+
+    `PysaliencyModel(weights)` takes a weights file, a name or a model, as `load_model` has them.
+    Its log-densities are those of `predict`, float64, so that pysaliency's sums are exact.
+
+    Raises:
+        UserError: pysaliency is not installed.
+    """
+    try:
+        pysaliency = importlib.import_module("pysaliency")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"PysaliencyModel needs pysaliency ({error.name} is not installed), which has an "
+            "environment of its own: make pysaliency (docs/PYSALIENCY.md)."
+        ) from error
+
+    class PysaliencyModel(pysaliency.Model):
+        """A network as a model of pysaliency.
+
+        Args:
+            weights: a weights file, a name, or a model of `load_model`; None for the default.
+            of_set: data set whose numbers are used; see `load_model`.
+            options: those of `pysaliency.Model`, such as `caching`.
+        """
+
+        def __init__(
+            self,
+            weights: str | Path | keras.Model | None = None,
+            of_set: str | None = None,
+            **options: Any,
+        ) -> None:
+            super().__init__(**options)
+            built = isinstance(weights, keras.Model)
+            self.network = weights if built else load_model(weights, of_set)
+
+        def _log_density(self, stimulus: NDArray) -> NDArray[np.float64]:
+            """Return the log-density of a stimulus, float64 [rows, columns].
+
+            Args:
+                stimulus: uint8 [rows, columns, 3], red, green, blue; or grey [rows, columns].
+            """
+            pixels = np.asarray(getattr(stimulus, "stimulus_data", stimulus))
+            logs = predict(self.network, pixels, rgb=True, density=True)
+            return logs.astype(np.float64)
+
+    return PysaliencyModel

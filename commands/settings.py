@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Self
 from config import (
     GAUSSIAN_FIELDS,
     LARGEST_SEED,
-    OWN_SETS,
+    OUT_OF_BOUNDS,
     SYSTEMS,
+    TABLE_SETS,
     TRUTH_FIELDS,
     Config,
     PlanConfig,
@@ -32,11 +33,12 @@ from salience.system.files import is_name
 from salience.system.flags import Checked, option
 
 PROFILES = ("tuebingen", "mit")
-BENCHMARKS = ("mit300", "cat2000", "salicon")
+BENCHMARKS, TUEBINGEN = ("mit300", "cat2000", "salicon"), "tuebingen"
 OBJECTIVES = ("ig", "cc", "nss", "kld")
 EXPORTERS = ("eyelink", "tobii", "pupil", "gazepoint", "smi", "csv")
 EYES = ("auto", "left", "right", "both")
 FORMATS = ("onnx", "openvino", "litert", "saved_model")
+DATA_FORMATS, STIMULI = ("pysaliency",), ("files", "pixels")
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,28 @@ class ExportMapsConfig(Checked):
     """Write saliency maps in the format of a benchmark's submission.
 
     Predict the test pictures of a benchmark, whose fixations are not public, and write the archive
-    to submit. The archive is read again and checked.
+    to submit. The archive is read again and checked. The format tuebingen is one HDF5 file of
+    log-densities, for the MIT/Tuebingen benchmark and for pysaliency.
     """
 
-    format: str = option("mit300", "the benchmark", choices=BENCHMARKS, group="benchmark")
+    format: str = option(
+        "mit300", "the benchmark", choices=(*BENCHMARKS, TUEBINGEN), group="benchmark"
+    )
     data: Path | None = shared("data", help="folder of the benchmark's pictures")
-    check: Path | None = option(None, "check an existing archive or folder and write nothing")
+    dataset: str = shared(
+        "dataset", default=BENCHMARKS[0], help="data set of the pictures, for tuebingen"
+    )
+    split: str = option(
+        "test",
+        "part of the data set, for tuebingen; test is a benchmark's own test pictures",
+        choices=SPLITS,
+    )
+    half: bool = option(
+        False, "write half floats, for tuebingen: a quarter of the size, compressed"
+    )
+    check: Path | None = option(
+        None, "check an existing archive, folder or HDF5 file, and write nothing"
+    )
     weights: Path | None = shared("weights", group="maps")
     weights_dir: Path = shared("weights_dir")
     smooth: float = shared("smooth")
@@ -118,6 +136,15 @@ class ExportMapsConfig(Checked):
         1, "pictures per batch", unit="pictures", least=1, group="speed", most=2**16
     )
     workers: int = option(2, "threads that read and write pictures", least=1, most=1024)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        named = self.dataset != BENCHMARKS[0] or self.split != "test" or self.half
+        if named and self.format != TUEBINGEN:
+            raise UserError(
+                f"--dataset, --split and --half are for --format {TUEBINGEN}; {self.format} has "
+                "its own pictures."
+            )
 
 
 @dataclass(frozen=True)
@@ -662,6 +689,42 @@ class SubsetConfig(PlanConfig):
         check_columns(self.columns, self.dataset)
 
 
+@dataclass(frozen=True)
+class DataExportConfig(PlanConfig):
+    """Write a data set in the files of another program.
+
+    Write the pictures and fixations of a data set as the two HDF5 files of pysaliency, with
+    observers, times and durations. --dataset pysaliency reads them back.
+    """
+
+    trains: ClassVar[bool] = False
+
+    format: str = option("pysaliency", "program that will read the files", choices=DATA_FORMATS,
+                         group="output")  # fmt: skip
+    stimuli: str = option(
+        "files",
+        "pictures by their file names, relative to the HDF5 file (FileStimuli), or their pixels "
+        "inside it (Stimuli)",
+        choices=STIMULI,
+    )
+    output: Path | None = option(None, "folder for the files (required)")
+    dataset: str = shared("dataset", group="data")
+    data: Path | None = shared("data")
+    columns: str = shared("columns")
+    split: str = option(
+        ALL_SPLITS, "part of the data set, or all of it", choices=(*SPLITS, ALL_SPLITS)
+    )
+    out_of_bounds: str = option(
+        "drop",
+        "treatment of fixations outside the picture: drop them, or clip them to its border",
+        choices=OUT_OF_BOUNDS,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_columns(self.columns, self.dataset)
+
+
 def data_of(trained: Config, flags: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of the data set, the split and the ground truth of a training.
 
@@ -675,7 +738,7 @@ def data_of(trained: Config, flags: dict[str, Any]) -> dict[str, Any]:
     if name not in trained.dataset:
         return {}
     truth = {field: getattr(trained, field) for field in TRUTH_FIELDS}
-    if name not in OWN_SETS:  # the training had another data set with tables
+    if name not in TABLE_SETS:  # the training had another data set with tables
         truth["columns"] = ""
     return {**truth, "dataset": name, "data": dict(trained.sets)[name]}
 

@@ -116,7 +116,7 @@ def one_rehearsal(monkeypatch):
     """Rehearse the reading of HDF5 files in one process: a new one takes a third of a second."""
     import rehearsal
 
-    monkeypatch.setattr("salience.networks.hdf5.reads_safely", rehearsal.survives)
+    monkeypatch.setattr("salience.data.hdf5.reads_safely", rehearsal.survives)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ Formats and their sources:
   JPEG, but not both in one archive (github.com/matthias-k/saliency-benchmarking, and pysaliency's
   SaliencyMapModelFromArchive). So JPEG is written, at quality 100, which changes values by one
   level of 255, rarely by two. The check accepts PNG, too.
+  Densities: one HDF5 file of log-densities (`commands/prediction/tuebingen.py`).
 * SALICON (LSUN 2017; competitions.codalab.org/competitions/17136, whose upload page needs a login):
   no public page describes the format. Maps are written like those of the data set: 8-bit grey PNG,
   which is lossless, named like the pictures. They are not in a folder, as CodaLab's scorers look at
@@ -30,7 +31,7 @@ import cv2
 import numpy as np
 
 from commands.prediction.inputs import Job
-from commands.settings import ExportMapsConfig
+from commands.settings import TUEBINGEN, ExportMapsConfig
 from config import PredictConfig
 from salience.data.loading import submission_pictures
 from salience.pictures.headers import header_shape
@@ -93,6 +94,8 @@ def export_maps(settings: ExportMapsConfig, say: Callable[[str], None] = tell) -
         UserError: no pictures, no weights, the folder holds maps of another model, or the output
             cannot be written.
     """
+    if settings.format == TUEBINGEN:
+        return export_densities(settings, say)
     samples = submission_pictures(settings.format, settings.data)
     benchmark = BENCHMARK_FORMATS[settings.format]
     if len(samples) != benchmark.pictures:
@@ -139,6 +142,18 @@ def export_maps(settings: ExportMapsConfig, say: Callable[[str], None] = tell) -
     prefix = f"{model}/" if benchmark.in_folder else ""
     write_zip(archive, {prefix + name: folder / name for name in names})
     return report_problems(archive, validate(archive, samples, settings.format), say)
+
+
+def export_densities(settings: ExportMapsConfig, say: Callable[[str], None]) -> list[str]:
+    """Write log-densities in one HDF5 file, or check one; return its problems.
+
+    The arguments and the errors are those of `export_maps`.
+    """
+    from commands.prediction import tuebingen
+
+    samples = tuebingen.pictures_of(settings)
+    path = settings.check or tuebingen.export(settings, samples, say)
+    return report_problems(path, tuebingen.problems_in(path, samples), say)
 
 
 def contents_digest(images: list[Path]) -> str:

@@ -21,7 +21,7 @@ from salience.pictures.fixations import are_within
 from salience.pictures.reading import known_shape
 from salience.pictures.sample import Sample
 from salience.system.errors import UserError
-from salience.system.files import real_path
+from salience.system.files import real_path, split_pair
 from salience.system.terminal import PROGRAM
 
 # Fixations count as relative coordinates, 0 to 1, if this share of them is in that range ...
@@ -162,12 +162,26 @@ def submission_pictures(name: str, root: Path | None) -> list[Sample]:
 
 
 def module_of(name: str, root: Path | None) -> ModuleType:
-    """Return the module of a data set, after a check of its folder.
+    """Return the module of a data set, after a check of its folder or its pair of files.
 
     Raises:
         UserError: no folder is given, or it does not exist.
     """
     module = importlib.import_module(f"salience.data.sets.{name}")
+    takes_pair = getattr(module, "TAKES_PAIR", False)
+    pair = split_pair(root) if root is not None else None
+    if pair and not takes_pair:
+        raise UserError(
+            f"--data names two files, {pair[0]} and {pair[1]}, but {name} is a folder. Two HDF5 "
+            "files are for --dataset pysaliency."
+        )
+    if pair:
+        for path in pair:
+            if not path.is_file():
+                raise UserError(f"{path}: no such file. {module.SOURCE}")
+        return module
+    if takes_pair and root is not None and root.is_file():
+        raise UserError(f"--data {root} is one file, but {name} has two. {module.SOURCE}")
     if module.NEEDS_FILES and root is None:
         raise UserError(f"--data is needed: the folder of {name}. {offer(module.SOURCE)}")
     if module.NEEDS_FILES and root is not None and root.is_file():

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from salience.networks.hdf5 import (
+from salience.data.hdf5 import (
     DAMAGED,
     MOST_BYTES,
     get_child,

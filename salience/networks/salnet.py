@@ -14,7 +14,7 @@ import numpy as np
 from keras import layers, ops
 from numpy.typing import NDArray
 
-from salience.networks import hdf5
+from salience.data import hdf5
 from salience.networks.settings import NetworkSettings
 from salience.system.arrays import UNREADABLE, read_arrays
 from salience.system.errors import UserError

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from salience.networks import foreign_weights, hdf5, provenance
+from salience.data import hdf5
+from salience.networks import foreign_weights, provenance
 from salience.system.errors import UserError, did_you_mean
 from salience.system.files import (
     HERE,

@@ -25,6 +25,7 @@ from typing import Any
 from salience.system.errors import StorageError, UserError
 
 HERE = Path(__file__).resolve().parents[2]  # the folder of the program
+HDF5_SUFFIXES = (".hdf5", ".h5", ".hdf")
 
 
 def is_installed() -> bool:
@@ -451,6 +452,25 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
 def _as_cell(value: Any) -> Any:
     """Return a value that a spreadsheet does not evaluate as a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def joined_pair(first: Path | str, second: Path | str) -> Path:
+    """Return two HDF5 files as one path, with the separator of PATH between them.
+
+    >>> split_pair(joined_pair("a.hdf5", "b.hdf5"))
+    (PosixPath('a.hdf5'), PosixPath('b.hdf5'))
+    """
+    return Path(f"{first}{os.pathsep}{second}")
+
+
+def split_pair(path: Path | str) -> tuple[Path, Path] | None:
+    """Return the two files of `joined_pair`; None for any other path."""
+    text = str(path)
+    for at in (at for at, sign in enumerate(text) if sign == os.pathsep):
+        first, second = text[:at], text[at + 1 :]
+        if first.lower().endswith(HDF5_SUFFIXES) and second:
+            return Path(first), Path(second)
+    return None
 
 
 def is_name(text: str) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from salience.system.errors import UserError, did_you_mean, printable
+from salience.system.files import HDF5_SUFFIXES, joined_pair
 
 TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}  # of a size
@@ -238,6 +239,26 @@ def typed_flags(settings: Any) -> list[str]:
     return words + flags
 
 
+def with_pairs(words: list[str]) -> list[str]:
+    """Return arguments in which two HDF5 files in a row after --data are one, see `joined_pair`.
+
+    >>> with_pairs(["check", "--data", "a.hdf5", "b.hdf5", "--output", "c"]) == [
+    ...     "check", "--data", str(joined_pair("a.hdf5", "b.hdf5")), "--output", "c"]
+    True
+    """
+    found: list[str] = []
+    flag, first = "", False  # the flag that the words follow; whether a pair may end here
+    for word in words:
+        flag = word if word.startswith("--") else flag
+        is_file = word.lower().endswith(HDF5_SUFFIXES) and flag == "--data"
+        if first and is_file:
+            found[-1], first = str(joined_pair(found[-1], word)), False
+        else:
+            found.append(word)
+            first = is_file
+    return found
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that accepts --a-b for --a_b, and suggests the nearest flag or choice."""
 
@@ -247,7 +268,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the arguments, with - and _ equivalent in a flag's name."""
-        words = list(sys.argv[1:] if args is None else args)
+        words = with_pairs(list(sys.argv[1:] if args is None else args))
         truths = {f for a in self._actions if a.type is parse_bool for f in a.option_strings}
         positional = any(not action.option_strings for action in self._actions)
         for i, word in enumerate(words):

@@ -6,7 +6,7 @@ import select
 import subprocess
 from pathlib import Path
 
-from salience.networks import hdf5
+from salience.data import hdf5
 
 FIRST_SECONDS, SECONDS = 30, 2  # for an answer: while the process starts, and later
 

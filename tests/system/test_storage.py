@@ -197,6 +197,9 @@ COMMANDS = {
         *("data", "import", at / "export.csv", "--images", at / "pictures"),
         *("--output", out / "imported"),
     ],
+    "data export": lambda at, out: [
+        *("data", "export", "--dataset", "synthetic", "--split", "val", "--output", out / "sent"),
+    ],
     "export-maps": lambda at, out: [
         *("export-maps", "--format", "cat2000", "--data", at / "benchmark"),
         *("--weights", at / "net.weights.h5", "--output", out),

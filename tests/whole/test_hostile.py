@@ -22,11 +22,11 @@ from scipy.io import loadmat, savemat
 import config
 from commands.evaluation.score_log import ScoreLog
 from commands.preflight import from_tf_config
-from salience.data import fixation_files, store
+from salience.data import fixation_files, hdf5, store
 from salience.data import mat as _mat
 from salience.data import points as _points
 from salience.data.sets import cat2000, salicon
-from salience.networks import foreign_weights, hdf5, weight_files
+from salience.networks import foreign_weights, weight_files
 from salience.system import archives, arrays, files
 from salience.system.errors import LONGEST, UserError
 

@@ -45,13 +45,13 @@ from scipy.sparse import csc_matrix
 import config
 from commands.evaluation.score_log import ScoreLog
 from commands.preflight import from_tf_config
-from salience.data import feature_store, fixation_files, plan, store, tables
+from salience.data import feature_store, fixation_files, hdf5, plan, store, tables
 from salience.data import points as _points
 from salience.data.recordings import exports, formats
-from salience.data.sets import cat2000, folder, npy, osie, salicon, toronto
+from salience.data.sets import cat2000, folder, npy, osie, pysaliency, salicon, toronto
 from salience.measures import adaptation
 from salience.measures.adaptation import Adaptation
-from salience.networks import foreign_weights, hdf5, weight_files
+from salience.networks import foreign_weights, weight_files
 from salience.pictures import headers, picture_files
 from salience.system import archives, arrays, files
 from salience.system.cache import Cache, Shelf
@@ -468,6 +468,56 @@ def _read_hdf5(path: Path) -> None:
     weight_files.read_card(path)
 
 
+# pysaliency's files of stimuli and of fixations, one of which is hostile
+
+
+@cache
+def pysaliency_seeds() -> tuple[bytes, ...]:
+    found = []
+    for kind in ("Stimuli", "FileStimuli", "Fixations", "FixationTrains", "Scanpaths"):
+        with h5py.File("x", "w", driver="core", backing_store=False) as file:
+            file.attrs["type"], file.attrs["version"] = np.bytes_(kind), np.bytes_("1.0")
+            file.attrs["size"] = 2
+            if kind == "Stimuli":
+                for name in "01":
+                    file.create_dataset(name, data=np.ones((6, 8, 3), np.uint8), compression="gzip")
+                file.create_dataset("split", data=["test"] * 2, dtype=h5py.string_dtype())
+            elif kind == "FileStimuli":
+                file.create_dataset("filenames", data=["a.png", "b.png"], dtype=h5py.string_dtype())
+                shapes = file.create_dataset("shapes", (2,), h5py.vlen_dtype(np.int64))
+                shapes[0] = shapes[1] = np.array([6, 8, 3])
+            elif kind == "Fixations":
+                for name in ("x", "y", "t", "n", "subjects"):
+                    file[name] = np.array([0.0, 1.0, 1.0])
+            else:
+                before = "train_" if kind == "FixationTrains" else ""
+                for name in ("xs", "ys", *(["ts"] if before else [])):
+                    file[f"{before}{name}"] = np.array([[1.0, np.nan], [2.0, 3.0]])
+                file["train_ns" if before else "n"] = [0, 1]
+                file["train_subjects" if before else "scanpath_attributes/subject"] = [4, 5]
+                file["lengths"] = [1, 2]
+            file.flush()
+            found.append(file.id.get_file_image())
+    return tuple(found)
+
+
+def read_pysaliency(data: bytes, room: Path) -> None:
+    seeds = pysaliency_seeds()
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(room / name), np.ones((6, 8, 3), np.uint8))
+    path, other = in_file(room / "x.hdf5", data), in_file(room / "y.hdf5", seeds[1])
+    survived = rehearsal.survives(path)
+    with mock.patch.object(hdf5, "reads_safely", lambda one, *_: survived or one == other):
+        with contextlib.suppress(UserError):
+            pysaliency.parse(path, other)
+        with contextlib.suppress(UserError):
+            pysaliency.read_picture(path, 1)
+        try:
+            pysaliency.listed_in(path)
+        except UserError:
+            pysaliency.parse(path, other)  # a seed is one of the two
+
+
 # archives
 
 
@@ -606,6 +656,7 @@ READERS = {
     "config": Reader(config_seeds, make_json, read_config),
     "manifest": Reader(manifest_seeds, make_json, read_manifest),
     "hdf5": Reader(hdf5_seeds, make_hdf5, read_hdf5),
+    "pysaliency": Reader(pysaliency_seeds, damaged, read_pysaliency),
     "archive": Reader(archive_seeds, make_archive, read_archive),
     "features": Reader(feature_seeds, make_features, read_features),
 }

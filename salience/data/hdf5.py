@@ -1,15 +1,17 @@
-"""Safe reading of HDF5 files from unknown sources.
+"""Safe reading of HDF5 files from unknown sources, and writing of large ones.
 
 The HDF5 library trusts the bytes of a file: a damaged file can crash its process or keep it busy
 for ever. Therefore a child process reads the whole file first; this process opens the file only if
 the child succeeds.
 """
 
+import io
 import math
 import os
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salience.system.errors import UserError
-from salience.system.files import HERE, open_regular
+from salience.system.files import HERE, atomic, open_regular
 
 # exceptions that h5py raises on a damaged file
 DAMAGED = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, OverflowError,
@@ -30,9 +32,7 @@ MOST_EXPANSION = 1100  # bytes of data per byte of the file: zlib reaches 1032
 # bytes of memory that the child may take: for the library, and for each byte of the file
 LIBRARY_MEMORY, MEMORY_PER_BYTE = 2**27, 10
 # the child process, which may start in any folder
-CODE = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from salience.networks.hdf5 import main; main()"
-)
+CODE = "import sys; sys.path.insert(0, sys.argv[1]); from salience.data.hdf5 import main; main()"
 # -P: no import from the current folder, which may hold untrusted files
 CHILD = (sys.executable, "-P", "-c", CODE, str(HERE))
 SECONDS, BYTES_A_SECOND = 30, 10**7  # time limit of the child on a busy machine with a slow disk
@@ -74,7 +74,12 @@ def read_everything(path: Path) -> None:
                 with suppress(Exception):
                     read_attribute(item, name)
         with suppress(Exception):
-            (list(item) if isinstance(item, h5py.Group) else read_numbers(item, ""))
+            if isinstance(item, h5py.Group):
+                list(item)
+            elif item.dtype.kind in "OS":
+                read_rows(item, "")
+            else:
+                read_numbers(item, "")
 
     with suppress(Exception), h5py.File(path) as file:
         read("/", file)
@@ -118,11 +123,120 @@ def read_numbers(item: Any, where: str, left: int = MOST_BYTES) -> NDArray:
     """
     if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiu" or item.shape is None:
         raise UserError(f"{where} is not an array of numbers.")
-    if item.is_virtual or item.external:
-        raise UserError(f"{where} stores its data in another file.")
+    refuse_elsewhere(item, where)
     if item.nbytes > min(left, MOST_EXPANSION * item.id.get_storage_size()):
         raise UserError(f"{where} claims {item.size:,} values, more than the file can hold.")
     return np.asarray(item)
+
+
+def read_rows(item: Any, where: str) -> list[Any]:
+    """Return the texts, as bytes, or the arrays of numbers of any length, of a dataset.
+
+    Rows may share their bytes in the file, so that a small file could claim endless data. All rows
+    together may take as many bytes as the file has.
+
+    Args:
+        item: the dataset, [n].
+        where: file and name of the dataset, for errors.
+
+    Raises:
+        UserError: the item is not such a dataset, its data are in another file, or it claims more
+            than the file can hold.
+    """
+    if not isinstance(item, h5py.Dataset) or item.shape is None or len(item.shape) != 1:
+        raise UserError(f"{where} is not a list.")
+    base = h5py.check_vlen_dtype(item.dtype)
+    if item.dtype.kind != "S" and not h5py.check_string_dtype(item.dtype) and (
+        base is None or np.dtype(base).kind not in "fiu"
+    ):  # fmt: skip
+        raise UserError(f"{where} holds neither texts nor numbers.")
+    refuse_elsewhere(item, where)
+    left = int(item.file.id.get_filesize())
+    if item.size > MOST_EXPANSION * item.id.get_storage_size():
+        raise UserError(f"{where} claims {item.size:,} rows, more than the file can hold.")
+    rows = []
+    for i in range(item.size):
+        row = item[i]
+        left -= len(row) if isinstance(row, bytes) else row.nbytes
+        if left < 0:
+            raise UserError(f"{where} claims more than the file can hold.")
+        rows.append(row)
+    return rows
+
+
+def refuse_elsewhere(item: h5py.Dataset, where: str) -> None:
+    """Raise UserError if the data of a dataset are in another file."""
+    if item.is_virtual or item.external:
+        raise UserError(f"{where} stores its data in another file.")
+
+
+class KeptError(io.RawIOBase):
+    """A file for the HDF5 library that keeps an error of writing instead of raising it.
+
+    The library tries again when it closes a file on a full disk, and then ends the process.
+
+    Args:
+        file: the file, open for reading and writing.
+
+    Attributes:
+        error: the first error of writing, or None. After it, nothing is written.
+    """
+
+    def __init__(self, file: io.FileIO) -> None:
+        self.file, self.error = file, None
+
+    def readinto(self, buffer: Any) -> int:
+        """Read bytes into a buffer; return their number."""
+        return self.file.readinto(buffer) or 0
+
+    def write(self, data: Any) -> int:
+        """Write all bytes, or keep the error; return their number."""
+        view = memoryview(data).cast("B")
+        try:
+            at = 0
+            while self.error is None and at < len(view):
+                at += self.file.write(view[at:]) or 0
+        except OSError as error:
+            self.error = error
+        return len(view)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move to a place of the file."""
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the place in the file."""
+        return self.file.tell()
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size of the file, or keep the error."""
+        try:
+            return self.file.truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+    def flush(self) -> None:
+        """Do nothing: the file has no buffer."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[h5py.File]:
+    """Yield a new HDF5 file, which gets its name after the block; its size is not limited.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    with atomic(path) as temporary, temporary.open("wb+", buffering=0) as raw:
+        kept = KeptError(raw)
+        try:
+            with h5py.File(kept, "w") as file:
+                yield file
+        except (OSError, RuntimeError, ValueError):
+            if kept.error is None:
+                raise
+        if kept.error is not None:
+            raise kept.error
 
 
 def memory() -> int:
