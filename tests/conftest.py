@@ -14,12 +14,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # as main.py has it
 # XLA's and oneDNN's own threads would make tiny models slower on two cores, not faster
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+# JAX compiles a tiny network for longer than it runs: without optimisation it takes half the time
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import settings
 
+# a processor as two devices, for JAX in a process of its own
+TWO_DEVICES = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
 PROJECT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("SALIENCY_DATA", PROJECT.parent / "shared" / "data"))
 VGG16 = SHARED.parent / "weights" / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"

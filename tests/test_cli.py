@@ -184,7 +184,7 @@ def test_weights_of_another_size_are_refused_before_anything_is_written(
     other.write_bytes(trained.read_bytes())
     with h5py.File(other, "r+") as file:
         card = json.loads(file.attrs["card"])
-        card["config"]["width"] = 0.5
+        card["config"]["width"] = 0.1
         file.attrs["card"] = json.dumps(card)
     cv2.imwrite(str(tmp_path / "p.png"), picture())
     done = cli("test", "p.png", "--weights", other, code=2)

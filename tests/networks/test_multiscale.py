@@ -170,6 +170,7 @@ def test_sets_are_trained_together_and_each_is_validated_by_its_own_numbers(two_
         load_model(path, "toronto")
 
 
+@pytest.mark.slow
 def test_mean_over_the_sets_may_be_the_criterion(two_sets):
     config = resolve({**two_sets, "criterion": "mean", "epochs": 1})
     [row] = train.train(config, say=lambda line: None).history
@@ -189,6 +190,7 @@ def test_information_gain_of_the_centre_bias_itself_is_zero(two_sets):
     assert not np.allclose(*biases)
 
 
+@pytest.mark.slow
 def test_features_at_all_scales_go_through_the_cache(two_sets, monkeypatch, tmp_path):
     monkeypatch.setenv("SALIENCY_CACHE", str(tmp_path / "cache"))
     losses = []

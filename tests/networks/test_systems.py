@@ -21,8 +21,8 @@ from utilities import preprocess
 SEEDS = 5
 
 
-# all of ResNet-50 takes a minute where the others take seconds
-HEAVY = {"resnet50-decoder"}
+# all of ResNet-50 takes a minute where the others take seconds; three scales are three trunks
+HEAVY = {"resnet50-decoder", "multiscale"}
 
 
 @pytest.fixture(

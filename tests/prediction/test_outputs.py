@@ -37,9 +37,10 @@ def run(trained, tmp_path, capsys):
     """Return a function that runs `test` into tmp_path/out and returns (code, what it said)."""
 
     def go(*words, weights=trained):
-        code = main.main(
-            ["test", *map(str, words), "--weights", str(weights), "--output", f"{tmp_path}/out"]
-        )
+        # to export other weights than the session's takes seconds
+        engine = "auto" if weights == trained else "keras"
+        words = [*words, "--weights", weights, "--output", tmp_path / "out", "--engine", engine]
+        code = main.main(["test", *map(str, words)])
         said = capsys.readouterr()
         return code, said.out + said.err
 

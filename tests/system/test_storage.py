@@ -208,6 +208,10 @@ COMMANDS = {
 }
 
 
+# each reading and each kind of writing once; the others, whose writing is the same, take longer
+QUICK = ("test", "evaluate", "data check")
+MANY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS]
+
 # what lets a command go on where the last flush alone was refused
 GO_ON = {"convert": ["--overwrite"]}
 
@@ -241,7 +245,7 @@ def state(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", MANY)
 def test_a_full_disk_at_any_point_is_one_line_and_the_command_goes_on_later(
     command, inputs, tmp_path, refusals, capsys
 ):
@@ -391,7 +395,7 @@ def fill(folder, left):
     return ballast
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", MANY)
 def test_a_small_disk_that_is_full_is_one_line(command, inputs, disk, capsys):
     """Now with what C libraries meet when they write, and not only when they open."""
     folder = disk("size=2m")

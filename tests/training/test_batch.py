@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import slurm
-from conftest import PROJECT, TINY
+from conftest import PROJECT, TINY, TWO_DEVICES
 
 from batch import submit_array
 from main import parser
@@ -285,8 +285,8 @@ def test_a_failed_task_is_told_and_alone_submitted_again(project, queue):
 def test_two_hosts_and_two_devices_train_as_one_does(project, queue):
     sbatch(queue, "batch/one_gpu.sh", *TRAIN, "--output", "one", KERAS_BACKEND="jax")
     sbatch(queue, "batch/several_hosts.sh", *TRAIN, "--output", "hosts")
-    two = "--xla_force_host_platform_device_count=2"  # a processor as two devices
-    sbatch(queue, "--gpus=2", "batch/several_gpus.sh", *TRAIN, "--output", "gpus", XLA_FLAGS=two)
+    words = ("batch/several_gpus.sh", *TRAIN, "--output", "gpus")
+    sbatch(queue, "--gpus=2", *words, XLA_FLAGS=TWO_DEVICES)
     one, hosts, gpus = (losses(Path(name)) for name in ("one", "hosts", "gpus"))
     assert hosts == pytest.approx(one, rel=1e-4)
     assert gpus == pytest.approx(one, rel=1e-4)

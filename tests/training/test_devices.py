@@ -14,7 +14,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, TWO_DEVICES
 
 from commands import preflight
 from commands.preflight import Place, choose_engine, find_place
@@ -135,7 +135,7 @@ print(len(jax.devices()), float(work(batch)), "all-gather" in work.lower(batch).
 
 def test_each_device_computes_its_share_of_each_part_of_a_batch():
     needs_jax()
-    flags = {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    flags = {"KERAS_BACKEND": "jax", "XLA_FLAGS": TWO_DEVICES}
     words = [sys.executable, "-c", PARTS]
     said = subprocess.run(
         words, cwd=PROJECT, env={**os.environ, **flags}, capture_output=True, text=True
@@ -428,7 +428,7 @@ def pair(tmp_path_factory, own_set):
 def test_devices_and_processes_give_the_losses_of_one_device(tmp_path, own_set, pair):
     """With dropout, flips and a last batch that does not divide; validation is shared out, too."""
     needs_jax()
-    two_devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    two_devices = {"XLA_FLAGS": TWO_DEVICES}
     running = {
         "one": start(tmp_path / "one", own_set, KERAS_BACKEND="jax"),
         "two": start(tmp_path / "two", own_set, "--devices", "2", **two_devices),

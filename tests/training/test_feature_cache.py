@@ -129,7 +129,10 @@ def test_train_writes_the_same_history_and_the_whole_network(cached):
         np.testing.assert_array_equal(plain, kept)
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "resnet50-decoder" else n for n in SIZES],
+)
 def test_every_system_is_cut_where_it_begins_to_learn(name, rng):
     given = {"model": name, "freeze_backbone": True, "backbone_weights": "none", **SIZES[name]}
     model = system_module(name).build(resolve(given))

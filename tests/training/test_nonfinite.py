@@ -116,6 +116,7 @@ def test_what_does_not_help_is_not_tried_for_ever(tiny, spoilt, monkeypatch, pol
         train.train(tiny(on_nan=policy, epochs=5, **THREE_STEPS), **QUIET)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [pytest.param("skip", marks=pytest.mark.slow), "rewind"])
 def test_what_was_left_out_is_known_after_an_interruption(tiny, tmp_path, spoilt, monkeypatch,
                                                           policy):  # fmt: skip

@@ -83,6 +83,7 @@ def test_no_gradient_is_computed_where_nothing_learns():
         assert found == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of the other backends below")
 def test_step_in_parts_or_in_mixed_precision_does_what_the_whole_one_does():
     check_ways(
@@ -166,6 +167,7 @@ def test_weights_of_mixed_precision_load_in_float32_and_go_on_in_another(tiny, t
     assert card["config"]["precision"] == "mixed_float16"
 
 
+@pytest.mark.slow
 def test_bar_and_history_count_pictures_whatever_is_run_at_once(tiny, tmp_path, monkeypatch):
     rows, counts = [], []
     for number, changes in enumerate(

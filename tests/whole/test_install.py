@@ -95,6 +95,7 @@ def wheel(tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_program_its_pages_and_the_networks_in_the_box(wheel):
     assert wheel.name.split("-")[1] == STATED["project"]["version"]
     with zipfile.ZipFile(wheel) as archive:

@@ -61,6 +61,7 @@ def run(notebook, folder):
     )
 
 
+@pytest.mark.slow
 def test_its_cells_run(notebook, trained, tmp_path):
     """With the weights that the program brings, where they are there, or else with tiny ones."""
     if not SHIPPED.exists():
