@@ -88,9 +88,7 @@ def theirs() -> dict[str, Any]:
     centre_bias, gold = (
         np.concatenate(
             [
-                model.log_density(stimuli[i])[
-                    points[i][:, 1].astype(int), points[i][:, 0].astype(int)
-                ]
+                model.log_density(stimuli[i])[tuple(points[i].astype(int).T[::-1])]
                 for i in range(PICTURES)
             ]
         )
