@@ -6,11 +6,12 @@ observers are the gold standard, for metrics from fixations, and the split half,
 maps.
 """
 
+import dataclasses
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
 from typing import TypeVar
@@ -270,13 +271,12 @@ class TruthSplit:
             step = -(-pairs // MOST_PAIRS)
             of_set = fit_gold_standard(self.over_fitted_pictures(self.left_out, whose[::step]))
             if not self.by_picture:
-                return np.array([astuple(of_set)])
-            return np.array(
-                [
-                    astuple(fit_gold_standard([self.left_out(i)], of_set) if compared else of_set)
-                    for i, compared in enumerate(self.compared)
-                ]
-            )
+                return np.array([dataclasses.astuple(of_set)])
+            each = [
+                fit_gold_standard([self.left_out(i)], of_set) if compared else of_set
+                for i, compared in enumerate(self.compared)
+            ]
+            return np.array([dataclasses.astuple(gold) for gold in each])
 
         if not self._gold:
             name = "gold_by_picture" if self.by_picture else "gold_standard"
