@@ -149,6 +149,35 @@ def test_the_flags_profiles_are_the_metrics_profiles():
     assert set(PROFILE_CHOICES) == set(PROFILES)
 
 
+def test_the_rows_of_humans_are_scored_once_for_a_data_set(run, maps, tmp_path, monkeypatch):
+    monkeypatch.setenv("SALIENCY_CACHE", str(tmp_path / "cache"))
+    first, _ = run(maps=maps, human=True)
+    for name in ("SplitHalf", "LeaveOneOut"):
+        monkeypatch.setattr(f"salience.measures.references.{name}.score", None)
+    monkeypatch.setattr("salience.measures.references.fit_gold_standard", None)
+    second, lines = run(maps=maps, human=True)
+    for name in (HALVES, GOLD):
+        np.testing.assert_equal(second.row(name).scores, first.row(name).scores)
+    assert sum("maximise the likelihood" in line for line in lines) == 1
+    with pytest.raises(TypeError):  # other parameters are fitted
+        run(maps=maps, human=True, gold_bandwidth="picture")
+
+
+def test_fixations_of_unknown_observers_have_no_rows_of_humans(run, maps, monkeypatch):
+    nobody = [replace(sample, subjects=None) for sample in samples()]
+    monkeypatch.setattr(loading, "load_to_score", lambda *about: (nobody, {}))
+    done, lines = run(maps=maps, human=True)
+    assert [row.name for row in done.rows] == ["maps", CENTRE_BIAS, UNIFORM]
+    assert np.isnan(list(done.row("maps").share.values())).all()
+    assert sum("no rows of humans: no picture has fixations of two known" in x for x in lines) == 1
+    nobody[0] = replace(nobody[0], subjects=samples()[0].subjects)
+    done, lines = run(maps=maps, human=True)
+    assert done.row(GOLD).means["nss"].pictures == 1
+    assert any(
+        "fixations of fewer than two observers: the rows of humans leave" in x for x in lines
+    )
+
+
 def test_the_table_shows_the_maps_beside_the_references(run, maps, tmp_path):
     done, lines = run(maps=maps, human=True, metrics="all", output=tmp_path / "out")
     assert [row.name for row in done.rows] == ["maps", CENTRE_BIAS, UNIFORM, HALVES, GOLD]
