@@ -283,6 +283,13 @@ class ScoringConfig(TruthConfig):
     )
     metrics: str = option("all", "metrics, as a list such as cc,nss,auc_judd")
     human: bool = option(True, "score the human observers against each other, too")
+    gold_bandwidth: str = option(
+        "set",
+        "what the parameters of the row 'humans, gold standard' are fitted to: all pictures, or "
+        "each picture by itself",
+        choices=("set", "picture"),
+        group="scoring",
+    )
     seed: int = option(
         0,
         "seed of the bootstrap and of the metrics that draw at random",

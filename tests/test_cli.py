@@ -72,7 +72,7 @@ def test_train_test_evaluate_from_end_to_end(shell, cli, tmp_path, pictures):
     rows = json.loads((tmp_path / "eval/metrics.json").read_text())["rows"]
     assert list(rows) == [
         "mlnet-scratch-synthetic", "centre bias", "uniform", "humans, split half",
-        "humans, one from the others",
+        "humans, gold standard",
     ]  # fmt: skip
     assert len((tmp_path / "eval/per_image.csv").read_text().splitlines()) == 1 + 5 * 4
 

@@ -73,9 +73,8 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
     }
     rows = [model_row(source, split) for source in sources.values()]
     log = ScoreLog(settings.output / LOG, settings.overwrite)
-    scored = score_rows(
-        split, rows + all_reference_rows(split), log, notes, settings.seed, settings.workers
-    )
+    rows += all_reference_rows(split, notes)
+    scored = score_rows(split, rows, log, notes, settings.seed, settings.workers)
     evaluation = average_arms(scored, arms, split, settings.seed)
     note_reading(evaluation)
     # runs of the same data set, split and initial weights share their training pictures: read once
@@ -290,11 +289,11 @@ def sentence(comparison: dict[str, Any], metric: str) -> str:
     if clauses:
         lead += ", " + ", and ".join(clauses)
     if share < 0:
-        lead += "; that is worse than a uniform map"
+        lead += "; that is worse than the centre bias"
     elif share == share:
         lead += (
-            f"; that is {share:.0%} of the way from a uniform map to the observers' prediction of "
-            "each other"
+            f"; that is {share:.0%} of the way from the centre bias to the observers' prediction "
+            "of each other"
         )
     return lead + "."
 

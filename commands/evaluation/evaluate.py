@@ -64,7 +64,7 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = tell) -> Eva
         rows.append(tuned_row(settings, source, split, notes, say))
     if settings.optimal:
         rows += density_rows(settings, source, split, say)
-    rows += all_reference_rows(split)
+    rows += all_reference_rows(split, notes)
     log = ScoreLog(settings.output and settings.output / LOG, settings.overwrite)
     evaluation = score_rows(split, rows, log, notes, settings.seed, settings.workers)
     note_reading(evaluation)

@@ -214,7 +214,7 @@ def probe(settings: ProbeConfig, say: Callable[[str], None] = tell) -> dict[str,
             f"pictures, {sum(network.channels.values())} features per cell, read-outs solved in "
             f"{seconds[network.label]:.0f} s"
         )
-    rows = [model_row(readout, split) for readout in readouts] + all_reference_rows(split)
+    rows = [model_row(readout, split) for readout in readouts] + all_reference_rows(split, notes)
     log = ScoreLog(settings.output / LOG, settings.overwrite)
     evaluation = score_rows(split, rows, log, notes, settings.seed, settings.workers)
     note_reading(evaluation)

@@ -18,11 +18,21 @@ from commands.evaluation.score_log import ScoreLog
 from salience.measures.adaptation import IDENTITY, Adaptation
 from salience.measures.metrics import METRICS, PROFILES, Metric
 from salience.measures.optimal import optimal_scores
-from salience.measures.references import HALVED, HALVES, ONE, UNIFORM, Scores, Truth, TruthSplit
+from salience.measures.references import (
+    CENTRE_BIAS,
+    GOLD,
+    HALVES,
+    Scores,
+    Truth,
+    TruthSplit,
+    mark_of,
+    score_names,
+    shelf_key,
+)
 from salience.measures.references import references as reference_rows
 from salience.measures.significance import Interval, mean_interval
 from salience.pictures.fixations import within
-from salience.system.cache import make_key
+from salience.system.cache import Shelf, default_cache, make_key
 from salience.system.errors import UserError
 from salience.system.notes import Notes
 from salience.system.terminal import progress
@@ -56,7 +66,7 @@ class Scored:
         name, kind: name and kind of the row.
         scores: metrics of each picture, in the order of `Evaluation.pictures`.
         means: mean and bootstrap interval by metric.
-        share: position of the mean between the uniform map (0) and the observers (1), by metric.
+        share: position of the mean between the centre bias (0) and the observers (1), by metric.
     """
 
     name: str
@@ -129,12 +139,67 @@ def optimal_row(source: Source, split: TruthSplit, calibration: Adaptation) -> R
     )
 
 
-def all_reference_rows(split: TruthSplit) -> list[Row]:
-    """Return the reference rows of a split."""
-    return [
-        Row(name, "reference", key_of(split, name), lambda truth, _, score=score: score(truth))
-        for name, score in reference_rows(split).items()
-    ]
+def all_reference_rows(split: TruthSplit, notes: Notes) -> list[Row]:
+    """Return the reference rows of a split; those of the observers are kept in the cache.
+
+    Args:
+        split: the pictures.
+        notes: receives a note on the fit of the observers' rows.
+    """
+    if split.without_observers:
+        notes.explain("no rows of humans: no picture has fixations of two known observers")
+    for sample, compared in zip(split.samples, split.compared, strict=True):
+        if split.human and not compared:
+            notes.add(
+                "pictures with fixations of fewer than two observers: the rows of humans leave "
+                "them out",
+                sample.name,
+            )
+    cache = default_cache()
+    shelf = cache.shelf(shelf_key(split))
+    rows = []
+    for name, score in reference_rows(split, shelf).items():
+        if name in (HALVES, GOLD):
+            score = kept(score, cache.shelf(make_key(kept, split.fingerprint, name)))
+        function = lambda truth, _, score=score: score(truth)  # noqa: E731
+        rows.append(Row(name, "reference", key_of(split, name), function))
+        if name == GOLD:
+            notes.explain(gold_line(split))
+    return rows
+
+
+def kept(score: Callable[[Truth], Scores], shelf: Shelf) -> Callable[[Truth], Scores]:
+    """Return a function like `score` that keeps the scores of each picture on a shelf."""
+
+    def scored(truth: Truth) -> Scores:
+        names = score_names(truth.names)
+
+        def computed() -> NDArray:
+            found = score(truth)
+            return np.array([found[name] for name in names])
+
+        values = shelf.get(f"{truth.index:08d}", computed)
+        return dict(zip(names, values.tolist(), strict=True))
+
+    return scored
+
+
+def gold_line(split: TruthSplit) -> str:
+    """Return the parameters of the gold standard as a sentence."""
+    found = split.gold_standards()
+    compared = [i for i, compared in enumerate(split.compared) if compared]
+    each = [found[i if len(found) > 1 else 0] for i in compared]
+    widths = [gold.bandwidth_pixels(split.sigma(i)) for i, gold in zip(compared, each, strict=True)]
+    low, middle, high = np.percentile(widths, (0, 50, 100))
+    span = f" ({low:.1f} to {high:.1f})" if high - low > 0.05 else ""
+    humans, centre, uniform = np.mean(
+        [(gold.humans, gold.centre, gold.uniform) for gold in each], axis=0
+    )
+    return (
+        f"{GOLD}: each observer predicted by the others; a Gaussian of {middle:.1f}{span} pixels, "
+        f"{humans:.1%} fixations of the others, {centre:.1%} centre bias and {uniform:.1%} uniform "
+        f"maximise the likelihood{' of each picture' if len(found) > 1 else ''}"
+    )
 
 
 def key_of(split: TruthSplit, about: str) -> str:
@@ -270,12 +335,13 @@ def gather(
 
 
 def note_reading(evaluation: Evaluation) -> None:
-    """Add notes on references of one observer and on metrics of fewer pictures."""
-    against_one = [m.name for key, m in evaluation.metrics.items() if key in HALVED]
-    if against_one and any(row.name == ONE for row in evaluation.rows):
+    """Add notes on the correction of the split half and on metrics of fewer pictures."""
+    if "cc" in evaluation.metrics and any(row.name == HALVES for row in evaluation.rows):
+        others = [evaluation.metrics[key].name for key in ("sim", "kld")
+                  if key in evaluation.metrics]  # fmt: skip
         evaluation.notes.explain(
-            f"{ONE}: scores of {', '.join(against_one)} are against the map of one observer's few "
-            "fixations; compare the split half instead."
+            f"{HALVES}: CC is corrected to all observers (Spearman-Brown)"
+            + (f"; {' and '.join(others)} are against half of them, uncorrected" if others else "")
         )
     total = len(evaluation.pictures)
     for row in evaluation.rows:
@@ -291,22 +357,19 @@ def note_reading(evaluation: Evaluation) -> None:
 
 
 def attainable_share(means: dict[str, dict[str, Interval]], name: str, metric: str) -> float:
-    """Return the position of a row's mean between the uniform map (0) and the observers (1).
+    """Return the position of a row's mean between the centre bias (0) and the observers (1).
 
-    All three are scored against the same ground truth. For metrics from fixations, it is each
-    observer, predicted by the others. For CC, SIM and KLD, it is the map of half of the observers,
-    predicted by the other half. NaN for metrics without such a reference, or if the reference is
-    not above chance.
+    All three are scored against the same ground truth: for metrics from fixations and CC, all
+    fixations; for SIM and KLD, the map of half of the observers. NaN for metrics without a mark of
+    the observers, or if that mark is not above the centre bias.
     """
-    fixations = METRICS[metric].truth == "fixations"
-    ceiling = means.get(ONE if fixations else HALVES)
-    key = metric if fixations else f"{metric}_vs_half"
-    if not ceiling or UNIFORM not in means or key not in ceiling:
+    mark = mark_of(metric)
+    if not mark or mark[0] not in means or CENTRE_BIAS not in means:
         return float("nan")
-    floor, best = means[UNIFORM][key].mean, ceiling[key]
-    gap = best.mean - floor
-    # the scale needs observers that are significantly better than the uniform map
+    key = mark[1]
+    floor, best = means[CENTRE_BIAS][key].mean, means[mark[0]][key]
+    # the scale needs observers that are significantly better than the centre bias
     nearest = best.low if METRICS[metric].higher_is_better else best.high
     nearest = best.mean if np.isnan(nearest) else nearest  # NaN for a single picture
     is_better = nearest > floor if METRICS[metric].higher_is_better else nearest < floor
-    return (means[name][key].mean - floor) / gap if is_better else float("nan")
+    return (means[name][key].mean - floor) / (best.mean - floor) if is_better else float("nan")

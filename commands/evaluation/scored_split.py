@@ -44,6 +44,7 @@ def load_split(settings: ScoringConfig, split: str, notes: Notes) -> TruthSplit:
         settings.seed,
         settings.workers,
         settings.human,
+        settings.gold_bandwidth == "picture",
     )
     notes.explain(truth_line(truth_of(found, settings)))
     for sample, (fixations, shape) in zip(samples, found.pictures, strict=True):

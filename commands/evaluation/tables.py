@@ -8,7 +8,7 @@ import numpy as np
 
 from commands.evaluation.rows import Evaluation, Scored
 from salience.measures.metrics import Metric, mean_scores
-from salience.measures.references import ONE, Scores
+from salience.measures.references import CENTRE_BIAS, GOLD, HALVES, Scores, mark_of
 from salience.system.files import as_csv, write_json, write_text
 from salience.system.terminal import aligned
 
@@ -25,9 +25,8 @@ def score_table(evaluation: Evaluation, caption: str) -> str:
     columns = aligned(lines).splitlines()
     text = [f"{line}  {variant}".rstrip() for line, variant in zip(columns, variants, strict=True)]
     count = len(evaluation.pictures)
-    ceiling = any(row.name == ONE for row in evaluation.rows)
-    of = "; %: 0 is the uniform map, 100 the observers' prediction of each other"
-    of = of if ceiling else ""
+    marks = [row.name for row in evaluation.rows if row.name in (GOLD, HALVES)]
+    of = "; %: 0 is the centre bias, 100 the row of the humans" if marks else ""
     return "\n".join([f"{caption}: {count} pictures, means [bootstrap 95 %]{of}", *text])
 
 
@@ -125,6 +124,12 @@ def write_per_image(path: Path, evaluation: Evaluation) -> None:
 def metric_definitions(chosen: dict[str, Metric]) -> dict[str, dict[str, Any]]:
     """Return the definition of each metric, for the files."""
     return {
-        key: {"name": m.name, "higher_is_better": m.higher_is_better, "variant": m.variant}
+        key: {
+            "name": m.name,
+            "higher_is_better": m.higher_is_better,
+            "variant": m.variant,
+            "share": f"from {CENTRE_BIAS} to {mark[0]}" if mark else None,
+        }
         for key, m in chosen.items()
+        for mark in [mark_of(key)]
     }

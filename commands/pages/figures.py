@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from salience.measures.metrics import METRICS, Metric
-from salience.measures.references import CENTRE_BIAS, HALVED, HALVES, ONE
+from salience.measures.references import CENTRE_BIAS, mark_of
 from salience.measures.significance import Interval
 from salience.system.files import atomic
 
@@ -215,7 +215,8 @@ def _alignment_panel(
     deep = [row["stage"] for row in rows if row["stride"]]
     # read-outs of several stages are set apart
     places = {stage: i + 0.5 * (stage not in deep) for i, stage in enumerate(stages)}
-    marks = [("people", HALVES if key in HALVED else ONE, "-."), ("centre bias", CENTRE_BIAS, ":")]
+    people = mark_of(key)
+    marks = [("people", people[0] if people else "", "-."), ("centre bias", CENTRE_BIAS, ":")]
     for label, name, style in marks:
         found = [row["means"][key]["mean"] for row in references if row["name"] == name]
         if found:

@@ -223,8 +223,8 @@ def answer(a, b, metric="nss", share=0.8, **difference):
 def test_the_sentence_is_about_the_better_arm_whichever_comes_first():
     assert answer(2.5, 2.0) == (
         "On 9 pictures of osie, a scores NSS 2.500, +0.500 (95 % interval +0.400 to +0.600) "
-        "against b and better in 70% of the pictures; that is 80% of the way from a uniform map to "
-        "the observers' prediction of each other."
+        "against b and better in 70% of the pictures; that is 80% of the way from the centre bias "
+        "to the observers' prediction of each other."
     )
     turned = answer(2.0, 2.5, improved=0.3)
     assert "b scores NSS 2.500, +0.500 (95 % interval +0.400 to +0.600) against a" in turned
@@ -248,7 +248,7 @@ def test_the_sentence_does_not_call_better_what_is_not_significant_or_rounds_to_
 
 def test_the_sentence_gives_a_share_only_of_a_gap():
     assert "of the way" not in answer(2.5, 2.0, share=float("nan"))
-    assert answer(2.5, 2.0, share=-0.2).endswith("; that is worse than a uniform map.")
+    assert answer(2.5, 2.0, share=-0.2).endswith("; that is worse than the centre bias.")
 
 
 def test_the_lines_say_of_each_difference_what_it_is_worth():

@@ -24,7 +24,7 @@ from salience.data import loading
 from salience.measures.adaptation import Adaptation, AdaptationFit
 from salience.measures.density import CALIBRATION, log_density
 from salience.measures.metrics import PROFILES, metric_names
-from salience.measures.references import CENTRE_BIAS, HALVES, ONE, UNIFORM, TruthSplit
+from salience.measures.references import CENTRE_BIAS, GOLD, HALVES, UNIFORM, TruthSplit
 from salience.measures.significance import Interval
 from salience.networks import weight_files
 from salience.pictures.fixations import pixels
@@ -149,21 +149,55 @@ def test_the_flags_profiles_are_the_metrics_profiles():
     assert set(PROFILE_CHOICES) == set(PROFILES)
 
 
+def test_the_rows_of_humans_are_scored_once_for_a_data_set(run, maps, tmp_path, monkeypatch):
+    monkeypatch.setenv("SALIENCY_CACHE", str(tmp_path / "cache"))
+    first, _ = run(maps=maps, human=True)
+    for name in ("SplitHalf", "LeaveOneOut"):
+        monkeypatch.setattr(f"salience.measures.references.{name}.score", None)
+    monkeypatch.setattr("salience.measures.references.fit_gold_standard", None)
+    second, lines = run(maps=maps, human=True)
+    for name in (HALVES, GOLD):
+        np.testing.assert_equal(second.row(name).scores, first.row(name).scores)
+    assert sum("maximise the likelihood" in line for line in lines) == 1
+    with pytest.raises(TypeError):  # other parameters are fitted
+        run(maps=maps, human=True, gold_bandwidth="picture")
+
+
+def test_fixations_of_unknown_observers_have_no_rows_of_humans(run, maps, monkeypatch):
+    nobody = [replace(sample, subjects=None) for sample in samples()]
+    monkeypatch.setattr(loading, "load_to_score", lambda *about: (nobody, {}))
+    done, lines = run(maps=maps, human=True)
+    assert [row.name for row in done.rows] == ["maps", CENTRE_BIAS, UNIFORM]
+    assert np.isnan(list(done.row("maps").share.values())).all()
+    assert sum("no rows of humans: no picture has fixations of two known" in x for x in lines) == 1
+    nobody[0] = replace(nobody[0], subjects=samples()[0].subjects)
+    done, lines = run(maps=maps, human=True)
+    assert done.row(GOLD).means["nss"].pictures == 1
+    assert any(
+        "fixations of fewer than two observers: the rows of humans leave" in x for x in lines
+    )
+
+
 def test_the_table_shows_the_maps_beside_the_references(run, maps, tmp_path):
     done, lines = run(maps=maps, human=True, metrics="all", output=tmp_path / "out")
-    assert [row.name for row in done.rows] == ["maps", CENTRE_BIAS, UNIFORM, HALVES, ONE]
+    assert [row.name for row in done.rows] == ["maps", CENTRE_BIAS, UNIFORM, HALVES, GOLD]
     model = done.row("maps")
     assert 0.5 < model.means["cc"].mean < 1
     assert model.means["cc"].low < model.means["cc"].mean < model.means["cc"].high
     assert done.row(UNIFORM).means["nss"].mean == 0
     assert done.row(CENTRE_BIAS).means["ig"].mean == pytest.approx(0, abs=1e-12)
-    # the share runs from the uniform map to the ceiling that suits the metric
-    for metric, ceiling in (("nss", ONE), ("cc", HALVES), ("kld", HALVES)):
-        key = metric if ceiling == ONE else f"{metric}_vs_half"
-        top, bottom = (done.row(name).means[key].mean for name in (ceiling, UNIFORM))
+    # the share runs from the centre bias to the mark of the observers that suits the metric
+    for metric, mark, key in (
+        ("nss", GOLD, "nss"),
+        ("ig", GOLD, "ig"),
+        ("cc", HALVES, "cc"),
+        ("kld", HALVES, "kld_vs_half"),
+    ):
+        top, bottom = (done.row(name).means[key].mean for name in (mark, CENTRE_BIAS))
         expected = (model.means[key].mean - bottom) / (top - bottom)
         assert model.share[metric] == pytest.approx(expected)
-        assert done.row(ceiling).share[metric] == pytest.approx(1)
+        assert done.row(mark).share[metric] == pytest.approx(1)
+        assert done.row(CENTRE_BIAS).share[metric] == 0
     # no observers' maps to hold these against
     assert np.isnan(model.share["emd"])
     table = next(line for line in lines if "bootstrap 95 %" in line)
@@ -173,7 +207,13 @@ def test_the_table_shows_the_maps_beside_the_references(run, maps, tmp_path):
     written = json.loads((tmp_path / "out/metrics.json").read_text())
     assert written["rows"]["maps"]["means"]["cc"]["mean"] == model.means["cc"].mean
     assert written["metrics"]["kld"]["variant"]
-    assert written["rows"][ONE]["means"]["emd"]["mean"] is None
+    assert written["rows"][GOLD]["means"]["emd"]["mean"] is None
+    assert written["rows"][HALVES]["means"]["nss"]["mean"] is None
+    assert written["metrics"]["ig"]["share"] == "from centre bias to humans, gold standard"
+    assert written["metrics"]["emd"]["share"] is None
+    remarks = " ".join(written["notes"]["remarks"])
+    assert "humans, gold standard: each observer predicted by the others; a Gaussian of " in remarks
+    assert "CC is corrected to all observers (Spearman-Brown); SIM and KLD are against" in remarks
     rows = (tmp_path / "out/per_image.csv").read_text().splitlines()
     assert len(rows) == 1 + 5 * 4
 

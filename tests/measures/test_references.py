@@ -9,17 +9,22 @@ import pytest
 from salience.measures.metrics import cc
 from salience.measures.references import (
     CENTRE_BIAS,
+    GOLD,
     HALVES,
-    ONE,
     UNIFORM,
-    Ceiling,
+    LeaveOneOut,
+    SplitHalf,
     TruthSplit,
+    _predictions,
     folds_of_half,
     folds_of_one,
     references,
+    shelf_key,
+    spearman_brown,
 )
 from salience.pictures.fixations import blurred, count_map, kernel_density, mixture_weights, pixels
 from salience.pictures.sample import Sample
+from salience.system.cache import Cache
 
 SHAPE = (60, 80)
 
@@ -102,22 +107,26 @@ def test_likelihood_gives_a_centre_bias_that_fits_badly_to_the_uniform(guessing)
 
 
 def test_observers_who_agree_are_foretold_and_guessers_are_not(agreeing, guessing):
-    for folds in (folds_of_half, folds_of_one):
-        good, bad = Ceiling.fitted(folds, agreeing), Ceiling.fitted(folds, guessing)
-        assert sum(good.weights) == pytest.approx(1)
-        assert good.weights[0] > 0.9 > 0.3 > bad.weights[0]
-        assert good.score(agreeing.truth(0))["nss"] > 2
-        assert abs(bad.score(guessing.truth(0))["nss"]) < 0.5
-        assert good.score(agreeing.truth(0))["ig"] > 1
+    good, bad = SplitHalf.fitted(agreeing), SplitHalf.fitted(guessing)
+    assert sum(good.weights) == pytest.approx(1)
+    assert good.weights[0] > 0.9 > 0.3 > bad.weights[0]
+    assert good.score(agreeing.truth(0))["cc"] > 0.9 > bad.score(guessing.truth(0))["cc"]
+    (gold,), (blind,) = agreeing.gold_standards(), guessing.gold_standards()
+    assert gold.humans > 0.9 > 0.5 > blind.humans or blind.bandwidth > 4
+    good, bad = references(agreeing)[GOLD], references(guessing)[GOLD]
+    assert good(agreeing.truth(0))["nss"] > 2
+    assert abs(bad(guessing.truth(0))["nss"]) < 0.5
+    assert good(agreeing.truth(0))["ig"] > 1
 
 
 def test_no_observer_is_foretold_from_himself(agreeing):
     """Two observers at two places: each one's map lies where the other looked, and only there."""
     fixations = np.array([[10, 10]] * 5 + [[70, 50]] * 5, np.float32)
     split = TruthSplit([sample_of("0.png", fixations, [0] * 5 + [1] * 5), *agreeing.samples])
+    truth = split.truth(0)
     for folds in (folds_of_one, folds_of_half):
-        ceiling = Ceiling(folds, (1.0, 0.0, 0.0))
-        made = list(ceiling._predictions(split.truth(0)))
+        parts = folds(np.asarray(truth.subjects), truth.seed)
+        made = list(_predictions(truth, parts, 3.0, (1.0, 0.0, 0.0)))
         assert len(made) == 2
         for foretold, density, own in made:
             x, y = own[0].astype(int)
@@ -136,10 +145,11 @@ def test_negatives_of_sauc_are_other_pictures_fixations(agreeing):
 def test_fixations_outside_the_picture_make_no_fold(agreeing):
     fixations = np.array([[10, 10], [12, 10], [500, 500]], np.float32)
     split = TruthSplit([sample_of("0.png", fixations, [0, 1, 2]), *agreeing.samples])
-    ceiling = Ceiling(folds_of_one, (1.0, 0.0, 0.0))
-    assert [own.tolist() for _, _, own in ceiling._predictions(split.truth(0))] == [
-        [[10, 10]], [[12, 10]],
-    ]  # fmt: skip
+    split.names = ("nss",)
+    scores = LeaveOneOut(split.gold_standards()).score(split.truth(0))
+    inside = TruthSplit([sample_of("0.png", fixations[:2], [0, 1]), *agreeing.samples], ("nss",))
+    assert scores == LeaveOneOut(split.gold_standards()).score(inside.truth(0))
+    assert np.isfinite(scores["nss"])
 
 
 @pytest.mark.parametrize(("count", "asked"), [(3, 3), (10, 10), (450, 150)])
@@ -157,7 +167,64 @@ def test_model_and_observers_are_held_against_the_same_halves(agreeing):
     expected = np.mean([cc(truth.halves[0], half) for half in truth.halves])
     assert scores["cc_vs_half"] == pytest.approx(expected)
     halves = references(agreeing)[HALVES](truth)
-    assert halves["cc_vs_half"] == halves["cc"]
+    assert halves["kld_vs_half"] == halves["kld"]
+    assert halves["cc_vs_half"] == pytest.approx(cc(*truth.halves), abs=1e-5)
+
+
+def test_only_the_correlation_of_the_halves_is_corrected_to_all_observers(agreeing):
+    halves = references(agreeing)[HALVES](agreeing.truth(0))
+    assert halves["cc"] == spearman_brown(halves["cc_vs_half"]) > halves["cc_vs_half"]
+    assert halves["sim"] == halves["sim_vs_half"]
+    assert np.isnan([halves[name] for name in ("nss", "ig", "auc_judd", "sauc")]).all()
+    gold = references(agreeing)[GOLD](agreeing.truth(0))
+    assert np.isnan([gold[name] for name in ("cc", "sim", "kld", "kld_vs_half")]).all()
+
+
+def test_twice_as_many_draws_correlate_as_spearman_and_brown_say(rng):
+    signal = rng.normal(size=200_000)
+
+    def correlation(draws):
+        one, other = (signal + rng.normal(size=(draws, len(signal))).mean(axis=0) for _ in range(2))
+        return np.corrcoef(one, other)[0, 1]
+
+    assert spearman_brown(correlation(1)) == pytest.approx(correlation(2), abs=0.01)
+    assert spearman_brown(-0.2) == -0.2
+
+
+def test_the_gold_standard_has_the_likelihood_of_its_fit(agreeing):
+    """The map's IG, over all pictures, is the closed form's at the fixations."""
+    (gold,) = agreeing.gold_standards()
+    score = references(agreeing)[GOLD]
+    gained = np.mean([score(agreeing.truth(i))["ig"] for i in range(10)])
+    centre = np.concatenate([np.log(agreeing.left_out(i).centre) for i in range(10)]).mean()
+    assert gained == pytest.approx((gold.log_likelihood - centre) / np.log(2), abs=0.01)
+
+
+def test_each_picture_may_have_a_gold_standard_of_its_own(agreeing):
+    own = TruthSplit(agreeing.samples, by_picture=True)
+    standards = own.gold_standards()
+    assert len({gold.bandwidth for gold in standards}) == len(own.samples)
+    assert own.fingerprint != agreeing.fingerprint
+    gained = [
+        np.mean([references(split)[GOLD](split.truth(i))["ll"] for i in range(10)])
+        for split in (agreeing, own)
+    ]
+    assert gained[1] > gained[0]
+
+
+def test_the_fits_are_kept(agreeing, tmp_path, monkeypatch):
+    shelf = Cache(tmp_path).shelf(shelf_key(agreeing))
+    first = references(agreeing, shelf)
+    again = TruthSplit(agreeing.samples, profile="mit")  # the fits are the same in each profile
+    moved = TruthSplit(agreeing.samples[1:])
+    for name in ("fit_gold_standard", "mixture_weights"):
+        monkeypatch.setattr(f"salience.measures.references.{name}", None)
+    second = references(again, shelf)
+    truth = agreeing.truth(0)
+    for name in (HALVES, GOLD):
+        np.testing.assert_equal(first[name](truth), second[name](truth))
+    with pytest.raises(TypeError):  # other fixations are fitted anew
+        references(moved, Cache(tmp_path).shelf(shelf_key(moved)))
 
 
 def test_a_picture_that_changed_has_another_fingerprint(tmp_path):
@@ -175,9 +242,8 @@ def test_a_lonely_fixation_does_not_rule_the_ceiling(agreeing, rng):
     fixations = np.concatenate([agreeing.pictures[0][0], [[1.0, 58.0]]]).astype(np.float32)
     subjects = np.append(agreeing.samples[0].subjects, 6)
     split = TruthSplit([sample_of("0.png", fixations, subjects), *agreeing.samples[1:]])
-    scores = Ceiling.fitted(folds_of_one, split).score(split.truth(0))
-    assert scores["ig"] > 0.5
-    assert scores["kld"] < 10  # unmixed, the lonely observer's alone is above 30 nats
+    scores = references(split)[GOLD](split.truth(0))
+    assert scores["ig"] > 0.5  # unmixed, the lonely fixation alone would cost 50 bits
 
 
 def test_folds_part_the_observers_and_miss_none(rng):
@@ -197,9 +263,13 @@ def test_a_picture_with_one_observer_has_no_ceiling(agreeing):
     lonely = sample_of("x.png", [[3, 3], [9, 9]], [0, 0])
     split = TruthSplit([*agreeing.samples, lonely])
     rows = references(split)
-    assert set(rows) == {CENTRE_BIAS, UNIFORM, HALVES, ONE}
-    assert np.isnan(list(rows[ONE](split.truth(10)).values())).all()
-    assert np.isnan(rows[HALVES](split.truth(10))["nss"])
+    assert set(rows) == {CENTRE_BIAS, UNIFORM, HALVES, GOLD}
+    for name in (GOLD, HALVES):
+        assert np.isnan(list(rows[name](split.truth(10)).values())).all()
+    assert split.compared == [True] * 10 + [False]
+    alone = TruthSplit([lonely, sample_of("y.png", [[3, 3]], [1])])
+    assert alone.without_observers
+    assert set(references(alone)) == {CENTRE_BIAS, UNIFORM}
 
 
 def test_kernel_density_is_the_blurred_map_read_at_points(rng):

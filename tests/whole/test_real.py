@@ -10,7 +10,7 @@ from conftest import SHARED, VGG16, needs
 
 from commands.settings import EvaluateConfig
 from config import Config, PredictConfig
-from salience.measures.references import CENTRE_BIAS, HALVES
+from salience.measures.references import CENTRE_BIAS, GOLD, HALVES
 
 pytestmark = [pytest.mark.slow, needs(SHARED / "osie"), needs(VGG16)]
 QUIET = {"say": lambda line: None}
@@ -41,18 +41,20 @@ def test_a_frozen_backbone_learns_attention_from_a_hundred_pictures(small_osie, 
     train(config, **QUIET)
     weights = config.weights_dir / "mlnet-frozen-osie.weights.h5"
     results = evaluate(EvaluateConfig(weights=weights, dataset="osie", data=small_osie), **QUIET)
-    model, centre, halves = (
+    model, centre, halves, gold = (
         {name: interval.mean for name, interval in results.row(row).means.items()}
-        for row in ("mlnet-frozen-osie", CENTRE_BIAS, HALVES)
+        for row in ("mlnet-frozen-osie", CENTRE_BIAS, HALVES, GOLD)
     )
     # a first run gave CC 0.70, NSS 2.47 and AUC 0.885, the centre bias 0.28, 0.81 and 0.730
     assert model["cc"] > 0.55 > 0.45 > centre["cc"]
     assert model["nss"] > 1.8 > 1.3 > centre["nss"]
     assert model["auc_judd"] > centre["auc_judd"] + 0.05
-    # over all 200 test pictures 7 against 8 observers give CC 0.88, NSS 3.57, AUC 0.925, SIM 0.72
-    assert halves["cc"] == pytest.approx(0.88, abs=0.04)
-    assert halves["nss"] == pytest.approx(3.5, abs=0.5)
-    assert halves["auc_judd"] == pytest.approx(0.92, abs=0.02)
+    # over all test pictures 7 against 8 observers give CC 0.88, corrected 0.94, and SIM 0.72; all
+    # but one give NSS 3.9 and AUC 0.93
+    assert halves["cc_vs_half"] == pytest.approx(0.88, abs=0.04)
+    assert halves["cc"] == pytest.approx(0.94, abs=0.03)
+    assert gold["nss"] == pytest.approx(3.9, abs=0.5)
+    assert gold["auc_judd"] == pytest.approx(0.93, abs=0.02)
     assert halves["sim"] == pytest.approx(0.73, abs=0.03)
     assert model["kld"] > halves["kld"]
 
