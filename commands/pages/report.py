@@ -33,6 +33,8 @@ SERIES = 6  # colours of the style sheet; further models repeat them
 SIGNIFICANT = 0.05  # threshold of the corrected p
 MAP_LEVELS = 64  # six bits look the same as eight and halve the size of the PNG
 
+IMAGES = {b"\x89PNG": "png", b"RIFF": "webp"}  # kinds of embedded pictures beside JPEG
+
 Row = dict[str, Any]
 
 _EMPTY: Row = {"differences": [], "notes": [], "rows": [], "gallery": [], "command": "", "date": ""}
@@ -58,7 +60,7 @@ def write_page(path: Path, comparison: dict[str, Any]) -> None:
 def render(comparison: dict[str, Any]) -> str:
     """Return the HTML page of a comparison."""
     comparison = {**_EMPTY, **{k: v for k, v in plain(comparison).items() if v is not None}}
-    script, digest = script_of("report.js", "theme.js")
+    script, digest = script_of("shared.js", "report.js", "theme.js")
     digits = metric_digits(comparison)
     template = environment().get_template("report.html")
     return template.render(
@@ -504,7 +506,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, bytes):
-        kind = "png" if value.startswith(b"\x89PNG") else "jpeg"
+        kind = next((name for start, name in IMAGES.items() if value.startswith(start)), "jpeg")
         return f"data:image/{kind};base64,{base64.b64encode(value).decode()}"
     if value is None or isinstance(value, bool | int):
         return value
