@@ -28,10 +28,10 @@ ROUGHNESS = 0.0015  # largest error of a contour on the page, of the picture's d
 MOST_NAMES = 20  # regions by whose share the page sorts; the dialog shows all
 # figures of a map: key, title, explanation, kind of number (see `regions_page.cell`)
 FIGURES = (
-    ("half", "Area of half the map", "smallest part of the area that holds half of the map", "percent"),
+    ("half", "Area of half the map", "smallest part of the area with half of the map", "percent"),
     ("entropy", "Concentration, bits", "bits below a uniform map: 0 for an even map", "times"),
     ("peak", "Peak over mean", "greatest value divided by the mean", "times"),
-    ("off_centre", "Off centre", "from the picture's to the map's centre, of the diagonal", "percent"),
+    ("off_centre", "Off centre", "picture's to map's centre, share of the diagonal", "percent"),
 )  # fmt: skip
 # figures of two maps
 DIFFERENCES = (
@@ -256,33 +256,22 @@ def sentence(shown: list[Row]) -> str:
     """Return the result in a sentence or two."""
     changed = [one for one in shown if one["differences"].get("moved") is not None]
     if changed:
-        most, least = (
-            function(changed, key=lambda one: one["differences"]["moved"])
-            for function in (max, min)
-        )
-        text = (
-            f"The two maps differ most on {most['name']}: {cell(most['differences']['moved'], 'percent')}"
-            " of the map lies elsewhere."
-        )
+        parts = [(one["differences"]["moved"], one["name"]) for one in changed]
+        (most, name), (least, other) = max(parts), min(parts)
+        share = cell(most, "percent")
+        text = f"The two maps differ most on {name}: {share} of the map lies elsewhere."
         if len(changed) > 1:
-            text += (
-                f" They differ least on {least['name']}: "
-                f"{cell(least['differences']['moved'], 'percent')}."
-            )
+            text += f" They differ least on {other}: {cell(least, 'percent')}."
         return text
     known = [one for one in shown if one["own"]["figures"]["half"] is not None]
     if not known:
         return "No map has any structure." if shown else "No picture has a map."
-    least, most = (
-        function(known, key=lambda one: one["own"]["figures"]["half"]) for function in (min, max)
-    )
+    parts = [(one["own"]["figures"]["half"], one["name"]) for one in known]
+    (least, name), (most, other) = min(parts), max(parts)
     text = (
-        f"The map of {least['name']} is the most concentrated: half of it lies in "
-        f"{cell(least['own']['figures']['half'], 'percent')} of the area."
+        f"The map of {name} is the most concentrated: half of it lies in "
+        f"{cell(least, 'percent')} of the area."
     )
     if len(known) > 1:
-        text += (
-            f" That of {most['name']} is the widest, with "
-            f"{cell(most['own']['figures']['half'], 'percent')}."
-        )
+        text += f" That of {other} is the widest, with {cell(most, 'percent')}."
     return text

@@ -1,7 +1,7 @@
 """The page of `test --page`: collects pictures, maps, regions and other versions from the outputs.
 
-The page is made from the files of the output folder. So it shows pictures of earlier calls, too, and
-nothing is predicted twice.
+The page is made from the files of the output folder. So it shows pictures of earlier calls, too,
+and nothing is predicted twice.
 """
 
 import os
@@ -82,7 +82,7 @@ def write_page(
     assigned = assigned_regions(settings, list(names.values()), notes)
     others: dict[Path, Job] = {}
     if settings.against is not None and jobs:
-        others, failed = other_versions(settings, jobs, notes, say)
+        others, failed = other_versions(settings, jobs, weights, notes, say)
     elif settings.against is not None:
         notes.explain("--against compares pictures: key frames of videos are shown alone.")
     record = MapRecord(settings, weights()) if jobs else None
@@ -207,7 +207,11 @@ def peaks_of(job: Job, saliency_map: NDArray, settings: PredictConfig) -> list[P
 
 
 def other_versions(
-    settings: PredictConfig, jobs: list[Job], notes: Notes, say: Callable[[str], None]
+    settings: PredictConfig,
+    jobs: list[Job],
+    weights: Choose,
+    notes: Notes,
+    say: Callable[[str], None],
 ) -> tuple[dict[Path, Job], int]:
     """Predict what `--against` names; return a job for each picture, and the number without a map.
 
@@ -235,11 +239,11 @@ def other_versions(
         }  # fmt: skip
     else:
         own = replace(own, weights=Path(against))
+        weights = cache(lambda: weight_files.choose(own.weights, own.weights_dir, say))
         pairs = {job.source: Job(job.source, outputs(job), job.shape) for job in jobs}
-    choose = cache(lambda: weight_files.choose(own.weights, own.weights_dir, say))
     say(f"against {against}:")
     failed = predict.write_maps(
-        list(pairs.values()), choose, OutputWriter(own), say, lambda: MapRecord(own, choose())
+        list(pairs.values()), weights, OutputWriter(own), say, lambda: MapRecord(own, weights())
     )
     return pairs, failed
 
@@ -292,7 +296,8 @@ def labels_of(settings: PredictConfig, weights: Choose) -> list[str]:
     against = settings.against or ""
     if not are_pictures(against):
         return [name_of_weights(weights()), name_of_weights(Path(against))]
-    own = settings.images[0] if len(settings.images) == 1 else "these pictures"
+    folders = [text for text in settings.images if Path(text).is_dir()]
+    own = folders[0] if len(folders) == 1 else "these pictures"
     names = [Path(text).name or text for text in (own, against)]
     return names if names[0] != names[1] else [own, against]
 
