@@ -253,12 +253,7 @@ $("controls").addEventListener("input", (event) => {
   Object.assign(view, { by: by === "name" ? by : Number(by), order: $("order").value, name: $("name").value });
   update();
 });
-$("more").addEventListener("click", () => {
-  const before = view.cards;
-  view.cards += CARDS_AT_ONCE;
-  showCards();
-  $("gallery").children[before]?.querySelector("button").focus();
-});
+listenToMore(view, CARDS_AT_ONCE, showCards);
 $("gallery").addEventListener("keydown", (event) => {
   const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   const all = [...$("gallery").querySelectorAll(".open")];

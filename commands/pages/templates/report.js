@@ -142,6 +142,10 @@ function card(row) {
       element("span", {}, `${scored[which].name} `, element("b", {}, text(rows[row].scores[which][metric], metric))),
     );
   }
+  const { people } = metrics[metric];
+  if (people !== null && people !== view.first && people !== view.second) {
+    scores.append(element("span", { title: scored[people].name }, "people ", element("b", {}, text(rows[row].scores[people][metric], metric))));
+  }
   const heading = element("p", { className: "card-metric" }, metrics[metric].name);
   if (view.first !== view.second) {
     heading.append(changeElement("span", row, metric));
@@ -510,12 +514,7 @@ function listen() {
     for (const id of ["low", "high", "name"]) $(id).value = "";
     update();
   });
-  $("more").addEventListener("click", () => {
-    const before = view.cards;
-    view.cards += CARDS_AT_ONCE;
-    showCards();
-    $("gallery").children[before]?.querySelector("button").focus();
-  });
+  listenToMore(view, CARDS_AT_ONCE, showCards);
   for (const [id, by] of [["rows-back", -1], ["rows-on", 1]]) {
     $(id).addEventListener("click", () => {
       view.page += by;

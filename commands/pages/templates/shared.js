@@ -14,6 +14,27 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
+/* ---------- tables ---------- */
+
+/** Say above each table that is wider than its box that there is more to see. */
+for (const box of document.querySelectorAll("main .wide")) {
+  const hint = element("p", { className: "scroll-hint", hidden: true }, "More columns: scroll sideways \u2192");
+  box.before(hint);
+  const watch = new ResizeObserver(() => {
+    hint.hidden = box.scrollWidth <= box.clientWidth + 1;
+  });
+  for (const one of [box, ...box.children]) watch.observe(one);
+}
+
+function listenToMore(view, cardsAtOnce, show) {
+  $("more").addEventListener("click", () => {
+    const before = view.cards;
+    view.cards += cardsAtOnce;
+    show();
+    $("gallery").children[before]?.querySelector("button").focus();
+  });
+}
+
 /* ---------- maps ---------- */
 
 const [COLD, WARM] = [[0x3b, 0x8b, 0xd9], [0xe8, 0x79, 0x2b]]; // of differences; the strength is in the alpha
