@@ -262,7 +262,7 @@ def test_the_best_crop_fits_is_largest_and_keeps_most(saliency_map, aspect):
     assert width >= 1
     assert height >= 1
     assert width == cols or height == rows
-    assert abs(width - height * aspect) <= max(0.5, 0.5 * aspect) or 1 in (width, height)
+    assert abs(width - height * aspect) <= max(0.5, 0.5 * aspect) + 1e-9 or 1 in (width, height)
     kept = [
         saliency_map[j : j + height, i : i + width].sum(dtype=float)
         for j in range(rows - height + 1)
