@@ -127,7 +127,8 @@ function card(row) {
   const open = element("button", { type: "button", className: "open", "aria-label": `Look at ${name}` }, image);
   open.addEventListener("click", () => openDetail(row));
   const strip = element("div", { className: "strip" });
-  const layers = ["truth", view.first, view.second].filter((x, i, all) => all.indexOf(x) === i);
+  const layers = ["truth", view.first, view.second]
+    .filter((x, i, all) => all.indexOf(x) === i && (x === "truth" || picture.maps[x])); // a reference has no map
   for (const layer of layers) {
     const canvas = element("canvas", { role: "img", "aria-label": `${labelOf(layer)}, map` });
     canvas.width = 120;
