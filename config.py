@@ -974,6 +974,26 @@ class PredictConfig(Checked):
     side_by_side: bool = option(
         False, "also write picture, map in colours and overlay side by side in one picture"
     )
+    page: bool = option(
+        False,
+        "also write index.html, one file that shows the pictures with their maps, contours and "
+        "strongest points, and sorts them; of a video, some key frames",
+        group="page",
+    )
+    gallery: int = option(
+        100, "pictures shown on the page, the first ones", unit="pictures", least=1, most=1000
+    )
+    regions: Path | None = option(
+        None,
+        "the shares of these regions on the page, as in the command regions; also writes densities",
+        metavar="FILE",
+    )
+    against: str | None = option(
+        None,
+        "a folder of other versions of the pictures, or other weights (file or name): the page "
+        "shows both side by side with their difference",
+        metavar="WHAT",
+    )
     every: int = option(
         1,
         "predict each N-th frame of a video, and the first after a cut; maps between them are "
@@ -1009,6 +1029,14 @@ class PredictConfig(Checked):
                 f"--shard {self.shard}: expected PART/PARTS, with parts counted from 1, such as "
                 "1/4 to 4/4."
             )
+        if self.page and parts > 1:
+            raise UserError(
+                "--page needs all pictures: repeat the command without --shard when all parts are "
+                "done. Nothing is predicted twice."
+            )
+        for name in ("regions", "against"):
+            if getattr(self, name) is not None and not self.page:
+                raise UserError(f"--{name} {getattr(self, name)} is for the page: add --page.")
 
     @property
     def part(self) -> tuple[int, int]:

@@ -368,8 +368,9 @@ class EvaluateConfig(ScoringConfig):
 
     split: str = option("test", "part of the data set, or all of it", choices=(*SPLITS, ALL_SPLITS))
     output: Path | None = option(
-        None, "folder for metrics.json, per_image.csv and the scores to resume from"
+        None, "folder for metrics.json, per_image.csv, index.html and the scores to resume from"
     )
+    gallery: int = option(24, "pictures shown on the page", unit="pictures", least=0, most=10**4)
     weights: Path | None = shared("weights", group="maps")
     weights_dir: Path = shared("weights_dir")
     maps: Path | None = option(
@@ -516,16 +517,18 @@ class CalibrateConfig(PlanConfig):
 
 @dataclass(frozen=True)
 class CompareConfig(ScoringConfig):
-    """Compare trained runs on the same pictures.
+    """Compare trained runs and weights on the same pictures.
 
-    Score runs on the same pictures, test the significance of their differences, and write an HTML
+    Score them on the same pictures, test the significance of their differences, and write an HTML
     page. The default data set is that of the first run.
     """
 
     inherited: ClassVar[str] = "that of the first run"
     trains: ClassVar[bool] = False
 
-    runs: tuple[Path, ...] = option((), "run folders written by train", words="+")
+    runs: tuple[Path, ...] = option(
+        (), "run folders written by train, weights files, or names of weights", words="+"
+    )
     output: Path = option(
         Path("comparison"), "folder for comparison.json, index.html and the scores"
     )
@@ -533,11 +536,11 @@ class CompareConfig(ScoringConfig):
 
     def training(self) -> Config | None:
         """Return the settings of the first run."""
-        from commands.training.runs import Run
+        from commands.training.runs import run_of
 
         if not self.runs:
             raise UserError("Name the run folders to compare, such as runs/frozen runs/finetuned.")
-        return Run(self.runs[0]).config
+        return run_of(self.runs[0]).config
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ The outputs are `comparison.json`, `per_image.csv` and `index.html`, a self-cont
 
 import dataclasses
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.evaluation.map_sources import ModelMaps
+from commands.evaluation.map_sources import ModelMaps, Source
 from commands.evaluation.rows import (
     Evaluation,
     all_reference_rows,
@@ -28,10 +28,11 @@ from commands.evaluation.score_log import LOG, ScoreLog
 from commands.evaluation.scored_split import load_split, note_training_pictures
 from commands.evaluation.tables import DIGITS, metric_definitions, score_table, write_per_image
 from commands.pages.report import map_png, thumbnail_jpeg, verdict, verdict_text, write_page
-from commands.settings import CompareConfig
-from commands.training.runs import Arm, Run, arms_of, differing_settings
+from commands.settings import CompareConfig, EvaluateConfig
+from commands.training.runs import Arm, Run, arms_of, differing_settings, run_of
+from salience.measures.density import LOG_DENSITY, density_kind
 from salience.measures.metrics import METRICS
-from salience.measures.references import TruthSplit, model_name
+from salience.measures.references import CENTRE_BIAS, TruthSplit, model_name
 from salience.measures.significance import Difference, compare_metrics
 from salience.pictures.reading import sample_density, sample_image
 from salience.system.errors import UserError
@@ -63,7 +64,7 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
     Raises:
         UserError: a run or the data cannot be used, or the output cannot be written.
     """
-    runs = [Run(folder) for folder in settings.runs]
+    runs = [run_of(named) for named in settings.runs]
     arms, notes = arms_of(runs), Notes()
     make_folder(settings.output)
     split = load_split(settings, settings.split, notes)
@@ -94,7 +95,8 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
     write_per_image(settings.output / "per_image.csv", evaluation)
     pictures = gallery_pictures(comparison, evaluation, settings.gallery)
     page = {**comparison, "rows": page_rows(evaluation)}
-    page["gallery"] = list(gallery(pictures, split, arms, sources))
+    shown = {arm.name: sources[arm.runs[0].folder] for arm in arms}
+    page["gallery"] = list(gallery(pictures, split, shown))
     write_page(settings.output / "index.html", page)
     say(f"wrote {settings.output}/index.html, comparison.json and per_image.csv")
     return comparison
@@ -170,10 +172,28 @@ def comparison_values(
     settings: CompareConfig,
 ) -> dict[str, Any]:
     """Return the comparison as JSON values, for the page and the JSON file."""
-    by_name = {arm.name: arm for arm in arms}
-    scored = []
-    for row in evaluation.rows:
-        entry: dict[str, Any] = {
+    names = [arm.name for arm in arms]
+    comparison = page_values(evaluation, names, settings)
+    for entry in comparison["scored"]:
+        for arm in arms:
+            if arm.name == entry["name"]:
+                entry["cost"] = cost(arm, sources[arm.runs[0].folder])
+                entry["config"] = to_json(arm.runs[0].config)
+                entry["history"] = arm.runs[0].history
+                entry["runs"] = [str(run.folder) for run in arm.runs]
+    return comparison
+
+
+def page_values(
+    evaluation: Evaluation, names: list[str], settings: CompareConfig | EvaluateConfig
+) -> dict[str, Any]:
+    """Return an evaluation as JSON values: means of all rows, differences of the named ones.
+
+    Raises:
+        UserError: no metric has a value for every model.
+    """
+    scored = [
+        {
             "name": row.name,
             "kind": row.kind,
             "means": {name: dataclasses.asdict(mean) for name, mean in row.means.items()},
@@ -182,15 +202,10 @@ def comparison_values(
             "config": None,
             "history": None,
         }
-        if row.name in by_name:
-            arm = by_name[row.name]
-            entry["cost"] = cost(arm, sources[arm.runs[0].folder])
-            entry["config"] = to_json(arm.runs[0].config)
-            entry["history"] = arm.runs[0].history
-            entry["runs"] = [str(run.folder) for run in arm.runs]
-        scored.append(entry)
+        for row in evaluation.rows
+    ]
     differences, effects = [], []
-    for before, after in combinations([arm.name for arm in arms], 2):
+    for before, after in combinations(names, 2):
         found = paired(evaluation, before, after, settings.seed)
         # a minus b: the later arm of the command line minus the earlier
         differences += [
@@ -198,7 +213,9 @@ def comparison_values(
             for name, d in found.items()
         ]
         effects.append(effects_by_picture(evaluation, before, after))
-    names = [f"{arm.name}" for arm in arms]
+    if len(names) == 1:
+        alone = effects_by_picture(evaluation, names[0], names[0])
+        effects.append({**alone, "most_gained": [], "most_lost": []})
     comparison = {
         "title": " or ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names),
         "dataset": settings.dataset,
@@ -208,7 +225,8 @@ def comparison_values(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "scoring": to_json(settings),
         "metrics": [
-            {"key": key, **about} for key, about in metric_definitions(evaluation.metrics).items()
+            {**about, "key": key, "people": people_of(evaluation, key), "baseline": CENTRE_BIAS}
+            for key, about in metric_definitions(evaluation.metrics).items()
         ],
         "scored": scored,
         "differences": differences,
@@ -216,6 +234,17 @@ def comparison_values(
         "notes": evaluation.notes.lines(),
     }
     return {**comparison, "sentence": sentence(comparison, main_metric(evaluation))}
+
+
+def people_of(evaluation: Evaluation, metric: str) -> str | None:
+    """Return the name of the row of human observers to compare with in a metric, or None.
+
+    Metrics from maps need a map of several observers: half of them.
+    """
+    rows = [row for row in evaluation.rows if row.kind == "reference" and "humans" in row.name]
+    known = [row.name for row in rows if not np.isnan(row.means[metric].mean)]
+    of_maps = METRICS[metric].truth != "fixations"
+    return min(known, key=lambda name: ("half" in name) != of_maps, default=None)
 
 
 def paired(evaluation: Evaluation, before: str, after: str, seed: int) -> dict[str, Difference]:
@@ -381,13 +410,13 @@ def gallery_pictures(comparison: dict[str, Any], evaluation: Evaluation, count: 
 
 
 def gallery(
-    pictures: list[str], split: TruthSplit, arms: list[Arm], sources: dict[Path, ModelMaps]
+    pictures: list[str], split: TruthSplit, sources: Mapping[str, Source]
 ) -> Iterator[dict[str, Any]]:
-    """Yield each picture with its fixations, density map and the map of each arm's first run."""
+    """Yield each picture with its fixations, density map and the map of each source by its name."""
     indices = [i for i, sample in enumerate(split.samples) if sample.name in set(pictures)]
     samples = [split.samples[i] for i in indices]
     shapes = [split.pictures[i][1] for i in indices]
-    streams = {arm.name: sources[arm.runs[0].folder].maps(samples, shapes) for arm in arms}
+    streams = {name: source.maps(samples, shapes) for name, source in sources.items()}
     for sample, shape in zip(samples, shapes, strict=True):
         density = sample_density(sample, shape, split.sigma_pixels)
         fixations = [] if sample.fixations is None else sample.fixations.tolist()
@@ -398,5 +427,13 @@ def gallery(
             "fixations": fixations,
             "image": thumbnail_jpeg(sample_image(sample)),
             "truth": map_png(density),
-            "maps": {name: map_png(np.asarray(next(maps))) for name, maps in streams.items()},
+            "maps": {name: map_png(not_negative(next(maps))) for name, maps in streams.items()},
         }
+
+
+def not_negative(saliency_map: NDArray | None) -> NDArray:
+    """Return a map without values below 0: those of logarithms, or moved up."""
+    values = np.asarray(saliency_map)
+    if density_kind(values) == LOG_DENSITY:
+        return np.exp(values - values.max())
+    return values - min(0.0, float(np.nanmin(values)))

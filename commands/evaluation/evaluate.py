@@ -1,6 +1,9 @@
 """The command `evaluate`: scores a model or a folder of maps, and the references."""
 
+import shlex
 from collections.abc import Callable
+
+import numpy as np
 
 from commands.evaluation.map_sources import FolderMaps, ModelMaps, Source, maps_to_fit
 from commands.evaluation.rows import (
@@ -28,9 +31,9 @@ from salience.measures.adaptation import (
 from salience.measures.references import TruthSplit
 from salience.system.errors import UserError
 from salience.system.files import make_folder, real_path
-from salience.system.flags import to_json
+from salience.system.flags import to_json, typed_flags
 from salience.system.notes import Notes
-from salience.system.terminal import tell
+from salience.system.terminal import COMMAND_LINE, tell
 
 
 def run(settings: EvaluateConfig) -> bool:
@@ -77,7 +80,34 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = tell) -> Eva
     if settings.output:
         write(settings.output, evaluation, to_json(settings), truth_of(split, settings))
         say(f"wrote {settings.output}/metrics.json and {settings.output}/per_image.csv")
+        write_own_page(settings, evaluation, source, split, say)
     return evaluation
+
+
+def write_own_page(
+    settings: EvaluateConfig,
+    evaluation: Evaluation,
+    source: Source,
+    split: TruthSplit,
+    say: Callable[[str], None],
+) -> None:
+    """Write the page of the scores, as that of `compare`."""
+    from commands.evaluation import compare  # here: pages take a second to import
+    from commands.pages.report import write_page
+
+    assert settings.output
+    models = [row for row in evaluation.rows if row.kind == "model"]
+    if all(np.isnan(mean.mean) for row in models for mean in row.means.values()):
+        return  # nothing to show
+    values = compare.page_values(evaluation, [row.name for row in models], settings)
+    shown = compare.gallery_pictures(values, evaluation, settings.gallery)
+    write_page(settings.output / "index.html", {
+        **values,
+        "command": shlex.join([*COMMAND_LINE, "evaluate", *typed_flags(settings)]),
+        "rows": compare.page_rows(evaluation),
+        "gallery": list(compare.gallery(shown, split, {source.name: source})),
+    })  # fmt: skip
+    say(f"wrote {settings.output}/index.html: the scores as a page")
 
 
 def source_of(

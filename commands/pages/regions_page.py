@@ -64,7 +64,7 @@ def render_regions(found: dict[str, Any]) -> str:
     shown = [[dataclasses.asdict(one) for one in versions] for versions in found["shown"]]
     values = plain({**found, "shown": shown})
     rows = table_rows(values)
-    script, digest = script_of("regions.js", "theme.js")
+    script, digest = script_of("shared.js", "regions.js", "theme.js")
     return environment().get_template("regions.html").render(
         values,
         title="Attention to regions",

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from commands.pages.explained import METRIC_HELP
 from commands.pages.figures import alignment, shrink
 from salience.system.files import write_text
 
@@ -31,7 +32,12 @@ MINUS = "\N{MINUS SIGN}"
 THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
 SERIES = 6  # colours of the style sheet; further models repeat them
 SIGNIFICANT = 0.05  # threshold of the corrected p
+# smallest span of a curve's axis, as a share of the largest value: less would make noise a cliff
+LEAST_SPAN = 0.1
+LARGEST_HEADLINE = 3  # pairs of models in the first sentences
 MAP_LEVELS = 64  # six bits look the same as eight and halve the size of the PNG
+
+IMAGES = {b"\x89PNG": "png", b"RIFF": "webp"}  # kinds of embedded pictures beside JPEG
 
 Row = dict[str, Any]
 
@@ -58,7 +64,7 @@ def write_page(path: Path, comparison: dict[str, Any]) -> None:
 def render(comparison: dict[str, Any]) -> str:
     """Return the HTML page of a comparison."""
     comparison = {**_EMPTY, **{k: v for k, v in plain(comparison).items() if v is not None}}
-    script, digest = script_of("report.js", "theme.js")
+    script, digest = script_of("shared.js", "report.js", "theme.js")
     digits = metric_digits(comparison)
     template = environment().get_template("report.html")
     return template.render(
@@ -72,6 +78,9 @@ def render(comparison: dict[str, Any]) -> str:
         models=[entry for entry in comparison["scored"] if entry["kind"] == "model"],
         priced=[entry for entry in comparison["scored"] if entry.get("cost")],
         curves=training_curves(comparison),
+        levels=list(reference_levels(comparison)),
+        headline=headline(comparison),
+        help=METRIC_HELP,
         settings=config_rows(comparison["scored"]),
         payload=payload(comparison, digits),
     )
@@ -326,6 +335,81 @@ def verdict_text(found: str, difference: Row, differences: list[Row]) -> str:
     return f"not significant after correcting for {count} metric{'s' * (count != 1)}"
 
 
+def headline(comparison: dict[str, Any]) -> str:
+    """Return which model is better, on which metrics and by how much; "" without two models.
+
+    A metric counts as better or worse if the interval of the difference excludes zero and the
+    corrected p is below 0.05. Of several pairs, each gets its first difference only.
+    """
+    found, digits = pairs(comparison), metric_digits(comparison)
+    shown = 3 if len(found) == 1 else 1  # differences with their numbers
+    return " ".join(_headline(pair, digits, shown) for pair in found[:LARGEST_HEADLINE])
+
+
+def _headline(pair: Row, digits: dict[str, int], shown: int) -> str:
+    """Return the result of a pair of models as text, the better one first."""
+    by_verdict: dict[str, list[Row]] = {}
+    for row in pair["rows"]:
+        by_verdict.setdefault(row["verdict"], []).append(row)
+    sides = [(pair["a"], by_verdict.get("better", [])), (pair["b"], by_verdict.get("worse", []))]
+    (better, wins), (worse, losses) = sorted(sides, key=lambda side: -len(side[1]))
+    if not wins:
+        sentences = [f"No metric clearly tells {better} from {worse}"]
+    else:
+        gaps = [_gap(row, digits) for row in wins[:shown]]
+        more = [f"{len(wins) - shown} more"] if len(wins) > shown else []
+        count = len(pair["rows"])
+        lead = (
+            f"{better} is better than {worse} on {len(wins)} of {count} metric{'s' * (count != 1)}"
+            f", with 95{THIN_SPACE}% intervals that exclude zero: {_named([*gaps, *more])}"
+        )
+        sentences = [lead]
+    if losses:
+        sentences[0] += f"; it is worse on {_named([row['metric']['name'] for row in losses])}"
+    for words, kinds in (
+        ("Not significant after correction", ("uncorrected",)),
+        ("Not clear, or rounded to zero", ("unclear", "zero")),
+    ):
+        names = [row["metric"]["name"] for row in pair["rows"] if row["verdict"] in kinds]
+        if names and shown > 1:
+            sentences.append(f"{words}: {_named(names)}")
+    return ". ".join(sentences) + "."
+
+
+def _gap(row: Row, digits: dict[str, int]) -> str:
+    """Return a difference with its interval as text, without its sign."""
+    decimals = digits[row["metric"]["key"]]
+    ends = sorted(abs(row[end]) for end in ("low", "high"))
+    gap, low, high = (number(value, decimals) for value in (abs(row["difference"]), *ends))
+    return f"{row['metric']['name']} by {gap} ({low} to {high})"
+
+
+def _named(names: list[str]) -> str:
+    """Return names as text.
+
+    >>> _named(["CC", "NSS", "KLD"])
+    'CC, NSS and KLD'
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if names[1:] else "".join(names)
+
+
+def reference_levels(comparison: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return, by the name of a line in the curves, the level of each metric.
+
+    The lines are the rows that `baseline` and `people` of a metric name.
+    """
+    scored = comparison["scored"]
+    references = {entry["name"]: entry for entry in scored if entry["kind"] != "model"}
+    found: dict[str, dict[str, float]] = {}
+    for metric in comparison["metrics"]:
+        for label, field in (("centre bias", "baseline"), ("people", "people")):
+            means = (references.get(metric.get(field)) or {}).get("means") or {}
+            level = (means.get(metric["key"]) or {}).get("mean")
+            if level is not None and any(entry.get("history") for entry in scored):
+                found.setdefault(label, {})[metric["key"]] = level
+    return found
+
+
 def config_rows(scored: list[Row]) -> list[Row]:
     """Return the settings of all models: a row per setting, with a mark if values differ."""
     configs = [_flat(entry["config"]) for entry in scored if entry.get("config")]
@@ -362,18 +446,25 @@ def training_curves(comparison: dict[str, Any]) -> list[Row]:
         if value is not None
     )
     names = {metric["key"]: metric["name"] for metric in comparison["metrics"]}
-    panels = []
+    panels, levels = [], reference_levels(comparison)
     if {"loss", "val_loss"} & keys.keys():
         panels.append(_panel("Loss", runs, [("loss", "--"), ("val_loss", "-")]))
     for key in keys:
         name = key.removeprefix("val_")
         if key != name and name != "loss":
-            panels.append(_panel(f"Validation {names.get(name, name)}", runs, [(key, "-")]))
+            own = {label: of[name] for label, of in levels.items() if name in of}
+            title = f"Validation {names.get(name, name)}"
+            panels.append(_panel(title, runs, [(key, "-")], own))
     return panels
 
 
-def _panel(title: str, runs: list[tuple[int, str, list[Row]]], lines: list[tuple[str, str]]) -> Row:
-    """Return a panel that shows a quantity of every run by epoch."""
+def _panel(
+    title: str,
+    runs: list[tuple[int, str, list[Row]]],
+    lines: list[tuple[str, str]],
+    levels: dict[str, float] | None = None,
+) -> Row:
+    """Return a panel that shows a quantity of every run by epoch, with horizontal lines."""
     figure = Figure(figsize=(3.6, 2.3), layout="constrained")
     axes = figure.subplots()
     descriptions = []
@@ -390,6 +481,16 @@ def _panel(title: str, runs: list[tuple[int, str, list[Row]]], lines: list[tuple
             descriptions.append(
                 f"{name} {number(start)} at epoch {first}, {number(end)} at epoch {last}"
             )
+    for label, level in (levels or {}).items():
+        axes.axhline(level, color=_INK, lw=1, ls=":")
+        axes.annotate(label, (1, level), xycoords=("axes fraction", "data"), ha="right",
+                      va="bottom", fontsize=7, color=_INK)  # fmt: skip
+        descriptions.append(f"{label} {number(level)}")
+    low, high = axes.get_ylim()
+    least = LEAST_SPAN * max(abs(low), abs(high))
+    if 0 < high - low < least:
+        middle = (low + high) / 2
+        axes.set_ylim(middle - least / 2, middle + least / 2)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.spines[["top", "right"]].set_visible(False)
@@ -469,6 +570,7 @@ def payload(comparison: dict[str, Any], digits: dict[str, int]) -> Row:
                 "name": metric["name"],
                 "higher": metric["higher_is_better"],
                 "digits": digits[metric["key"]],
+                "people": _place(scored, metric.get("people")),
             }
             for metric in metrics
         ],
@@ -477,6 +579,11 @@ def payload(comparison: dict[str, Any], digits: dict[str, int]) -> Row:
         "rows": rows,
         "pictures": pictures,
     }
+
+
+def _place(scored: list[Row], name: str | None) -> int | None:
+    """Return the position of a row by its name, or None."""
+    return next((i for i, entry in enumerate(scored) if entry["name"] == name), None)
 
 
 def _first_pair(comparison: dict[str, Any]) -> list[int]:
@@ -504,7 +611,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, bytes):
-        kind = "png" if value.startswith(b"\x89PNG") else "jpeg"
+        kind = next((name for start, name in IMAGES.items() if value.startswith(start)), "jpeg")
         return f"data:image/{kind};base64,{base64.b64encode(value).decode()}"
     if value is None or isinstance(value, bool | int):
         return value

@@ -243,7 +243,8 @@ def requested_kinds(settings: PredictConfig) -> list[str]:
     >>> requested_kinds(PredictConfig(peaks=3))
     ['map', 'peaks']
     """
-    flags = {"map": True, "float": settings.float_maps}
+    # shares of regions are sums of the density
+    flags = {"map": True, "float": settings.float_maps, "density": settings.regions is not None}
     return [kind for kind in ENDINGS if flags.get(kind) or getattr(settings, kind, None)]
 
 

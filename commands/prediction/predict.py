@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from threading import BoundedSemaphore
 from time import perf_counter
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from commands.prediction import engines, video
 from commands.prediction.engines import Engine
-from commands.prediction.inputs import Collection, Job
+from commands.prediction.inputs import Collection, Job, requested_kinds
 from commands.prediction.map_record import MapRecord, State, outdated_message, unrecorded_message
 from commands.prediction.outputs import OutputWriter, job_sample
 from config import PredictConfig
@@ -58,12 +59,19 @@ def predict(settings: PredictConfig, say: Callable[[str], None] = tell) -> int:
     writer = OutputWriter(settings)  # first, to report invalid settings before anything else
     clips, images = video.split_videos(list(settings.images), settings.recursive)
     failed = 0
+    shown, pictures = [], 0
     if images or settings.listed or not clips:
         with Collection(images, settings, say) as jobs:
             failed = write_maps(jobs, choose, writer, say, record)
+            if settings.page:
+                shown, pictures = list(islice(jobs, settings.gallery)), len(jobs)
     if clips:
         only_videos = not (images or settings.listed)
         failed += video.predict_videos(clips, choose, writer, say, only_videos, record)
+    if settings.page:
+        from commands.prediction.page import write_page  # here: pages take a second to import
+
+        failed += write_page(settings, shown, pictures, clips, choose, say)
     return failed
 
 
@@ -105,7 +113,7 @@ def write_maps(
                 settings.mirror,
                 say,
                 settings.of_set,
-                settings.density,
+                "density" in requested_kinds(settings),
             ),
             pending,
             writer,

@@ -1,4 +1,4 @@
-"""Run folders of `train`, and their arms: groups of runs that differ only in their seed."""
+"""Run folders of `train`, weights files, and their arms: runs that differ only in their seed."""
 
 import csv
 import dataclasses
@@ -10,6 +10,7 @@ from typing import Any
 import config as config_files
 from config import OWN_SETS, Config
 from salience.measures.references import model_name
+from salience.networks import weight_files
 from salience.system.errors import UserError
 from salience.system.files import read_text, real_path
 from salience.system.flags import to_json
@@ -29,7 +30,7 @@ NOT_OF_THE_ARM = (*WITHOUT_EFFECT, "seed", "xla")
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder of `train`.
+    """A run folder of `train`, or a weights file with its card, which has no history.
 
     Raises:
         UserError: the folder is missing or holds no finished epoch.
@@ -38,6 +39,8 @@ class Run:
     folder: Path
 
     def __post_init__(self) -> None:
+        if self.is_file:
+            return
         for name in ("config.json", "best.weights.h5", "history.csv"):
             if not (self.folder / name).exists():
                 raise UserError(
@@ -45,20 +48,51 @@ class Run:
                     "is missing."
                 )
 
+    @property
+    def is_file(self) -> bool:
+        """Whether this is a weights file alone."""
+        return self.folder.is_file()
+
+    @property
+    def name(self) -> str:
+        """Name of the folder, or of the weights file without its suffix."""
+        return weight_files.name_of(self.folder)
+
     @cached_property
     def config(self) -> Config:
         """The settings of the run."""
+        if self.is_file:
+            from model import trained_config  # here: the import takes seconds
+
+            return trained_config(self.folder)
         return Config(**config_files.read_settings(self.folder / "config.json"))
 
     @property
     def weights(self) -> Path:
         """The weights file of the best epoch."""
-        return self.folder / "best.weights.h5"
+        return self.folder if self.is_file else self.folder / "best.weights.h5"
 
     @cached_property
     def history(self) -> list[dict[str, float]]:
-        """The results of each epoch."""
-        return history_of(self.folder)
+        """The results of each epoch; [] for a weights file."""
+        return [] if self.is_file else history_of(self.folder)
+
+
+def run_of(named: Path) -> Run:
+    """Return the run of a folder, or the weights of a file or of a name.
+
+    Raises:
+        UserError: there is no such run, file or name.
+    """
+    if named.exists() or named.name != str(named):
+        return Run(named)
+    try:
+        return Run(weight_files.named(named, Config.weights_dir))
+    except UserError as error:
+        raise UserError(
+            f"{named} is neither a run folder nor a weights file nor the name of weights; "
+            "`weights` lists their names."
+        ) from error
 
 
 def changed_settings(config: Config, moved: bool = False) -> str:
@@ -126,6 +160,8 @@ def arms_of(runs: list[Run]) -> list[Arm]:
         fields = {k: v for k, v in to_json(run.config).items() if k not in NOT_OF_THE_ARM}
         # the path of a named data set does not matter, but that of a user's own folder does
         fields["data"] = [str(root) for name, root in run.config.sets if name in OWN_SETS]
+        if run.is_file:  # which other seeds there are is not known
+            fields["file"] = str(real_path(run.folder))
         groups.setdefault(repr(sorted(fields.items())), []).append(run)
     arms = list(groups.values())
     for arm in arms:
@@ -136,12 +172,14 @@ def arms_of(runs: list[Run]) -> list[Arm]:
                 raise UserError(f"{twin.folder} and {run.folder} have the same settings and seed.")
     of_one_system = len({arm[0].config.system for arm in arms}) == 1
     for names in (
+        # weights are known by their own name
+        [arm[0].name for arm in arms] if any(arm[0].is_file for arm in arms) else [],
         [arm[0].config.strategy if of_one_system else "" for arm in arms],
         [f"{arm[0].config.system}-{arm[0].config.strategy}" for arm in arms],
         [arm[0].config.name for arm in arms],
-        [arm[0].folder.name for arm in arms],
+        [arm[0].name for arm in arms],
     ):
-        if len(set(names)) == len(names):
+        if names and len(set(names)) == len(names):
             return [Arm(model_name(name), arm) for name, arm in zip(names, arms, strict=True)]
     return [Arm(model_name(str(arm[0].folder)), arm) for arm in arms]
 

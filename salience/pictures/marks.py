@@ -21,6 +21,9 @@ LEVELS = (0.05, 0.1, 0.2)  # shares of a picture's area
 LEVEL_COLOURS = ((60, 240, 255), (190, 110, 255), (255, 215, 95))
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 DISC = 0.022  # radius of a numbered disc, of the picture's diagonal
+RING = 0.6  # radius of the ring around a peak, of the disc's
+# distances of a disc from its peak that are tried, of the disc's radius, and directions
+DISTANCES, DIRECTIONS = (2.4, 3.2, 4.2, 5.5), 16
 DIGIT = 0.76  # height of OpenCV's digits, of the height that it tells of a text
 LINE = 0.003  # width of a contour, likewise
 GAP = 0.01  # between two pictures, of their height
@@ -91,24 +94,67 @@ def _local_maxima(values: NDArray) -> tuple[NDArray, NDArray]:
     return x[first], y[first]
 
 
-def draw_peaks(picture: NDArray[np.uint8], peaks: Sequence[Peak]) -> NDArray[np.uint8]:
-    """Return the picture with a numbered disc on each peak, the strongest on top.
+def disc_radius(shape: tuple[int, ...]) -> int:
+    """Return the radius of numbered discs in pixels for a picture of rows and columns."""
+    rows, cols = shape[:2]
+    return min(max(9, round(DISC * math.hypot(rows, cols))), (min(rows, cols) - 1) // 2)
 
-    The size of discs grows with the picture. A disc that would cross the border is moved inwards.
+
+def number_places(peaks: Sequence[Peak], shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Return the middle (x, y) of each peak's numbered disc, in pixels, in the order of the peaks.
+
+    A disc stands beside its peak, so that it does not cover what it marks, and whole inside the
+    picture. It avoids the other peaks and the other discs where there is room; the strongest peak
+    chooses first.
+
+    Args:
+        peaks: the peaks.
+        shape: rows and columns of the picture.
+    """
+    rows, cols = shape[:2]
+    radius = disc_radius(shape)
+    reach = min(radius + 1, (min(rows, cols) - 1) // 2)  # with the smoothed edge
+    turns = 2 * np.pi * (np.arange(DIRECTIONS) + 0.5) / DIRECTIONS - np.pi / 2  # upwards first
+    offsets = np.concatenate(
+        [far * radius * np.stack([np.cos(turns), np.sin(turns)], axis=1) for far in DISTANCES]
+    )
+    points = np.array([(peak.x, peak.y) for peak in peaks], float).reshape(-1, 2)
+    places = np.full(points.shape, np.inf)
+    for i in sorted(range(len(peaks)), key=lambda i: peaks[i].rank):
+        tried = np.clip(points[i] + offsets, reach, np.array([cols, rows]) - 1 - reach)
+        near = 1.3 * RING * radius + radius  # a disc nearer than this touches a ring
+        crowding = np.maximum(near - _distances(tried, points), 0).sum(axis=1)
+        crowding += np.maximum(2.2 * radius - _distances(tried, places), 0).sum(axis=1)
+        places[i] = tried[np.argmin(np.round(crowding, 3))]
+    return [(round(x), round(y)) for x, y in places.tolist()]
+
+
+def _distances(places: NDArray, others: NDArray) -> NDArray:
+    """Return the distance of each place to each other one, [places, others]."""
+    return np.hypot(*(places[:, None] - others[None]).transpose(2, 0, 1))
+
+
+def draw_peaks(picture: NDArray[np.uint8], peaks: Sequence[Peak]) -> NDArray[np.uint8]:
+    """Return the picture with a ring on each peak, and a line to its number beside it.
+
+    The peak itself stays visible. Sizes grow with the picture. The strongest peak is on top.
     """
     drawn = picture.copy()
-    rows, cols = picture.shape[:2]
-    most = (min(rows, cols) - 1) // 2
-    radius = min(max(9, round(DISC * math.hypot(rows, cols))), most)
-    reach = min(radius + 1, most)  # with the smoothed edge
-    ring = max(1, round(radius / 8))
-    for peak in sorted(peaks, key=lambda peak: peak.rank, reverse=True):
-        x = min(max(peak.x, reach), cols - 1 - reach)
-        y = min(max(peak.y, reach), rows - 1 - reach)
-        # black, white and black rings are visible on any background
-        for smaller, colour in ((0, BLACK), (ring, WHITE), (2 * ring, BLACK)):
-            cv2.circle(drawn, (x, y), max(radius - smaller, 0), colour, cv2.FILLED, cv2.LINE_AA)
-        _write_centred(drawn, str(peak.rank), (x, y), radius - 2 * ring)
+    radius = disc_radius(picture.shape)
+    line = max(1, round(radius / 8))
+    places = number_places(peaks, picture.shape)
+    for place, peak in sorted(zip(places, peaks, strict=True), key=lambda pair: -pair[1].rank):
+        at, ring = (peak.x, peak.y), max(round(RING * radius), 1)
+        apart = max(math.dist(at, place), 1e-9)
+        start = tuple(round(a + (b - a) * ring / apart) for a, b in zip(at, place, strict=True))
+        # white between black is visible on any background
+        for width, colour in ((3 * line, BLACK), (line, WHITE)):
+            cv2.circle(drawn, at, ring, colour, width, cv2.LINE_AA)
+            if apart > ring:
+                cv2.line(drawn, start, place, colour, width, cv2.LINE_AA)
+        for smaller, colour in ((0, BLACK), (line, WHITE), (2 * line, BLACK)):
+            cv2.circle(drawn, place, max(radius - smaller, 0), colour, cv2.FILLED, cv2.LINE_AA)
+        _write_centred(drawn, str(peak.rank), place, radius - 2 * line)
     return drawn
 
 

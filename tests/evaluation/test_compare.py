@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -198,6 +199,19 @@ def test_a_folder_that_is_no_run_is_named(two_runs, tmp_path, missing):
     (copy / missing).unlink()
     with pytest.raises(UserError, match=f"copy is not a run .*{missing} is missing"):
         compare.compare(of([copy], {}), **QUIET)
+
+
+def test_weights_are_compared_beside_runs(two_runs, trained, tmp_path):
+    done = compare.compare(of([two_runs[0], trained], {**FEW, "output": tmp_path}), **QUIET)
+    models = [entry for entry in done["scored"] if entry["kind"] == "model"]
+    assert [entry["name"] for entry in models] == ["frozen", runs.weight_files.name_of(trained)]
+    assert models[1]["history"] == []
+    assert done["metrics"][0]["people"].startswith("humans")
+
+
+def test_a_name_of_nothing_is_named():
+    with pytest.raises(UserError, match="frozn is neither a run folder nor"):
+        runs.run_of(Path("frozn"))
 
 
 def test_a_run_named_twice_is_refused(two_runs):

@@ -216,6 +216,13 @@ def test_the_table_shows_the_maps_beside_the_references(run, maps, tmp_path):
     assert "CC is corrected to all observers (Spearman-Brown); SIM and KLD are against" in remarks
     rows = (tmp_path / "out/per_image.csv").read_text().splitlines()
     assert len(rows) == 1 + 5 * 4
+    page = (tmp_path / "out/index.html").read_text(encoding="utf-8")
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    assert [entry["name"] for entry in data["scored"]] == [row.name for row in done.rows]
+    assert all(picture["maps"][0] for picture in data["pictures"])
+    people = {m["name"]: data["scored"][m["people"]]["name"] for m in data["metrics"]}
+    assert (people["NSS"], people["CC"], people["EMD"]) == (ONE, HALVES, HALVES)
+    assert any("index.html: the scores as a page" in line for line in lines)
 
 
 def test_perfect_maps_reach_the_best_scores(run, tmp_path):
@@ -327,7 +334,7 @@ def test_mirror_is_for_networks(maps):
 
 
 def test_a_half_done_evaluation_is_taken_up_again(run, maps, tmp_path, monkeypatch):
-    whole, _ = run(maps=maps, output=tmp_path / "out")
+    whole, _ = run(maps=maps, output=tmp_path / "out", gallery=0)
     log = tmp_path / "out" / LOG
     lines = log.read_text().splitlines()
     assert len(lines) == 4 * 3
@@ -336,16 +343,18 @@ def test_a_half_done_evaluation_is_taken_up_again(run, maps, tmp_path, monkeypat
     read = []
     real = FolderMaps._read
     monkeypatch.setattr(FolderMaps, "_read", lambda *a: read.append(a[1]) or real(*a))
-    again, _ = run(maps=maps, output=tmp_path / "out")
+    again, _ = run(maps=maps, output=tmp_path / "out", gallery=0)
     assert read == [samples()[3].name]
     assert [row.scores for row in again.rows] == [row.scores for row in whole.rows]
     assert len(log.read_text().splitlines()) == 4 * 3
 
     read.clear()
-    run(maps=maps, output=tmp_path / "out", overwrite=True)
+    run(maps=maps, output=tmp_path / "out", gallery=0, overwrite=True)
     assert len(read) == 4
     read.clear()
-    run(maps=maps, output=tmp_path / "out", profile="mit")  # other definitions: other scores
+    run(
+        maps=maps, output=tmp_path / "out", gallery=0, profile="mit"
+    )  # other definitions: other scores
     assert len(read) == 4
 
 

@@ -14,6 +14,8 @@ from markup import MARKUP, elements, hostile
 from pages import overflow, visits
 
 from commands.pages import report
+from commands.pages.explained import METRIC_HELP
+from salience.measures.metrics import METRICS as ALL_METRICS
 from salience.system.errors import UserError
 
 NASTY = [
@@ -97,7 +99,14 @@ def comparison():
         "date": "2025-01-02T03:04:05",
         "command": "python main.py compare runs/a runs/b",
         "metrics": [
-            {"key": key, "name": name, "higher_is_better": higher, "variant": "all pixels"}
+            {
+                "key": key,
+                "name": name,
+                "higher_is_better": higher,
+                "variant": "all pixels",
+                "people": "human ceiling",
+                "baseline": "centre bias",
+            }
             for key, name, higher in METRICS
         ],
         "scored": scored,
@@ -288,6 +297,70 @@ def test_report_knows_no_network():
         "sys.exit(bool({'keras', 'tensorflow'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=60).returncode == 0
+
+
+def test_the_headline_names_the_better_model_its_margin_and_what_is_not_clear(comparison):
+    page = report.render(comparison)
+    said = "fine-tuned is better than frozen on 2 of 3 metrics, with 95\u202f% intervals that "
+    said += "exclude zero: NSS by 0.200 (0.100 to 0.300) and CC by 0.200 (0.100 to 0.300); "
+    said += "it is worse on KLD."
+    assert report.headline(comparison) == said
+    assert f'<p class="answer">{said}</p>' in page
+
+    rows = [dict(row) for row in comparison["differences"]]
+    rows[0] |= {"low": -0.1}
+    rows[1] |= {"p_corrected": 0.2}
+    rows[2] |= {"difference": -0.2, "low": -0.3, "high": -0.1}
+    said = report.headline({**comparison, "differences": rows})
+    assert "on 1 of 3 metrics" in said and "KLD by 0.200 (0.100 to 0.300)." in said
+    assert "Not significant after correction: CC." in said
+    assert "Not clear, or rounded to zero: NSS." in said
+    rows[2] |= {"high": 0.1}
+    said = report.headline({**comparison, "differences": rows})
+    assert said.startswith("No metric clearly tells")
+    assert report.headline({**comparison, "differences": []}) == ""
+
+
+def test_the_better_model_comes_first_in_the_headline(comparison):
+    rows = [
+        {**row, "difference": -0.2, "low": -0.3, "high": -0.1} for row in comparison["differences"]
+    ]
+    said = report.headline({**comparison, "differences": rows})
+    assert said.startswith("frozen is better than fine-tuned on 2 of 3")
+
+
+def test_each_metric_has_a_row_and_help(comparison):
+    assert METRIC_HELP.keys() == ALL_METRICS.keys()
+    table = report.render(comparison).split('<table class="scores">')[1].split("</table>")[0]
+    assert len(re.findall('<th scope="row"', table)) == len(METRICS)
+    assert len(re.findall("<td ", table)) == len(METRICS) * len(NAMES)
+    for place, (key, _, _) in enumerate(METRICS):
+        assert f'href="#metric-{place}"' in table
+        assert METRIC_HELP[key].asks in report.render(comparison)
+
+
+def history_of(*values):
+    return [{"epoch": e, "val_nss": value} for e, value in enumerate(values, 1)]
+
+
+def ticks(panel):
+    texts = re.findall(r">\s*([\d.]+)\s*</text>", panel["svg"].split("epoch")[1])
+    return [float(text) for text in texts]
+
+
+def test_a_small_change_is_no_cliff_and_people_are_a_line(comparison):
+    alone = {**comparison["scored"][0], "history": history_of(0.400, 0.403)}
+    (panel,) = report.training_curves({**comparison, "scored": [alone]})
+    assert max(ticks(panel)) - min(ticks(panel)) >= 0.02
+    bias, people = ({"name": name, "kind": "reference", "means": {"nss": {"mean": mean}}}
+                    for name, mean in (("centre bias", 0.1), ("the humans", 0.9)))  # fmt: skip
+    about = {"people": "the humans", "baseline": "centre bias"}
+    metrics = [{**comparison["metrics"][0], **about}]
+    found = {**comparison, "metrics": metrics, "scored": [alone, bias, people]}
+    (panel,) = report.training_curves(found)
+    assert panel["words"].endswith("centre bias 0.100; people 0.900")
+    assert ">people</text>" in panel["svg"] or "people" in panel["svg"]
+    assert max(ticks(panel)) > 0.7
 
 
 # ---------- the page in a browser ----------
@@ -606,6 +679,15 @@ def test_page_of_one_model_without_pictures_works(visit, comparison):
     assert page.text_content("#count") == f"{PICTURES} of {PICTURES} pictures"
     assert "most changed first" not in page.text_content("#order")
     visit(least())
+
+
+def test_wide_tables_say_so_and_cards_have_the_people(visit):
+    hints = ".scroll-hint:visible"
+    page = visit()
+    assert page.locator(f"#scores >> {hints}").count() == 0  # all of it is seen
+    assert "people" in page.locator(".card-scores").first.text_content()
+    phone = visit(width=390)
+    assert phone.locator(f"#scores >> {hints}").count() == 1
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

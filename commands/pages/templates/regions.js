@@ -1,4 +1,3 @@
-"use strict";
 // Sorts the table, sets the opacity of heat maps, and marks the outlines of a row.
 
 /* ---------- the heat maps ---------- */
@@ -11,37 +10,6 @@ for (const slider of document.querySelectorAll(".strength input")) {
   slider.addEventListener("input", show);
   show();
 }
-
-/* ---------- the labels of the outlines ---------- */
-
-const PLACES = ["over-box", "", "under-box", "at-bottom"]; // of a label at its region, the best first
-
-function overlap(a, b) {
-  return a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
-}
-
-/** Move labels that would hide another label to the next free place at their region. */
-function placeLabels() {
-  for (const canvas of document.querySelectorAll(".canvas")) {
-    const frame = canvas.getBoundingClientRect();
-    const taken = [];
-    for (const label of canvas.querySelectorAll(".label")) {
-      const boxOf = (place) => {
-        label.classList.remove(...PLACES.filter(Boolean));
-        if (place) label.classList.add(place);
-        return label.getBoundingClientRect();
-      };
-      const isFree = (place) => {
-        const box = boxOf(place);
-        return box.top >= frame.top - 1 && box.bottom <= frame.bottom + 1 && !taken.some((other) => overlap(box, other));
-      };
-      taken.push(boxOf(PLACES.find(isFree) ?? ""));
-    }
-  }
-}
-
-addEventListener("resize", placeLabels);
-placeLabels();
 
 /* ---------- the table ---------- */
 

@@ -1,4 +1,3 @@
-"use strict";
 // The state `view` determines sorting and filtering; cards and rows are drawn from it.
 // File names may contain any character: they are only set as text, never as markup.
 
@@ -8,10 +7,8 @@ const CARDS_AT_ONCE = matchMedia("(max-width: 46rem)").matches ? 8 : 24; // a ph
 const ROWS_AT_ONCE = 50;
 const CHANGE = "change"; // value of `view.by`: the score of the first minus that of the second
 const MINUS = "\u2212";
-const DASH = "\u2013";
 
 const pictureOfRow = new Map(pictures.map((picture) => [picture.row, picture]));
-const $ = (id) => document.getElementById(id);
 
 const view = {
   first: data.pair[0],
@@ -28,16 +25,6 @@ const view = {
 let selection = []; // indices of rows, filtered and sorted
 
 /* ---------- small helpers ---------- */
-
-function element(tag, properties = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [key, value] of Object.entries(properties)) {
-    if (key.startsWith("aria-") || key === "role" || key === "scope") made.setAttribute(key, value);
-    else made[key] = value;
-  }
-  made.append(...children);
-  return made;
-}
 
 /** Return a score rounded for display, never -0. */
 function rounded(value, metric) {
@@ -140,7 +127,8 @@ function card(row) {
   const open = element("button", { type: "button", className: "open", "aria-label": `Look at ${name}` }, image);
   open.addEventListener("click", () => openDetail(row));
   const strip = element("div", { className: "strip" });
-  const layers = ["truth", view.first, view.second].filter((x, i, all) => all.indexOf(x) === i);
+  const layers = ["truth", view.first, view.second]
+    .filter((x, i, all) => all.indexOf(x) === i && (x === "truth" || picture.maps[x])); // a reference has no map
   for (const layer of layers) {
     const canvas = element("canvas", { role: "img", "aria-label": `${labelOf(layer)}, map` });
     canvas.width = 120;
@@ -154,6 +142,10 @@ function card(row) {
     scores.append(
       element("span", {}, `${scored[which].name} `, element("b", {}, text(rows[row].scores[which][metric], metric))),
     );
+  }
+  const { people } = metrics[metric];
+  if (people !== null && people !== view.first && people !== view.second) {
+    scores.append(element("span", { title: scored[people].name }, "people ", element("b", {}, text(rows[row].scores[people][metric], metric))));
   }
   const heading = element("p", { className: "card-metric" }, metrics[metric].name);
   if (view.first !== view.second) {
@@ -280,23 +272,7 @@ window.addEventListener("popstate", () => follow(location.hash));
 /* ---------- maps on canvases ---------- */
 
 const HEAT = ["#000004", "#1b0c41", "#4a0c6b", "#781c6d", "#a52c60", "#cf4446", "#ed6925", "#fb9b06", "#f7d13d", "#fcffa4"];
-const COLD_TO_WARM = ["#3b8bd9", "#3b8bd9", "#e8792b", "#e8792b"]; // the strength is in the alpha
-
-function ramp(colours, place) {
-  const at = Math.min(0.9999, Math.max(0, place)) * (colours.length - 1);
-  const [from, to] = [colours[Math.floor(at)], colours[Math.floor(at) + 1]];
-  return [1, 3, 5].map((i) => {
-    const [a, b] = [parseInt(from.slice(i, i + 2), 16), parseInt(to.slice(i, i + 2), 16)];
-    return a + (b - a) * (at % 1);
-  });
-}
-const HEAT_TABLE = Array.from({ length: 256 }, (_, i) => ramp(HEAT, i / 255));
-
-function loadImage(uri) {
-  const image = new Image();
-  image.src = uri;
-  return image.decode().then(() => image);
-}
+const HEAT_TABLE = rampTable(HEAT);
 
 /** Return a map scaled to a maximum of 1, on the grid of the truth so that maps can be subtracted. */
 async function loadMap(picture, layer) {
@@ -305,35 +281,19 @@ async function loadMap(picture, layer) {
   const uri = layer === "truth" ? picture.truth : picture.maps[layer];
   if (!uri) return null;
   const [image, grid] = await Promise.all([loadImage(uri), loadImage(picture.truth ?? uri)]);
-  const canvas = element("canvas", { width: grid.naturalWidth, height: grid.naturalHeight });
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.drawImage(image, 0, 0, canvas.width, canvas.height);
-  const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
-  const values = Float32Array.from({ length: pixels.length / 4 }, (_, i) => pixels[4 * i] / 255);
-  const peak = values.reduce((a, b) => Math.max(a, b), 0) || 1;
-  const map = { width: canvas.width, height: canvas.height, values: values.map((v) => v / peak) };
+  const map = mapOf(image, grid.naturalWidth, grid.naturalHeight);
   picture.cache.set(layer, map);
   return map;
 }
 
 async function differenceMap(picture) {
   const [a, b] = await Promise.all([loadMap(picture, view.first), loadMap(picture, view.second)]);
-  return a && b && { ...a, values: a.values.map((value, i) => value - b.values[i]) };
+  return a && b && minus(a, b);
 }
 
 function colour(map, over, isDifference) {
-  const canvas = element("canvas", { width: map.width, height: map.height });
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(map.width, map.height);
-  map.values.forEach((value, i) => {
-    const [r, g, b] = isDifference
-      ? ramp(COLD_TO_WARM, (value + 1) / 2)
-      : HEAT_TABLE[Math.round(255 * value)];
-    const strength = isDifference ? Math.min(1, 1.3 * Math.abs(value) ** 0.7) : over ? 0.85 * value ** 0.6 : 1;
-    image.data.set([r, g, b, 255 * strength], 4 * i);
-  });
-  context.putImageData(image, 0, 0);
-  return canvas;
+  if (isDifference) return coloured(map, ...differenceColours());
+  return coloured(map, (value) => HEAT_TABLE[Math.round(255 * value)], (value) => (over ? 0.85 * value ** 0.6 : 1));
 }
 
 function drawFixations(context, picture, width, height) {
@@ -418,10 +378,7 @@ function showDetail() {
   $("detail-title").textContent = rows[current].name;
   $("detail-row").href = `#row-${current}`;
   const shown = selection.filter((row) => pictureOfRow.has(row));
-  $("detail-place").textContent = `${shown.indexOf(current) + 1} of ${shown.length}`;
-  $("previous").disabled = shown.indexOf(current) <= 0;
-  $("next").disabled = shown.indexOf(current) >= shown.length - 1;
-  if (document.activeElement.disabled) $("close").focus(); // otherwise the arrow keys would have no effect
+  showPlace(shown.indexOf(current), shown.length);
   for (const [side, fallback] of [["left", "fixations"], ["right", "truth"]]) {
     const options = layers.map((layer) => element("option", { value: layer }, labelOf(layer)));
     $(side).replaceChildren(...options);
@@ -558,29 +515,14 @@ function listen() {
     for (const id of ["low", "high", "name"]) $(id).value = "";
     update();
   });
-  $("more").addEventListener("click", () => {
-    const before = view.cards;
-    view.cards += CARDS_AT_ONCE;
-    showCards();
-    $("gallery").children[before]?.querySelector("button").focus();
-  });
+  listenToMore(view, CARDS_AT_ONCE, showCards);
   for (const [id, by] of [["rows-back", -1], ["rows-on", 1]]) {
     $(id).addEventListener("click", () => {
       view.page += by;
       showRows();
     });
   }
-  $("previous").addEventListener("click", () => step(-1));
-  $("next").addEventListener("click", () => step(1));
-  $("close").addEventListener("click", () => $("detail").close());
-  $("detail").addEventListener("click", (event) => {
-    if (event.target === $("detail")) $("detail").close(); // the backdrop
-  });
-  $("detail").addEventListener("keydown", (event) => {
-    if (event.target.closest("input, select, .wide")) return; // these elements use the arrow keys themselves
-    if (event.key === "ArrowLeft") step(-1);
-    if (event.key === "ArrowRight") step(1);
-  });
+  listenToDetail(step);
   for (const side of ["left", "right"]) {
     $(side).addEventListener("input", () => {
       sides[side] = $(side).value;

@@ -1,0 +1,338 @@
+"""The page of `test --page`: collects pictures, maps, regions and other versions from the outputs.
+
+The page is made from the files of the output folder. So it shows pictures of earlier calls, too,
+and nothing is predicted twice.
+"""
+
+import os
+import shlex
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cache
+from itertools import islice
+from pathlib import Path, PurePath
+from typing import Any
+from zipfile import ZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from commands.pages.pictures_page import Shown, View, compared, view, write_pictures_page
+from commands.prediction import predict
+from commands.prediction.inputs import Job, find_pictures
+from commands.prediction.map_record import MapRecord, State
+from commands.prediction.outputs import OutputWriter, job_sample
+from commands.prediction.video import outputs_of
+from commands.regions.measured import outline, predicted_rows, windows_of
+from commands.regions.pairs import Version
+from config import PredictConfig
+from salience.data import regions
+from salience.data.regions import Region
+from salience.networks import weight_files
+from salience.pictures.headers import room
+from salience.pictures.marks import Peak, peaks
+from salience.pictures.picture_files import read_map
+from salience.pictures.reading import sample_image
+from salience.pictures.sample import IMAGE_SUFFIXES
+from salience.pictures.video_files import open_clip
+from salience.system.errors import UserError
+from salience.system.files import read_json
+from salience.system.flags import typed_flags
+from salience.system.notes import Notes
+from salience.system.terminal import COMMAND_LINE, tell
+from salience.system.threads import in_order
+
+PAGE = "index.html"
+OTHERS = "against.maps"  # folder of the maps of --against, inside the output folder
+POINTS = 5  # numbered points without --peaks
+KEY_FRAMES = 6  # of a video, evenly spaced among the predicted frames
+
+Choose = Callable[[], Path]
+
+
+def write_page(
+    settings: PredictConfig,
+    jobs: list[Job],
+    pictures: int,
+    clips: list[Path],
+    weights: Choose,
+    say: Callable[[str], None] = tell,
+) -> int:
+    """Write the page of pictures and key frames; return the number of other maps that are missing.
+
+    Args:
+        settings: the settings of `test`.
+        jobs: the first pictures; those without a map of these settings are left out.
+        pictures: number of all pictures.
+        clips: the videos.
+        weights: returns the weights file.
+        say: called with each message.
+
+    Raises:
+        UserError: the regions or --against cannot be used, or the page cannot be written.
+    """
+    notes, failed = Notes(), 0
+    if pictures > len(jobs):
+        notes.explain(
+            f"The page shows the first {len(jobs)} of {pictures} pictures (--gallery shows more)."
+        )
+    names = {job.source: name_of(job, settings.output) for job in jobs}
+    assigned = assigned_regions(settings, list(names.values()), notes)
+    others: dict[Path, Job] = {}
+    if settings.against is not None and jobs:
+        others, failed = other_versions(settings, jobs, weights, notes, say)
+    elif settings.against is not None:
+        notes.explain("--against compares pictures: key frames of videos are shown alone.")
+    record = MapRecord(settings, weights()) if jobs else None
+    shown: list[Shown] = []
+
+    def made(job: Job) -> Shown | UserError | None:
+        assert record
+        if record.state(job.source, job.outputs, os.path.isfile) is not State.UP_TO_DATE:
+            return None
+        try:
+            return shown_picture(
+                job, names[job.source], assigned.get(names[job.source], ()),
+                others.get(job.source), settings, notes,
+            )  # fmt: skip
+        except UserError as error:
+            return error
+
+    with ThreadPoolExecutor(settings.workers) as pool:
+        for job, one in in_order(pool, made, iter(jobs), settings.workers):
+            if isinstance(one, Shown):
+                shown.append(one)
+            else:
+                reason = f": {one}" if one else ""
+                notes.add(f"pictures have no map of this call: left out{reason}", names[job.source])
+    for clip in clips:
+        shown += key_frames(clip, clips, settings, notes)
+    path = settings.output / PAGE
+    labels = labels_of(settings, weights) if others else [f"weights {name_of_weights(weights())}"]
+    write_pictures_page(path, {
+        "shown": shown,
+        "labels": labels,
+        "colormap": settings.colormap,
+        "notes": notes.lines(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([*COMMAND_LINE, "test", *typed_flags(settings)]),
+    })  # fmt: skip
+    for line in notes.lines():
+        say(f"note: {line}")
+    say(f"wrote {path}: {len(shown)} pictures, {path.stat().st_size / 1e6:.1f} MB")
+    return failed
+
+
+def name_of(job: Job, output: Path) -> str:
+    """Return a picture's name on the page: the path of its map, with the picture's suffix."""
+    path = job.outputs["map"].relative_to(output).with_suffix("")
+    suffix = job.source.suffix
+    return str(path) if path.suffix == suffix else f"{path}{suffix}"
+
+
+def name_of_weights(path: Path) -> str:
+    """Return the name of a weights file without its suffixes."""
+    return weight_files.name_of(path)
+
+
+def assigned_regions(
+    settings: PredictConfig, names: list[str], notes: Notes
+) -> dict[str, tuple[Region, ...]]:
+    """Return the regions of each picture by name; {} without --regions."""
+    if settings.regions is None or not names:
+        return {}
+    read = regions.read(settings.regions)
+    found, missing = regions.assign(read, names, settings.regions)
+    if not found:
+        raise UserError(
+            f"{settings.regions} names {', '.join(list(read)[:3])}, but none of the {len(names)} "
+            f"pictures of the page, such as {names[0]}."
+        )
+    for name in missing:
+        notes.add(f"pictures that {settings.regions} names are not on the page", name)
+    return found
+
+
+def shown_picture(
+    job: Job,
+    name: str,
+    own_regions: tuple[Region, ...],
+    other: Job | None,
+    settings: PredictConfig,
+    notes: Notes,
+) -> Shown:
+    """Return what the page shows of a picture and of its other version.
+
+    Raises:
+        UserError: the picture or its map cannot be read.
+    """
+    own, own_map = view_of(job, name, own_regions, settings, notes)
+    if other is None or not other.outputs["map"].is_file():
+        if other is not None:
+            notes.add("pictures have no other map: shown alone", name)
+        return Shown(name, own)
+    # on other pictures the regions are the same: a warning of one would repeat the other's
+    found, other_map = view_of(other, name, own_regions, settings, Notes())
+    return compared(name, own, found, own_map, other_map)
+
+
+def view_of(
+    job: Job, name: str, own_regions: tuple[Region, ...], settings: PredictConfig, notes: Notes
+) -> tuple[View, NDArray]:
+    """Return what the page shows of one version of a picture, and its map."""
+    saliency_map = read_map(job.outputs["map"])
+    rows, columns = saliency_map.shape
+    with room((rows, columns)):
+        picture = sample_image(job_sample(job))
+        outlines: list[dict[str, Any]] = []
+        if own_regions:
+            logs = np.load(job.outputs["density"], allow_pickle=False)
+            version = Version(job_sample(job), own_regions)
+            windows = windows_of(version, (rows, columns), notes)
+            measured = predicted_rows(np.exp(logs, dtype=np.float64), windows)
+            shares = {row["name"]: row["share"] for row in measured}
+            outlines = [outline(one, shares[one.name], (rows, columns)) for one in own_regions]
+        points = peaks_of(job, saliency_map, settings)
+        return view(picture, saliency_map, points, outlines), saliency_map
+
+
+def peaks_of(job: Job, saliency_map: NDArray, settings: PredictConfig) -> list[Peak]:
+    """Return the peaks that `--peaks` has written, else the strongest of the 8-bit map."""
+    path = job.outputs.get("peaks")
+    if path is None:
+        return peaks(saliency_map, settings.peaks or POINTS)
+    return [Peak(**point) for point in read_json(path)]
+
+
+def other_versions(
+    settings: PredictConfig,
+    jobs: list[Job],
+    weights: Choose,
+    notes: Notes,
+    say: Callable[[str], None],
+) -> tuple[dict[Path, Job], int]:
+    """Predict what `--against` names; return a job for each picture, and the number without a map.
+
+    The outputs are maps, and densities if there are regions, in a folder of the output folder.
+    """
+    against = settings.against
+    assert against is not None
+    folder = settings.output / OTHERS
+    own = replace(
+        settings, output=folder, page=False, against=None, regions=None, images=(),
+        density=settings.regions is not None, overlay=False, float_maps=False, contours=False,
+        peaks=0, crop=None, mask=0.0, side_by_side=False,
+    )  # fmt: skip
+    kinds = {"map": ".png", **({"density": ".density.npy"} if own.density else {})}
+
+    def outputs(job: Job) -> dict[str, Path]:
+        name = job.outputs["map"].relative_to(settings.output).with_suffix("")
+        return {kind: folder / f"{name}{ending}" for kind, ending in kinds.items()}
+
+    if are_pictures(against):
+        sources = other_pictures(settings, jobs, notes)
+        pairs = {
+            job.source: Job(sources[job.source], outputs(job))
+            for job in jobs if job.source in sources
+        }  # fmt: skip
+    else:
+        own = replace(own, weights=Path(against))
+        weights = cache(lambda: weight_files.choose(own.weights, own.weights_dir, say))
+        pairs = {job.source: Job(job.source, outputs(job), job.shape) for job in jobs}
+    say(f"against {against}:")
+    failed = predict.write_maps(
+        list(pairs.values()), weights, OutputWriter(own), say, lambda: MapRecord(own, weights())
+    )
+    return pairs, failed
+
+
+def are_pictures(against: str) -> bool:
+    """Return whether `--against` names a folder or pictures; else it names weights."""
+    path = Path(against)
+    return path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES or any(c in against for c in "*?")
+
+
+def other_pictures(settings: PredictConfig, jobs: list[Job], notes: Notes) -> dict[Path, Path]:
+    """Return the picture of `--against` for each picture: the one with the same path or file name.
+
+    A single picture and a single other one need no common name.
+
+    Raises:
+        UserError: no picture has another version, or a name is ambiguous.
+    """
+    assert settings.against is not None
+    found = list(
+        find_pictures([settings.against], settings.recursive, None, settings.output, lambda _: None)
+    )
+    if len(found) == len(jobs) == 1:
+        return {jobs[0].source: Path(found[0][0])}
+    by_name: dict[str, list[str]] = {}
+    for path, relative in found:
+        stem = PurePath(relative).with_suffix("")
+        for key in {relative, str(stem), stem.name}:
+            by_name.setdefault(key, []).append(path)
+    chosen = {}
+    for job in jobs:
+        name = PurePath(name_of(job, settings.output))
+        keys = (str(name), str(name.with_suffix("")), name.stem)
+        fitting = next((by_name[key] for key in keys if key in by_name), [])
+        if len(fitting) > 1:
+            raise UserError(f"{name} has two other versions: {fitting[0]} and {fitting[1]}.")
+        if fitting:
+            chosen[job.source] = Path(fitting[0])
+        else:
+            notes.add(f"pictures are not in {settings.against}: shown alone", str(name))
+    if not chosen:
+        raise UserError(
+            f"--against {settings.against} holds no picture called like {jobs[0].source.name}."
+        )
+    return chosen
+
+
+def labels_of(settings: PredictConfig, weights: Choose) -> list[str]:
+    """Return what the page calls the two versions: the weights, or the folders."""
+    against = settings.against or ""
+    if not are_pictures(against):
+        return [name_of_weights(weights()), name_of_weights(Path(against))]
+    folders = [text for text in settings.images if Path(text).is_dir()]
+    own = folders[0] if len(folders) == 1 else "these pictures"
+    names = [Path(text).name or text for text in (own, against)]
+    return names if names[0] != names[1] else [own, against]
+
+
+def key_frames(
+    clip: Path, clips: list[Path], settings: PredictConfig, notes: Notes
+) -> Iterator[Shown]:
+    """Yield some predicted frames of a video, evenly spaced."""
+    path = outputs_of(clips, settings.output, settings.video_maps)[clip].get("maps")
+    if path is None or path.suffix == ".mp4" or not path.exists():
+        notes.add("videos have no key frames on the page, which needs --maps png or npz", clip.name)
+        return
+    maps = stored_maps(path)
+    numbers = sorted(maps)
+    places = np.linspace(0, len(numbers) - 1, min(KEY_FRAMES, len(numbers))).round().astype(int)
+    wanted = [numbers[place] for place in places]
+    opened = open_clip(clip)
+    frames = enumerate(opened.frames())
+    for number, (seconds, frame) in islice(frames, wanted[-1] + 1 if wanted else 0):
+        if number in wanted:
+            saliency_map = maps[number]()
+            points = peaks(saliency_map, settings.peaks or POINTS)
+            name = f"{clip.name}, {seconds:.1f} s (frame {number})"
+            yield Shown(name, view(frame, saliency_map, points, []))
+
+
+def stored_maps(path: Path) -> dict[int, Callable[[], NDArray]]:
+    """Return, by number of the frame, a function that reads its map, 0 to 1."""
+    if path.is_dir():
+        return {int(one.stem): lambda one=one: read_map(one) for one in path.glob("*.png")}
+
+    def read(name: str) -> NDArray:
+        with ZipFile(path) as archive, archive.open(name) as file:
+            values = np.lib.format.read_array(file, allow_pickle=False)
+        return values.astype(np.float32) / (255 if values.dtype == np.uint8 else 1)
+
+    with ZipFile(path) as archive:
+        return {int(name[:-4]): lambda name=name: read(name) for name in archive.namelist()}

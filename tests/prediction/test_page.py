@@ -1,0 +1,299 @@
+"""The page of `test --page`: what it says, what it is made of, and what it does in a browser."""
+
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+from markup import elements, hostile
+from pages import overflow, visits
+
+import main
+from commands.pages import pictures_page
+from commands.pages.pictures_page import Shown, compared, figures, render_pictures, view
+from commands.pages.report import THIN_SPACE
+from commands.prediction import page as page_module
+from salience.pictures.marks import peaks
+from salience.pictures.picture_files import read_map
+
+NAMES = ["<img src=x onerror=alert(1)>.jpg", "b.jpg", "c.jpg"]
+REGIONS = "image,name,x,y,width,height\na.jpg,left,0,0,20,30\na.jpg,corner,30,20,10,10\n"
+
+
+def blob(x, y, sigma=6.0, shape=(60, 80)):
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    return np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * sigma**2)).astype(np.float32)
+
+
+def outline(name, share):
+    return {"name": name, "share": share, "polygons": [[2.0, 2.0, 30.0, 2.0, 30.0, 40.0]],
+            "left": 2.5, "top": 3.3, "right": 37.5, "bottom": 66.7}  # fmt: skip
+
+
+def made(rng, saliency_map, regions=()):
+    picture = rng.integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    return view(picture, saliency_map, peaks(saliency_map, 3), list(regions))
+
+
+@pytest.fixture(scope="module")
+def found():
+    """Return a page of three pictures: with another version, with regions, and without either."""
+    rng = np.random.default_rng(0)
+    one, other = blob(20, 30), blob(60, 30)
+    regions = [outline("logo", 0.4), outline("price", 0.01)]
+    return {
+        "shown": [
+            compared(NAMES[0], made(rng, one, regions), made(rng, other), one, other),
+            Shown("b.jpg", made(rng, blob(40, 30, 14), [outline("logo", 0.1)])),
+            Shown("c.jpg", made(rng, np.zeros((60, 80), np.float32))),
+        ],
+        "labels": ["new", "old"],
+        "colormap": "inferno",
+        "notes": ["1 pictures have no map"],
+        "date": "2026-01-02T03:04:05",
+        "command": "python main.py test images/ --page",
+    }
+
+
+@pytest.fixture
+def visit(browser, found, tmp_path):
+    """Return a function that opens the page."""
+    path = tmp_path / "index.html"
+    pictures_page.write_pictures_page(path, found)
+    with visits(browser) as open_page:
+        yield lambda scheme="light", width=1280: open_page(path, scheme, width)
+
+
+def data_of(html):
+    text = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
+    return json.loads(text[1])
+
+
+# ---------- the file ----------
+
+
+def test_page_refers_to_nothing_outside_itself_and_no_text_is_markup(found):
+    html = render_pictures(found)
+    assert {link[:1] for link in re.findall(r'(?:src|href)="([^"]*)"', html)} <= {"#", "d"}
+    assert not re.search(r"@import|url\((?!#)|https?://(?!www\.w3\.org/2000/svg)", html)
+    texts = {key: value for key, value in found.items() if key not in ("shown", "colormap")}
+    other = {**found, **hostile(texts, fixed=("date",))}
+    assert elements(render_pictures(other)) == elements(html)
+    assert data_of(html)["pictures"][0]["name"] == NAMES[0]
+
+
+def test_figures_tell_even_from_concentrated_maps():
+    even, point = figures(np.ones((20, 30))), figures(np.eye(1, 600).reshape(20, 30))
+    assert even == pytest.approx({"half": 0.5, "entropy": 0, "peak": 1, "off_centre": 0}, abs=1e-9)
+    assert point["half"] == pytest.approx(1 / 600)
+    assert point["entropy"] == pytest.approx(np.log2(600))
+    assert point["peak"] == pytest.approx(600)
+    assert point["off_centre"] == pytest.approx(np.hypot(9.5, 14.5) / np.hypot(20, 30))
+    assert set(figures(np.zeros((3, 4))).values()) == {None}
+
+
+def test_two_maps_are_compared_on_the_first_ones_grid():
+    one, far = blob(10, 30, 3), cv2.resize(blob(70, 30, 3), (160, 120))
+    rng = np.random.default_rng(0)
+    side = made(rng, one)
+    apart = compared("a", side, side, one, far)
+    assert apart.differences["moved"] > 0.99
+    assert apart.greatest == pytest.approx(1, abs=0.02)
+    same = compared("a", side, side, one, 5 * one)
+    assert same.differences == pytest.approx({"moved": 0, "cc": 1}, abs=1e-5)
+    empty = compared("a", side, side, one, 0 * one)
+    assert empty.differences == {"moved": None, "cc": None}
+
+
+def test_contours_lie_where_the_map_is_highest(found):
+    lines = pictures_page.contour_lines(blob(20, 30), (120, 160))
+    assert len(lines) == len(data_of(render_pictures(found))["pictures"][0]["sides"][0]["levels"])
+    for level, share in zip(lines, (0.05, 0.1, 0.2), strict=True):
+        (points,) = level
+        corners = np.array([[float(n) for n in pair.split(",")] for pair in points.split()])
+        assert cv2.contourArea(corners.astype(np.float32)) / (120 * 160) == pytest.approx(
+            share, rel=0.3
+        )
+        np.testing.assert_allclose(corners.mean(axis=0), [41, 61], atol=4)
+
+
+def test_the_answer_names_the_most_concentrated_or_the_most_changed(found):
+    answer = render_pictures(found).split('<p class="answer">')[1].split("</p>")[0]
+    assert "differ most on &lt;img" in answer
+    assert f"100.0{THIN_SPACE}%" in answer or f"99.9{THIN_SPACE}%" in answer
+    values = [{"name": "x", "differences": {}, "own": {"figures": {"half": half}}}
+              for half in (0.2, 0.1, None)]  # fmt: skip
+    values[1]["name"] = "y"
+    assert pictures_page.sentence(values).startswith("The map of y is the most concentrated")
+    assert pictures_page.sentence(values[2:]) == "No map has any structure."
+
+
+# ---------- the command ----------
+
+
+@pytest.fixture
+def run(trained, tmp_path, capsys):
+    """Return a function that runs `test --page` into tmp_path/out and returns (code, output)."""
+
+    def go(*words):
+        code = main.main(["test", *map(str, words), "--weights", str(trained), "--output",
+                          f"{tmp_path}/out"])  # fmt: skip
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return go
+
+
+def test_the_page_shows_the_maps_of_the_folder_also_those_of_earlier_calls(run, pictures, tmp_path):
+    run(pictures, "--recursive")
+    code, said = run(pictures, "--recursive", "--page", "--gallery", "2")
+    assert code == 0, said
+    assert "3 kept" in said
+    assert "shows the first 2 of 3 pictures (--gallery shows more)" in said
+    html = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    data = data_of(html)
+    assert [one["name"] for one in data["pictures"]] == ["a.jpg", "b.png"]
+    saliency_map = read_map(tmp_path / "out" / "a.png")
+    (side,) = data["pictures"][0]["sides"]
+    assert (side["height"], side["width"]) == saliency_map.shape
+    points = [(point["x"], point["y"]) for point in side["points"]]
+    assert points == [(peak.x, peak.y) for peak in peaks(saliency_map, page_module.POINTS)]
+    assert data["pictures"][0]["figures"][0][0] == pytest.approx(
+        figures(saliency_map)["half"], rel=1e-4
+    )
+
+
+def test_the_page_has_shares_of_regions_and_another_version(run, pictures, tmp_path):
+    (tmp_path / "regions.csv").write_text(REGIONS)
+    other = tmp_path / "other"
+    other.mkdir()
+    cv2.imwrite(str(other / "a.png"), cv2.imread(str(pictures / "a.jpg"))[:, ::-1])
+    words = [pictures, "--page", "--regions", tmp_path / "regions.csv", "--against", other]
+    code, said = run(*words, "--peaks", "2")
+    assert code == 0, said
+    assert "1 maps written" in said and "shown alone" in said
+    data = data_of((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
+    first, second = data["pictures"]
+    assert (len(first["sides"]), len(second["sides"])) == (2, 1)
+    assert data["labels"] == [pictures.name, "other"]
+    density = np.exp(np.load(tmp_path / "out" / "a.density.npy").astype(float))
+    shares = {one["name"]: one["share"] for one in first["sides"][0]["regions"]}
+    assert shares["left"] == pytest.approx(density[:, :20].sum(), rel=1e-6)
+    names = [column["name"] for column in data["columns"]]
+    assert names[-2:] == ["Region: left", "Region: corner"] and "Correlation" in names
+    assert len(first["sides"][0]["points"]) <= 2
+
+
+def test_other_weights_are_shown_beside(run, pictures, trained, tmp_path):
+    code, said = run(pictures / "a.jpg", "--page", "--against", trained)
+    assert code == 0, said
+    data = data_of((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
+    assert data["pictures"][0]["figures"][4][0] == pytest.approx(0, abs=1e-6)  # the same weights
+    assert (tmp_path / "out" / page_module.OTHERS / "a.png").is_file()
+
+
+def test_key_frames_of_a_video_are_on_the_page(run, tmp_path):
+    clip = cv2.VideoWriter(
+        str(tmp_path / "clip.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 48)
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(9):
+        clip.write(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8))
+    clip.release()
+    code, said = run(tmp_path / "clip.mp4", "--every", "4", "--page", "--maps", "npz")
+    assert code == 0, said
+    data = data_of((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
+    assert data["pictures"][0]["name"] == "clip.mp4, 0.0 s (frame 0)"
+    assert len(data["pictures"]) <= page_module.KEY_FRAMES
+    code, said = run(tmp_path / "clip.mp4", "--page", "--maps", "none", "--overwrite")
+    assert "needs --maps png or npz" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--regions", "r.csv"], "add --page"),
+        (["--page", "--shard", "1/2"], "repeat the command without --shard"),
+        (["--page", "--against", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_done_is_said(run, pictures, words, message):
+    code, said = run(pictures, *words)
+    assert code == 2 and message in said
+
+
+# ---------- in a browser ----------
+
+
+def names_on_cards(page):
+    return page.eval_on_selector_all(".card-name > span", "all => all.map((e) => e.textContent)")
+
+
+def test_the_page_sorts_filters_switches_views_and_obeys_the_keyboard(visit):
+    page = visit()
+    assert names_on_cards(page) == [NAMES[0], "b.jpg", "c.jpg"]
+    page.select_option("#by", label="Area of half the map")
+    page.select_option("#order", label="highest first")
+    assert names_on_cards(page) == ["b.jpg", NAMES[0], "c.jpg"]  # without a figure: last
+    page.select_option("#by", label="Region: logo")
+    page.select_option("#order", label="lowest first")
+    assert names_on_cards(page) == ["b.jpg", NAMES[0], "c.jpg"]
+    page.fill("#name", "B.")
+    assert names_on_cards(page) == ["b.jpg"]
+    page.fill("#name", "")
+    page.select_option("#by", label="name")
+
+    page.focus(".open >> nth=0")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    assert page.text_content("#detail-title") == "b.jpg"
+    page.keyboard.press("ArrowLeft")
+    assert page.text_content("#detail-title") == NAMES[0]
+    assert page.locator("#stages .canvas").count() == 3  # both versions and their difference
+    page.wait_for_selector("#stages .heat[data-painted='difference']")
+    heat = "getComputedStyle(document.querySelector('#stages .heat')).opacity"
+    assert page.evaluate(heat) == "0.8"
+    page.fill("#detail .opacity input", "30")
+    assert page.evaluate(heat) == "0.3"
+    page.click("#detail [data-look='map']")
+    page.wait_for_selector("#stages .heat[data-painted='map']")
+    assert page.evaluate(heat) == "1"
+    page.click("#detail [data-look='contours']")
+    assert page.locator("#stages .levels .line").first.is_visible()
+    assert page.locator("#detail .colour-key >> text=5\u202f%").is_visible()
+    assert page.locator("#stages .points text").first.is_visible()
+    page.uncheck("#detail [data-mark='points']")
+    assert page.locator("#stages .points text").first.is_hidden()
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#detail")
+
+
+def test_difference_is_warm_where_the_first_is_higher(visit):
+    page = visit()
+    page.wait_for_selector(".card .heat[data-painted='difference']")
+    colours = page.evaluate(
+        """() => {
+            const canvas = document.querySelector(".card .heat[data-painted='difference']");
+            const { width, height } = canvas;
+            const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+            const at = (x, y) => [...data.slice(4 * (y * width + x)).slice(0, 4)];
+            return [at(20, 30), at(60, 30), at(40, 2)];
+        }"""
+    )
+    (warm, cold, none) = colours
+    assert warm[0] > warm[2] and warm[3] > 250
+    assert cold[2] > cold[0] and cold[3] > 250
+    assert none[3] < 30
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_a_phone_never_scrolls_sideways_and_axe_finds_no_barrier(visit, scheme, width):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = visit(scheme, width)
+    assert overflow(page, "html") == 0
+    assert Axe().run(page).response["violations"] == []
+    page.click(".open >> nth=0")
+    assert overflow(page, "#detail") == 0
+    assert Axe().run(page).response["violations"] == []
