@@ -221,7 +221,7 @@ def test_the_table_shows_the_maps_beside_the_references(run, maps, tmp_path):
     assert [entry["name"] for entry in data["scored"]] == [row.name for row in done.rows]
     assert all(picture["maps"][0] for picture in data["pictures"])
     people = {m["name"]: data["scored"][m["people"]]["name"] for m in data["metrics"]}
-    assert (people["NSS"], people["CC"], people["EMD"]) == (ONE, HALVES, HALVES)
+    assert (people["NSS"], people["CC"], people["EMD"]) == (GOLD, HALVES, HALVES)
     assert any("index.html: the scores as a page" in line for line in lines)
 
 
