@@ -101,7 +101,7 @@ def without_class():
 
 
 def test_a_network_is_a_model_of_pysaliency(without_class, monkeypatch, trained, rng):
-    """The real pysaliency has an environment of its own: tests/whole/test_pysaliency.py."""
+    """The real pysaliency has an environment of its own: tests/whole/test_pysaliency_agrees.py."""
 
     class Model:
         def __init__(self, caching=True):
