@@ -14,7 +14,7 @@ from commands.evaluation.map_sources import ModelMaps
 from commands.prediction.calibrate import fitted
 from commands.training import backends, checkpoint, feature_cache
 from commands.training.checkpoint import Arrays, Standing, State
-from commands.training.devices import Devices, started
+from commands.training.devices import Devices, Feed, started
 from commands.training.epochs import Epochs
 from commands.training.objective import set_up
 from commands.training.run_folder import EarlierRun, RunFolder, find_earlier_run
@@ -284,7 +284,8 @@ def fit(epochs: Epochs, config: Config, say: Callable[[str], None]) -> None:
         else:
             epochs.end_epoch()
     if not epochs.is_over and not epochs.is_interrupted:
-        fit_epochs(epochs, config, say, devices.feed(training), config.epochs)
+        feed = devices.feed(training, epochs=config.epochs)
+        fit_epochs(epochs, config, say, feed, config.epochs)
 
 
 def make_variables(epochs: Epochs) -> None:
@@ -297,7 +298,7 @@ def fit_epochs(
     epochs: Epochs,
     config: Config,
     say: Callable[[str], None],
-    feed: keras.utils.PyDataset,
+    feed: Feed,
     end: int,
 ) -> None:
     """Train up to an epoch; if `--xla on` cannot compile the step, train without XLA."""
@@ -322,6 +323,8 @@ def fit_epochs(
         set_up(model, dataclasses.replace(config, xla="off"), len(epochs.training))
         make_variables(epochs)
         model.fit(feed, **options)
+    finally:
+        feed.close()
 
 
 def first_line(error: Exception) -> str:

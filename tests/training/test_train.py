@@ -91,7 +91,14 @@ def test_run_writes_all_that_it_promises(tiny):
     with (folder / "speed.csv").open() as file:
         taken = list(csv.DictReader(file))
     assert [row["epoch"] for row in taken] == ["1", "2"]
-    assert list(taken[0]) == ["epoch", "seconds", "images_per_second", "peak_memory_mb"]
+    parts = ["train_seconds", "validation_seconds", "other_seconds"]
+    assert list(taken[0]) == ["epoch", "seconds", *parts, "images_per_second", "peak_memory_mb"]
+    for row in taken:
+        assert sum(float(row[part]) for part in parts) == pytest.approx(
+            float(row["seconds"]), abs=0.03
+        )
+        rate = 12 / float(row["images_per_second"])  # of training alone
+        assert rate == pytest.approx(float(row["train_seconds"]), abs=0.01)
     assert np.isfinite([float(value) for row in rows for value in row.values()]).all()
     assert settings.resolve({}, folder / "config.json") == config
     assert json.loads((folder / DONE).read_text())["epochs"] == 2
