@@ -4,8 +4,10 @@
 here. `salience.pictures` reads the files. This module does not depend on any network.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +35,7 @@ __all__ = [
     "make_truth",
     "mirrored",
     "network_input",
+    "opencv_threads",
     "postprocess",
     "preprocess",
     "read_input",
@@ -299,6 +302,25 @@ class SaliencyBatches(keras.utils.PyDataset):
             truth_name(sample, box),
             lambda: make_truth(sample, box, self.grid, self.sigma_pixels),
         )
+
+
+@contextmanager
+def opencv_threads(workers: int) -> Iterator[None]:
+    """Divide the cores between reading threads and OpenCV's own, while the block runs.
+
+    OpenCV starts a thread a core for each resizing and blurring, whoever calls it.
+
+    Args:
+        workers: number of threads that call OpenCV.
+    """
+    before = cv2.getNumThreads()
+    allowed = getattr(os, "sched_getaffinity", None)  # not available on macOS and Windows
+    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
+    cv2.setNumThreads(max(1, cores // workers))
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def mirrored(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,19 @@ from salience.system.signals import Stop
 from salience.system.terminal import progress
 from salience.system.threads import Background
 from utilities import SaliencyBatches
+
+READ_STEPS, READ_SECONDS = 16, 1.0  # losses of steps that the host has not read, and their age
+
+
+class Callbacks(keras.callbacks.CallbackList):
+    """Keras' list of callbacks that passes the results of a step as they are on the device.
+
+    Keras' own list reads all of them after each step, so that the device waits for the host.
+    """
+
+    def on_train_batch_end(self, batch, logs=None):
+        for callback in self.callbacks:
+            callback.on_train_batch_end(batch, logs)
 
 
 class Epochs(keras.callbacks.Callback):
@@ -77,7 +91,10 @@ class Epochs(keras.callbacks.Callback):
         self.bar = tqdm(disable=True)
         self.has_stepped = self.is_interrupted = False
         self.background = Background("writer")
-        self.saved = time.monotonic()
+        # steps whose loss is unread: finished steps before and after, and the loss on the device
+        self.unread: deque[tuple[int, int, Any]] = deque()
+        self.loss = 0.0  # mean loss of the epoch so far, as of the last reading
+        self.saved = self.read = time.monotonic()
         self.started = self.saved - standing.seconds
         self.clock: float | None = None  # time from which steps are counted; None between epochs
 
@@ -128,38 +145,60 @@ class Epochs(keras.callbacks.Callback):
         self.background.check()
         # with steps_per_execution, `batch` is the last step, which may be beyond the epoch's end
         before, self.at.step = self.at.step, min(self.first + batch + 1, len(self.training))
-        loss = float((logs or {}).get("loss", 0))
-        if self.config.on_nan != "stop":
+        self.unread.append((before, self.at.step, (logs or {}).get("loss", 0)))
+        if self.config.on_nan != "stop":  # a step may be undone, so none may follow
             self.sync_variables()
-        if np.isfinite(loss) and self.guard.has_finite_weights():
-            self.at.good += 1
-        else:
-            self.handle_nonfinite(before, loss)
+            self.read_losses()
+        elif time.monotonic() - self.read >= READ_SECONDS:
+            self.read_losses()
+        elif len(self.unread) >= READ_STEPS:  # the device still has the later half to do
+            self.read_losses(READ_STEPS // 2)
         done = self.pictures(self.at.step)
-        self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        self.bar.set_postfix(loss=f"{self.loss:.4f}", refresh=False)
         self.bar.update(done - self.bar.n)
         if self.asked_to_stop():
             self.interrupt()
         elif time.monotonic() - self.saved >= 60 * self.config.checkpoint_minutes:
             self.save()
 
-    def handle_nonfinite(self, before: int, loss: float) -> None:
+    def read_losses(self, least: int = 0) -> None:
+        """Read the losses of steps from the device, in order, and handle those not finite.
+
+        A step's loss is the mean of its epoch so far. With the policy to stop, some steps follow on
+        a loss that is not finite, but nothing is saved before it is read.
+
+        Args:
+            least: number of the newest steps that stay unread.
+
+        Raises:
+            UserError: the training must end.
+        """
+        while len(self.unread) > least:
+            before, step, loss = self.unread.popleft()
+            self.loss = float(loss)
+            if np.isfinite(self.loss) and self.guard.has_finite_weights():
+                self.at.good += 1
+            else:
+                self.handle_nonfinite(before, step)
+        self.read = time.monotonic()
+
+    def handle_nonfinite(self, before: int, step: int) -> None:
         """Handle steps with a non-finite loss or non-finite weights.
 
         Args:
             before: number of the epoch's steps before them.
-            loss: mean loss of the epoch so far.
+            step: number of the epoch's steps with them.
 
         Raises:
             UserError: the training must end.
         """
         self.sync_variables()
         size = self.config.batch_size
-        order = self.training.order()[before * size : self.at.step * size]
+        order = self.training.order()[before * size : step * size]
         names = [self.training.samples[i].name for i in order]
         try:
             self.background.wait()  # a rewind reads a checkpoint
-            self.say(self.guard.handle_nonfinite(self.at.epoch + 1, self.at.step, loss, names))
+            self.say(self.guard.handle_nonfinite(self.at.epoch + 1, step, self.loss, names))
         finally:
             if self.devices.is_chief:
                 write_json(self.run.path("nonfinite.json"), self.at.incidents)
@@ -181,6 +220,7 @@ class Epochs(keras.callbacks.Callback):
         Raises:
             UserError: the weights are not finite, or an earlier write has failed.
         """
+        self.read_losses()
         self.sync_variables()
         is_within = self.clock is not None
         self.count_steps(more=False)
@@ -235,6 +275,7 @@ class Epochs(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if self.is_interrupted:
             return
+        self.read_losses()
         logs = self.devices.finish_epoch(self.model, self.training, logs or {})
         self.complete({name: float(value) for name, value in logs.items()})
 
