@@ -169,7 +169,9 @@ class SaliencyBatches(keras.utils.PyDataset):
         cache: Cache | None = None,
         workers: int = 1,
     ) -> None:
-        super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=4)
+        # small batches: enough of them that each thread has a picture
+        ahead = max(4, -(-2 * workers // batch_size))
+        super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=ahead)
         self.samples = list(samples)
         self.input_shape = input_shape
         self.batch_size = batch_size

@@ -94,7 +94,7 @@ class Epochs(keras.callbacks.Callback):
         # steps whose loss is unread: finished steps before and after, and the loss on the device
         self.unread: deque[tuple[int, int, Any]] = deque()
         self.loss = 0.0  # mean loss of the epoch so far, as of the last reading
-        self.saved = self.read = time.monotonic()
+        self.saved = self.last_read = time.monotonic()
         self.started = self.saved - standing.seconds
         self.clock: float | None = None  # time from which steps are counted; None between epochs
 
@@ -149,7 +149,7 @@ class Epochs(keras.callbacks.Callback):
         if self.config.on_nan != "stop":  # a step may be undone, so none may follow
             self.sync_variables()
             self.read_losses()
-        elif time.monotonic() - self.read >= READ_SECONDS:
+        elif time.monotonic() - self.last_read >= READ_SECONDS:
             self.read_losses()
         elif len(self.unread) >= READ_STEPS:  # the device still has the later half to do
             self.read_losses(READ_STEPS // 2)
@@ -180,7 +180,7 @@ class Epochs(keras.callbacks.Callback):
                 self.at.good += 1
             else:
                 self.handle_nonfinite(before, step)
-        self.read = time.monotonic()
+        self.last_read = time.monotonic()
 
     def handle_nonfinite(self, before: int, step: int) -> None:
         """Handle steps with a non-finite loss or non-finite weights.

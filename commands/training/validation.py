@@ -151,6 +151,7 @@ class Validator:
             columns.append("ig")
         functions = [self.loss, *own_metrics, *([self.gain] if self.training else [])]
         own_indices = self.devices.share(range(len(self.batches)))
+        ahead = min(AHEAD, self.batches.max_queue_size)  # fewer of features, which are large
         bar = progress(
             len(own_indices) * self.config.batch_size, "validation", shown=self.devices.is_chief
         )
@@ -158,7 +159,7 @@ class Validator:
         self.grid = []
         with (
             bar,
-            ThreadPoolExecutor(AHEAD) as makers,
+            ThreadPoolExecutor(ahead) as makers,
             ThreadPoolExecutor(self.config.workers) as readers,
             ThreadPoolExecutor(self.config.workers) as scorers,
         ):
@@ -176,7 +177,7 @@ class Validator:
 
             # the next batches are read, and the last ones scored, while the network runs
             read = partial(self.batches.read, 0, readers=readers)
-            for index, (x, y) in in_order(makers, read, own_indices, AHEAD):
+            for index, (x, y) in in_order(makers, read, own_indices, ahead):
                 if stop:
                     makers.shutdown(cancel_futures=True)
                     scorers.shutdown(cancel_futures=True)

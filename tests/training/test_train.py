@@ -139,6 +139,24 @@ def test_validation_scores_equal_the_evaluation_of_the_same_weights(tiny, traine
         assert means[name].mean == pytest.approx(card["metrics"][f"val_{name}"], abs=1e-5)
 
 
+def test_density_maps_are_blurred_once_and_up_to_a_limit(tiny, monkeypatch):
+    blurred, real = [], validation.sample_density
+
+    def counting(sample, shape, sigma_pixels):
+        blurred.append(sample.name)
+        return real(sample, shape, sigma_pixels)
+
+    monkeypatch.setattr(validation, "sample_density", counting)
+    first = train.train(tiny(epochs=2), **QUIET)
+    assert sorted(blurred) == [f"val_{i:03}.png" for i in range(4)]
+    blurred.clear()
+    monkeypatch.setattr(validation, "KEPT_BYTES", 0)
+    again = train.train(tiny(epochs=2, overwrite=True), **QUIET)
+    assert len(blurred) == 8
+    for one, other in zip(first.history, again.history, strict=True):
+        assert one["val_cc"] == other["val_cc"]
+
+
 def test_best_weights_are_those_of_the_lowest_validation_loss(tiny, monkeypatch):
     losses = iter([3.0, 1.0, 2.0])
     real = validation.Validator.validate
