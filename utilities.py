@@ -4,7 +4,10 @@
 here. `salience.pictures` reads the files. This module does not depend on any network.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +35,7 @@ __all__ = [
     "make_truth",
     "mirrored",
     "network_input",
+    "opencv_threads",
     "postprocess",
     "preprocess",
     "read_input",
@@ -139,6 +143,7 @@ class SaliencyBatches(keras.utils.PyDataset):
         workers: number of reading threads. Decoding releases Python's lock, so threads suffice.
 
     A batch is (pictures uint8 [b, rows, cols, 3] in BGR, truth float32 [b, map rows, map cols, 2]).
+    `read` makes a batch of any epoch, with its pictures read in parallel.
     If `features` is set, cached features replace the pictures. The first channel of the truth is
     the density map with maximum 1; the second counts fixations.
 
@@ -164,7 +169,9 @@ class SaliencyBatches(keras.utils.PyDataset):
         cache: Cache | None = None,
         workers: int = 1,
     ) -> None:
-        super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=4)
+        # small batches: enough of them that each thread has a picture
+        ahead = max(4, -(-2 * workers // batch_size))
+        super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=ahead)
         self.samples = list(samples)
         self.input_shape = input_shape
         self.batch_size = batch_size
@@ -185,7 +192,7 @@ class SaliencyBatches(keras.utils.PyDataset):
         self.features: Features | None = None
         self.failure: UserError | None = None
         self.boxes: dict[int, Letterbox] = {}  # by index of the sample, after its picture was read
-        self._order: tuple[object, NDArray[np.intp]] = (None, np.arange(0))  # one epoch's order
+        self._orders: dict[tuple[int, int], NDArray[np.intp]] = {}  # by seed and epoch
         for sample in self.samples:
             if sample.prepared:
                 sample.prepared.require(
@@ -204,20 +211,22 @@ class SaliencyBatches(keras.utils.PyDataset):
     def __len__(self) -> int:
         return -(-self.count // self.batch_size)
 
-    def order(self) -> NDArray[np.intp]:
-        """Return the indices of the samples in this epoch's order."""
+    def order(self, epoch: int | None = None) -> NDArray[np.intp]:
+        """Return the indices of the samples in the order of an epoch; None for this epoch."""
+        epoch = self.epoch if epoch is None else epoch
         # drawn once an epoch: a draw for each batch would cost quadratic time
-        drawn_for, order = self._order
-        if drawn_for != (epoch := (self.seed, self.epoch)):
-            order = self._draw()
-            self._order = epoch, order
-        return order
+        key, orders = (self.seed, epoch), self._orders
+        if key not in orders:
+            # the last two are kept, since batches of the next epoch are read ahead
+            kept = list(orders.items())[-1:]
+            self._orders = orders = {**dict(kept), key: self._draw(epoch)}
+        return orders[key]
 
-    def _draw(self) -> NDArray[np.intp]:
-        """Draw this epoch's order."""
+    def _draw(self, epoch: int) -> NDArray[np.intp]:
+        """Draw the order of an epoch."""
         if not self.shuffle:
             return np.arange(len(self.samples))
-        rng = np.random.default_rng((self.seed, self.epoch))
+        rng = np.random.default_rng((self.seed, epoch))
         if self.counts == self.sizes:
             return rng.permutation(len(self.samples))
         drawn, first = [], 0
@@ -228,13 +237,33 @@ class SaliencyBatches(keras.utils.PyDataset):
         return rng.permutation(np.concatenate(drawn))
 
     def __getitem__(self, index: int) -> tuple[Any, Array]:
-        batch = self.order()[index * self.batch_size : (index + 1) * self.batch_size]
+        return self.read(self.epoch, index)
+
+    def read(self, epoch: int, index: int, readers: Executor | None = None) -> tuple[Any, Array]:
+        """Return a batch.
+
+        Args:
+            epoch: index of the epoch.
+            index: index of the batch in the epoch.
+            readers: threads that read the pictures of the batch in parallel. The caller must not
+                be one of them.
+        """
+        batch = self.order(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
         chosen = self.part.of(batch).tolist()
-        flipped = [self.is_flipped(i) for i in chosen]
+        flipped = [self.is_flipped(i, epoch) for i in chosen]
+        places = np.array_split(np.arange(len(chosen)), self.workers if readers else 1)
+        parts = [[chosen[i] for i in part] for part in places if len(part)]
+        in_parallel = readers.map if readers else map
         try:
-            x, boxes = self.inputs([self.samples[i] for i in chosen], flipped)
-            self.boxes.update(zip(chosen, boxes, strict=True))
-            truths = [self.truth(i, box) for i, box in zip(chosen, boxes, strict=True)]
+            if self.features:
+                x, boxes = self.features.batch([self.samples[i] for i in chosen], flipped)
+                self.boxes.update(zip(chosen, boxes, strict=True))
+            else:
+                pictures = [x for part in in_parallel(self.pictures, parts) for x in part]
+                x = np.stack(
+                    [mirrored(x) if f else x for x, f in zip(pictures, flipped, strict=True)]
+                )
+            truths = [y for part in in_parallel(self.own_truths, parts) for y in part]
         except UserError as error:
             self.failure = error
             raise
@@ -245,23 +274,26 @@ class SaliencyBatches(keras.utils.PyDataset):
             y = np.concatenate([y, marks], axis=-1)
         return x, y
 
+    def pictures(self, indices: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """Return the network's inputs for samples, and note the letterboxes that placed them."""
+        placed = [network_input(self.samples[i], self.input_shape) for i in indices]
+        self.boxes.update(zip(indices, (box for _, box in placed), strict=True))
+        return [x for x, _ in placed]
+
+    def own_truths(self, indices: Sequence[int]) -> list[Array]:
+        """Return the truths of samples whose pictures have been read."""
+        return [self.truth(i, self.boxes[i]) for i in indices]
+
     def set_of(self, index: int) -> int:
         """Return the index of the data set of a sample."""
         return int(np.searchsorted(np.cumsum(self.sizes), index, side="right"))
 
-    def is_flipped(self, index: int) -> bool:
-        """Return whether a sample is mirrored in this epoch."""
+    def is_flipped(self, index: int, epoch: int | None = None) -> bool:
+        """Return whether a sample is mirrored in an epoch; None for this epoch."""
         if not self.flip:
             return False
-        return bool(np.random.default_rng((self.seed, self.epoch, index)).random() < 0.5)
-
-    def inputs(self, samples: list[Sample], flipped: list[bool]) -> tuple[Any, list[Letterbox]]:
-        """Return the network's inputs for samples, and the letterboxes that placed them."""
-        if self.features:
-            return self.features.batch(samples, flipped)
-        placed = [network_input(sample, self.input_shape) for sample in samples]
-        pictures = [mirrored(x) if f else x for (x, _), f in zip(placed, flipped, strict=True)]
-        return np.stack(pictures), [box for _, box in placed]
+        epoch = self.epoch if epoch is None else epoch
+        return bool(np.random.default_rng((self.seed, epoch, index)).random() < 0.5)
 
     def truth(self, index: int, box: Letterbox) -> Array:
         """Return the network-sized truth of a sample, [map rows, map cols, 2], not mirrored."""
@@ -272,6 +304,25 @@ class SaliencyBatches(keras.utils.PyDataset):
             truth_name(sample, box),
             lambda: make_truth(sample, box, self.grid, self.sigma_pixels),
         )
+
+
+@contextmanager
+def opencv_threads(workers: int) -> Iterator[None]:
+    """Divide the cores between reading threads and OpenCV's own, while the block runs.
+
+    OpenCV starts a thread a core for each resizing and blurring, whoever calls it.
+
+    Args:
+        workers: number of threads that call OpenCV.
+    """
+    before = cv2.getNumThreads()
+    allowed = getattr(os, "sched_getaffinity", None)  # not available on macOS and Windows
+    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
+    cv2.setNumThreads(max(1, cores // workers))
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def mirrored(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -104,7 +104,7 @@ def few_figures(request, monkeypatch):
     """Draw no figures of an epoch, which take a quarter of a tiny training's time, unless asked."""
     epochs = sys.modules.get("commands.training.epochs")  # to import it takes seconds
     if epochs and "figures" not in request.keywords:
-        monkeypatch.setattr(epochs.Epochs, "draw", lambda self: None)
+        monkeypatch.setattr(epochs.Epochs, "draw", lambda *about: None)
 
 
 @pytest.fixture(autouse=True)

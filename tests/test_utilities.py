@@ -456,7 +456,7 @@ def test_a_damaged_jpeg_is_named_when_decoded_smaller(tmp_path, reductions):
 def test_the_order_is_drawn_once_an_epoch(samples, monkeypatch):
     batches = SaliencyBatches(samples, (32, 48), 2, shuffle=True)
     draw, drawn = batches._draw, []
-    monkeypatch.setattr(batches, "_draw", lambda: drawn.append(batches.epoch) or draw())
-    for epoch in (0, 1, 0):
+    monkeypatch.setattr(batches, "_draw", lambda epoch: drawn.append(epoch) or draw(epoch))
+    for epoch in (0, 1, 0, 2, 1, 0):  # the last two are kept, as the next one is read ahead
         epoch_of(batches, epoch)
-    assert drawn == [0, 1, 0]
+    assert drawn == [0, 1, 2, 0]

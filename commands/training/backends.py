@@ -4,9 +4,12 @@ Keras leaves these to its backend, so this module may import TensorFlow, JAX and
 modules are independent of the backend.
 """
 
+import os
+import platform
 import sys
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,13 @@ import keras
 from keras import tree
 
 from config import Config
+from salience.system.cache import Cache, make_key
+from salience.system.errors import UserError
+from salience.system.files import make_folder
 from salience.system.quiet import hushed
 
 CPU_INFO = Path("/proc/cpuinfo")
+COMPILED_BYTES = 10**9  # of the programs that JAX has compiled; those of a training take some MB
 # CPU instructions that multiply in a precision, of x86-64 and Arm
 CPU_FLAGS = {
     "mixed_bfloat16": ("avx512_bf16", "amx_bf16", "bf16"),
@@ -68,6 +75,63 @@ def make_deterministic(seed: int, xla: str = "auto") -> None:
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
+
+
+@contextmanager
+def compilations_kept(cache: Cache) -> Iterator[None]:
+    """Keep what JAX compiles in the block in the user's cache, so that a later start reads it.
+
+    It is one shelf a version and machine, since XLA compiles for the instructions of a processor.
+    JAX removes its least recently used entries beyond COMPILED_BYTES, the cache the whole shelf. A
+    folder that the user gave to JAX itself ($JAX_COMPILATION_CACHE_DIR) is used instead, and
+    $JAX_ENABLE_COMPILATION_CACHE=false switches it off. The other backends keep nothing.
+
+    Args:
+        cache: the user's cache; without a folder, or with too low a limit, nothing is kept.
+    """
+    if backend() != "jax" or cache.folder is None or cache.limit < 2 * COMPILED_BYTES:
+        yield
+        return
+    import jax  # pyright: ignore[reportMissingImports]
+    from jax.experimental.compilation_cache import compilation_cache  # pyright: ignore
+
+    shelf = cache.shelf(make_key("compiled by JAX", jax.__version__, platform.machine(), _flags()))
+    folder = cache.folder / shelf.name
+    own = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_compilation_cache_max_size": COMPILED_BYTES,
+        # also the dozens of small programs of a start
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in own}
+    is_kept = not before["jax_compilation_cache_dir"]
+    with suppress(UserError):  # of a full or read-only disk
+        cache.make_room(COMPILED_BYTES // 10, shelf)
+        make_folder(folder, "$SALIENCY_CACHE")
+        shelf.touch()
+    if not is_kept or not os.access(folder, os.W_OK):
+        yield
+        return
+    # a folder that is removed, or a disk that fills on the way, is no matter
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    for name, value in own.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # JAX looks for the folder once
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+
+def _flags() -> str:
+    """Return the processor's instructions as Linux lists them, or ""."""
+    with suppress(OSError):
+        lines = CPU_INFO.read_text().splitlines()
+        return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return ""
 
 
 def has_accelerator() -> bool:

@@ -10,7 +10,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Standing:
         good: executions (of one or several steps) in the epoch that ended with a finite loss.
         logs: training results of the epoch if only its validation is left; else None.
         seconds: duration of the epoch so far.
+        train_seconds: duration of its steps so far.
         history: results of the finished epochs.
         started: start time of the run, which is part of its name.
         incidents: steps with a non-finite loss, see `nonfinite.py`.
@@ -50,13 +51,19 @@ class Standing:
     good: int = 0
     logs: dict[str, float] | None = None
     seconds: float = 0.0
+    train_seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     started: str = ""
     incidents: list[dict[str, Any]] = field(default_factory=list)
 
     def go_to_next_epoch(self) -> None:
         """Move to the start of the next epoch."""
-        self.epoch, self.step, self.good, self.logs, self.seconds = self.epoch + 1, 0, 0, None, 0.0
+        self.epoch, self.step, self.good, self.logs = self.epoch + 1, 0, 0, None
+        self.seconds = self.train_seconds = 0.0
+
+    def copy(self) -> "Standing":
+        """Return a copy that does not change as the training goes on."""
+        return replace(self, history=list(self.history), incidents=list(self.incidents))
 
     @property
     def is_between_epochs(self) -> bool:

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import keras
@@ -48,12 +49,15 @@ class Devices:
         """Return the number of batches of an epoch that `fit` receives."""
         return len(training)
 
-    def feed(self, training: SaliencyBatches, first: int = 0) -> keras.utils.PyDataset:
-        """Return the training batches for `fit`, from index `first` on."""
-        # with TensorFlow, Keras' own reading threads keep the order of the batches
-        if keras.backend.backend() == "tensorflow" and not first:
-            return training
-        return Feed(training, first, self.steps(training))
+    def feed(self, training: SaliencyBatches, first: int = 0, epochs: int = 0) -> "Feed":
+        """Return the training batches for `fit`.
+
+        Args:
+            training: the batches.
+            first: index of an epoch's first batch.
+            epochs: number of epochs whose batches may be read ahead.
+        """
+        return Feed(training, first, self.steps(training), epochs)
 
     def finish_epoch(
         self, model: keras.Model, training: SaliencyBatches, logs: dict[str, float]
@@ -101,39 +105,65 @@ class Devices:
 
 
 class Feed(keras.utils.PyDataset):
-    """Consecutive batches of an epoch, in order, read ahead by threads.
+    """Consecutive batches, in order, read ahead by threads across the end of an epoch.
 
-    With JAX and PyTorch, Keras starts its own reading threads before the first epoch, to inspect
-    a batch. Batches that they have read then appear before the first batch or in the next epoch
-    (Keras 3.15.1, PyDatasetEnqueuer.stop).
+    Keras' own reading threads start anew each epoch. With JAX and PyTorch, Keras starts them before
+    the first epoch, to inspect a batch. Batches that they have read then appear before the first
+    batch or in the next epoch (Keras 3.15.1, PyDatasetEnqueuer.stop).
 
     Args:
         batches: batches to read; at most `batches.max_queue_size` are in memory.
-        first: index of the first batch.
-        end: index after the last batch.
+        first: index of an epoch's first batch.
+        end: index after an epoch's last batch.
+        epochs: number of epochs whose first batches may be read before the epoch begins.
     """
 
-    def __init__(self, batches: SaliencyBatches, first: int, end: int) -> None:
+    def __init__(self, batches: SaliencyBatches, first: int, end: int, epochs: int = 0) -> None:
         super().__init__(workers=1)
-        self.batches, self.first, self.end = batches, first, end
-        self.pool: ThreadPoolExecutor | None = None  # None once the last batch is submitted
+        self.batches, self.first, self.end, self.epochs = batches, first, end, epochs
+        self.pools: tuple[ThreadPoolExecutor, ThreadPoolExecutor] | None = None
         self.pending: dict[tuple[int, int], Future] = {}  # by epoch and index
+        self.is_closed = False
 
     def __len__(self) -> int:
         return self.end - self.first
 
     def __getitem__(self, index: int) -> Any:
-        epoch, index = self.batches.epoch, self.first + index
-        for later in range(index, min(index + self.batches.max_queue_size, self.end)):
-            if (epoch, later) not in self.pending:
-                self.pool = self.pool or ThreadPoolExecutor(self.batches.workers)
-                self.pending[epoch, later] = self.pool.submit(self.batches.__getitem__, later)
-                if later == self.end - 1:  # its threads end after the submitted batches
-                    self.pool.shutdown(wait=False)
-                    self.pool = None
-        self.pending = {key: batch for key, batch in self.pending.items() if key >= (epoch, index)}
+        if self.is_closed:  # TensorFlow's reader may still run after the training has stopped
+            raise RuntimeError("The batches are closed.")
+        wanted = self.batches.epoch, self.first + index
+        later = list(islice(self.following(*wanted), self.batches.max_queue_size))
+        for epoch, place in later:
+            if (epoch, place) not in self.pending:
+                self.pending[epoch, place] = self.submit(epoch, place)
+        self.pending = {key: batch for key, batch in self.pending.items() if key >= wanted}
+        if len(later) < self.batches.max_queue_size:
+            self.pools = None  # the last batch is submitted: their threads end after it
         # keep this batch until the next is requested: Keras requests the first one twice
-        return self.pending[epoch, index].result()
+        return self.pending[wanted].result()
+
+    def following(self, epoch: int, index: int) -> Iterator[tuple[int, int]]:
+        """Yield the epoch and the index of a batch and of those after it."""
+        yield from ((epoch, place) for place in range(index, self.end))
+        for later in range(epoch + 1, self.epochs):
+            yield from ((later, place) for place in range(self.first, self.end))
+
+    def submit(self, epoch: int, index: int) -> Future:
+        """Start to read a batch."""
+        if not self.pools:
+            depth = self.batches.max_queue_size
+            self.pools = ThreadPoolExecutor(depth), ThreadPoolExecutor(self.batches.workers)
+        makers, readers = self.pools  # a maker waits for readers, so they are not the same threads
+        return makers.submit(self.batches.read, epoch, index, readers)
+
+    def close(self) -> None:
+        """End the threads, and drop what was read for later epochs."""
+        self.is_closed = True
+        if self.pools:
+            makers, readers = self.pools
+            makers.shutdown(cancel_futures=True)
+            readers.shutdown()
+        self.pools, self.pending = None, {}
 
 
 class Mesh(Devices):
@@ -172,7 +202,7 @@ class Mesh(Devices):
         """Return the number of batches of an epoch that the devices can share evenly."""
         return len(training) - bool(self.rest(training))
 
-    def feed(self, training: SaliencyBatches, first: int = 0) -> keras.utils.PyDataset:
+    def feed(self, training: SaliencyBatches, first: int = 0, epochs: int = 0) -> Feed:
         """Return the batches that the devices can share evenly; each process reads its part.
 
         Raises:
@@ -185,7 +215,7 @@ class Mesh(Devices):
                 f"{training.batch_size} and do not divide by {self.count} devices. Try "
                 f"--batch_size {max(1, training.count // self.count) * self.count}."
             )
-        return Feed(training, first, self.steps(training))
+        return super().feed(training, first, epochs)
 
     def rest(self, training: SaliencyBatches) -> int:
         """Return the size of the last batch if the devices cannot share it evenly, else 0."""

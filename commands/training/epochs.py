@@ -1,10 +1,16 @@
-"""The callback of a training: progress bar, validation, files, checkpoints and stopping."""
+"""The callback of a training: progress bar, validation, files, checkpoints and stopping.
+
+Files, checkpoints and figures are written by one thread (`Epochs.background`) while the training
+goes on. It gets copies on the host, since the next step alters the variables.
+"""
 
 import os
 import platform
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +26,26 @@ from commands.training.objective import linear_by_epoch, training_metrics
 from commands.training.run_folder import RunFolder
 from commands.training.validation import Validator, scores_line
 from config import Config
+from salience.networks import weight_files
 from salience.system.errors import Interrupted, StorageError, UserError
 from salience.system.files import make_folder, write_json
 from salience.system.signals import Stop
 from salience.system.terminal import progress
+from salience.system.threads import Background
 from utilities import SaliencyBatches
+
+READ_STEPS, READ_SECONDS = 16, 1.0  # losses of steps that the host has not read, and their age
+
+
+class Callbacks(keras.callbacks.CallbackList):
+    """Keras' list of callbacks that passes the results of a step as they are on the device.
+
+    Keras' own list reads all of them after each step, so that the device waits for the host.
+    """
+
+    def on_train_batch_end(self, batch, logs=None):
+        for callback in self.callbacks:
+            callback.on_train_batch_end(batch, logs)
 
 
 class Epochs(keras.callbacks.Callback):
@@ -69,7 +90,13 @@ class Epochs(keras.callbacks.Callback):
             self.events = EventLog(run.path("tensorboard"), run.history, say)
         self.bar = tqdm(disable=True)
         self.has_stepped = self.is_interrupted = False
-        self.saved = time.monotonic()
+        self.background = Background("writer")
+        # steps whose loss is unread: finished steps before and after, and the loss on the device
+        self.unread: deque[tuple[int, int, Any]] = deque()
+        self.loss = 0.0  # mean loss of the epoch so far, as of the last reading
+        self.saved = self.last_read = time.monotonic()
+        self.started = self.saved - standing.seconds
+        self.clock: float | None = None  # time from which steps are counted; None between epochs
 
     @property
     def is_over(self) -> bool:
@@ -82,7 +109,6 @@ class Epochs(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.training.epoch = epoch
         self.first = self.at.step
-        self.started = time.monotonic() - self.at.seconds
         if self.arrays:
             self.state.restore(self.arrays, "network", "optimizer")
             if not self.at.is_between_epochs:  # Keras resets metrics at the start of an epoch
@@ -97,6 +123,18 @@ class Epochs(keras.callbacks.Callback):
         if self.first:
             self.bar.update(self.pictures(self.first))
         self.guard.copy_variables()
+        self.clock = time.monotonic()
+
+    def count_steps(self, more: bool = True) -> None:
+        """Add the time since the last call to that of the epoch's steps.
+
+        Args:
+            more: whether steps follow at once.
+        """
+        now = time.monotonic()
+        if self.clock is not None:
+            self.at.train_seconds += now - self.clock
+        self.clock = now if more else None
 
     def pictures(self, steps: int) -> int:
         """Return the number of pictures in the first steps of an epoch."""
@@ -104,39 +142,63 @@ class Epochs(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.has_stepped, self.arrays = True, None
+        self.background.check()
         # with steps_per_execution, `batch` is the last step, which may be beyond the epoch's end
         before, self.at.step = self.at.step, min(self.first + batch + 1, len(self.training))
-        loss = float((logs or {}).get("loss", 0))
-        if self.config.on_nan != "stop":
+        self.unread.append((before, self.at.step, (logs or {}).get("loss", 0)))
+        if self.config.on_nan != "stop":  # a step may be undone, so none may follow
             self.sync_variables()
-        if np.isfinite(loss) and self.guard.has_finite_weights():
-            self.at.good += 1
-        else:
-            self.handle_nonfinite(before, loss)
+            self.read_losses()
+        elif time.monotonic() - self.last_read >= READ_SECONDS:
+            self.read_losses()
+        elif len(self.unread) >= READ_STEPS:  # the device still has the later half to do
+            self.read_losses(READ_STEPS // 2)
         done = self.pictures(self.at.step)
-        self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        self.bar.set_postfix(loss=f"{self.loss:.4f}", refresh=False)
         self.bar.update(done - self.bar.n)
         if self.asked_to_stop():
             self.interrupt()
         elif time.monotonic() - self.saved >= 60 * self.config.checkpoint_minutes:
             self.save()
 
-    def handle_nonfinite(self, before: int, loss: float) -> None:
+    def read_losses(self, least: int = 0) -> None:
+        """Read the losses of steps from the device, in order, and handle those not finite.
+
+        A step's loss is the mean of its epoch so far. With the policy to stop, some steps follow on
+        a loss that is not finite, but nothing is saved before it is read.
+
+        Args:
+            least: number of the newest steps that stay unread.
+
+        Raises:
+            UserError: the training must end.
+        """
+        while len(self.unread) > least:
+            before, step, loss = self.unread.popleft()
+            self.loss = float(loss)
+            if np.isfinite(self.loss) and self.guard.has_finite_weights():
+                self.at.good += 1
+            else:
+                self.handle_nonfinite(before, step)
+        self.last_read = time.monotonic()
+
+    def handle_nonfinite(self, before: int, step: int) -> None:
         """Handle steps with a non-finite loss or non-finite weights.
 
         Args:
             before: number of the epoch's steps before them.
-            loss: mean loss of the epoch so far.
+            step: number of the epoch's steps with them.
 
         Raises:
             UserError: the training must end.
         """
         self.sync_variables()
         size = self.config.batch_size
-        order = self.training.order()[before * size : self.at.step * size]
+        order = self.training.order()[before * size : step * size]
         names = [self.training.samples[i].name for i in order]
         try:
-            self.say(self.guard.handle_nonfinite(self.at.epoch + 1, self.at.step, loss, names))
+            self.background.wait()  # a rewind reads a checkpoint
+            self.say(self.guard.handle_nonfinite(self.at.epoch + 1, step, self.loss, names))
         finally:
             if self.devices.is_chief:
                 write_json(self.run.path("nonfinite.json"), self.at.incidents)
@@ -149,9 +211,19 @@ class Epochs(keras.callbacks.Callback):
         """Return True if this process or another one has received a signal to end."""
         return self.devices.any(bool(self.stop))
 
-    def save(self) -> None:
-        """Write a checkpoint."""
+    def save(self, write: Callable[[], object] | None = None) -> None:
+        """Hand a checkpoint to the writing thread.
+
+        Args:
+            write: writes the files of a finished epoch, before the checkpoint that refers to them.
+
+        Raises:
+            UserError: the weights are not finite, or an earlier write has failed.
+        """
+        self.read_losses()
         self.sync_variables()
+        is_within = self.clock is not None
+        self.count_steps(more=False)
         self.at.seconds = time.monotonic() - self.started
         self.at.history = self.run.history
         if self.devices.is_chief:
@@ -162,12 +234,29 @@ class Epochs(keras.callbacks.Callback):
                     "longer finite. The last checkpoint is kept. Try a lower --learning_rate, or "
                     "--on_nan skip."
                 )
-            self.run.checkpoints.save(self.at, arrays)
+            self.background.submit(partial(self.write, self.at.copy(), arrays, write))
         self.saved = time.monotonic()
+        self.clock = self.saved if is_within else None
+
+    def write(
+        self, standing: Standing, arrays: Arrays, before: Callable[[], object] | None
+    ) -> None:
+        """Write a checkpoint, and the files of a finished epoch; in the writing thread.
+
+        The history names an epoch as finished only once its checkpoint is on the disk.
+        """
+        if before:
+            before()
+        self.run.checkpoints.save(standing, arrays)
+        if before:
+            self.run.write_history(standing.history)
+            if self.events:
+                self.events.write(standing.history[-1])
 
     def interrupt(self) -> None:
         """Write a checkpoint, and end Keras' training loop."""
         self.save()
+        self.background.wait()
         self.is_interrupted = True
         self.model.stop_training = True
 
@@ -186,6 +275,7 @@ class Epochs(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if self.is_interrupted:
             return
+        self.read_losses()
         logs = self.devices.finish_epoch(self.model, self.training, logs or {})
         self.complete({name: float(value) for name, value in logs.items()})
 
@@ -206,16 +296,20 @@ class Epochs(keras.callbacks.Callback):
                 "--learning_rate."
             )
         self.at.logs = logs
+        self.count_steps(more=False)
         self.bar.close()
         is_single_process = self.devices.processes == 1
         # several processes validate together, so a signal must not end a single one
         if not is_single_process:
             self.save()
+        began = time.monotonic()
         try:
             scores = self.validator.validate(self.model, self.stop if is_single_process else Stop())
         except Interrupted:
             return self.interrupt()
-        seconds = time.monotonic() - self.started
+        now = time.monotonic()
+        seconds, validating = now - self.started, now - began
+        self.started = now
         row = {
             "epoch": self.at.epoch + 1,
             "loss": logs["loss"],
@@ -224,33 +318,57 @@ class Epochs(keras.callbacks.Callback):
             **scores,
             **self.learning_rates(self.at.epoch),
             "seconds": round(seconds, 2),
-            "images_per_second": round(self.training.count / seconds, 3),
+            "train_seconds": round(self.at.train_seconds, 2),
+            "validation_seconds": round(validating, 2),
+            "other_seconds": round(max(0.0, seconds - self.at.train_seconds - validating), 2),
+            "images_per_second": round(self.training.count / max(self.at.train_seconds, 1e-3), 3),
             "peak_memory_mb": peak_memory_mb(),
         }
-        best = self.run.record(self.state.network, row)
-        if self.events:  # only in the process that writes
-            self.events.write(row)
-            self.draw()
+        best = self.run.add(row)
         self.say(
             f"epoch {row['epoch']}: loss {row['loss']:.4f}  {scores_line(row)}  "
-            f"{row['images_per_second']:.2f} images/s{'  (best)' if best else ''}"
+            f"{row['images_per_second']:.2f} images/s, training {row['train_seconds']:.1f} s, "
+            f"validation {row['validation_seconds']:.1f} s, other {row['other_seconds']:.1f} s"
+            f"{'  (best)' if best else ''}"
         )
         self.warn_of_zero_maps()
         self.at.go_to_next_epoch()
-        self.started = time.monotonic()
-        self.save()  # last, so that the checkpoint is never ahead of the files
+        self.save_epoch(row, best)
         if self.is_over:
+            self.background.wait()
             self.model.stop_training = True
             if self.at.epoch < self.config.epochs:
                 self.say(f"No better epoch for {self.config.patience} epochs: stopping.")
         elif self.asked_to_stop():
             self.interrupt()
 
-    def draw(self) -> None:
+    def save_epoch(self, row: dict[str, float], best: bool) -> None:
+        """Hand weights, checkpoint, history and figures of an epoch to the writing thread.
+
+        Args:
+            row: row of the epoch.
+            best: whether it is the best one so far.
+        """
+        if not self.devices.is_chief:
+            return self.save()
+        weights = weight_files.in_memory(self.state.network)
+        draw = partial(self.draw, list(self.run.history), self.validator.grid)
+
+        def write() -> None:
+            self.run.save_weights(weights, row, best)
+            if is_last:  # a run that is resumed after its last epoch draws no more
+                draw()
+
+        is_last = self.is_over
+        self.save(write)
+        if not is_last:
+            self.background.submit_spare(draw)
+
+    def draw(self, history: list[dict[str, float]], pictures: list[tuple]) -> None:
         """Draw the curves and some predictions; a full disk is only a warning."""
         try:
-            figures.curves(self.run.history, self.run.path("curves.png"), self.config.name)
-            figures.picture_grid(self.validator.grid, self.run.path("examples.png"))
+            figures.curves(history, self.run.path("curves.png"), self.config.name)
+            figures.picture_grid(pictures, self.run.path("examples.png"))
         except StorageError as error:
             self.say(f"warning: {error}")
 
@@ -280,7 +398,8 @@ class Epochs(keras.callbacks.Callback):
             )
 
     def close(self) -> None:
-        """Close the progress bar and the event file."""
+        """End the writing thread after its work; close the progress bar and the event file."""
+        self.background.close()
         self.bar.close()
         if self.events:
             self.events.close()

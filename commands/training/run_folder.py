@@ -4,6 +4,7 @@ Each file is replaced atomically. The best weights are saved in the run folder a
 `checkpoint.py` saves the position within a run.
 """
 
+import math
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -39,7 +40,10 @@ from salience.system.terminal import tell
 RUN = "run.json"  # facts about a run besides its settings: pictures, start time, process
 REMEDY = "Choose another folder with --output, or replace that run with --overwrite."
 # measurements of time and memory, stored apart: the history of a repeated run is identical
-CLOCK = ("seconds", "images_per_second", "peak_memory_mb")
+CLOCK = (
+    *("seconds", "train_seconds", "validation_seconds", "other_seconds"),
+    *("images_per_second", "peak_memory_mb"),
+)
 
 
 @dataclass(frozen=True)
@@ -231,8 +235,8 @@ class RunFolder:
         self.history = standing.history
         if not self.writes:
             return
-        # the checkpoint is written last: the files may already include the next epoch
-        self.write_history()
+        # the process may have ended between the writing of the checkpoint and of the history
+        self.write_history(self.history)
         if self.history:
             self.unpublished_reason = self.reason_not_to_publish(self.card(self.best_epoch))
 
@@ -245,32 +249,36 @@ class RunFolder:
         """Row of the history with the lowest validation loss; see `badness`."""
         return min(self.history, key=badness)
 
-    def record(self, model: keras.Model, row: dict[str, float]) -> bool:
-        """Add an epoch to the history and save the weights; return True for the best epoch so far.
+    def add(self, row: dict[str, float]) -> bool:
+        """Add an epoch to the history in memory; return True for the best epoch so far.
 
         Args:
-            model: the network after this epoch.
             row: `epoch`, `loss`, `val_loss`, the metrics, and measurements (CLOCK).
-
-        Returns:
-            True if the epoch has the lowest validation loss so far.
         """
         self.history.append(row)
-        best = self.best_epoch is row
-        if not self.writes:
-            return best
-        self.write_history()
-        card = self.card(row)
-        weight_files.save(model, self.path("last.weights.h5"), card)
-        if best:
-            weight_files.save(model, self.path("best.weights.h5"), card)
-            self.publish(model, card)
-        return best
+        return self.best_epoch is row
 
-    def write_history(self) -> None:
+    def save_weights(
+        self, weights: weight_files.InMemory, row: dict[str, float], best: bool
+    ) -> None:
+        """Save an epoch's weights: as the last ones, and as the best ones if they are.
+
+        Args:
+            weights: copy of the weights, see `weight_files.in_memory`.
+            row: row of the epoch.
+            best: the answer of `add`.
+        """
+        card = self.card(row)
+        weight_files.write(weights, self.path("last.weights.h5"), card)
+        if best:
+            weight_files.write(weights, self.path("best.weights.h5"), card)
+            self.publish(weights, card)
+
+    def write_history(self, history: Sequence[dict[str, float]]) -> None:
         """Write history.csv with the results, and speed.csv with the measurements (CLOCK)."""
-        measured = [{k: row[k] for k in ("epoch", *CLOCK) if k in row} for row in self.history]
-        results = [without_clock(row) for row in self.history]
+        # epochs of an earlier version lack some measurements
+        measured = [{k: row.get(k, math.nan) for k in ("epoch", *CLOCK)} for row in history]
+        results = [without_clock(row) for row in history]
         for name, rows in (("history.csv", results), ("speed.csv", measured)):
             if rows:
                 write_text(self.path(name), as_csv(rows))
@@ -282,7 +290,7 @@ class RunFolder:
         """The file of the best weights in the weights folder."""
         return self.weights_dir / f"{self.config.name}.weights.h5"
 
-    def publish(self, model: keras.Model, card: dict[str, Any]) -> None:
+    def publish(self, weights: weight_files.InMemory, card: dict[str, Any]) -> None:
         """Save the best weights in the weights folder, unless it has better ones of another run.
 
         Better means a higher validation CC on the same pictures. Weights of another data set are
@@ -290,12 +298,12 @@ class RunFolder:
         `unpublished_reason` records the reason.
 
         Args:
-            model: the network with the best weights.
+            weights: copy of the best weights.
             card: card of the weights, see `card`.
         """
         self.unpublished_reason = self.reason_not_to_publish(card)
         if not self.unpublished_reason:
-            weight_files.save(model, self.published, card)
+            weight_files.write(weights, self.published, card)
 
     def reason_not_to_publish(self, card: dict[str, Any]) -> str:
         """Return why weights with a card must not be published; "" if they may."""

@@ -14,8 +14,8 @@ from commands.evaluation.map_sources import ModelMaps
 from commands.prediction.calibrate import fitted
 from commands.training import backends, checkpoint, feature_cache
 from commands.training.checkpoint import Arrays, Standing, State
-from commands.training.devices import Devices, started
-from commands.training.epochs import Epochs
+from commands.training.devices import Devices, Feed, started
+from commands.training.epochs import Callbacks, Epochs
 from commands.training.objective import set_up
 from commands.training.run_folder import EarlierRun, RunFolder, find_earlier_run
 from commands.training.runs import history_of
@@ -30,7 +30,7 @@ from salience.system.cache import default_cache
 from salience.system.errors import Interrupted, UserError
 from salience.system.signals import Stop, heeded
 from salience.system.terminal import tell
-from utilities import OutputGrid, SaliencyBatches
+from utilities import OutputGrid, SaliencyBatches, opencv_threads
 
 
 def train(config: Config, say: Callable[[str], None] = tell) -> RunFolder:
@@ -45,8 +45,9 @@ def train(config: Config, say: Callable[[str], None] = tell) -> RunFolder:
         Interrupted: a signal ended the training; the same settings resume it.
     """
     config.check_start()
-    with heeded(say) as stop:
-        with started(config) as devices:
+    cache = default_cache(config.cache_bytes)
+    with heeded(say) as stop, opencv_threads(config.workers):
+        with started(config) as devices, backends.compilations_kept(cache):
             chief = devices.is_chief
             run = train_on(devices, config, say if chief else lambda line: None, stop)
         if run.is_interrupted:
@@ -284,7 +285,8 @@ def fit(epochs: Epochs, config: Config, say: Callable[[str], None]) -> None:
         else:
             epochs.end_epoch()
     if not epochs.is_over and not epochs.is_interrupted:
-        fit_epochs(epochs, config, say, devices.feed(training), config.epochs)
+        feed = devices.feed(training, epochs=config.epochs)
+        fit_epochs(epochs, config, say, feed, config.epochs)
 
 
 def make_variables(epochs: Epochs) -> None:
@@ -297,17 +299,18 @@ def fit_epochs(
     epochs: Epochs,
     config: Config,
     say: Callable[[str], None],
-    feed: keras.utils.PyDataset,
+    feed: Feed,
     end: int,
 ) -> None:
     """Train up to an epoch; if `--xla on` cannot compile the step, train without XLA."""
     model = epochs.state.fitted
+    callbacks = Callbacks([epochs], add_history=True, model=model, epochs=end, steps=len(feed))
     options = {
         "initial_epoch": epochs.at.epoch,
         "epochs": end,
         "shuffle": False,  # the generator shuffles, by seed and epoch
         "verbose": 0,
-        "callbacks": [epochs],
+        "callbacks": callbacks,
     }
     try:
         model.fit(feed, **options)
@@ -322,6 +325,8 @@ def fit_epochs(
         set_up(model, dataclasses.replace(config, xla="off"), len(epochs.training))
         make_variables(epochs)
         model.fit(feed, **options)
+    finally:
+        feed.close()
 
 
 def first_line(error: Exception) -> str:

@@ -1,7 +1,9 @@
 """Scores of a network on the validation pictures, after each epoch."""
 
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import keras
@@ -21,10 +23,13 @@ from salience.pictures.reading import sample_density, sample_image, sample_shape
 from salience.system.errors import Interrupted, UserError
 from salience.system.signals import Stop
 from salience.system.terminal import progress
+from salience.system.threads import in_order
 from utilities import SaliencyBatches, postprocess
 
 VALIDATED = ("cc", "nss", "auc_judd")
 GRID_PICTURES = 4
+AHEAD, BEHIND = 3, 3  # batches read before, and scored after, the one in the network
+KEPT_BYTES = 10**9  # of density maps at their pictures' size, kept between validations
 # the centre bias that the information gain of each set is over: standard deviation of its blur, in
 # widths of the output (OSIE's is 24 pixels of 800), and its share of the uniform density
 BASELINE_BLUR, BASELINE_UNIFORM = 0.03, 0.01
@@ -127,6 +132,7 @@ class Validator:
         self.baselines: list[NDArray] = []  # centre bias of each data set, on the output's grid
         self.loss = loss_function(config.model, config.loss)
         self.grid: list = []
+        self.kept: dict[int, NDArray] = {}  # density maps by index of the picture
 
     def validate(self, model: keras.Model, stop: Stop | None = None) -> dict[str, float]:
         """Return `val_loss` and the mean metrics, from one prediction per picture.
@@ -143,36 +149,54 @@ class Validator:
         columns = [*VALIDATED, "loss", *(metric.__name__ for metric in own_metrics)]
         if self.training:
             columns.append("ig")
+        functions = [self.loss, *own_metrics, *([self.gain] if self.training else [])]
         own_indices = self.devices.share(range(len(self.batches)))
+        ahead = min(AHEAD, self.batches.max_queue_size)  # fewer of features, which are large
         bar = progress(
             len(own_indices) * self.config.batch_size, "validation", shown=self.devices.is_chief
         )
         table: list[list[float]] = []
         self.grid = []
-        with ThreadPoolExecutor(self.config.workers) as pool:
-            prefetched = [pool.submit(self.batches.__getitem__, index) for index in own_indices[:1]]
-            for index in own_indices:
+        with (
+            bar,
+            ThreadPoolExecutor(ahead) as makers,
+            ThreadPoolExecutor(self.config.workers) as readers,
+            ThreadPoolExecutor(self.config.workers) as scorers,
+        ):
+            scored: deque[tuple[list[Future], list]] = deque()  # of batches not yet in the table
+
+            def collect(most: int) -> None:
+                """Wait for scores until those of `most` batches are left."""
+                while len(scored) > most:
+                    futures, by_picture = scored.popleft()
+                    for future, *values in zip(futures, *by_picture, strict=True):
+                        row, picture = future.result()
+                        table.append([*(row[name] for name in VALIDATED), *values])
+                        self.grid += [picture] if picture else []
+                    bar.update(len(futures))
+
+            # the next batches are read, and the last ones scored, while the network runs
+            read = partial(self.batches.read, 0, readers=readers)
+            for index, (x, y) in in_order(makers, read, own_indices, ahead):
                 if stop:
-                    bar.close()
+                    makers.shutdown(cancel_futures=True)
+                    scorers.shutdown(cancel_futures=True)
                     raise Interrupted("in the validation")
-                x, y = prefetched.pop().result()
-                if index != own_indices[-1]:  # read the next batch while the network runs
-                    prefetched.append(pool.submit(self.batches.__getitem__, index + 1))
                 predicted = self.devices.predict(model, x)
-                functions = [self.loss, *own_metrics, *([self.gain] if self.training else [])]
                 by_picture = [
                     keras.ops.convert_to_numpy(function(y, predicted)).tolist()
                     for function in functions
                 ]
                 predicted = np.asarray(own_maps(self.config.model, y, predicted))
                 first = index * self.config.batch_size
-                rows = list(pool.map(self.score, range(first, first + len(predicted)), predicted))
-                for row, *values in zip(rows, *by_picture, strict=True):
-                    table.append([*(row[name] for name in VALIDATED), *values])
-                for i in range(first, min(first + len(predicted), GRID_PICTURES)):
-                    self.grid.append(self.grid_row(i, predicted[i - first], rows[i - first]))
-                bar.update(len(predicted))
-        bar.close()
+                places = range(first, first + len(predicted))
+                futures = [
+                    scorers.submit(self.score, i, one)
+                    for i, one in zip(places, predicted, strict=True)
+                ]
+                scored.append((futures, by_picture))
+                collect(BEHIND)
+            collect(0)
         # the training loss includes the regulariser; add it, so that both losses can be compared
         penalty = sum(float(keras.ops.convert_to_numpy(p)) for p in model.losses)
         gathered = self.devices.gather(np.array(table).reshape(-1, len(columns)))
@@ -227,23 +251,31 @@ class Validator:
                 "kept. Try a lower --learning_rate."
             )
 
-    def score(self, index: int, prediction: NDArray) -> dict[str, float]:
-        """Return the metrics of one picture; its batch must have been read."""
+    def score(self, index: int, prediction: NDArray) -> tuple[dict[str, float], tuple | None]:
+        """Return the metrics of one picture, and its row of the picture grid if it has one.
+
+        Its batch must have been read.
+        """
+        sample, saliency_map = self.batches.samples[index], self.restored(index, prediction)
+        density = self.density(index)
+        scores = score(saliency_map, density, sample.fixations, VALIDATED)
+        if index >= GRID_PICTURES:
+            return scores, None
+        caption = f"prediction: CC {scores['cc']:.2f}, NSS {scores['nss']:.2f}"
+        return scores, (sample.name, sample_image(sample), density, saliency_map, caption)
+
+    def density(self, index: int) -> NDArray:
+        """Return the density map of a picture at its size; kept in memory up to KEPT_BYTES."""
+        if index in self.kept:
+            return self.kept[index]
         sample, box = self.batches.samples[index], self.batches.boxes[index]
         density = sample_density(sample, box.image_shape, self.config.gaussian_pixels)
-        return score(self.restored(index, prediction), density, sample.fixations, VALIDATED)
+        # threads may exceed the limit by a map each
+        if sum(kept.nbytes for kept in list(self.kept.values())) + density.nbytes <= KEPT_BYTES:
+            density.flags.writeable = False
+            self.kept[index] = density
+        return density
 
     def restored(self, index: int, prediction: NDArray) -> NDArray:
         """Return a prediction as a map at the picture's size; its batch must have been read."""
         return postprocess(prediction, self.batches.boxes[index], self.batches.grid)
-
-    def grid_row(self, index: int, prediction: NDArray, scores: dict[str, float]) -> tuple:
-        """Return a row of the picture grid."""
-        sample, box = self.batches.samples[index], self.batches.boxes[index]
-        return (
-            sample.name,
-            sample_image(sample),
-            sample_density(sample, box.image_shape, self.config.gaussian_pixels),
-            self.restored(index, prediction),
-            f"prediction: CC {scores['cc']:.2f}, NSS {scores['nss']:.2f}",
-        )

@@ -70,9 +70,15 @@ def save(model: keras.Model, path: Path, card: dict[str, Any], half: bool = Fals
         card: description of the weights; its `config` tells how to build the model.
         half: round the weights to float16; `load` converts them to float32.
     """
+    made = in_memory(model)
+    write(to_float16(made) if half else made, path, card)
+
+
+def in_memory(model: keras.Model) -> InMemory:
+    """Return a copy of a model's weights as a weights file in memory, without a card."""
     made = InMemory()
     without_optimizer(model).save_weights(made)
-    _write(to_float16(made) if half else made, path, card)
+    return made
 
 
 def amend(path: Path, more: dict[str, Any]) -> None:
@@ -82,11 +88,17 @@ def amend(path: Path, more: dict[str, Any]) -> None:
         UserError: the file has no card, or cannot be written.
     """
     card = read_card(path) | more
-    _write(InMemory(read_bytes(path)), path, card)
+    write(InMemory(read_bytes(path)), path, card)
 
 
-def _write(made: InMemory, path: Path, card: dict[str, Any]) -> None:
-    """Write the bytes of a weights file with a card, atomically."""
+def write(made: InMemory, path: Path, card: dict[str, Any]) -> None:
+    """Write the bytes of a weights file with a card, atomically.
+
+    Args:
+        made: the file in memory, see `in_memory`; it gets the card, too.
+        path: file name ending in `.weights.h5`.
+        card: description of the weights.
+    """
     text = json.dumps(without_nan(card))
     with h5py.File(made, "r+") as file:
         for place in (file.attrs, file):

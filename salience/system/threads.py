@@ -1,5 +1,6 @@
-"""Parallel work in threads: results in order, with a bounded number in advance."""
+"""Parallel work in threads: results in order, with a bounded number in advance; work beside."""
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
@@ -29,3 +30,90 @@ def groups(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
     """
     while group := list(islice(items, size)):
         yield group
+
+
+class Background:
+    """Jobs that one thread does in order, while the caller goes on.
+
+    At most one job waits behind the one that runs, so that their data do not pile up. After a job
+    has failed, no other job runs, and every method but `close` raises its exception.
+
+    Args:
+        name: name of the thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._changed = threading.Condition()
+        self._jobs: deque[Callable[[], object]] = deque()
+        self._spare: Callable[[], object] | None = None
+        self._failure: BaseException | None = None
+        self._is_busy = self._is_closed = False
+        self._thread: threading.Thread | None = None
+
+    def submit(self, job: Callable[[], object]) -> None:
+        """Do a job after the earlier ones; wait while another one is waiting."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure or not self._jobs)
+            self.check()
+            self._jobs.append(job)
+            self._start()
+
+    def submit_spare(self, job: Callable[[], object]) -> None:
+        """Do a job when no other one is left; it replaces an earlier spare one that waits."""
+        with self._changed:
+            self.check()
+            self._spare = job
+            self._start()
+
+    def check(self) -> None:
+        """Raise the exception of the job that failed, if one did."""
+        if self._failure:
+            raise self._failure
+
+    def wait(self) -> None:
+        """Wait until all jobs are done."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._is_busy or self._jobs or self._spare))
+            self.check()
+
+    def close(self) -> None:
+        """End the thread after its jobs."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        if self._thread:
+            self._thread.join()
+
+    def _start(self) -> None:
+        """Tell the thread about a job; the first one starts it."""
+        if not self._thread:
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def _work(self) -> None:
+        """Do jobs until `close`."""
+        while job := self._next():
+            try:
+                job()
+            except BaseException as error:  # raised in the caller's thread
+                with self._changed:
+                    self._failure, self._spare = error, None
+                    self._jobs.clear()
+            del job  # its data, while the thread waits
+            with self._changed:
+                self._is_busy = False
+                self._changed.notify_all()
+
+    def _next(self) -> Callable[[], object] | None:
+        """Return the next job once there is one; None after `close`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._spare or self._is_closed)
+            if self._jobs:
+                job = self._jobs.popleft()
+            else:
+                job, self._spare = self._spare, None
+            self._is_busy = job is not None
+            self._changed.notify_all()
+            return job

@@ -450,16 +450,16 @@ def test_a_training_whose_disk_is_full_keeps_its_last_good_weights(inputs, disk,
     """The disk fills after the first epoch."""
     folder = disk("size=24m")
     (folder / "out").mkdir()
-    record, ballast = RunFolder.record, None
+    save_weights, ballast = RunFolder.save_weights, None
 
-    def fills(run, *arguments):
+    def fills(run, weights, row, best):
         nonlocal ballast
-        if run.history:
+        if row["epoch"] > 1:
             ballast = fill(folder, 4096)
-        return record(run, *arguments)
+        return save_weights(run, weights, row, best)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunFolder, "record", fills)
+        patch.setattr(RunFolder, "save_weights", fills)
         code, told = run("train", inputs, folder / "out", capsys)
     assert (code, len(told)) == (1, 1), told
     assert "No space left on device" in told[0]

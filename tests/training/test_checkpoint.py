@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -191,6 +192,30 @@ def test_a_run_whose_checkpoints_cannot_be_read_is_left_alone(unfinished, monkey
     with pytest.raises(UserError, match="without a readable checkpoint"):
         train.train(unfinished, **QUIET)
     assert (folder / "history.csv").exists()
+
+
+def test_a_write_that_fails_in_its_thread_ends_the_run_and_the_epoch_is_kept(
+    tiny, tmp_path, monkeypatch
+):
+    whole = train.train(tiny(output=tmp_path / "whole", epochs=3), **QUIET)
+    threads = []
+
+    def full(self, history):
+        threads.append(threading.current_thread().name)
+        raise StorageError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_history", full)
+        with pytest.raises(StorageError, match="No space left on device"):
+            train.train(tiny(epochs=3), **QUIET)
+    assert threads == ["writer"]
+    folder = tiny().run_folder
+    assert not (folder / "history.csv").exists()  # as after a kill before it is written
+    assert [path.stem for path in (folder / "checkpoints").iterdir()] == ["00002-00000000"]
+    lines = []
+    train.train(tiny(epochs=3), say=lines.append)
+    assert "resuming from epoch 2, its first step" in lines
+    assert (folder / "history.csv").read_bytes() == whole.path("history.csv").read_bytes()
 
 
 def test_a_damaged_one_is_not_kept_in_the_place_of_a_good_one(tmp_path):

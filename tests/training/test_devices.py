@@ -168,7 +168,7 @@ def test_batches_come_in_order_though_the_first_is_looked_at_twice(workers):
 
     samples = synthetic.load(None, "train")
     batches = SaliencyBatches(samples, (48, 64), 2, shuffle=True, seed=3, workers=workers)
-    feed = Feed(batches, 0, 5)
+    feed = Feed(batches, 0, 5, epochs=2)
     feed[0]
     assert len(feed) == 5
     for epoch in (0, 1):
@@ -190,6 +190,12 @@ def test_no_more_batches_are_held_than_the_generator_says():
     assert list(feed.pending) == [(0, 0), (0, 1)]
     feed[1]
     assert list(feed.pending) == [(0, 1), (0, 2)]
+    feed = Feed(batches, 0, 3, epochs=2)
+    feed[2]  # reads on in the next epoch
+    assert list(feed.pending) == [(0, 2), (1, 0)]
+    batches.epoch = 1
+    feed[2]
+    assert list(feed.pending) == [(1, 2)]
 
 
 def free_port():

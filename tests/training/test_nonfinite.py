@@ -16,15 +16,15 @@ THREE_STEPS = {"batch_size": 4, "feature_cache": "off", "dropout": 0.0}
 @pytest.fixture
 def spoilt(monkeypatch):
     """Return a function that makes the truth of some training batches NaN: {(epoch, index)}."""
-    real = SaliencyBatches.__getitem__
+    real = SaliencyBatches.read
 
     def spoil(batches):
-        def read(self, index):
-            x, y = real(self, index)
-            bad = self.shuffle and (self.epoch, index) in batches
+        def read(self, epoch, index, readers=None):
+            x, y = real(self, epoch, index, readers)
+            bad = self.shuffle and (epoch, index) in batches
             return x, np.full_like(y, np.nan) if bad else y
 
-        monkeypatch.setattr(SaliencyBatches, "__getitem__", read)
+        monkeypatch.setattr(SaliencyBatches, "read", read)
 
     return spoil
 

@@ -10,6 +10,7 @@ import pytest
 import step_probe
 from backend_probe import TINY
 from conftest import PROJECT
+from conftest import TINY as TINY_FLAGS
 
 from benchmarks.cost import flop
 from commands.training import backends, epochs, train
@@ -245,3 +246,27 @@ def test_settings_that_make_no_sense_are_refused(tiny):
         tiny(micro_batch=0)
     with pytest.raises(UserError, match="Unknown precision 'float8'"):
         tiny(precision="float8")
+
+
+@pytest.mark.slow
+def test_a_second_start_under_jax_compiles_nothing_anew(shell, tmp_path):
+    if find_spec("jax") is None and "REQUIRE_BACKENDS" not in os.environ:
+        pytest.skip("optional: jax is not installed (requirements/backends.txt)")
+
+    def start(name, cache, **environment):
+        words = [word for key, value in TINY_FLAGS.items() for word in (f"--{key}", value)]
+        folders = ["--output", tmp_path / name, "--weights_dir", tmp_path / f"weights-{name}"]
+        environment |= {"KERAS_BACKEND": "jax", "SALIENCY_CACHE": str(cache)}
+        said = shell("train", *words, "--freeze_backbone", "False", *folders, **environment)
+        kept = {path: path.stat().st_mtime_ns for path in cache.rglob("*-cache")}
+        return said, kept, (tmp_path / name / "history.csv").read_bytes()
+
+    _, first, history = start("first", tmp_path / "cache")
+    said, second, again = start("second", tmp_path / "cache")
+    assert first and second == first
+    assert again == history
+    assert said.stderr == ""
+    off = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    _, none, without = start("third", tmp_path / "other", **off)
+    assert not none
+    assert without == history

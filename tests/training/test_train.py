@@ -91,7 +91,14 @@ def test_run_writes_all_that_it_promises(tiny):
     with (folder / "speed.csv").open() as file:
         taken = list(csv.DictReader(file))
     assert [row["epoch"] for row in taken] == ["1", "2"]
-    assert list(taken[0]) == ["epoch", "seconds", "images_per_second", "peak_memory_mb"]
+    parts = ["train_seconds", "validation_seconds", "other_seconds"]
+    assert list(taken[0]) == ["epoch", "seconds", *parts, "images_per_second", "peak_memory_mb"]
+    for row in taken:
+        assert sum(float(row[part]) for part in parts) == pytest.approx(
+            float(row["seconds"]), abs=0.03
+        )
+        rate = 12 / float(row["images_per_second"])  # of training alone
+        assert rate == pytest.approx(float(row["train_seconds"]), abs=0.01)
     assert np.isfinite([float(value) for row in rows for value in row.values()]).all()
     assert settings.resolve({}, folder / "config.json") == config
     assert json.loads((folder / DONE).read_text())["epochs"] == 2
@@ -130,6 +137,24 @@ def test_validation_scores_equal_the_evaluation_of_the_same_weights(tiny, traine
     means = results.row("mlnet-scratch-frozen-synthetic").means
     for name in validation.VALIDATED:
         assert means[name].mean == pytest.approx(card["metrics"][f"val_{name}"], abs=1e-5)
+
+
+def test_density_maps_are_blurred_once_and_up_to_a_limit(tiny, monkeypatch):
+    blurred, real = [], validation.sample_density
+
+    def counting(sample, shape, sigma_pixels):
+        blurred.append(sample.name)
+        return real(sample, shape, sigma_pixels)
+
+    monkeypatch.setattr(validation, "sample_density", counting)
+    first = train.train(tiny(epochs=2), **QUIET)
+    assert sorted(blurred) == [f"val_{i:03}.png" for i in range(4)]
+    blurred.clear()
+    monkeypatch.setattr(validation, "KEPT_BYTES", 0)
+    again = train.train(tiny(epochs=2, overwrite=True), **QUIET)
+    assert len(blurred) == 8
+    for one, other in zip(first.history, again.history, strict=True):
+        assert one["val_cc"] == other["val_cc"]
 
 
 def test_best_weights_are_those_of_the_lowest_validation_loss(tiny, monkeypatch):

@@ -73,13 +73,19 @@ def test_what_a_process_has_is_counted():
 
 
 def test_reading_ahead_leaves_no_thread(tmp_path, monkeypatch):
-    monkeypatch.setattr(SaliencyBatches, "__getitem__", lambda self, index: index)
+    monkeypatch.setattr(SaliencyBatches, "read", lambda self, epoch, index, readers: index)
     batches = SaliencyBatches([], (48, 64), 1, workers=3)
-    feed = Feed(batches, 0, 20)
     before = threading.active_count()
+    feed = Feed(batches, 0, 20, epochs=3)
     for batches.epoch in range(3):
         assert [feed[index] for index in range(20)] == list(range(20))
-        until(lambda: threading.active_count() == before, 5)
+    until(lambda: threading.active_count() == before, 5)
+    feed = Feed(batches, 0, 20, epochs=3)
+    batches.epoch = 0
+    feed[0]
+    assert threading.active_count() > before
+    feed.close()
+    assert threading.active_count() == before
 
 
 def until(fact, seconds):
