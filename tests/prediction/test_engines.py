@@ -35,7 +35,7 @@ def batch(picture):
 
 def network(weights):
     """Return the folder of an exported network in the tests' cache."""
-    return default_cache().shelf(engines.key("openvino", weights)).folder / "made"
+    return default_cache().shelf(engines.key("openvino", weights, direct=True)).folder / "made"
 
 
 @pytest.mark.parametrize("name", EXPORTED)
@@ -133,6 +133,7 @@ def test_why_an_export_failed_is_passed_on(tmp_path, monkeypatch):
     monkeypatch.setenv("SALIENCY_CACHE", str(tmp_path / "cache"))
     nothing = tmp_path / "nothing.weights.h5"
     nothing.touch()
+    monkeypatch.setattr(engines, "direct_settings", lambda *about: None)
     with pytest.raises(UserError, match="is not an HDF5 file"):
         engines.exported_engine("openvino", nothing, lambda line: None)
     assert list((tmp_path / "cache").iterdir()) == []
