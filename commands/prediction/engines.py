@@ -253,7 +253,7 @@ def installed(package: str) -> bool:
 
 def has_gpu() -> bool:
     """Return True if Keras finds a GPU; Keras is imported only if there is a driver."""
-    if not Path("/dev/nvidiactl").exists():
+    if not Path("/dev/nvidiactl").exists() or not installed("keras"):
         return False
     quiet.start_keras()
     import keras
