@@ -154,7 +154,7 @@ COMMANDS = {
     "export": Command(
         ExportConfig,
         "commands.prediction.export:run",
-        "export --format onnx --output exports/mlnet.onnx",
+        "export --output exports/mlnet.xml",
         keras,
     ),
     "export-maps": Command(
