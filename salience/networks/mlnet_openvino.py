@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salience.data import hdf5
-from salience.networks.backbone_table import CAFFE_MEAN_BGR, VGG_BLOCKS
+from salience.networks.backbone_table import CAFFE_MEAN_BGR, VGG_BLOCKS, VGG_CHANNELS
 from salience.pictures.letterbox import linear_sampling, prior_places
 from salience.system import quiet
 from salience.system.errors import UserError
@@ -28,6 +28,7 @@ class Settings(Protocol):
 
     rows: int
     cols: int
+    width: float
     backbone: str
     theano_pooling: bool
 
@@ -86,6 +87,45 @@ def read(weights: Path) -> dict[str, list[NDArray[np.float32]]]:
     return found
 
 
+def shapes_of(settings: Settings) -> dict[str, list[tuple[int, ...]]]:
+    """Return the shapes of the weights of each layer, as `model.build` has them."""
+    shapes, before, taps = {}, 3, 0
+    for block, count in enumerate(VGG_BLOCKS[settings.backbone], 1):
+        channels = max(1, round(VGG_CHANNELS[block - 1] * settings.width))
+        for number in range(1, count + 1):
+            shapes[f"block{block}_conv{number}"] = [(3, 3, before, channels), (channels,)]
+            before = channels
+        taps += channels if block >= 3 else 0
+    head = max(1, round(64 * settings.width))
+    shapes["head_conv1"] = [(3, 3, taps, head), (head,)]
+    shapes["head_conv2"] = [(1, 1, head, 1), (1,)]
+    cells = (max(1, length // STRIDE // 10) for length in (settings.rows, settings.cols))
+    return {**shapes, "prior": [tuple(cells)]}
+
+
+def check_shapes(weights: dict[str, list[NDArray]], settings: Settings, where: str) -> None:
+    """Check that the weights of a file are those of the settings' network, and no others.
+
+    Raises:
+        UserError: a layer is missing, unknown, or of another shape.
+    """
+    expected = shapes_of(settings)
+    found = {
+        name: [value.shape for value in values]
+        for name, values in weights.items()
+        if values and name != "dropout"  # the state of its random numbers
+    }
+    for name in expected | found:
+        if found.get(name) != expected.get(name):
+            there, wanted = (
+                " and ".join(map(str, shapes.get(name, []))) or "nothing"
+                for shapes in (found, expected)
+            )
+            raise UserError(
+                f"{where} does not fit mlnet: its layer {name} has {there}, not {wanted}."
+            )
+
+
 def network_of(weights: dict[str, list[NDArray]], settings: Settings, where: str) -> Any:
     """Return the network as an OpenVINO model; input [b, rows, cols, 3], BGR, 0 to 255.
 
@@ -95,20 +135,16 @@ def network_of(weights: dict[str, list[NDArray]], settings: Settings, where: str
         where: name of the weights file, for errors.
 
     Raises:
-        UserError: a layer is missing.
+        UserError: the weights do not fit the settings.
     """
+    check_shapes(weights, settings, where)
     openvino = quiet.import_openvino()
     ops = openvino.opset13
     rows, cols = settings.rows, settings.cols
 
-    def of(name: str, count: int) -> list[NDArray]:
-        if len(weights.get(name, ())) != count:
-            raise UserError(f"{where} does not fit ML-Net: its layer {name} is missing.")
-        return weights[name]
-
     def conv(x: Any, name: str) -> Any:
         """Return a convolution with zero padding and ReLU, as Keras' "same"."""
-        kernel, bias = of(name, 2)  # (rows, columns, in, out), (out,)
+        kernel, bias = weights[name]  # (rows, columns, in, out), (out,)
         edge = kernel.shape[0] // 2
         y = ops.convolution(
             x, ops.constant(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))),
@@ -137,7 +173,7 @@ def network_of(weights: dict[str, list[NDArray]], settings: Settings, where: str
         if block >= 3:
             taps.append(x)
     x = conv(conv(ops.concat(taps, 1), "head_conv1"), "head_conv2")  # (b, 1, rows/8, cols/8)
-    (prior,) = of("prior", 1)
+    (prior,) = weights["prior"]
     shape = rows // STRIDE, cols // STRIDE
     sampling = [
         linear_sampling(prior_places(length, cells, settings.theano_pooling), cells)
