@@ -179,6 +179,8 @@ def load(name: str, weights: Path, say: Callable[[str], None], of_set: str | Non
     try:
         return exported_engine(name, weights, say, of_set)
     except Exception as error:  # runtimes raise errors of many types
+        if isinstance(error, UserError) and not installed("keras"):
+            raise  # nothing else can run it
         reason = " ".join(str(error).split()) or type(error).__name__
         say(f"{name} cannot run {weights}, Keras is used instead: {reason}")
         return keras_engine(weights, of_set)
@@ -302,6 +304,12 @@ def exported_engine(
 
             say(f"making the {name} network of {weights}, once")
             return mlnet_openvino.write(weights, direct, folder / file)
+        if not installed("keras"):
+            raise UserError(
+                f"The network of {weights} is converted by Keras, once, which is not installed: "
+                f"{how_to_install('train', 'pip install -r requirements.txt')}. The included "
+                "mlnet-osie needs no Keras."
+            )
         say(
             f"making the {name} network of {weights}, once, and checking it against Keras: about "
             f"{EXPORT_SECONDS} s"

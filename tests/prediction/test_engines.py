@@ -139,6 +139,17 @@ def test_why_an_export_failed_is_passed_on(tmp_path, monkeypatch):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_without_keras_one_line_says_which_network_needs_it(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("SALIENCY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(engines, "find_spec", lambda name: True if name == "openvino" else None)
+    lines = []
+    assert engines.load("openvino", trained, lines.append).name == "openvino"  # ML-Net on VGG
+    assert [line.split()[:3] for line in lines] == [["making", "the", "openvino"]]
+    monkeypatch.setattr(engines, "direct_settings", lambda *about: None)  # any other network
+    with pytest.raises(UserError, match=r"converted by Keras, once, .*pip install"):
+        engines.load("openvino", trained, lines.append)
+
+
 def test_an_engine_that_is_not_installed_is_named(trained, monkeypatch):
     monkeypatch.setattr(engines, "find_spec", lambda package: None)
     with pytest.raises(UserError, match=r"onnxruntime is not installed.*requirements/engines"):
