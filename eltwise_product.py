@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from salience.pictures.letterbox import linear_sampling, pixel_centres
+from salience.pictures.letterbox import linear_sampling, prior_places
 
 
 @keras.saving.register_keras_serializable(package="saliency")
@@ -52,16 +52,10 @@ class EltWiseProduct(keras.layers.Layer):
             autocast=False,
         )
         self.row_sampling, self.col_sampling = (
-            linear_sampling(self._places(length, cells), cells)
+            linear_sampling(prior_places(length, cells, self.theano, self.cell), cells)
             for length, cells in zip(input_shape[1:3], shape, strict=True)
         )
         super().build(input_shape)
-
-    def _places(self, length: int, cells: int):
-        """Return the positions of a map's pixels in a row of cells, for `linear_sampling`."""
-        if not self.theano:
-            return pixel_centres(length, cells)
-        return (np.arange(length) - (self.cell - 1) // 2) / self.cell + 0.5
 
     def call(self, inputs):
         gain = ops.matmul(

@@ -154,7 +154,7 @@ COMMANDS = {
     "export": Command(
         ExportConfig,
         "commands.prediction.export:run",
-        "export --format onnx --output exports/mlnet.onnx",
+        "export --output exports/mlnet.xml",
         keras,
     ),
     "export-maps": Command(
@@ -266,7 +266,7 @@ def main(words: list[str] | None = None) -> int:
         print(
             f"error: the package {error.name} is not installed in {sys.executable}. Activate the "
             "environment (source .venv/bin/activate), or "
-            f"{how_to_install('', 'pip install -r requirements.txt')}.",
+            f"{how_to_install('train', 'pip install -r requirements.txt')}.",
             file=sys.stderr,
         )
         return EXIT_USER_ERROR

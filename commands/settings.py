@@ -85,7 +85,11 @@ class ExportConfig(Checked):
     against Keras. A JSON file beside it describes the input and the output.
     """
 
-    format: str = option("onnx", "format of the exported network", choices=FORMATS)
+    format: str = option(
+        "openvino",
+        "format of the exported network; onnx needs the extra: pip install '.[onnx]'",
+        choices=FORMATS,
+    )
     weights: Path | None = shared("weights")
     weights_dir: Path = shared("weights_dir")
     of_set: str | None = shared("of_set")

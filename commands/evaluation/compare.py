@@ -144,7 +144,8 @@ def add_notes(
             )
     if all(len(arm.runs) == 1 for arm in arms):
         notes.explain(
-            "Each arm is one run: the intervals cover other pictures, but not other seeds."
+            "Each arm is one run: the intervals cover other pictures, but not other seeds. Runs "
+            "with another --seed show those: docs/EVALUATING.md#compare"
         )
     # report settings other than the strategy that differ
     differing = differing_settings(arms)

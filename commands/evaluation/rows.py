@@ -147,7 +147,10 @@ def all_reference_rows(split: TruthSplit, notes: Notes) -> list[Row]:
         notes: receives a note on the fit of the observers' rows.
     """
     if split.without_observers:
-        notes.explain("no rows of humans: no picture has fixations of two known observers")
+        notes.explain(
+            "no rows of humans: no picture has fixations of two known observers "
+            "(docs/METRICS.md#the-marks-of-the-observers)"
+        )
     for sample, compared in zip(split.samples, split.compared, strict=True):
         if split.human and not compared:
             notes.add(
@@ -196,7 +199,8 @@ def gold_line(split: TruthSplit) -> str:
         [(gold.humans, gold.centre, gold.uniform) for gold in each], axis=0
     )
     return (
-        f"{GOLD}: each observer predicted by the others; a Gaussian of {middle:.1f}{span} pixels, "
+        f"{GOLD}, the mark to reach (docs/METRICS.md#the-marks-of-the-observers): each observer "
+        f"predicted by the others; a Gaussian of {middle:.1f}{span} pixels, "
         f"{humans:.1%} fixations of the others, {centre:.1%} centre bias and {uniform:.1%} uniform "
         f"maximise the likelihood{' of each picture' if len(found) > 1 else ''}"
     )
@@ -340,7 +344,8 @@ def note_reading(evaluation: Evaluation) -> None:
         others = [evaluation.metrics[key].name for key in ("sim", "kld")
                   if key in evaluation.metrics]  # fmt: skip
         evaluation.notes.explain(
-            f"{HALVES}: CC is corrected to all observers (Spearman-Brown)"
+            f"{HALVES} (docs/METRICS.md#the-marks-of-the-observers): one half of the observers "
+            "predicts the other; CC is corrected to all observers (Spearman-Brown)"
             + (f"; {' and '.join(others)} are against half of them, uncorrected" if others else "")
         )
     total = len(evaluation.pictures)

@@ -111,11 +111,13 @@ def truth_line(truth: dict[str, Any]) -> str:
     found = truth["sigma_pixels"]
     sigma = f"{found:g}" if isinstance(found, float) else f"{found[0]:g} to {found[-1]:g}"
     made = f"made from fixations with a Gaussian of {sigma} pixels ({truth['sigma_from']})"
+    see = "; CC, SIM, KLD and EMD depend on it: docs/EVALUATING.md"
     if not truth["made_maps"]:
-        return f"density maps: the data set's own; only references are {made}"
+        return f"density maps: the data set's own; only references are {made}{see}"
     if not truth["own_maps"]:
-        return f"density maps: {made}"
-    return f"density maps: {truth['own_maps']} the data set's own, {truth['made_maps']} {made}"
+        return f"density maps: {made}{see}"
+    own, count = truth["own_maps"], truth["made_maps"]
+    return f"density maps: {own} the data set's own, {count} {made}{see}"
 
 
 # no warning for --split val: the user has chosen the validation pictures
@@ -140,6 +142,23 @@ def note_training_pictures(
     """
     if weights:
         note_pictures_of_card(weights, settings, split, notes)
+    note_pictures_of_plans(trained, settings, split, notes)
+    if any(notes.found.get(warning(use)) for use in USES.values()):
+        notes.explain(
+            "Scores on pictures that a model has seen are too good. Score --split test, or other "
+            "pictures: docs/EVALUATING.md"
+        )
+
+
+def warning(use: str) -> str:
+    """Return the kind of a note on scored pictures of a training; `use` is a value of USES."""
+    return f"WARNING: scored pictures {use}"
+
+
+def note_pictures_of_plans(
+    trained: Config, settings: ScoringConfig, split: TruthSplit, notes: Notes
+) -> None:
+    """Note which of the scored pictures the splits of a training contain, by path."""
     from model import lineage
 
     trainings, unknown = lineage(trained)
@@ -166,7 +185,7 @@ def note_training_pictures(
                 used |= {identity(sample) for sample in load_part(settings, part, plan)}
         for sample in split.samples:
             if identity(sample) in used:
-                notes.add(f"WARNING: scored pictures {use}", sample.name)
+                notes.add(warning(use), sample.name)
 
 
 def note_pictures_of_card(
@@ -185,4 +204,4 @@ def note_pictures_of_card(
             continue
         for sample, found in zip(split.samples, scored, strict=True):
             if found in known[part]:
-                notes.add(f"WARNING: scored pictures {use}", sample.name)
+                notes.add(warning(use), sample.name)

@@ -15,7 +15,7 @@ from typing import Any
 import config as config_files
 from commands.preflight import check_inputs, choose_engine
 from commands.settings import CompareConfig
-from commands.training.runs import DONE, changed_settings
+from commands.training.runs import DONE, changed_settings, has_more_epochs
 from config import STRATEGIES, Config, TrainConfig
 from salience.system.errors import Interrupted, StorageError, UserError
 from salience.system.files import make_folder
@@ -145,7 +145,7 @@ def is_done(run: Config) -> bool:
             f"{run.run_folder} holds a run with other settings: {changed}. Choose another folder "
             "with --output, or train again with --overwrite."
         )
-    return (run.run_folder / DONE).exists()
+    return (run.run_folder / DONE).exists() and not has_more_epochs(run)
 
 
 def train_in_subprocess(run: Config) -> None:

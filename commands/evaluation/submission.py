@@ -98,12 +98,13 @@ def export_maps(settings: ExportMapsConfig, say: Callable[[str], None] = tell) -
         return export_densities(settings, say)
     samples = submission_pictures(settings.format, settings.data)
     benchmark = BENCHMARK_FORMATS[settings.format]
+    incomplete = []
     if len(samples) != benchmark.pictures:
-        say(f"warning: {len(samples)} pictures; {settings.format} has {benchmark.pictures}")
+        there = f"{len(samples)} of {benchmark.pictures} pictures are in --data"
+        incomplete = [f"{there}: {settings.format} takes maps of all"]
     if settings.check:
-        return report_problems(
-            settings.check, validate(settings.check, samples, settings.format), say
-        )
+        problems = incomplete + validate(settings.check, samples, settings.format)
+        return report_problems(settings.check, problems, say)
 
     from commands.prediction.outputs import OutputWriter
     from commands.prediction.predict import write_maps
@@ -141,7 +142,7 @@ def export_maps(settings: ExportMapsConfig, say: Callable[[str], None] = tell) -
         return [problem]
     prefix = f"{model}/" if benchmark.in_folder else ""
     write_zip(archive, {prefix + name: folder / name for name in names})
-    return report_problems(archive, validate(archive, samples, settings.format), say)
+    return report_problems(archive, incomplete + validate(archive, samples, settings.format), say)
 
 
 def export_densities(settings: ExportMapsConfig, say: Callable[[str], None]) -> list[str]:
@@ -205,7 +206,8 @@ def report_problems(submission: Path, problems: list[str], say: Callable[[str], 
         say(f"problem: {problem}")
     if len(problems) > MAX_SHOWN:
         say(f"... and {len(problems) - MAX_SHOWN} more")
-    say(f"{submission}: {f'{len(problems)} problems' if problems else 'read again, no problems'}")
+    count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+    say(f"{submission}: {count if problems else 'read again, no problems'}")
     return problems
 
 

@@ -1,6 +1,7 @@
 """Tables of an evaluation: text for the terminal, metrics.json and per_image.csv."""
 
 import dataclasses
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +11,34 @@ from commands.evaluation.rows import Evaluation, Scored
 from salience.measures.metrics import Metric, mean_scores
 from salience.measures.references import CENTRE_BIAS, GOLD, HALVES, Scores, mark_of
 from salience.system.files import as_csv, write_json, write_text
-from salience.system.terminal import aligned
+from salience.system.terminal import WIDTH, aligned
 
+METRICS_PAGE = "docs/METRICS.md"  # what each metric asks, and which to look at
 DIGITS = {"mse": 4}  # decimals; three for all other metrics
 
 
 def score_table(evaluation: Evaluation, caption: str) -> str:
-    """Return the means with their intervals as text: a line per metric, a column per row."""
-    lines, variants = [["", *(row.name for row in evaluation.rows)]], [""]
+    """Return the means with their intervals as text: a line per metric, a column per row.
+
+    Rows that do not fit beside each other follow below. The definitions of the metrics stand last.
+    """
+    lines = [["", *(row.name for row in evaluation.rows)]]
     for key, metric in evaluation.metrics.items():
         name = metric.name + ("" if metric.higher_is_better else " (lower is better)")
         lines.append([name, *(cell(row, key) for row in evaluation.rows)])
-        variants.append(metric.variant)  # needed to compare scores with those of others
-    columns = aligned(lines).splitlines()
-    text = [f"{line}  {variant}".rstrip() for line, variant in zip(columns, variants, strict=True)]
     count = len(evaluation.pictures)
-    marks = [row.name for row in evaluation.rows if row.name in (GOLD, HALVES)]
-    of = "; %: 0 is the centre bias, 100 the row of the humans" if marks else ""
-    return "\n".join([f"{caption}: {count} pictures, means [bootstrap 95 %]{of}", *text])
+    text = [f"{caption}: {count} pictures, means [bootstrap 95 %]", aligned(lines)]
+    if any(row.name in (GOLD, HALVES) for row in evaluation.rows):
+        text.append("%: 0 is the centre bias, 100 the row of the humans")
+    # needed to compare scores with those of others
+    about = [f"{m.name} {m.variant}" for m in evaluation.metrics.values() if m.variant]
+    if about:
+        # a definition is not broken: spaces within it are no places for a break
+        words = "; ".join(one.replace(" ", "\xa0") for one in about)
+        filled = textwrap.fill(f"definitions ({METRICS_PAGE}): {words}", WIDTH,
+                               subsequent_indent="  ", break_on_hyphens=False)  # fmt: skip
+        text.append(filled.replace("\xa0", " "))
+    return "\n".join(text)
 
 
 def category_means(evaluation: Evaluation, row: Scored) -> dict[str, Scores]:

@@ -2,11 +2,10 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from salience.measures.metrics import METRICS, Metric
@@ -14,8 +13,23 @@ from salience.measures.references import CENTRE_BIAS, mark_of
 from salience.measures.significance import Interval
 from salience.system.files import atomic
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 Row = dict[str, float]
 BARS = 40  # largest number of bars in a histogram
+
+
+def new_figure(size: tuple[float, float], dpi: float = 100) -> "Figure":
+    """Return an empty figure; matplotlib is imported here, since most pages do without it.
+
+    Args:
+        size: width and height, inches.
+        dpi: pixels per inch.
+    """
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained", dpi=dpi)
 
 
 def curves(history: list[Row], path: Path, title: str) -> None:
@@ -29,7 +43,7 @@ def curves(history: list[Row], path: Path, title: str) -> None:
     """
     epochs = [row["epoch"] for row in history]
     scores = [key for key in history[0] if key.startswith("val_") and key != "val_loss"]
-    figure = Figure(figsize=(3.2 * (1 + len(scores)), 3), layout="constrained", dpi=110)
+    figure = new_figure((3.2 * (1 + len(scores)), 3), 110)
     axes = figure.subplots(1, 1 + len(scores), squeeze=False)[0]
     axes[0].plot(epochs, [row["loss"] for row in history], "o-", ms=3, label="training")
     axes[0].plot(epochs, [row["val_loss"] for row in history], "o-", ms=3, label="validation")
@@ -69,7 +83,7 @@ def picture_grid(rows: list[tuple[str, NDArray, NDArray, NDArray, str]], path: P
         rows: (name, BGR picture, density map, saliency map, caption of the prediction).
         path: the PNG.
     """
-    figure = Figure(figsize=(9, 2.4 * len(rows)), layout="constrained", dpi=100)
+    figure = new_figure((9, 2.4 * len(rows)), 100)
     axes = figure.subplots(len(rows), 3, squeeze=False)
     for line, (name, image, density_map, saliency_map, caption) in zip(axes, rows, strict=True):
         small = shrink(image)
@@ -96,7 +110,7 @@ def overview(mean_map: NDArray, counts: list[int], path: Path, name: str, captio
         name: name of the data set.
         caption: caption of the mean map.
     """
-    figure = Figure(figsize=(9.5 if counts else 5, 3.6), layout="constrained", dpi=110)
+    figure = new_figure((9.5 if counts else 5, 3.6), 110)
     axes = figure.subplots(1, 2 if counts else 1, squeeze=False)[0]
     axes[0].imshow(shrink(mean_map), cmap="inferno", vmin=0, vmax=1)
     axes[0].set_title(caption, fontsize=9)
@@ -132,7 +146,7 @@ def fixations_over(
     """
     columns = min(3, len(rows))
     lines = -(-len(rows) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.4 * lines), layout="constrained", dpi=110)
+    figure = new_figure((4.2 * columns, 3.4 * lines), 110)
     axes = figure.subplots(lines, columns, squeeze=False)
     observers = sorted({name for *_, who in rows for name in who})
     for axis, (name, image, points, who) in zip(axes.flat, rows, strict=False):
@@ -174,7 +188,7 @@ def save_alignment(found: dict[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
-def alignment(found: dict[str, Any], ink: str, colours: tuple[str, str]) -> Figure:
+def alignment(found: dict[str, Any], ink: str, colours: tuple[str, str]) -> "Figure":
     """Return the plot of a probe: a row per backbone, a column per metric, the stages by depth.
 
     Args:
@@ -184,7 +198,7 @@ def alignment(found: dict[str, Any], ink: str, colours: tuple[str, str]) -> Figu
     """
     backbones = list(dict.fromkeys(row["backbone"] for row in found["read_outs"]))
     metrics = found["metrics"]
-    figure = Figure(figsize=(5.0 * len(metrics), 0.6 + 3.3 * len(backbones)), layout="constrained")
+    figure = new_figure((5.0 * len(metrics), 0.6 + 3.3 * len(backbones)))
     grid = figure.subplots(len(backbones), len(metrics), squeeze=False, sharey="col")
     for line, name in zip(grid, backbones, strict=True):
         rows = [row for row in found["read_outs"] if row["backbone"] == name]
@@ -263,7 +277,7 @@ def adaptation(
         metrics: the metrics.
         path: the PNG.
     """
-    figure = Figure(figsize=(3.4 * len(metrics), 3.4), layout="constrained", dpi=120)
+    figure = new_figure((3.4 * len(metrics), 3.4), 120)
     axes = figure.subplots(1, len(metrics), squeeze=False)[0]
     names = [name for name in draws if name != "reference"]
     for axis, (key, metric) in zip(axes, metrics.items(), strict=True):
@@ -309,7 +323,7 @@ def shrink(image: NDArray, longest: int = 320) -> NDArray:
     return cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: "Figure", path: Path) -> None:
     """Write a figure atomically."""
     with atomic(path) as temporary, warnings.catch_warnings():
         # characters that the font lacks are drawn as boxes

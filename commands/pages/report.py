@@ -11,20 +11,20 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
-import matplotlib
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from commands.pages.explained import METRIC_HELP
-from commands.pages.figures import alignment, shrink
+from commands.pages.figures import alignment, new_figure, shrink
 from salience.system.files import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 DASH = "\N{EN DASH}"  # shown for missing numbers
@@ -465,7 +465,7 @@ def _panel(
     levels: dict[str, float] | None = None,
 ) -> Row:
     """Return a panel that shows a quantity of every run by epoch, with horizontal lines."""
-    figure = Figure(figsize=(3.6, 2.3), layout="constrained")
+    figure = new_figure((3.6, 2.3))
     axes = figure.subplots()
     descriptions = []
     for index, name, history in runs:
@@ -491,6 +491,8 @@ def _panel(
     if 0 < high - low < least:
         middle = (low + high) / 2
         axes.set_ylim(middle - least / 2, middle + least / 2)
+    from matplotlib.ticker import MaxNLocator  # as in `new_figure`
+
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.spines[["top", "right"]].set_visible(False)
@@ -513,9 +515,11 @@ def _series(index: int) -> str:
     return f"#0000{index % SERIES + 1:02x}"
 
 
-def _svg(figure: Figure, salt: str) -> str:
+def _svg(figure: "Figure", salt: str) -> str:
     """Return a figure as SVG for embedding in HTML, with the page's font and colours."""
     out = io.StringIO()
+    import matplotlib
+
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     svg = out.getvalue()

@@ -1,8 +1,9 @@
 """Inference engines of `test`: Keras, OpenVINO and ONNX Runtime.
 
 OpenVINO and ONNX Runtime run an exported copy of the network. `export` makes the copy once, in a
-process of its own, checks it against Keras, and keeps it in the user's cache. Later runs import no
-backend and start within a second or two.
+process of its own, checks it against Keras, and keeps it in the user's cache. ML-Net on a VGG needs
+no export: its OpenVINO network is built from the weights file. Later runs import no backend and
+start within a second or two.
 """
 
 import os
@@ -26,14 +27,15 @@ from salience.system.arrays import Array
 from salience.system.code_digest import code_digest
 from salience.system.errors import UserError
 from salience.system.files import file_digest, how_to_install, read_json, real_path
+from salience.system.terminal import waiting
 
 Maps = Callable[[NDArray[np.uint8]], Array]
 # Batches predicted concurrently, each on its share of the cores. Two halves synchronise less often
 # than all threads on one batch; more batches would only need more memory.
 AT_ONCE = 2
-# what an exported network is made by, besides code of ours
-MAKERS = ("keras", "tensorflow", "tf2onnx", "onnx")
-EXPORTER = "commands.prediction.export"  # the module that makes it; importing it would import Keras
+# the modules that make an exported network; importing the first would import Keras
+EXPORTER, DIRECT = "commands.prediction.export", "salience.networks.mlnet_openvino"
+EXPORT_SECONDS = 40  # of an export and its check, on two cores
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,14 @@ class Runtime:
     Attributes:
         package: name of its Python package.
         suffix: suffix of the exported file.
+        makers: the packages that an export is made by, besides the runtime. A package that is
+            installed later and is not among them does not remake what is there.
         open: loads a file for a number of concurrent calls; returns `Engine.maps`.
     """
 
     package: str
     suffix: str
+    makers: tuple[str, ...]
     open: Callable[[Path, int], Maps]
 
 
@@ -117,8 +122,8 @@ def open_onnx(path: Path, at_once: int = 1) -> Maps:
 
 # by engine, in order of preference
 RUNTIMES = {
-    "openvino": Runtime("openvino", ".xml", open_openvino),
-    "onnx": Runtime("onnxruntime", ".onnx", open_onnx),
+    "openvino": Runtime("openvino", ".xml", ("keras", "tensorflow"), open_openvino),
+    "onnx": Runtime("onnxruntime", ".onnx", ("keras", "tensorflow", "tf2onnx", "onnx"), open_onnx),
 }
 
 
@@ -174,6 +179,8 @@ def load(name: str, weights: Path, say: Callable[[str], None], of_set: str | Non
     try:
         return exported_engine(name, weights, say, of_set)
     except Exception as error:  # runtimes raise errors of many types
+        if isinstance(error, UserError) and not installed("keras"):
+            raise  # nothing else can run it
         reason = " ".join(str(error).split()) or type(error).__name__
         say(f"{name} cannot run {weights}, Keras is used instead: {reason}")
         return keras_engine(weights, of_set)
@@ -248,7 +255,7 @@ def installed(package: str) -> bool:
 
 def has_gpu() -> bool:
     """Return True if Keras finds a GPU; Keras is imported only if there is a driver."""
-    if not Path("/dev/nvidiactl").exists():
+    if not Path("/dev/nvidiactl").exists() or not installed("keras"):
         return False
     quiet.start_keras()
     import keras
@@ -289,14 +296,51 @@ def exported_engine(
     """
     file = f"network{RUNTIMES[name].suffix}"
 
-    def made(folder: Path) -> None:
-        say(f"making the {name} network of {weights}, once")
-        make(name, weights, folder / file, of_set)
+    direct = direct_settings(name, weights)
 
-    shelf = cache.default_cache().shelf(key(name, weights, of_set))
+    def made(folder: Path) -> None:
+        if direct:
+            from salience.networks import mlnet_openvino
+
+            say(f"making the {name} network of {weights}, once")
+            return mlnet_openvino.write(weights, direct, folder / file)
+        if not installed("keras"):
+            raise UserError(
+                f"The network of {weights} is converted by Keras, once, which is not installed: "
+                f"{how_to_install('train', 'pip install -r requirements.txt')}. The included "
+                "mlnet-osie needs no Keras."
+            )
+        say(
+            f"making the {name} network of {weights}, once, and checking it against Keras: about "
+            f"{EXPORT_SECONDS} s"
+        )
+        with waiting("making the network", EXPORT_SECONDS):
+            make(name, weights, folder / file, of_set)
+
+    shelf = cache.default_cache().shelf(key(name, weights, of_set, bool(direct)))
     path = shelf.files(made, lambda folder: whole(folder / file)) / file
     at_once = min(AT_ONCE, cores())
     return from_card(name, read_json(card_path(path)), RUNTIMES[name].open(path, at_once), at_once)
+
+
+def direct_settings(name: str, weights: Path) -> Any:
+    """Return the settings of a network that needs no export by Keras; None for other networks.
+
+    Raises:
+        UserError: the weights file cannot be read.
+    """
+    from config import Config, from_json
+    from salience.networks.backbone_table import VGG_BLOCKS
+    from salience.networks.weight_files import read_card
+
+    if name != "openvino":
+        return None
+    card = read_card(weights)
+    about = card.get("config")
+    if card.get("model") != "mlnet" or not isinstance(about, dict):
+        return None
+    config = Config(**from_json(about, where=f"the card of {weights}"))
+    return config if config.backbone in VGG_BLOCKS else None
 
 
 def from_card(name: str, card: dict[str, Any], maps: Maps, at_once: int = 1) -> Engine:
@@ -328,15 +372,23 @@ def make(name: str, weights: Path, output: Path, of_set: str | None = None) -> N
         raise UserError(lines[-1].removeprefix("error: "))
 
 
-def key(name: str, weights: Path, of_set: str | None = None) -> str:
-    """Return a name for an exported network, made from all that it depends on."""
+def key(name: str, weights: Path, of_set: str | None = None, direct: bool = False) -> str:
+    """Return a name for an exported network, made from all that it depends on.
+
+    Args:
+        name: openvino or onnx.
+        weights: the weights file.
+        of_set: see `load`.
+        direct: whether it is made without Keras.
+    """
     parts = [name, file_digest(weights), *([f"set {of_set}"] if of_set else [])]
-    for package in (*MAKERS, RUNTIMES[name].package):
+    makers = () if direct else RUNTIMES[name].makers
+    for package in (*makers, RUNTIMES[name].package):
         try:
             parts.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             parts.append(f"no {package}")
-    return cache.make_key(code_digest(EXPORTER), *parts)
+    return cache.make_key(code_digest(DIRECT if direct else EXPORTER), *parts)
 
 
 def whole(path: Path) -> bool:

@@ -33,6 +33,7 @@ from commands.prediction.map_record import MapRecord, State, outdated_message, u
 from commands.prediction.outputs import OutputWriter
 from salience.pictures.headers import room
 from salience.pictures.letterbox import Letterbox, postprocess
+from salience.pictures.marks import draw_contours
 from salience.pictures.picture_files import overlay, to_8_bit
 from salience.pictures.sample import VIDEO_SUFFIXES
 from salience.pictures.video_files import Clip, Movie, add_sound, is_video, open_clip, steady
@@ -47,6 +48,7 @@ from salience.system.threads import groups, in_order
 # default of PySceneDetect's ContentDetector
 CUT_THRESHOLD = 27.0
 CUT_SIZE = 64, 48  # columns and rows of the frames that are compared
+NOT_OF_VIDEOS = ("density", "peaks", "crop", "mask", "side_by_side")  # settings for pictures only
 TRUNCATE_SIGMAS = 3  # standard deviations at which the Gaussian over time is truncated
 # tolerated number of missing frames: sound may be longer, and frame counts are estimates
 TOLERATED_SECONDS, TOLERATED_SHARE = 0.25, 0.05
@@ -74,12 +76,14 @@ class RenderedFrame(NamedTuple):
         saliency_map: [rows, columns], 0 to 1.
         times: how often the frame is repeated in the video, see `steady`.
         is_predicted: whether the network has predicted the frame; else the map is interpolated.
+        contours: the frame with contours, as the overlay; None if they are not wanted.
     """
 
     picture: NDArray[np.uint8]
     saliency_map: Array
     times: int
     is_predicted: bool
+    contours: NDArray[np.uint8] | None = None
 
 
 def split_videos(images: list[str], recursive: bool) -> tuple[list[Path], list[str]]:
@@ -99,8 +103,10 @@ def split_videos(images: list[str], recursive: bool) -> tuple[list[Path], list[s
     return [Path(text) for text in dict.fromkeys(clips)], rest
 
 
-def outputs_of(clips: list[Path], output: Path, video_maps: str) -> dict[Path, dict[str, Path]]:
-    """Return the paths of the overlay and the maps of each video.
+def outputs_of(
+    clips: list[Path], output: Path, video_maps: str, contours: bool = False
+) -> dict[Path, dict[str, Path]]:
+    """Return the paths of the overlay, the contours and the maps of each video.
 
     They are named like the video. If that name is not unique, the suffix stays in the name. If that
     is not enough, a hash of the video's path is added.
@@ -114,6 +120,8 @@ def outputs_of(clips: list[Path], output: Path, video_maps: str) -> dict[Path, d
     for clip, name in zip(clips, names, strict=True):
         unique = name if names.count(name) == 1 else f"{name}-{hash64(str(clip)):016x}"
         outputs[clip] = {"overlay": output / f"{unique}.overlay.mp4"}
+        if contours:
+            outputs[clip]["contours"] = output / f"{unique}.contours.mp4"
         if video_maps != "none":
             suffix = MAPS[video_maps].suffix
             outputs[clip]["maps"] = output / f"{unique}.maps{suffix}"
@@ -153,7 +161,10 @@ def predict_videos(
     """
     settings, (part, parts) = writer.settings, writer.settings.part
     todo, failed = [], 0
-    for clip, outputs in outputs_of(clips, settings.output, settings.video_maps).items():
+    if ignored := [f"--{name}" for name in NOT_OF_VIDEOS if getattr(settings, name)]:
+        say(f"note: {', '.join(ignored)}: of pictures only, not of videos (docs/VIDEO.md)")
+    wanted = outputs_of(clips, settings.output, settings.video_maps, settings.contours)
+    for clip, outputs in wanted.items():
         if hash64(str(clip)) % parts != part:
             continue
         is_there = any(map(os.path.exists, outputs.values()))
@@ -211,15 +222,18 @@ def write(
     with scratch(writer.settings.output) as folder:
         made = {
             "overlay": folder / "overlay.mp4",
+            "contours": folder / "contours.mp4",
             "maps": folder / f"maps{MAPS[writer.settings.video_maps].suffix}",
         }
         began = perf_counter()
         count, varied = _make(clip, made, engine, writer, say)
         rate = count / (perf_counter() - began)
-        with_sound = folder / "with_sound.mp4"
-        why_silent = add_sound(made["overlay"], clip.path, with_sound)
-        if not why_silent:
-            made["overlay"] = with_sound
+        why_silent = ""
+        for kind in {"overlay", "contours"} & outputs.keys():
+            with_sound = folder / f"{kind}_with_sound.mp4"
+            why_silent = add_sound(made[kind], clip.path, with_sound)
+            if not why_silent:
+                made[kind] = with_sound
         if writer.record:
             writer.record.begin(clip.path, outputs)
         for kind in reversed(outputs):  # the overlay last: it marks the video as done
@@ -269,7 +283,7 @@ def _make(
     writer: OutputWriter,
     say: Callable[[str], None],
 ) -> tuple[int, bool]:
-    """Write a video's overlay and maps; return the number of frames and if the rate varied."""
+    """Write a video's outputs; return the number of frames and if the rate varied."""
     settings = writer.settings
     bar = progress(clip.count, printable(str(clip.path)), "frames")
     bar.total = clip.count or None
@@ -277,17 +291,36 @@ def _make(
     with (
         bar,
         closing(Movie(made["overlay"], clip.shape, clip.rate)) as movie,
+        closing(
+            Movie(made["contours"], clip.shape, clip.rate) if settings.contours else NoMovie()
+        ) as outlined,
         closing(MAPS[settings.video_maps](made["maps"], clip, settings.float_maps)) as maps,
         ThreadPoolExecutor(settings.workers + engine.at_once) as pool,
     ):
         for drawn in render_frames(clip, engine, pool, writer):
             movie.write(drawn.picture, drawn.times)
+            if drawn.contours is not None:
+                outlined.write(drawn.contours, drawn.times)
             maps.add(counter.done, drawn)
             varied |= drawn.times != 1
             counter.add_frame()
         movie.finish()
+        outlined.finish()
         maps.finish()
     return counter.done, varied
+
+
+class NoMovie:
+    """A video that is not wanted."""
+
+    def write(self, frame: NDArray[np.uint8], times: int = 1) -> None:
+        """Write nothing."""
+
+    def finish(self) -> None:
+        """Check nothing."""
+
+    def close(self) -> None:
+        """Close nothing."""
 
 
 class FrameProgress:
@@ -328,7 +361,8 @@ def render_frames(
             made = postprocess(cells, box, engine.grid, settings.smooth)
             saliency_map = writer.adjusted(engine.adaptation.apply(made))
             picture = overlay(frame, saliency_map, settings.colormap)
-        return RenderedFrame(picture, saliency_map, times, is_predicted)
+            outlined = draw_contours(frame, saliency_map) if settings.contours else None
+        return RenderedFrame(picture, saliency_map, times, is_predicted, outlined)
 
     frames = steady(clip.frames(), clip.rate)
     maps = interpolated(keys)  # an endless iterator

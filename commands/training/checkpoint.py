@@ -232,6 +232,25 @@ class Checkpoints:
                 f"There is no readable checkpoint of the epoch's start in {self.folder}."
             ) from error
 
+    def put_aside(self, path: Path) -> None:
+        """Move the newest checkpoint to another path."""
+        for newest in self.paths()[-1:]:
+            newest.replace(path)
+
+    def take_up(self, path: Path) -> None:
+        """Move a checkpoint that `put_aside` moved back; it is at the start of an epoch.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        try:
+            with telling(f"Cannot read {path}", "see why"):
+                epoch = read(read_bytes(path)).standing.epoch
+        except DAMAGED as error:
+            raise UserError(f"{path} is damaged ({error}): the run cannot go on.") from error
+        make_folder(self.folder)
+        path.replace(self.folder / f"{epoch + 1:05}-{0:08}.npz")
+
     def clear(self) -> None:
         """Remove all checkpoints."""
         for path in self.paths():

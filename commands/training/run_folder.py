@@ -20,7 +20,16 @@ import numpy as np
 import config as settings
 from commands.training import checkpoint
 from commands.training.checkpoint import Checkpoints, Standing
-from commands.training.runs import DONE, changed_settings, history_of
+from commands.training.runs import (
+    DONE,
+    STATE,
+    badness,
+    changed_settings,
+    has_more_epochs,
+    has_schedule,
+    history_of,
+    reason_against_more_epochs,
+)
 from config import Config
 from salience.networks import weight_files
 from salience.networks.weight_files import versions
@@ -81,13 +90,21 @@ def find_earlier_run(config: Config) -> EarlierRun:
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} holds an earlier run without its config.json. {REMEDY}")
     done = (folder / DONE).exists()
+    longer = has_more_epochs(config)
+    if longer and (reason := reason_against_more_epochs(config)):
+        raise UserError(
+            f"{folder} holds an earlier run, which cannot go on to {config.epochs} epochs: "
+            f"{reason}. {REMEDY}"
+        )
     changed = changed_settings(config, moved=not done)
     if changed:
         raise UserError(f"{folder} holds an earlier run with other settings: {changed}. {REMEDY}")
-    if done and config.resume:
+    if done and config.resume and not longer:
         return EarlierRun(is_done=True)
-    if done:
-        raise UserError(f"{folder} holds an earlier run, which is finished. {REMEDY}")
+    if done and not longer:
+        raise UserError(
+            f"{folder} holds an earlier run, which is finished. {REMEDY} More --epochs go on."
+        )
     if not (folder / RUN).exists():
         raise UserError(f"{folder} holds an earlier run that cannot be resumed: no {RUN}. {REMEDY}")
     about = read_json(folder / RUN)
@@ -171,6 +188,8 @@ class RunFolder:
                         f"{self.folder} holds an unfinished run whose {what} differ from those "
                         f"of now. {REMEDY}"
                     )
+            if self.path(STATE).exists():  # of a finished run, which goes on
+                self.checkpoints.take_up(self.path(STATE))
             self.resumed = self.checkpoints.newest(say)
             # the first checkpoint may be written after the other files of the first epoch
             begun = self.checkpoints.paths() or len(history_of(self.folder)) > 1
@@ -191,6 +210,7 @@ class RunFolder:
             self._clear()
         else:
             self.resume(checkpoint.read(self.resumed).standing)
+            self.path(DONE).unlink(missing_ok=True)  # before the settings name more epochs
             then = found.about.get("versions")
             if then != about["versions"]:
                 say(f"warning: the run began with other versions ({then}): rounding may differ")
@@ -224,7 +244,7 @@ class RunFolder:
     def _clear(self) -> None:
         """Remove the files of an earlier run, so that files of two runs do not mix."""
         for name in ("history.csv", "speed.csv", "*.weights.h5", "best.json", "last.json", "*.png",
-                     "nonfinite.json", DONE, RUN, "tensorboard/events.*"):  # fmt: skip
+                     "nonfinite.json", DONE, STATE, RUN, "tensorboard/events.*"):  # fmt: skip
             for old in self.folder.glob(name):
                 old.unlink()
         self.checkpoints.clear()
@@ -337,12 +357,17 @@ class RunFolder:
             weight_files.amend(self.published, more)
 
     def finish(self) -> None:
-        """Mark the run as finished, after its last epoch or by patience."""
+        """Mark the run as finished, after its last epoch or by patience.
+
+        The last checkpoint is kept (120 MB for ML-Net) if more epochs could go on from it.
+        """
         if not self.writes:
             return
         best = without_clock(self.best_epoch)
         write_json(self.path(DONE), {"epochs": len(self.history), **best})
-        self.checkpoints.clear()  # 250 MB for ML-Net; a finished run is not resumed
+        if len(self.history) >= self.config.epochs and not has_schedule(to_json(self.config)):
+            self.checkpoints.put_aside(self.path(STATE))
+        self.checkpoints.clear()
 
     def close(self) -> None:
         """Release the lock."""
@@ -364,11 +389,6 @@ class RunFolder:
             "config": to_json(self.config),
             **({"pictures": self.pictures} if self.pictures else {}),
         }
-
-
-def badness(row: dict[str, float]) -> float:
-    """Return what the best epoch has least of: loss, or with several sets information gain lost."""
-    return -row["val_ig"] if "val_ig" in row else row["val_loss"]
 
 
 def without_clock(row: dict[str, float]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from salience.system.flags import to_json
 from salience.system.terminal import PROGRAM
 
 DONE = "done.json"  # marks the folder of a finished run
+STATE = "state.npz"  # checkpoint after the last epoch of a finished run that can go on
 # settings that do not affect a run's results, or only their rounding (a resumed run keeps its
 # feature-cache mode)
 WITHOUT_EFFECT = (
@@ -104,7 +105,12 @@ def changed_settings(config: Config, moved: bool = False) -> str:
             pictures, and `on_nan` may differ.
     """
     before = config_files.read_settings(config.run_folder / "config.json")
-    ignored = (*WITHOUT_EFFECT, *(["data", "on_nan"] if moved else []))
+    longer = has_more_epochs(config) and not reason_against_more_epochs(config)
+    ignored = (
+        *WITHOUT_EFFECT,
+        *(["data", "on_nan"] if moved else []),
+        *(["epochs"] if longer else []),
+    )
     changed = [
         (f.name, before.get(f.name, f.default), getattr(config, f.name))
         for f in dataclasses.fields(config)
@@ -117,6 +123,45 @@ def changed_settings(config: Config, moved: bool = False) -> str:
     )
 
 
+def has_more_epochs(config: Config) -> bool:
+    """Return True if a run asks for more epochs than the run in its folder."""
+    before = config_files.read_settings(config.run_folder / "config.json")
+    return config.epochs > before.get("epochs", Config.epochs)
+
+
+def has_schedule(settings: dict[str, Any]) -> bool:
+    """Return True if learning rate or momentum depend on the number of epochs."""
+    of_sgd = settings.get("optimizer", Config.optimizer) == "sgd"
+    return settings.get("learning_rate_end") is not None or (
+        of_sgd and settings.get("momentum_end") is not None
+    )
+
+
+def reason_against_more_epochs(config: Config) -> str:
+    """Return why the run in a folder cannot go on to more epochs; "" if it can.
+
+    With more epochs, a run goes on exactly as if it had been started with them.
+    """
+    folder = config.run_folder
+    before = config_files.read_settings(folder / "config.json")
+    if has_schedule(before):
+        return (
+            f"its learning rate or momentum changes linearly until epoch {before['epochs']}, so a "
+            "longer run differs from its first epoch on"
+        )
+    if not (folder / DONE).exists():
+        return ""
+    history, patience = history_of(folder), before.get("patience", Config.patience)
+    best = min(history, key=badness) if history else {"epoch": 0}
+    if history and history[-1]["epoch"] - best["epoch"] >= patience:
+        return (
+            f"it ended by --patience {patience}: epoch {best['epoch']:.0f} of {len(history)} was "
+            "the best"
+        )
+    kept = (folder / STATE).exists() or any((folder / "checkpoints").glob("*.npz"))
+    return "" if kept else f"its {STATE}, the state of the training, is missing"
+
+
 def as_typed(value: Any) -> str:
     """Return a setting as it is typed after its flag."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -127,6 +172,11 @@ def history_of(folder: Path) -> list[dict[str, float]]:
     results, costs = (rows_of(folder / name) for name in ("history.csv", "speed.csv"))
     cost = {row["epoch"]: row for row in costs}
     return [{**row, **cost.get(row["epoch"], {})} for row in results]
+
+
+def badness(row: dict[str, float]) -> float:
+    """Return what the best epoch has least of: loss, or with several sets information gain lost."""
+    return -row["val_ig"] if "val_ig" in row else row["val_loss"]
 
 
 def rows_of(path: Path) -> list[dict[str, float]]:

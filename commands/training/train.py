@@ -20,7 +20,7 @@ from commands.training.objective import set_up
 from commands.training.run_folder import EarlierRun, RunFolder, find_earlier_run
 from commands.training.runs import history_of
 from commands.training.validation import score_shipped, scores_line
-from config import Config
+from config import SYSTEMS, Config
 from model import grid_of, system_module
 from salience.data import loading
 from salience.measures.adaptation import LEAST_PICTURES
@@ -31,6 +31,8 @@ from salience.system.errors import Interrupted, UserError
 from salience.system.signals import Stop, heeded
 from salience.system.terminal import tell
 from utilities import OutputGrid, SaliencyBatches, opencv_threads
+
+FEW_PICTURES = 2000  # of training: with fewer, ML-Net's published recipe has too few steps
 
 
 def train(config: Config, say: Callable[[str], None] = tell) -> RunFolder:
@@ -90,6 +92,8 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
     with contextlib.closing(run):
         standing, arrays = start_of(run, devices)
         say(describe(config, model, training, validation, weights))
+        if line := recipe_remark(config, training.count):
+            say(line)
         for remark in remarks(devices, config, model, kept, standing if arrays else None):
             say(remark)
         state = State(model, fitted)
@@ -195,6 +199,20 @@ def remarks(
         yield f"{devices.count} devices of {devices.processes} processes share each batch, by JAX"
     if standing:
         yield f"resuming from {standing}"
+
+
+def recipe_remark(config: Config, pictures: int) -> str:
+    """Return a recommendation if ML-Net's published recipe meets few training pictures, else ""."""
+    published = SYSTEMS["mlnet"].recipe
+    is_published = all(
+        getattr(config, name) == published[name] for name in ("loss", "optimizer", "learning_rate")
+    )
+    if config.model != "mlnet" or not is_published or pictures >= FEW_PICTURES:
+        return ""
+    return (
+        f"note: the paper's recipe was made for 10,000 pictures, and these are {pictures}. Try "
+        "--loss kld --optimizer adam --decay 0 --learning_rate 1e-4: docs/SMALL_SETS.md"
+    )
 
 
 def digest_of_pictures(training: SaliencyBatches, validation: SaliencyBatches) -> str:

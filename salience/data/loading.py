@@ -15,7 +15,7 @@ from types import ModuleType
 import numpy as np
 
 from salience.data import store
-from salience.data.parts import FileGroup, offer, unread
+from salience.data.parts import TRIAL, FileGroup, offer, unread
 from salience.data.plan import ALL_SPLITS, BY_SHARES, SPLITS, Plan
 from salience.pictures.fixations import are_within
 from salience.pictures.reading import known_shape
@@ -158,7 +158,10 @@ def submission_pictures(name: str, root: Path | None) -> list[Sample]:
     Raises:
         UserError: the folder or a part of it is missing; the message says how to get it.
     """
-    return module_of(name, root).submission_pictures(root)
+    try:
+        return module_of(name, root).submission_pictures(root)
+    except UserError as error:  # a benchmark's pictures have no substitute
+        raise UserError(str(error).removesuffix(f" {TRIAL}")) from None
 
 
 def module_of(name: str, root: Path | None) -> ModuleType:

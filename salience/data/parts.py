@@ -305,9 +305,12 @@ def equal_files(paths: dict[str, Path]) -> dict[str, str]:
     return twins
 
 
+TRIAL = "To try without data: --dataset synthetic."
+
+
 def offer(source: str) -> str:
     """Return the source of a data set, with an alternative for users without the data."""
-    return f"{source} To try without data: --dataset synthetic."
+    return f"{source} {TRIAL}"
 
 
 def divided(names: Sequence[str], split: str, plan: Plan, categories: Sequence[str] = ()) -> list:

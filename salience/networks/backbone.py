@@ -20,12 +20,16 @@ from keras import layers, ops
 from numpy.typing import NDArray
 
 from salience.networks import foreign_weights
-from salience.networks.backbone_table import BACKBONES, VGG_BLOCKS, VGG_CHANNELS, Backbone
+from salience.networks.backbone_table import (
+    BACKBONES,
+    CAFFE_MEAN_BGR,
+    VGG_BLOCKS,
+    VGG_CHANNELS,
+    Backbone,
+)
 from salience.pictures.letterbox import linear_sampling, pixel_centres
 from salience.system.errors import UserError
 
-# ImageNet means of VGG and ResNet-50 (Caffe), in BGR order; no division by a deviation
-CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 TIMEOUT_SECONDS = 20
 
 

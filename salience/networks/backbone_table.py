@@ -6,6 +6,8 @@ from dataclasses import dataclass
 # channels
 VGG_BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 VGG_CHANNELS = (64, 128, 256, 512, 512)
+# ImageNet means of VGG and ResNet-50 (Caffe), in BGR order; no division by a deviation
+CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 STORE = "https://storage.googleapis.com/tensorflow/keras-applications"
 
 

@@ -156,6 +156,23 @@ def pixel_centres(count: int, length: float) -> NDArray[np.floating]:
     return (np.arange(count) + 0.5) * (length / count)
 
 
+def prior_places(length: int, cells: int, theano: bool, cell: int = 10) -> NDArray[np.floating]:
+    """Return the positions of a map's pixels in a row of ML-Net's prior, for `linear_sampling`.
+
+    Args:
+        length: number of pixels.
+        cells: number of weights of the prior.
+        theano: as Theano up-sampled: cell i is centred at pixel `cell` i + (`cell` - 1) // 2.
+        cell: pixels that a weight covers.
+
+    >>> prior_places(20, 2, True)[[4, 14]].tolist()
+    [0.5, 1.5]
+    """
+    if not theano:
+        return pixel_centres(length, cells)
+    return (np.arange(length) - (cell - 1) // 2) / cell + 0.5
+
+
 def linear_sampling(where: NDArray, cells: int) -> Array:
     """Return the [len(where), cells] matrix that reads a row of cells by linear interpolation.
 

@@ -2,6 +2,11 @@
 
 import os
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,6 +17,7 @@ from salience.system.errors import printable
 PROGRAM = "salience" if Path(sys.argv[0]).stem == "salience" else "main.py"
 COMMAND_LINE = ("salience",) if PROGRAM == "salience" else ("python", "main.py")
 REPORT_SECONDS = 60.0  # between two progress lines, if no bar is shown
+WIDTH = 100  # characters of a line of a table
 
 
 def tell(text: str) -> None:
@@ -41,13 +47,66 @@ def progress(total: int, label: str, unit: str = "images", shown: bool = True) -
     )
 
 
-def aligned(lines: list[list[str]]) -> str:
-    """Return a table of cells as text: the first column left-aligned, the others right-aligned."""
+@contextmanager
+def waiting(label: str, seconds: float) -> Iterator[None]:
+    """Show a bar of the time that has passed, while a block runs that cannot tell its progress.
+
+    Args:
+        label: text before the bar.
+        seconds: expected duration; a longer block leaves the bar full.
+    """
+    bar, done = progress(round(seconds), label, "s"), threading.Event()
+
+    def advance() -> None:
+        began = time.monotonic()
+        while not done.wait(0.5):
+            bar.update(min(round(time.monotonic() - began), bar.total) - bar.n)
+
+    thread = None if bar.disable else threading.Thread(target=advance, daemon=True)
+    with bar:
+        if thread:
+            thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            if thread:
+                thread.join()
+
+
+def aligned(lines: list[list[str]], width: int = WIDTH) -> str:
+    """Return a table of cells as text: the first column left-aligned, the others right-aligned.
+
+    Columns that do not fit follow below in further blocks, each with the first column again.
+
+    Args:
+        lines: cells of each line, of equal number.
+        width: most characters of a line.
+
+    >>> print(aligned([["", "mean", "best"], ["CC", "0.5", "0.75"]], width=9))
+        mean
+    CC   0.5
+    <BLANKLINE>
+        best
+    CC  0.75
+    """
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]).rstrip()
-        for first, *rest in lines
-    )
+    starts, used = [1], widths[0]
+    for place in range(1, len(widths)):
+        if used + 2 + widths[place] > width and place > starts[-1]:
+            starts.append(place)
+            used = widths[0]
+        used += 2 + widths[place]
+    blocks = [
+        "\n".join(
+            "  ".join(
+                [first.ljust(widths[0]), *map(str.rjust, rest[a - 1 : b - 1], widths[a:b])]
+            ).rstrip()
+            for first, *rest in lines
+        )
+        for a, b in pairwise([*starts, max(len(widths), 2)])
+    ]
+    return "\n\n".join(blocks)
 
 
 def open_closed_streams() -> None:

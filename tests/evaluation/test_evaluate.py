@@ -204,6 +204,7 @@ def test_the_table_shows_the_maps_beside_the_references(run, maps, tmp_path):
     assert f"{model.means['cc'].mean:.3f} [{model.means['cc'].low:.3f}" in table
     assert "KLD (lower is better)" in table
     assert "nats, eps 2.2204e-16" in table
+    assert max(map(len, table.splitlines())) <= 100
     written = json.loads((tmp_path / "out/metrics.json").read_text())
     assert written["rows"]["maps"]["means"]["cc"]["mean"] == model.means["cc"].mean
     assert written["metrics"]["kld"]["variant"]
@@ -212,7 +213,8 @@ def test_the_table_shows_the_maps_beside_the_references(run, maps, tmp_path):
     assert written["metrics"]["ig"]["share"] == "from centre bias to humans, gold standard"
     assert written["metrics"]["emd"]["share"] is None
     remarks = " ".join(written["notes"]["remarks"])
-    assert "humans, gold standard: each observer predicted by the others; a Gaussian of " in remarks
+    assert "humans, gold standard, the mark to reach (docs/METRICS.md#" in remarks
+    assert "each observer predicted by the others; a Gaussian of " in remarks
     assert "CC is corrected to all observers (Spearman-Brown); SIM and KLD are against" in remarks
     rows = (tmp_path / "out/per_image.csv").read_text().splitlines()
     assert len(rows) == 1 + 5 * 4

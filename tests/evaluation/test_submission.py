@@ -1,5 +1,6 @@
 """Submissions are what the benchmarks ask for, and a broken one is told for what it is."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -47,6 +48,8 @@ def benchmarks(tmp_path, picture, monkeypatch):
             submission_pictures=lambda root, found=samples: found,
         )
         monkeypatch.setitem(sys.modules, f"salience.data.sets.{benchmark}", module)
+        few = dataclasses.replace(BENCHMARK_FORMATS[benchmark], pictures=len(names))
+        monkeypatch.setitem(BENCHMARK_FORMATS, benchmark, few)
 
 
 @pytest.fixture
@@ -139,9 +142,23 @@ def test_each_benchmark_gets_the_archive_that_it_asks_for(
             # JPEG, which the first two ask for, may move a value by two levels
             near = 0.51 if benchmark == "salicon" else 2.51
             np.testing.assert_allclose(written, map_ * 255, atol=near)
-    count = BENCHMARK_FORMATS[benchmark].pictures
-    assert f"warning: {len(expected)} pictures; {benchmark} has {count}" in lines
     assert lines[-1] == f"{archive}: read again, no problems"
+
+
+def test_a_part_of_the_pictures_is_a_problem_and_no_set_is_offered_instead(
+    run, tmp_path, monkeypatch
+):
+    all_300 = dataclasses.replace(BENCHMARK_FORMATS["mit300"], pictures=300)
+    monkeypatch.setitem(BENCHMARK_FORMATS, "mit300", all_300)
+    problems, lines = run("mit300")
+    assert problems == ["3 of 300 pictures are in --data: mit300 takes maps of all"]
+    assert lines[-1].endswith("1 problem")
+    monkeypatch.delitem(sys.modules, "salience.data.sets.mit300")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError) as refused:
+        run("mit300", data=tmp_path / "none")
+    assert "BenchmarkIMAGES.zip" in str(refused.value)
+    assert "synthetic" not in str(refused.value)
 
 
 def test_maps_that_are_there_are_kept_and_give_the_same_archive(run, tmp_path, model):
@@ -243,6 +260,8 @@ def test_a_picture_with_a_wrong_exif_turn_gets_a_map_of_its_stored_size(
     samples = [Sample("Pattern/132.jpg", path, shape=(30, 40))]
     module = sys.modules["salience.data.sets.cat2000"]
     monkeypatch.setattr(module, "submission_pictures", lambda root: samples)
+    one = dataclasses.replace(BENCHMARK_FORMATS["cat2000"], pictures=1)
+    monkeypatch.setitem(BENCHMARK_FORMATS, "cat2000", one)
     problems, _ = run("cat2000")
     assert problems == []
 
@@ -464,7 +483,7 @@ def test_only_the_first_problems_are_printed_and_all_are_counted(run, tmp_path, 
         (folder / f"{i}.txt").touch()
     problems, lines = run("mit300", check=folder)
     assert len(problems) == 50
-    assert len(lines) == 1 + 20 + 2
+    assert len(lines) == 20 + 2
     assert lines[-2:] == ["... and 30 more", f"{folder}: 50 problems"]
 
 

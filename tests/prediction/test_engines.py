@@ -35,7 +35,7 @@ def batch(picture):
 
 def network(weights):
     """Return the folder of an exported network in the tests' cache."""
-    return default_cache().shelf(engines.key("openvino", weights)).folder / "made"
+    return default_cache().shelf(engines.key("openvino", weights, direct=True)).folder / "made"
 
 
 @pytest.mark.parametrize("name", EXPORTED)
@@ -133,9 +133,21 @@ def test_why_an_export_failed_is_passed_on(tmp_path, monkeypatch):
     monkeypatch.setenv("SALIENCY_CACHE", str(tmp_path / "cache"))
     nothing = tmp_path / "nothing.weights.h5"
     nothing.touch()
+    monkeypatch.setattr(engines, "direct_settings", lambda *about: None)
     with pytest.raises(UserError, match="is not an HDF5 file"):
         engines.exported_engine("openvino", nothing, lambda line: None)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_without_keras_one_line_says_which_network_needs_it(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("SALIENCY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(engines, "find_spec", lambda name: True if name == "openvino" else None)
+    lines = []
+    assert engines.load("openvino", trained, lines.append).name == "openvino"  # ML-Net on VGG
+    assert [line.split()[:3] for line in lines] == [["making", "the", "openvino"]]
+    monkeypatch.setattr(engines, "direct_settings", lambda *about: None)  # any other network
+    with pytest.raises(UserError, match=r"converted by Keras, once, .*pip install"):
+        engines.load("openvino", trained, lines.append)
 
 
 def test_an_engine_that_is_not_installed_is_named(trained, monkeypatch):

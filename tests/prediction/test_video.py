@@ -159,6 +159,18 @@ def test_a_video_gives_an_overlay_of_its_count_size_and_rate_and_a_map_a_frame(r
     assert any("7 frames written" in line for line in lines)
 
 
+def test_contours_of_a_video_are_a_video_and_what_is_not_made_is_said(run, tmp_path):
+    path = write_film(tmp_path / "clip.mp4", count=3, shape=(60, 80))
+    failed, lines = run(path, contours=True, peaks=3, video_maps="none")
+    assert failed == 0
+    assert files(tmp_path / "out") == ["clip.contours.mp4", "clip.overlay.mp4"]
+    assert sum(line.startswith("note: --peaks: of pictures only") for line in lines) == 1
+    outlined = list(pictures_of(tmp_path / "out" / "clip.contours.mp4"))
+    for picture, drawn in zip(pictures_of(path), outlined, strict=True):
+        changed = np.abs(picture.astype(int) - drawn).max(axis=-1) > 60
+        assert 0 < changed.mean() < 0.5  # lines, not a veil
+
+
 def test_a_frames_map_is_that_of_the_same_picture(run, trained, tmp_path):
     path = write_film(tmp_path / "clip.mp4", count=4, shape=(50, 90))
     adapted = tmp_path / "left.adapt.json"

@@ -21,7 +21,7 @@ from conftest import PROJECT
 from commands.training import train
 from commands.training.checkpoint import Checkpoints
 from salience.system import files
-from salience.system.errors import Interrupted
+from salience.system.errors import Interrupted, UserError
 
 QUIET = {"say": lambda line: None}
 
@@ -95,6 +95,35 @@ def test_a_run_that_stops_at_each_step_comes_to_the_same_end(tiny, tmp_path, mon
     assert stops == 3
     assert_same_end(whole.folder, tmp_path / "parts")
     assert not Checkpoints(tmp_path / "parts" / "checkpoints").paths()
+
+
+def test_a_finished_run_goes_on_to_more_epochs_as_if_it_had_begun_with_them(tiny, tmp_path):
+    # by default, a run of one epoch keeps no features, which are rounded
+    settings = {"output": tmp_path / "parts", "dropout": 0.5, "feature_cache": "on"}
+    whole = train.train(tiny(**{**settings, "output": tmp_path / "whole"}, epochs=2), **QUIET)
+    train.train(tiny(**settings), **QUIET)
+    assert (tmp_path / "parts" / "state.npz").exists()
+    lines = []
+    train.train(tiny(epochs=2, **settings), say=lines.append)
+    assert any(line.startswith("resuming from epoch 2") for line in lines)
+    assert_same_end(whole.folder, tmp_path / "parts")
+    # by patience, by the schedule, or without its state, it does not
+    (tmp_path / "parts" / "state.npz").unlink()
+    with pytest.raises(UserError, match=r"cannot go on to 3 epochs: its state.npz.* is missing"):
+        train.train(tiny(epochs=3, **settings), **QUIET)
+    about = json.loads((tmp_path / "parts" / "config.json").read_text())
+    (tmp_path / "parts" / "config.json").write_text(json.dumps({**about, "patience": 1}))
+    rows = (tmp_path / "parts" / "history.csv").read_text().splitlines()
+    column = rows[0].split(",").index("val_loss")
+    cells = rows[2].split(",")
+    cells[column] = "1e9"
+    (tmp_path / "parts" / "history.csv").write_text("\n".join([*rows[:2], ",".join(cells)]))
+    with pytest.raises(UserError, match=r"ended by --patience 1: epoch 1 of 2 was the best"):
+        train.train(tiny(epochs=3, patience=1, **settings), **QUIET)
+    about |= {"learning_rate_end": 1e-5, "decay": 0.0}
+    (tmp_path / "parts" / "config.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match="changes linearly until epoch 2"):
+        train.train(tiny(epochs=3, learning_rate_end=1e-5, decay=0.0, **settings), **QUIET)
 
 
 @pytest.fixture

@@ -526,3 +526,11 @@ def test_imagenet_weights_are_loaded_before_training(tiny):
     with h5py.File(VGG16) as file:
         kernel = file["block5_conv3/block5_conv3/kernel"][()]
     np.testing.assert_array_equal(model.get_layer("block5_conv3").get_weights()[0], kernel)
+
+
+def test_the_papers_recipe_on_few_pictures_gets_a_recommendation():
+    published = settings.Config(dataset=("synthetic",))
+    assert "--loss kld --optimizer adam" in train.recipe_remark(published, 450)
+    assert "these are 450" in train.recipe_remark(published, 450)
+    assert train.recipe_remark(published, 10_000) == ""
+    assert train.recipe_remark(replace(published, loss="kld"), 450) == ""

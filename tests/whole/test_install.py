@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 from salience.system.code_digest import OURS
 
 STATED = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
+TRAINING = "train"  # the extra that stands in requirements.txt
 EXTRAS = {"jax": "backends", "torch": "backends", "onnx": "engines", "demo": "demo", "dev": "dev"}
 OF_TESTS = {"pytest", "hypothesis"}  # they stand in requirements.txt, and are in the extra dev
 # what comes with the packages named: Keras' backend is chosen among them, Gradio's page is served
@@ -30,7 +31,10 @@ BROUGHT_ALONG = {"fastapi": "gradio", "uvicorn": "gradio"}
 def stated(extra=None):
     project = STATED["project"]
     texts = project["optional-dependencies"][extra] if extra else project["dependencies"]
-    return {canonicalize_name(r.name): r for r in map(Requirement, texts)}
+    found = {canonicalize_name(r.name): r for r in map(Requirement, texts)}
+    own = found.pop(project["name"], None)  # an extra that includes another
+    assert own is None or own.extras == {TRAINING}
+    return found
 
 
 def pinned(file):
@@ -41,7 +45,7 @@ def pinned(file):
 
 def test_what_is_installed_is_what_is_tested():
     """Each package of pyproject.toml has a pin that it admits, and none is missing."""
-    asked, pins = stated(), pinned("requirements.txt")
+    asked, pins = {**stated(), **stated(TRAINING)}, pinned("requirements.txt")
     assert asked.keys() == pins.keys() - OF_TESTS
     extras = {extra: stated(extra) for extra in EXTRAS}
     for file in sorted(set(EXTRAS.values())):
@@ -57,7 +61,8 @@ def test_what_is_installed_is_what_is_tested():
 
 def test_every_package_that_is_imported_is_named():
     places = packages_distributions()
-    named = {*stated(), *(name for extra in EXTRAS if extra != "dev" for name in stated(extra))}
+    extras = (TRAINING, *(extra for extra in EXTRAS if extra != "dev"))
+    named = {*stated(), *(name for extra in extras for name in stated(extra))}
     for where in (*(f"{module}.py" for module in OURS), "commands/**/*.py", "salience/**/*.py"):
         for path in PROJECT.glob(where):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -149,4 +154,15 @@ def test_in_an_empty_environment_it_brings_what_it_needs(wheel, tmp_path):
     venv.create(room, with_pip=True)
     words = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel]
     subprocess.run([room / "bin/python", *words], check=True)
+    (packages,) = room.glob("lib/python*/site-packages")
+    size = sum(path.stat().st_size for path in packages.rglob("*") if path.is_file())
+    assert size < 700e6, f"{size / 1e6:.0f} MB"
+    assert not (packages / "keras").exists() and not (packages / "tensorflow").exists()
     predicted(room / "bin/salience", tmp_path / "elsewhere", PYTHONPATH="")
+    # what needs a backend says how to get one
+    done = subprocess.run(
+        [room / "bin/salience", "train", "--dataset", "synthetic"], cwd=tmp_path,
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "keras is not installed" in done.stderr and '".[train]"' in done.stderr
