@@ -331,8 +331,10 @@ def test_arms_are_trained_with_every_seed_and_not_again(tiny, tmp_path, trained_
     strategies.run_strategies(config, ["frozen", "scratch"], [0, 1], **QUIET)
     assert trained_here == ["scratch-seed0"]
 
-    with pytest.raises(UserError, match=r"settings: epochs 1, now 2\. .* --overwrite"):
-        strategies.run_strategies(dataclasses.replace(config, epochs=2), ["frozen"], [0], **QUIET)
+    with pytest.raises(UserError, match=r"settings: batch_size 4, now 2\. .* --overwrite"):
+        strategies.run_strategies(
+            dataclasses.replace(config, batch_size=2), ["frozen"], [0], **QUIET
+        )
 
 
 @pytest.mark.parametrize(
