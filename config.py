@@ -266,7 +266,8 @@ SHARED: dict[str, dict[str, Any]] = {
     "adaptation": {
         "default": None,
         "help": "adapt the maps to the bias of a data set: a file that `adapt` wrote for these "
-        "weights, or its name, such as eyecrowd",
+        "weights, or its name, such as eyecrowd; none: the network's own maps; default: what the "
+        "weights' card says, a general adaptation and a blur of maps",
     },
     "columns": {
         "default": "",

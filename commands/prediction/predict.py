@@ -106,6 +106,7 @@ def write_maps(
                 say,
                 settings.of_set,
                 settings.density,
+                settings.smooth,
             ),
             pending,
             writer,
@@ -291,4 +292,4 @@ def _write(
     saliency_map = postprocess(prediction, box, engine.grid, writer.settings.smooth)
     # before the map is written, which may change it in place
     logs = log_density(saliency_map, engine.calibration) if "density" in job.outputs else None
-    writer.write(job, engine.adaptation.apply(saliency_map), logs)
+    writer.write(job, engine.finish.apply(saliency_map), logs)

@@ -181,7 +181,13 @@ def predict_videos(
         name = engines.choose(settings.engine)  # before the folder: the engine may be missing
         make_folder(settings.output)
         engine = engines.load_adapted(
-            name, weights(), settings.adaptation, settings.mirror, say, settings.of_set
+            name,
+            weights(),
+            settings.adaptation,
+            settings.mirror,
+            say,
+            settings.of_set,
+            smooth=settings.smooth,
         )
         for clip, outputs in todo:
             try:
@@ -326,7 +332,7 @@ def render_frames(
         (frame, times), (cells, is_predicted) = item
         with room(clip.shape):
             made = postprocess(cells, box, engine.grid, settings.smooth)
-            saliency_map = writer.adjusted(engine.adaptation.apply(made))
+            saliency_map = writer.adjusted(engine.finish.apply(made))
             picture = overlay(frame, saliency_map, settings.colormap)
         return RenderedFrame(picture, saliency_map, times, is_predicted)
 

@@ -73,6 +73,9 @@ class Finish:
         return Adaptation(blur=self.map_blur).apply(adapted) if self.map_blur else adapted
 
 
+UNFINISHED = Finish()
+
+
 def finish_of(
     card: dict[str, Any],
     weights: Path,
