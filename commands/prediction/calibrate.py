@@ -24,7 +24,6 @@ from salience.measures.density import CALIBRATION, calibration_entry
 from salience.measures.finish import (
     GENERAL,
     MAP_BLUR,
-    ON_MAPS,
     MapAndTruth,
     blur_entry,
     blur_line,
@@ -127,7 +126,7 @@ def fitted(
         )
         say(general_line(general))
         found[GENERAL] = general_entry(general, about)
-        before = general.adaptation if found[GENERAL][ON_MAPS] else Adaptation()
+        before = general.adaptation
     blur = fit_map_blur(maps, before)
     say(blur_line(blur))
     return {**found, MAP_BLUR: blur_entry(blur, about)}

@@ -2,8 +2,8 @@
 
 Fixations depend on how a data set was recorded. The *general adaptation* is fitted on several data
 sets together. It is kept only if it helps each of them when it is fitted on the others, since the
-pictures of a user belong to none. It makes the densities; it changes maps as well if the metrics
-of maps do not lose. The *blur of maps* concerns maps alone: a network that is trained by the
+pictures of a user belong to none: fixations must be foretold better, and the metrics of maps must
+not lose. The *blur of maps* concerns maps alone: a network that is trained by the
 likelihood of fixations makes densities that are sharper than the blurred truth of CC, SIM and KLD.
 Densities are never blurred.
 """
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from salience.measures.significance import Interval
 
 GENERAL, MAP_BLUR = "general", "map_blur"  # fields of a weights card
-ON_MAPS = "on_maps"  # field of GENERAL: whether it changes maps, too
 MEAN = "mean"  # value of --set that is no data set
 NONE = "none"  # value of --adaptation: the network's own maps
 SHARES = (1.0, 0.5, 0.25)  # of the way from the identity to the fitted parameters
@@ -111,14 +110,12 @@ def finish_of(
             f"--adaptation {GENERAL}: {weights} has no general adaptation that helps. Fit one with "
             "`calibrate` on several data sets, or leave it out."
         )
-    on_maps = general if name == GENERAL or card.get(GENERAL, {}).get(ON_MAPS) else None
     width = 0.0 if smooth else map_blur_of(card, weights)
-    parts = ["maps and densities get its general adaptation"] if on_maps else []
-    parts += ["densities get its general adaptation"] if general and not on_maps else []
+    parts = ["maps and densities get its general adaptation"] if general else []
     parts += [f"maps get a blur of {width:.1%} of the diagonal"] if width else []
     if parts:
         say(f"{weights}: {', '.join(parts)} (--adaptation {NONE} leaves them as they are)")
-    return Finish(on_maps or IDENTITY, width, general)
+    return Finish(general or IDENTITY, width, general)
 
 
 def general_of(card: dict[str, Any], where: object) -> Adaptation | None:
@@ -204,17 +201,15 @@ class GeneralFit:
         adaptation: the parameters; the identity if a set does not gain.
         share: their share of the way from the identity.
         gains: the gain of each set, in bits a fixation, by parameters fitted on the other sets.
-        kept: whether each mean gain is at least LEAST_GAIN.
         map_gains: the gain of each set in CC + SIM - KLD of its maps, likewise.
-        on_maps: whether maps are changed, too: if no set loses in the mean.
+        kept: whether each mean gain in bits is at least LEAST_GAIN, and no set's maps lose.
     """
 
     adaptation: Adaptation
     share: float
     gains: "dict[str, Interval]"
-    kept: bool
     map_gains: "dict[str, Interval]"
-    on_maps: bool
+    kept: bool
 
 
 def fit_general(
@@ -253,7 +248,6 @@ def fit_general(
     }
     share = max(SHARES, key=lambda share: min(own.mean() for own in gains[share].values()))
     found = {name: mean_interval(own, seed) for name, own in gains[share].items()}
-    kept = min(gain.mean for gain in found.values()) >= LEAST_GAIN
     own_maps = {
         name: mean_interval(
             [
@@ -265,9 +259,10 @@ def fit_general(
         )
         for name, pictures in maps.items()
     }
-    on_maps = kept and min(gain.mean for gain in own_maps.values()) >= 0
+    gains_bits = min(gain.mean for gain in found.values()) >= LEAST_GAIN
+    kept = gains_bits and min(gain.mean for gain in own_maps.values()) >= 0
     whole = fitted().shrunk(share) if kept else IDENTITY
-    return GeneralFit(whole, share, found, kept, own_maps, on_maps)
+    return GeneralFit(whole, share, found, own_maps, kept)
 
 
 def general_line(fit: GeneralFit) -> str:
@@ -280,12 +275,11 @@ def general_line(fit: GeneralFit) -> str:
         )
 
     own = fit.adaptation
-    where = "densities and maps" if fit.on_maps else "densities, not maps"
     done = (
-        f"for {where}: contrast {own.contrast:.2f}, {own.centre_share:.1%} of a centre bias added, "
+        f"kept: contrast {own.contrast:.2f}, {own.centre_share:.1%} of a centre bias added, "
         f"{own.uniform_share:.1%} uniform ({fit.share:g} of the fitted way)"
         if fit.kept
-        else "not kept, since not every set gains"
+        else "not kept, since not every set gains in both"
     )
     return (
         f"general adaptation {done}; gain of each set, fitted on the others: bits "
@@ -303,7 +297,6 @@ def general_entry(fit: GeneralFit, about: dict[str, Any]) -> dict[str, Any]:
             name: dataclasses.asdict(gain) for name, gain in fit.map_gains.items()
         },
         "kept": fit.kept,
-        ON_MAPS: fit.on_maps,
         **about,
     }
 

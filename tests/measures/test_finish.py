@@ -14,7 +14,6 @@ from salience.measures.finish import (
     LARGEST_LOSS,
     MAP_BLUR,
     NONE,
-    ON_MAPS,
     SHARES,
     UNFINISHED,
     Finish,
@@ -55,7 +54,7 @@ def general_of_sets(rng, *adaptations):
 
 def test_what_all_sets_have_in_common_is_general(rng):
     fit = general_of_sets(rng, OWN, OWN)
-    assert fit.kept and fit.on_maps and fit.share == 1.0
+    assert fit.kept and fit.share == 1.0
     assert fit.adaptation.contrast == pytest.approx(OWN.contrast, rel=0.2)
     assert all(gain.mean > 0.01 for gain in fit.gains.values())
 
@@ -63,7 +62,7 @@ def test_what_all_sets_have_in_common_is_general(rng):
 def test_what_helps_one_set_and_harms_another_is_not(rng):
     sharper, flatter = Adaptation(contrast=1.8), Adaptation(contrast=0.5)
     fit = general_of_sets(rng, sharper, flatter)
-    assert not fit.kept and not fit.on_maps
+    assert not fit.kept
     assert fit.adaptation == IDENTITY
     assert fit.share in SHARES
     assert set(fit.gains) == {"set0", "set1"} and min(g.mean for g in fit.gains.values()) < 0.01
@@ -74,14 +73,16 @@ def test_a_map_sharper_than_the_blurred_truth_is_blurred_as_far_as_the_bits_allo
     counts = count_map(points.astype(np.float32), (144, 192))
     sharp, truth = blurred(counts, 2.0) + 1e-4, blurred(counts, 6.0)
     near = points.repeat(30, axis=0) + rng.normal(0, 4, (1200, 2))
-    fit = fit_map_blur([map_and_truth(sharp, near, truth)])
+    pictures = [map_and_truth(sharp, near, truth), map_and_truth(truth, points, truth)]
+    assert pictures[0] and pictures[1]
+    fit = fit_map_blur(pictures[:1])
     assert fit.blur in BLURS and fit.gain > 0.01 and fit.bits >= -LARGEST_LOSS
     # a map that is the truth already has nothing to gain
-    assert fit_map_blur([map_and_truth(truth, points, truth)]).blur == 0
+    assert fit_map_blur(pictures[1:]).blur == 0
 
 
-def card_of(on_maps=True):
-    general = {"parameters": asdict(OWN), "kept": True, ON_MAPS: on_maps}
+def card_of():
+    general = {"parameters": asdict(OWN), "kept": True}
     return {GENERAL: general, MAP_BLUR: {"blur": 0.01}, CALIBRATION: None}
 
 
@@ -102,13 +103,15 @@ def test_a_card_finishes_maps_unless_the_flags_say_otherwise(flags, expected, tm
     assert len(lines) == (expected != UNFINISHED)  # one line says which
 
 
-def test_a_general_adaptation_that_harms_the_metrics_of_maps_makes_densities_only(tmp_path):
-    lines = []
-    found = finish_of(card_of(on_maps=False), tmp_path / "w.weights.h5", say=lines.append)
-    assert found == Finish(IDENTITY, 0.01, OWN)
-    assert "densities get its general adaptation, maps get a blur of 1.0%" in lines[0]
-    asked = finish_of(card_of(on_maps=False), tmp_path / "w.weights.h5", GENERAL)
-    assert asked.adaptation == OWN
+def test_what_is_fitted_for_bits_alone_is_not_kept(rng):
+    """Maps that are as sharp as the fixations are, and a truth that is blurred far more."""
+    sets = {name: looked_at(Adaptation(contrast=2.0), rng) for name in "ab"}
+    flat = {k: [m._replace(density_map=as_distribution(np.sqrt(m.density_map))) for m in v[1]]
+            for k, v in sets.items()}  # fmt: skip
+    fit = fit_general({k: v[0] for k, v in sets.items()}, flat)
+    assert min(gain.mean for gain in fit.gains.values()) > 0.01
+    assert min(gain.mean for gain in fit.map_gains.values()) < 0
+    assert not fit.kept and fit.adaptation == IDENTITY
 
 
 def test_a_blur_of_maps_changes_no_density(rng):
