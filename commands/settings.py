@@ -35,6 +35,7 @@ from salience.system.files import is_name
 from salience.system.flags import Checked, option
 
 PROFILES = ("tuebingen", "mit")
+CARD_WORDS = ("general", "none")  # values of --adaptation that are no file (measures/finish.py)
 BENCHMARKS, TUEBINGEN = ("mit300", "cat2000", "salicon"), "tuebingen"
 OBJECTIVES = ("ig", "cc", "nss", "kld")
 EXPORTERS = ("eyelink", "tobii", "pupil", "gazepoint", "smi", "csv")
@@ -456,6 +457,11 @@ class AdaptConfig(ScoringConfig):
         if self.split != "test":
             raise UserError(
                 f"--split {self.split}: adapt fits on train and is scored on test only."
+            )
+        if self.name in CARD_WORDS:
+            raise UserError(
+                f"--name {self.name}: --adaptation {self.name} has a meaning of its own. Choose "
+                "another name."
             )
         if self.name is not None and not is_name(self.name):
             raise UserError(
