@@ -8,7 +8,7 @@ TOY := --dataset synthetic --rows 240 --cols 320 --init_weights weights/mlnet-os
 	--loss kld --optimizer adam --learning_rate 1e-4 --decay 0 --epochs 2 --precision mixed_bfloat16 \
 	--weights_dir $(DEMO)/weights
 
-.PHONY: demo weights test test-slow coverage fuzz lint lock licences audit pysaliency clean
+.PHONY: demo weights pictures test test-slow coverage fuzz lint lock licences audit pysaliency clean
 
 # every package at the version and with the hash that the lock names
 INSTALL := pip install --quiet --disable-pip-version-check --require-hashes
@@ -28,6 +28,10 @@ demo: .venv/installed
 # train the included weights again: make weights OSIE=PATH EYECROWD=PATH [VGG16=FILE]; hours on a CPU
 weights: .venv/installed
 	$(BIN)/python examples/train_weights.py "$(OSIE)" "$(EYECROWD)" $(if $(VGG16),--vgg16 "$(VGG16)")
+
+# draw the pictures of docs/ that are made from its tables
+pictures: .venv/installed
+	$(BIN)/python examples/draw_what_helped.py docs/RESULTS.md docs/pictures/what_helped.png
 
 # a file's tests in one process, since they share what they have trained
 PYTEST := $(BIN)/python -m pytest --dist loadfile --durations 15 --durations-min 10

@@ -9,6 +9,7 @@ import dataclasses
 import math
 import re
 import types
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -266,7 +267,8 @@ SHARED: dict[str, dict[str, Any]] = {
     "adaptation": {
         "default": None,
         "help": "adapt the maps to the bias of a data set: a file that `adapt` wrote for these "
-        "weights, or its name, such as eyecrowd",
+        "weights, or its name, such as eyecrowd; none: the network's own maps; default: what the "
+        "weights' card says, a general adaptation and a blur of maps",
     },
     "columns": {
         "default": "",
@@ -368,6 +370,27 @@ class PlanConfig(Checked):
     def plan(self) -> Plan:
         """The split of a data set without a published split."""
         return Plan(self.split_seed, self.val_share, self.test_share, self.folds, self.fold)
+
+
+def check_folders(dataset: Sequence[str], data: Sequence[Path]) -> None:
+    """Check that data sets are unique, and that there are not more folders than sets.
+
+    Raises:
+        UserError: they are not.
+    """
+    names = " ".join(dataset)
+    if len(set(dataset)) < len(dataset):
+        raise UserError(f"--dataset names a data set twice: {names}.")
+    if len(data) > len([name for name in dataset if name not in BUILT_IN]):
+        raise UserError(
+            f"--data names {len(data)} folders, but --dataset {names} has fewer sets that need one."
+        )
+
+
+def folders_of(dataset: Sequence[str], data: Sequence[Path]) -> list[tuple[str, Path | None]]:
+    """Return data sets with their folders; None for a built-in set or a folder not named."""
+    folders = iter(data)
+    return [(name, None if name in BUILT_IN else next(folders, None)) for name in dataset]
 
 
 def check_sizes(rows: int, cols: int, step: int, network: str) -> None:
@@ -742,24 +765,17 @@ class Config(TruthConfig):
 
     def check_sets(self) -> None:
         """Check that data sets are unique, and that folders and shares match them."""
-        if len(set(self.dataset)) < len(self.dataset):
-            raise UserError(f"--dataset names a data set twice: {' '.join(self.dataset)}.")
+        check_folders(self.dataset, self.data)
         if self.mix and (len(self.mix) != len(self.dataset) or not all(self.mix)):
             raise UserError(
                 f"--mix {' '.join(f'{share:g}' for share in self.mix)}: one positive share for "
                 f"each data set is needed ({' '.join(self.dataset)})."
             )
-        if len(self.data) > len([name for name in self.dataset if name not in BUILT_IN]):
-            raise UserError(
-                f"--data names {len(self.data)} folders, but --dataset {' '.join(self.dataset)} "
-                "has fewer sets that need one."
-            )
 
     @property
     def sets(self) -> list[tuple[str, Path | None]]:
         """The data sets and their folders; None for a built-in set or a folder not named."""
-        folders = iter(self.data)
-        return [(name, None if name in BUILT_IN else next(folders, None)) for name in self.dataset]
+        return folders_of(self.dataset, self.data)
 
     @property
     def part_size(self) -> int | None:

@@ -24,6 +24,7 @@ import config as settings
 from config import SYSTEMS, Config
 from eltwise_product import EltWiseProduct
 from salience.measures import density as densities
+from salience.measures.finish import UNFINISHED, finish_of
 from salience.networks import backbone, weight_files
 from salience.networks.losses import split_truth
 from salience.pictures.letterbox import OutputGrid, postprocess, preprocess, read_input
@@ -134,7 +135,11 @@ def loss(y_true, y_pred):
     return ops.mean(ops.square(difference) / (1.1 - y), axis=(1, 2))
 
 
-def load_model(weights: str | Path | None = None, of_set: str | None = None) -> keras.Model:
+def load_model(
+    weights: str | Path | None = None,
+    of_set: str | None = None,
+    adaptation: str | Path | None = None,
+) -> keras.Model:
     """Return a trained model, ready to predict.
 
     Args:
@@ -144,10 +149,12 @@ def load_model(weights: str | Path | None = None, of_set: str | None = None) -> 
             choice is printed.
         of_set: the data set whose numbers are used, one of the training's, for a network that has
             such numbers (multiscale); None for their mean.
+        adaptation: what `predict` does to maps: a file of `adapt`, or its name; "none" for the
+            network's own maps; None for what the weights' card says (see `measures.finish`).
 
     Raises:
-        UserError: the file is missing, damaged or of another model; there are no weights; or the
-            network has no numbers of this data set.
+        UserError: the file is missing, damaged or of another model; there are no weights; the
+            network has no numbers of this data set; or the adaptation cannot be used.
     """
     if weights is None:
         path = best_weights()
@@ -160,7 +167,9 @@ def load_model(weights: str | Path | None = None, of_set: str | None = None) -> 
         model = system_module(config.model).build(config)
         weight_files.load(model, path)
         model = with_set(model, config, of_set)
-    about = {densities.CALIBRATION: card.get(densities.CALIBRATION), "path": str(path)}
+    finish = finish_of(card, path, adaptation, of_set)
+    about = {densities.CALIBRATION: card.get(densities.CALIBRATION), "path": str(path),
+             "finish": finish}  # fmt: skip
     model.card = about  # type: ignore[attr-defined]
     return model
 
@@ -216,10 +225,11 @@ def predict(
         x, box = preprocess(as_bgr(image, rgb), input_shape)
     prediction = np.asarray(model.predict_on_batch(x[None]))[0]
     saliency_map = postprocess(prediction, box, grid_of(model))
-    if not density:
-        return saliency_map
     card = getattr(model, "card", {"path": model.name})
-    calibration = densities.calibration_or_identity(card, card["path"], tell)
+    finish = card.get("finish", UNFINISHED)
+    if not density:
+        return finish.apply(saliency_map)
+    calibration = finish.calibration or densities.calibration_or_identity(card, card["path"], tell)
     return densities.log_density(saliency_map, calibration)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.settings import CalibrateConfig, PrepareConfig, ScoringConfig
-from config import Config
+from config import Config, folders_of
 from salience.data import loading
 from salience.networks import weight_files
 from salience.system.errors import UserError
@@ -38,6 +38,9 @@ def check_data(flags: dict[str, Any]) -> None:
     name, root = flags.get("dataset"), flags.get("data")
     if isinstance(name, str) and isinstance(root, Path):
         loading.module_of(name, root)
+    if isinstance(name, tuple) and isinstance(root, tuple):
+        for one, folder in folders_of(name, root):
+            loading.module_of(one, folder)
 
 
 def check_inputs(settings: Checked) -> None:
@@ -66,9 +69,9 @@ def check_inputs(settings: Checked) -> None:
 
 def _sets(settings: Any) -> list[tuple[str, Path | None]]:
     """Return name and folder of each data set in the settings, except archives."""
-    if isinstance(settings, Config):
+    if isinstance(settings, Config | CalibrateConfig):
         return settings.sets
-    if isinstance(settings, ScoringConfig | CalibrateConfig):
+    if isinstance(settings, ScoringConfig):
         return [(settings.dataset, settings.data)]
     if isinstance(settings, PrepareConfig):
         return [(settings.dataset, root) for root in settings.data if not root.is_file()]

@@ -18,7 +18,9 @@ from config import (
     PlanConfig,
     TruthConfig,
     check_columns,
+    check_folders,
     check_sizes,
+    folders_of,
     parse_bytes,
     recipe_of,
     resolve,
@@ -33,6 +35,7 @@ from salience.system.files import is_name
 from salience.system.flags import Checked, option
 
 PROFILES = ("tuebingen", "mit")
+CARD_WORDS = ("general", "none")  # values of --adaptation that are no file (measures/finish.py)
 BENCHMARKS, TUEBINGEN = ("mit300", "cat2000", "salicon"), "tuebingen"
 OBJECTIVES = ("ig", "cc", "nss", "kld")
 EXPORTERS = ("eyelink", "tobii", "pupil", "gazepoint", "smi", "csv")
@@ -467,6 +470,11 @@ class AdaptConfig(ScoringConfig):
             raise UserError(
                 f"--split {self.split}: adapt fits on train and is scored on test only."
             )
+        if self.name in CARD_WORDS:
+            raise UserError(
+                f"--name {self.name}: --adaptation {self.name} has a meaning of its own. Choose "
+                "another name."
+            )
         if self.name is not None and not is_name(self.name):
             raise UserError(
                 f"--name {self.name}: letters, digits, '-', '_', '+' and '.' are expected, and no "
@@ -480,19 +488,27 @@ class AdaptConfig(ScoringConfig):
 
 @dataclass(frozen=True)
 class CalibrateConfig(PlanConfig):
-    """Fit what turns a network's maps into densities.
+    """Fit what becomes of a network's maps: densities, and maps of unknown sets.
 
-    Fit nine numbers to the fixations of validation pictures by their likelihood, and write them
-    into the card of the weights. train does the same at its end. --density of test and --optimal of
-    evaluate use them.
+    Fit numbers to the fixations of validation pictures, and write them into the card of the
+    weights, as train does at its end. One data set: what turns maps into densities. Several: a
+    general adaptation, kept if it helps each set when it is fitted on the others. Both: a blur of
+    maps, for the metrics of maps. test, regions and evaluate use them (docs/ADAPTING.md).
     """
 
     trains: ClassVar[bool] = False
 
-    dataset: str = shared("dataset", group="data")
-    data: Path | None = shared("data")
+    dataset: tuple[str, ...] = shared(
+        "dataset",
+        default=("osie",),
+        help="data set, or several for a general adaptation",
+        group="data",
+    )
+    data: tuple[Path, ...] = shared(
+        "data", default=(), help="folder of each data set that needs one, in the order of --dataset"
+    )
     split: str = option(
-        "val", "part of the data set; pictures of the training mislead", choices=SPLITS
+        "val", "part of the data sets; pictures of the training mislead", choices=SPLITS
     )
     seed: int = option(
         0, "seed of the interval of the gain", least=0, most=LARGEST_SEED, group="fit"
@@ -514,9 +530,24 @@ class CalibrateConfig(PlanConfig):
     def from_flags(cls, flags: dict[str, Any]) -> Self:
         """Return the settings; the defaults of the data are those of the model's training."""
         given = cls(**flags)
-        trained = data_of(training_of(given.weights, given.weights_dir), flags)
+        training = training_of(given.weights, given.weights_dir)
+        names = flags.get("dataset", training.dataset[:1])
+        trained: dict[str, Any] = {"dataset": names}
+        if set(names) <= set(training.dataset):  # else its paths and split do not apply
+            trained |= data_of(training, {"dataset": names[0]})
+            folders = [dict(training.sets)[name] for name in names]
+            trained |= {"dataset": names, "data": tuple(f for f in folders if f is not None)}
         own = {field.name for field in dataclasses.fields(cls)}
         return cls(**{k: v for k, v in trained.items() if k in own} | flags)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_folders(self.dataset, self.data)
+
+    @property
+    def sets(self) -> list[tuple[str, Path | None]]:
+        """The data sets and their folders; None for a built-in set or a folder not named."""
+        return folders_of(self.dataset, self.data)
 
 
 @dataclass(frozen=True)

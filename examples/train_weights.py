@@ -101,7 +101,7 @@ ABOUT = {
         "VGG16 on ImageNet": "CC BY 4.0, Simonyan and Zisserman",
         "OSIE": "MIT, Xu et al. 2014",
         "EyeCrowd": "MIT, Jiang et al. 2014",
-        "these weights": "as the program (MIT); name the three above",
+        "these weights": "as the program (MIT); name VGG16 (CC BY 4.0), OSIE and EyeCrowd (MIT)",
     },
     "limits": "Free viewing of photographs for a few seconds by adults in a laboratory. Not for "
     "web pages, text, drawings, searching, video games or medical pictures, and nothing about a "
@@ -142,6 +142,8 @@ def main(words: argparse.Namespace) -> None:
             scores[split] = model_scores(scored / "metrics.json")
         save(network, files, output, scores, held_out)
         call("calibrate", "--dataset", "osie", "--data", words.osie, "--weights", output)
+        call("calibrate", "--dataset", "osie", "eyecrowd", "--data", words.osie, words.eyecrowd,
+             "--weights", output)  # fmt: skip
         print(f"wrote {output}, {output.stat().st_size / 1e6:.1f} MB")
 
 

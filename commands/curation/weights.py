@@ -1,17 +1,20 @@
 """The command `weights`: lists the trained weights, and sets the default."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from commands.settings import WeightsConfig
+from salience.measures.metrics import METRICS
 from salience.networks import weight_files
 from salience.networks.weight_files import NEWEST, PIN, card_line, name_of, validation_cc
 from salience.system.errors import UserError
 from salience.system.files import make_folder, telling, write_json
 from salience.system.terminal import aligned, tell
 
-COLUMNS = ["", "system", "data set", "date", "validation CC", "CC of included weights", "from"]
+COLUMNS = ["", "system", "trained on", "date", "validation CC", "CC of included weights", "size",
+           "from", "licence"]  # fmt: skip
+SCORES = ("cc", "nss", "auc_judd", "ig")
 
 
 def run(settings: WeightsConfig) -> bool:
@@ -48,6 +51,9 @@ def weights(settings: WeightsConfig, say: Callable[[str], None] = tell) -> Path:
         default, why, problem = Path(), "", str(error)  # the list shows the possible choices
     lines = [COLUMNS, *(row_of(path, card, path == default) for path, card in cards.items())]
     say(aligned(lines))
+    for path, card in cards.items():
+        for line in score_lines(path, card):
+            say(line)
     if problem:
         raise UserError(problem)
     say(f"* default without --weights: {why}")
@@ -68,8 +74,53 @@ def row_of(path: Path, card: dict[str, Any], is_default: bool) -> list[str]:
         str(card.get("date", "unknown"))[:10],
         cc_text(validation_cc(card)),
         cc_text(validation_cc({"metrics": rival})) if rival else "",
+        size_text(path),
         "included" if weight_files.is_shipped(path) else str(run).rpartition(" ")[0] or str(run),
+        licence_of(card),
     ]
+
+
+def score_lines(path: Path, card: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each data set on whose pictures the card has scores (field SCORES_ON)."""
+    found = card.get(weight_files.SCORES_ON)
+    for name, scores in found.items() if isinstance(found, dict) else scores_of_first(card):
+        if not isinstance(scores, dict):
+            continue
+        values = ", ".join(
+            f"{METRICS[key].name} {value:.3f}"
+            for key in SCORES
+            if isinstance(value := scores.get(key), int | float)
+        )
+        about = f"{scores.get('split')} split, {scores.get('pictures')} pictures"
+        yield f"{name_of(path)} on {name} ({about}): {values}"
+
+
+def scores_of_first(card: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the test scores of an earlier card, which are those on its first data set."""
+    own, held_out, config = (card.get(field) for field in ("scores", "held_out", "config"))
+    if not (isinstance(own, dict) and isinstance(held_out, dict) and isinstance(config, dict)):
+        return []
+    test, names = own.get("test"), config.get("dataset")
+    if not isinstance(test, dict) or not isinstance(names, list) or not names:
+        return []
+    about = {"split": "test", "pictures": len(held_out.get("test") or [])}
+    return [(str(names[0]), {**test, **about})]
+
+
+def size_text(path: Path) -> str:
+    """Return the size of a file, in MB."""
+    try:
+        return f"{path.stat().st_size / 1e6:.1f} MB"
+    except OSError:
+        return "unknown"
+
+
+def licence_of(card: dict[str, Any]) -> str:
+    """Return the licence of weights; those of the user's trainings are the user's own."""
+    licences = card.get("licences")
+    stated = licences.get("these weights") if isinstance(licences, dict) else None
+    stated = stated or card.get("licence") or "yours, under the terms of the data"
+    return str(stated).partition(";")[0]  # what it asks to name is in docs/LICENCES.md
 
 
 def cc_text(cc: float) -> str:

@@ -81,7 +81,9 @@ class Networks:
             UserError: its weights cannot be used.
         """
         with self._lock:  # two pages load the same network once
-            found = self._loaded.pop(name, None) or engines.load(self._kind, self.paths[name], say)
+            found = self._loaded.pop(name, None) or engines.load_adapted(
+                self._kind, self.paths[name], None, False, say
+            )
             self._loaded[name] = found
             if len(self._loaded) > MAX_LOADED:
                 self._loaded.pop(next(iter(self._loaded)))
@@ -119,7 +121,7 @@ def predict_picture(path: Path, engine: Engine, folder: Path, name: str) -> Resu
         placed, box = read_input(sample, engine.input_shape)
         prediction = engine.maps(placed[None])[0]
         with room(box.image_shape):
-            saliency_map = postprocess(prediction, box, engine.grid)
+            saliency_map = engine.finish.apply(postprocess(prediction, box, engine.grid))
             with telling(f"Cannot write in {folder}"):
                 own = Path(tempfile.mkdtemp(dir=folder))
             png, npy = (

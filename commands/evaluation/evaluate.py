@@ -26,8 +26,8 @@ from salience.measures.adaptation import (
     LEAST_PICTURES,
     fit_adaptation,
     fit_line,
-    load_named,
 )
+from salience.measures.finish import Finish, finish_of
 from salience.measures.references import TruthSplit
 from salience.system.errors import UserError
 from salience.system.files import make_folder, real_path
@@ -136,7 +136,15 @@ def source_of(
         settings.workers,
         settings.smooth,
         settings.mirror,
-        load_named(settings.adaptation, weights, say),
+        finish_of(
+            weight_files.read_card(weights),
+            weights,
+            settings.adaptation,
+            settings.of_set,
+            settings.smooth,
+            say,
+        ),
+        keep=settings.optimal,  # maps and densities come from one prediction
         of_set=settings.of_set,
     )
 
@@ -147,16 +155,17 @@ def density_rows(
     """Return the row of a network's densities, and the row of each metric's best map under them.
 
     The row of densities is left out where it would repeat that of the maps: for finished densities,
-    for an adaptation and without a calibration.
+    for an adaptation, and without a calibration and a blur of maps.
     """
-    if not isinstance(source, ModelMaps) or settings.adaptation:
+    if not isinstance(source, ModelMaps):
         return [optimal_row(source, split, IDENTITY)]
     from commands.prediction.engines import calibration  # here: finished maps need no network
 
-    found = calibration(source.weights, say)
-    rows = [optimal_row(source, split, found)]
-    if found != IDENTITY:
-        rows.insert(0, adapted_row(f"{source.name}, density", source, split, found))
+    own = source.unfinished()
+    found = source.finish.calibration or calibration(source.weights, say)
+    rows = [optimal_row(own, split, found)]
+    if source.finish != Finish(found, calibration=source.finish.calibration):
+        rows.insert(0, adapted_row(f"{source.name}, density", own, split, found))
     return rows
 
 

@@ -6,6 +6,7 @@ A source yields the maps of pictures at their original size, and a fingerprint o
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -16,13 +17,12 @@ from numpy.typing import NDArray
 from commands.evaluation import stored_maps
 from config import Config
 from salience.measures.adaptation import (
-    IDENTITY,
     OBJECTIVES,
-    Adaptation,
     LowResolutionMaps,
     low_resolution_maps,
 )
 from salience.measures.density import density_kind
+from salience.measures.finish import NONE, UNFINISHED, Finish
 from salience.measures.metrics import as_distribution
 from salience.measures.references import model_name
 from salience.pictures.fixations import blurred
@@ -62,7 +62,7 @@ class ModelMaps:
         workers: threads that read pictures.
         smooth: standard deviation of a Gaussian blur, pixels of the original picture.
         mirror: average each map with that of the mirrored picture.
-        adaptation: adaptation to a data set's bias.
+        finish: what is done to finished maps.
         keep: keep the network's outputs in the user's cache, so that it sees each picture once.
         of_set: data set whose numbers the network uses; see `model.load_model`.
 
@@ -78,7 +78,7 @@ class ModelMaps:
         workers: int,
         smooth: float = 0.0,
         mirror: bool = False,
-        adaptation: Adaptation = IDENTITY,
+        finish: Finish = UNFINISHED,
         keep: bool = False,
         of_set: str | None = None,
     ) -> None:
@@ -86,11 +86,17 @@ class ModelMaps:
 
         self.weights, self.name, self.smooth = weights, model_name(name), smooth
         self.batch_size, self.workers, self.mirror = batch_size, workers, mirror
-        self.adaptation, self.of_set = adaptation, of_set
-        self.model = load_model(weights, of_set)
+        self.finish, self.of_set = finish, of_set
+        self.model = load_model(weights, of_set, NONE)
         self.digest = file_digest(weights)
         about = make_key(ModelMaps, self.digest, mirror, of_set)
         self.kept: Shelf | None = default_cache().shelf(about) if keep else None
+
+    def unfinished(self) -> "ModelMaps":
+        """Return a source of the same network's maps to which nothing is done."""
+        own = copy(self)
+        own.finish = UNFINISHED
+        return own
 
     @property
     def config(self) -> Config:
@@ -100,8 +106,8 @@ class ModelMaps:
         return trained_config(self.weights)
 
     def fingerprint(self) -> str:
-        """Return the weights' digest, the blur, the mirror averaging and the adaptation as text."""
-        adapted = "" if self.adaptation == IDENTITY else f" {self.adaptation}"
+        """Return the weights' digest, the blur, the mirror averaging and the finish as text."""
+        adapted = "" if self.finish == UNFINISHED else f" {self.finish}"
         own = f" set {self.of_set}" if self.of_set else ""
         return f"weights {self.digest} {self.smooth}{' mirror' * self.mirror}{adapted}{own}"
 
@@ -125,7 +131,7 @@ class ModelMaps:
                         )
                     box = Letterbox.fit(shape, self.model.input_shape[1:3])
                     made = postprocess(prediction, box, grid, self.smooth)
-                    yield self.adaptation.apply(made)
+                    yield self.finish.apply(made)
 
     def _predictions(self, batch: list[Sample], pool: ThreadPoolExecutor) -> list[NDArray]:
         """Return the network's output of each picture; what is kept is not computed again."""

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from salience.measures.adaptation import IDENTITY, Adaptation, load_named
+from salience.measures.adaptation import IDENTITY, Adaptation
 from salience.measures.density import calibration_or_identity
+from salience.measures.finish import UNFINISHED, Finish, finish_of
 from salience.pictures.letterbox import OutputGrid, of_both_ways
 from salience.system import cache, quiet
 from salience.system.arrays import Array
@@ -49,8 +50,8 @@ class Engine:
         maps: function from pictures (as `preprocess` returns them, uint8 [b, rows, cols, 3]) to
             maps (float32 [b, map rows, map cols, 1]); thread-safe.
         at_once: number of calls that run concurrently; further calls wait.
-        adaptation: adaptation to a data set's bias, applied to finished maps.
-        calibration: turns a finished map into a density; the adaptation, if there is one.
+        finish: adaptation and blur, applied to finished maps.
+        calibration: turns a map before its finish into a density.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Engine:
     grid: OutputGrid
     maps: Maps
     at_once: int = 1
-    adaptation: Adaptation = IDENTITY
+    finish: Finish = UNFINISHED
     calibration: Adaptation = IDENTITY
 
 
@@ -208,26 +209,42 @@ def load_adapted(
     say: Callable[[str], None],
     of_set: str | None = None,
     density: bool = False,
+    smooth: float = 0.0,
 ) -> Engine:
-    """Return an engine with an adaptation and with averaging over mirrored pictures.
+    """Return an engine with the finish of its maps and with averaging over mirrored pictures.
 
     Args:
         name: see `choose`.
         weights: a weights file of `train`.
-        adaptation: a file of `adapt`, or its name; None for no adaptation.
+        adaptation: a file of `adapt`, its name, general or none; see `finish_of`.
         mirror: whether to average each map with that of the mirrored picture.
         say: called with each message.
         of_set: data set whose numbers are used; see `model.load_model`.
         density: whether densities are asked for, which need the weights' calibration.
+        smooth: the user's own blur of maps, which replaces that of the card.
 
     Raises:
         UserError: the weights, their calibration or the adaptation cannot be used.
     """
-    bias = load_named(adaptation, weights, say)
-    to_density = bias if adaptation or not density else calibration(weights, say)
+    own = finish_for(weights, adaptation, of_set, smooth, say)
+    to_density = own.calibration or (calibration(weights, say) if density else IDENTITY)
     engine = load(name, weights, say, of_set)
-    engine = replace(engine, adaptation=bias, calibration=to_density)
+    engine = replace(engine, finish=own, calibration=to_density)
     return replace(engine, maps=of_both_ways(engine.maps)) if mirror else engine
+
+
+def finish_for(
+    weights: Path,
+    adaptation: Path | None,
+    of_set: str | None,
+    smooth: float,
+    say: Callable[[str], None],
+) -> Finish:
+    """Return what is done to the maps of weights; see `finish_of`."""
+    from salience.networks import weight_files  # here: it imports h5py
+
+    card = weight_files.read_card(weights)
+    return finish_of(card, weights, adaptation, of_set, smooth, say)
 
 
 def calibration(weights: Path, say: Callable[[str], None]) -> Adaptation:

@@ -19,9 +19,9 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
+from commands.prediction.engines import finish_for
 from commands.prediction.inputs import hash64
 from config import PredictConfig
-from salience.measures.adaptation import load_named
 from salience.system.files import file_digest, open_regular, stamp_or_nothing, telling
 
 RECORD = ".maps.jsonl"
@@ -79,7 +79,9 @@ class MapRecord:
         self.settings, self.path = settings, settings.output / RECORD
         self.common_inputs = (
             file_digest(weights),
-            load_named(settings.adaptation, weights, lambda line: None),
+            finish_for(
+                weights, settings.adaptation, settings.of_set, settings.smooth, lambda line: None
+            ),
             settings.of_set,
             settings.mirror,
             settings.smooth,

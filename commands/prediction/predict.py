@@ -114,6 +114,7 @@ def write_maps(
                 say,
                 settings.of_set,
                 "density" in requested_kinds(settings),
+                settings.smooth,
             ),
             pending,
             writer,
@@ -299,4 +300,4 @@ def _write(
     saliency_map = postprocess(prediction, box, engine.grid, writer.settings.smooth)
     # before the map is written, which may change it in place
     logs = log_density(saliency_map, engine.calibration) if "density" in job.outputs else None
-    writer.write(job, engine.adaptation.apply(saliency_map), logs)
+    writer.write(job, engine.finish.apply(saliency_map), logs)

@@ -192,7 +192,13 @@ def predict_videos(
         name = engines.choose(settings.engine)  # before the folder: the engine may be missing
         make_folder(settings.output)
         engine = engines.load_adapted(
-            name, weights(), settings.adaptation, settings.mirror, say, settings.of_set
+            name,
+            weights(),
+            settings.adaptation,
+            settings.mirror,
+            say,
+            settings.of_set,
+            smooth=settings.smooth,
         )
         for clip, outputs in todo:
             try:
@@ -359,7 +365,7 @@ def render_frames(
         (frame, times), (cells, is_predicted) = item
         with room(clip.shape):
             made = postprocess(cells, box, engine.grid, settings.smooth)
-            saliency_map = writer.adjusted(engine.adaptation.apply(made))
+            saliency_map = writer.adjusted(engine.finish.apply(made))
             picture = overlay(frame, saliency_map, settings.colormap)
             outlined = draw_contours(frame, saliency_map) if settings.contours else None
         return RenderedFrame(picture, saliency_map, times, is_predicted, outlined)

@@ -122,7 +122,7 @@ def load_engine(
     weights = weight_files.choose(settings.weights, settings.weights_dir, say)
     name = engines.choose(settings.engine)
     engine = engines.load_adapted(name, weights, settings.adaptation, settings.mirror, say)
-    if settings.adaptation:  # the engine's calibration, too
+    if engine.finish.calibration is not None:  # the engine's, too
         return engine
     return dataclasses.replace(engine, calibration=engines.calibration(weights, notes.explain))
 

@@ -23,8 +23,7 @@ from commands.training.validation import score_shipped, scores_line
 from config import SYSTEMS, Config
 from model import grid_of, system_module
 from salience.data import loading
-from salience.measures.adaptation import LEAST_PICTURES
-from salience.measures.density import CALIBRATION
+from salience.measures.adaptation import IDENTITY, LEAST_PICTURES
 from salience.networks import provenance, weight_files
 from salience.system.cache import default_cache
 from salience.system.errors import Interrupted, UserError
@@ -130,7 +129,7 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
 def calibrate(
     run: RunFolder, validation: SaliencyBatches, devices: Devices, say: Callable[[str], None]
 ) -> None:
-    """Fit the calibration of the best weights for densities, into their cards.
+    """Fit what becomes of the best weights' maps, into their cards; see `calibrate.fitted`.
 
     There is none without fixations, or in a training on several devices.
     """
@@ -141,13 +140,18 @@ def calibrate(
         say("densities are not calibrated in a training on several devices: run `calibrate`")
         return
     about = {"dataset": config.dataset_name, "split": "val"}
+    ends = np.cumsum(validation.sizes).tolist()
+    sets = {
+        name: samples[start:end]
+        for name, start, end in zip(config.dataset, [0, *ends], ends, strict=False)
+    }
     try:
         source = ModelMaps(run.path("best.weights.h5"), "best", config.batch_size, config.workers)
-        entry = fitted(source, samples, about, config.seed, say)
+        found = fitted(source, sets, about, config.seed, say, IDENTITY)
     except UserError as error:
         say(f"densities are not calibrated: {error}")
         return
-    run.amend_best({CALIBRATION: entry})
+    run.amend_best(found)
 
 
 def training_network(model: keras.Model, config: Config) -> keras.Model:

@@ -130,6 +130,17 @@ class Adaptation:
         density /= max(float(density.max()), np.finfo(np.float32).tiny)
         return density
 
+    def shrunk(self, share: float) -> "Adaptation":
+        """Return the adaptation at a share of its way from the identity, 0 to 1.
+
+        Contrast and widths move in the logarithm, as in a fit.
+
+        >>> Adaptation(contrast=4.0, centre_share=0.2).shrunk(0.5).contrast
+        2.0
+        """
+        origin, place = _coordinates(IDENTITY), _coordinates(self)
+        return _at(origin + share * (place - origin))
+
     def density(self, maps: NDArray) -> NDArray[np.floating]:
         """Return adapted maps [..., rows, columns], 0 or more, as densities of sum 1."""
         rows, columns = maps.shape[-2:]
@@ -362,7 +373,7 @@ def best_parameters(
     return _at(found.x) if found.fun < loss(origin) else IDENTITY
 
 
-def _coordinates(parameters: Adaptation | dict[str, float]) -> NDArray[np.float64]:
+def _coordinates(parameters: "Adaptation | dict[str, float]") -> NDArray[np.float64]:
     """Return parameters as coordinates of the search, each in units of its scale."""
     values = parameters if isinstance(parameters, dict) else dataclasses.asdict(parameters)
     return np.array(

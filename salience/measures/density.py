@@ -84,26 +84,37 @@ def calibration_entry(fit: AdaptationFit, about: dict[str, Any]) -> dict[str, An
 def calibration_of(card: dict[str, Any], where: object) -> Adaptation | None:
     """Return the calibration in the card of a weights file; None if it has none.
 
-    Args:
-        card: the card.
-        where: the weights file, for the error.
-
     Raises:
         UserError: the field is not a calibration.
     """
-    entry = card.get(CALIBRATION)
+    return parameters_of(card, CALIBRATION, where)
+
+
+def parameters_of(card: dict[str, Any], field: str, where: object) -> Adaptation | None:
+    """Return the parameters in a field of the card of a weights file; None without the field.
+
+    Args:
+        card: the card.
+        field: CALIBRATION, or another field with `parameters`.
+        where: the weights file, for the error.
+
+    Raises:
+        UserError: the field has no usable parameters.
+    """
+    entry = card.get(field)
     if entry is None:
         return None
+    named = field if field == CALIBRATION else f"{field} adaptation"
     parameters = entry.get("parameters") if isinstance(entry, dict) else None
     if not isinstance(parameters, dict) or parameters.keys() != BOUNDS.keys():
         raise UserError(
-            f"{where}: the calibration of its card has not the parameters {', '.join(BOUNDS)}. "
+            f"{where}: the {named} of its card has not the parameters {', '.join(BOUNDS)}. "
             "Fit it again with `calibrate`."
         )
     try:
         return Adaptation(**parameters)
     except UserError as error:
-        raise UserError(f"{where}: the calibration of its card: {error}") from error
+        raise UserError(f"{where}: the {named} of its card: {error}") from error
 
 
 def calibration_or_identity(

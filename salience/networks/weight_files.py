@@ -46,6 +46,7 @@ SUFFIX = ".weights.h5"
 CARD = "card"  # name of the attribute; a large card is a dataset of bytes instead
 LARGEST_ATTRIBUTE = 60_000  # bytes: HDF5's limit is 64 KB
 PIN = ".pinned.json"  # file beside the weights that names the default weights
+SCORES_ON = "scores_on"  # field of a card: scores by data set, with `split` and `pictures`
 NEWEST = "newest"  # value of `weights --use` that removes the pin
 # the included weights, trained by us (docs/RESULTS.md)
 SHIPPED = HERE / "weights" / f"mlnet-osie{SUFFIX}"  # included, and the default

@@ -1,5 +1,7 @@
 """`weights`: the list of what is there, and the pin."""
 
+from pathlib import Path
+
 import pytest
 
 from commands.curation.weights import weights
@@ -53,3 +55,23 @@ def test_a_name_that_is_not_there_pins_nothing(folder, tmp_path):
     assert not (folder / weight_files.PIN).exists()
     with pytest.raises(UserError, match="No trained weights in"):
         listed(tmp_path / "nowhere")
+
+
+def test_the_list_shows_size_licence_and_the_scores_on_each_set(folder):
+    path = folder / "mlnet-frozen-osie.weights.h5"
+    scores = {"split": "test", "pictures": 199, "cc": 0.8112, "nss": 3.5, "ig": None}
+    licences = {"OSIE": "MIT", "these weights": "as the program"}
+    fields = {weight_files.SCORES_ON: {"osie": scores, "odd": 3}, "licences": licences}
+    weight_files.amend(path, fields)
+    _, lines = listed(folder)
+    table = lines[0].splitlines()
+    assert table[1].endswith("yours, under the terms of the data")
+    assert table[2].endswith("as the program")
+    assert f"{path.stat().st_size / 1e6:.1f} MB" in table[2]
+    assert lines[1] == "mlnet-frozen-osie on osie (test split, 199 pictures): CC 0.811, NSS 3.500"
+    assert lines[2].startswith("* default without --weights")
+
+
+def test_a_name_that_is_not_there_lists_the_others(folder):
+    with pytest.raises(UserError, match="Choose from mlnet-frozen-cat2000, mlnet-frozen-osie"):
+        weight_files.named(Path("deepgaze"), folder)

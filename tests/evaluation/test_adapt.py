@@ -31,8 +31,10 @@ from salience.measures.adaptation import (
     fit_adaptation,
     objective_values,
 )
+from salience.measures.finish import MAP_BLUR
 from salience.measures.metrics import METRICS, as_distribution
 from salience.measures.significance import Interval
+from salience.networks import weight_files
 from salience.pictures.picture_files import write_image
 from salience.pictures.reading import sample_image
 from salience.pictures.sample import Sample
@@ -403,6 +405,26 @@ def test_evaluate_scores_what_the_pure_function_makes(weights, tmp_path):
     assert done.rows[0].scores != plain.rows[0].scores
 
 
+def test_evaluate_scores_the_maps_that_the_card_says_and_none_leaves_them(trained, tmp_path):
+    path = tmp_path / "blurred.weights.h5"
+    shutil.copy(trained, path)
+    weight_files.amend(path, {MAP_BLUR: {"blur": 0.05}})
+    settings = EvaluateConfig(dataset="synthetic", metrics="cc,nss", weights=path)
+    lines = []
+    by_card = evaluate.evaluate(settings, lines.append).rows[0].scores
+    assert sum("maps get a blur of 5.0% of the diagonal" in line for line in lines) == 1
+    own = dataclasses.replace(settings, adaptation="none")
+    unchanged = evaluate.evaluate(own, lambda line: None).rows[0].scores
+    plain = dataclasses.replace(settings, weights=trained)
+    assert unchanged == evaluate.evaluate(plain, lambda line: None).rows[0].scores
+    assert by_card != unchanged
+    # densities are not blurred, and have a row of their own
+    best = dataclasses.replace(settings, optimal=True)
+    names = {row.name: row.scores for row in evaluate.evaluate(best, lambda line: None).rows}
+    assert names["blurred"] == by_card
+    assert names["blurred, density"] != by_card
+
+
 def test_maps_of_others_have_no_adaptation(tmp_path):
     with pytest.raises(UserError, match="--adaptation belongs to weights"):
         EvaluateConfig(maps=tmp_path, adaptation=tmp_path / "a.json")
@@ -535,6 +557,7 @@ def test_more_pictures_than_there_are_is_an_error(weights, tmp_path):
         ({"split": "train"}, "scored on test only"),
         ({"name": "../elsewhere"}, "becomes part of a file name"),
         ({"name": ""}, "becomes part of a file name"),
+        ({"name": "none"}, "--adaptation none has a meaning of its own"),
         ({"n": (1,)}, "--n"),
         ({"draws": 0}, "--draws"),
         ({"objective": "ccc"}, "Unknown objective 'ccc'. Did you mean 'cc'"),

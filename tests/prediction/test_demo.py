@@ -152,12 +152,12 @@ def test_a_damaged_file_among_the_weights_is_passed_over(weights, capsys):
 def test_a_network_is_loaded_once_and_few_are_held(monkeypatch):
     loaded = []
 
-    def load(engine, path, say):
+    def load(engine, path, *more):
         time.sleep(0.05)
         loaded.append(path.name)
         return object()
 
-    monkeypatch.setattr(networks.engines, "load", load)
+    monkeypatch.setattr(networks.engines, "load_adapted", load)
     monkeypatch.setattr(networks.engines, "choose", lambda name: name)
     names = [f"{i}.weights.h5" for i in range(networks.MAX_LOADED + 1)]
     offered = Networks({Path(name): {} for name in names}, "keras")

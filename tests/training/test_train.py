@@ -12,11 +12,16 @@ import pytest
 from conftest import VGG16, needs
 
 import config as settings
+from commands.evaluation.map_sources import ModelMaps
+from commands.prediction.calibrate import fitted
 from commands.training import backends, objective, train, validation
 from commands.training.run_folder import RunFolder
 from commands.training.runs import DONE, Run
 from model import build, load_model
+from salience.data import loading
+from salience.measures.adaptation import IDENTITY
 from salience.measures.density import CALIBRATION
+from salience.measures.finish import GENERAL, MAP_BLUR, finish_of
 from salience.networks import weight_files
 from salience.system.errors import UserError
 
@@ -534,3 +539,22 @@ def test_the_papers_recipe_on_few_pictures_gets_a_recommendation():
     assert "these are 450" in train.recipe_remark(published, 450)
     assert train.recipe_remark(published, 10_000) == ""
     assert train.recipe_remark(replace(published, loss="kld"), 450) == ""
+
+
+@pytest.mark.calibration
+def test_several_sets_give_a_general_adaptation_and_any_a_blur_of_maps(trained, tmp_path):
+    samples = loading.load("synthetic", None, "val")
+    path, lines = tmp_path / "a.weights.h5", []
+    shutil.copy(trained, path)
+    sets = {"first": samples[:2], "second": samples[2:]}
+    source = ModelMaps(path, "a", 2, 1)
+    found = fitted(source, sets, {"split": "val"}, 0, lines.append, IDENTITY, calibrates=False)
+    assert list(found) == [GENERAL, MAP_BLUR]
+    assert set(found[GENERAL]["gains_left_out"]) == set(sets)
+    assert found[MAP_BLUR]["pictures"] == 4
+    assert [line.split(" ")[0] for line in lines] == ["general", "blur"]
+    weight_files.amend(path, found)
+    finish = finish_of(weight_files.read_card(path), path)
+    assert finish.map_blur == found[MAP_BLUR]["blur"]
+    one = fitted(source, {"first": samples}, {}, 0, lines.append, IDENTITY)
+    assert list(one) == [CALIBRATION, MAP_BLUR]
