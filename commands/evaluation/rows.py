@@ -140,7 +140,7 @@ def optimal_row(source: Source, split: TruthSplit, calibration: Adaptation) -> R
 
 
 def all_reference_rows(split: TruthSplit, notes: Notes) -> list[Row]:
-    """Return the reference rows of a split; those of the observers are kept in the cache.
+    """Return the reference rows of a split, kept in the cache since no map changes them.
 
     Args:
         split: the pictures.
@@ -159,8 +159,7 @@ def all_reference_rows(split: TruthSplit, notes: Notes) -> list[Row]:
     shelf = cache.shelf(shelf_key(split))
     rows = []
     for name, score in reference_rows(split, shelf).items():
-        if name in (HALVES, GOLD):
-            score = kept(score, cache.shelf(make_key(kept, split.fingerprint, name)))
+        score = kept(score, cache.shelf(make_key(kept, split.fingerprint, name)))
         function = lambda truth, _, score=score: score(truth)  # noqa: E731
         rows.append(Row(name, "reference", key_of(split, name), function))
         if name == GOLD:
