@@ -665,7 +665,10 @@ def test_networks_that_are_compared_have_one_engine(trained, copies, tmp_path):
 @pytest.mark.slow
 def test_scores_by_openvino_are_those_by_keras(run, trained):
     pytest.importorskip("openvino")
-    keras, copy = (run(weights=trained, engine=name)[0] for name in ("keras", "openvino"))
+    (keras, _), (copy, lines) = (
+        run(weights=trained, engine=name) for name in ("keras", "openvino")
+    )
+    assert not [line for line in lines if "Keras is used instead" in line]
     for one, other in zip(keras.rows[0].scores, copy.rows[0].scores, strict=True):
         assert one == pytest.approx(other, abs=1e-3, nan_ok=True)
 
