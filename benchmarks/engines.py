@@ -10,6 +10,11 @@ so it can be compared between hosts. The table shows medians over the rounds; `r
 of a round's share relative to the plain loop. A start is `main.py test` with one picture (or the
 plain loop), the minimum of three; the first start exports the network. The weights are random,
 which does not affect the speed.
+
+    python benchmarks/engines.py --data PATH/TO/osie --stub
+
+replaces the network by one that costs nothing, on both sides: what is left is decoding, resizing
+and writing PNGs.
 """
 
 import argparse
@@ -29,7 +34,7 @@ if not __package__:  # run as a file: the program is not in this folder
 
 import numpy as np
 
-PLAIN = "plain loop"
+PLAIN, STUB = "plain loop", "stub"
 SIDE = 2048  # rows and columns of the matrices
 
 
@@ -44,30 +49,48 @@ def gflops() -> float:
     return best
 
 
-def plain_loop(weights: Path):
-    """Return a function that writes the maps of pictures in a plain loop over Keras."""
-    from salience.system.quiet import import_keras
+def stub(rows: int, cols: int):
+    """Return an engine whose network costs nothing: its maps are always the same smooth ones."""
+    from commands.prediction.engines import AT_ONCE, Engine
+    from salience.pictures.letterbox import OutputGrid
 
-    import_keras()
+    y, x = np.mgrid[: rows // 8, : cols // 8] / 10
+    cells = (np.sin(x + y) ** 2).astype(np.float32)[None, :, :, None]
+    return Engine(STUB, (rows, cols), OutputGrid(8), lambda batch: cells.repeat(len(batch), 0),
+                  AT_ONCE)  # fmt: skip
+
+
+def plain_loop(weights: Path, rows: int, cols: int, costs_nothing: bool):
+    """Return a function that writes the maps of pictures in a plain loop over Keras."""
     import cv2
 
-    from model import grid_of, load_model
     from salience.pictures.letterbox import postprocess, preprocess
 
-    model = load_model(weights)
+    if costs_nothing:
+        engine = stub(rows, cols)
+        input_shape, grid = engine.input_shape, engine.grid
+        predict = engine.maps
+    else:
+        from salience.system.quiet import import_keras
+
+        import_keras()
+        from model import grid_of, load_model
+
+        model = load_model(weights)
+        input_shape, grid = model.input_shape[1:3], grid_of(model)
+        predict = lambda batch: model.predict(batch, verbose=0)  # noqa: E731
 
     def work(pictures: list[Path], output: Path) -> None:
         for path in pictures:
             picture = np.asarray(cv2.imread(str(path)), np.uint8)
-            x, box = preprocess(picture, model.input_shape[1:3])
-            prediction = model.predict(x[None], verbose=0)[0]
-            saliency_map = postprocess(prediction, box, grid_of(model))
+            x, box = preprocess(picture, input_shape)
+            saliency_map = postprocess(predict(x[None])[0], box, grid)
             cv2.imwrite(str(output / f"{path.stem}.png"), np.round(saliency_map * 255))
 
     return work
 
 
-def by_engine(name: str, weights: Path):
+def by_engine(name: str, weights: Path, rows: int, cols: int):
     """Return a function that writes the maps of pictures as `test` does."""
     from commands.prediction import engines
     from commands.prediction.inputs import Collection
@@ -75,7 +98,7 @@ def by_engine(name: str, weights: Path):
     from commands.prediction.predict import PendingJobs, predict_and_write
     from config import PredictConfig
 
-    engine = engines.load(name, weights, silent)
+    engine = stub(rows, cols) if name == STUB else engines.load(name, weights, silent)
 
     def work(pictures: list[Path], output: Path) -> None:
         settings = PredictConfig(output=output)
@@ -92,9 +115,12 @@ def silent(line: str) -> None:
     """Ignore a message."""
 
 
-def serve(name: str, weights: Path, pictures: list[Path], output: Path) -> None:
+def serve(given: argparse.Namespace, pictures: list[Path]) -> None:
     """Run one side: write the maps for each line of input; answer with seconds and memory."""
-    work = plain_loop(weights) if name == PLAIN else by_engine(name, weights)
+    name, weights, output = given.serve, given.weights, given.output
+    size = given.rows, given.cols
+    plain = name == PLAIN
+    work = plain_loop(weights, *size, given.stub) if plain else by_engine(name, weights, *size)
     work(pictures[:1], output)
     print(json.dumps({}), flush=True)
     for _ in sys.stdin:
@@ -139,16 +165,50 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=240)
     parser.add_argument("--cols", type=int, default=320)
     parser.add_argument("--engines", nargs="+", default=["keras", "onnx", "openvino"])
+    parser.add_argument("--stub", action="store_true", help="with a network that costs nothing")
     parser.add_argument("--serve", help=argparse.SUPPRESS)  # internal: name of the side
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     pictures = sorted(given.data.rglob("*.jpg"))[: given.pictures]
     if given.serve:
-        serve(given.serve, given.weights, pictures, given.output)
+        serve(given, pictures)
         return
     with tempfile.TemporaryDirectory() as scratch:
-        compare(given, pictures, Path(scratch))
+        (compare_stub if given.stub else compare)(given, pictures, Path(scratch))
+
+
+def compare_stub(given: argparse.Namespace, pictures: list[Path], scratch: Path) -> None:
+    """Run the plain loop and `test` in turns with a network that costs nothing; print the table."""
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as in main.py
+    sides, rows = {}, {}
+    for name in (PLAIN, STUB):
+        (scratch / name).mkdir()
+        words = [str(HERE / "benchmarks/engines.py"), "--data", str(given.data), "--pictures",
+                 str(given.pictures), "--rows", str(given.rows), "--cols", str(given.cols),
+                 "--stub", "--serve", name, "--weights", str(scratch), "--output",
+                 str(scratch / name)]  # fmt: skip
+        sides[name] = subprocess.Popen(
+            [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        sides[name].stdout.readline()
+        rows[name] = []
+    for _ in range(given.rounds):
+        for name, side in sides.items():
+            side.stdin.write("go\n")
+            side.stdin.flush()
+            rows[name].append(json.loads(side.stdout.readline()))
+    for side in sides.values():
+        side.stdin.close()
+        side.wait()
+    print("| side | images/s | processor ms a picture | pictures a processor-second | ratio |\n"
+          "| --- | ---: | ---: | ---: | ---: |")  # fmt: skip
+    for name, own in rows.items():
+        processor = median(row["processor"] for row in own) / len(pictures)
+        speed = median(len(pictures) / row["wall"] for row in own)
+        ratio = median(b["wall"] / n["wall"] for b, n in zip(rows[PLAIN], own, strict=True))
+        print(f"| {'test' if name == STUB else name} | {speed:.1f} | {1000 * processor:.1f} "
+              f"| {1 / processor:.0f} | {ratio:.2f} |")  # fmt: skip
 
 
 def compare(given: argparse.Namespace, pictures: list[Path], scratch: Path) -> None:

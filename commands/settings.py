@@ -274,6 +274,12 @@ class CheckConfig(Checked):
         check_columns(self.columns, self.dataset)
 
 
+SCORING_ENGINE = (
+    "inference engine; auto: that of test for 40 pictures or more, keras for fewer, for which no "
+    "copy of the network is made"
+)
+
+
 @dataclass(frozen=True)
 class ScoringConfig(TruthConfig):
     """Settings of the data and the metrics, shared by all commands that score maps."""
@@ -394,6 +400,7 @@ class EvaluateConfig(ScoringConfig):
     smooth: float = shared("smooth")
     mirror: bool = shared("mirror")
     adaptation: Path | None = shared("adaptation")
+    engine: str = shared("engine", help=SCORING_ENGINE)
     tune: bool = option(
         False,
         "fit contrast, blur and centre bias on the maps of the validation pictures, and score the "
@@ -456,6 +463,7 @@ class AdaptConfig(ScoringConfig):
     draws: int = option(1, "random draws of pictures for each --n", least=1, most=10**4)
     weights: Path | None = shared("weights", group="maps")
     weights_dir: Path = shared("weights_dir")
+    engine: str = shared("engine", help=SCORING_ENGINE)
     reference: Path | None = option(
         None, "weights trained on this data set: report the share of the gap to them that is closed"
     )
@@ -568,6 +576,7 @@ class CompareConfig(ScoringConfig):
         Path("comparison"), "folder for comparison.json, index.html and the scores"
     )
     gallery: int = option(24, "pictures shown on the page", unit="pictures", least=0, most=10**4)
+    engine: str = shared("engine", help=SCORING_ENGINE, group="maps")
 
     def training(self) -> Config | None:
         """Return the settings of the first run."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from commands.evaluation.map_sources import ModelMaps, maps_to_fit
+from commands.evaluation.map_sources import ModelMaps, engine_for, maps_to_fit, of_one_engine
 from commands.evaluation.rows import Evaluation, adapted_row, model_row, score_rows
 from commands.evaluation.score_log import LOG, ScoreLog
 from commands.evaluation.scored_split import load_part, load_split, note_training_pictures
@@ -88,10 +88,18 @@ def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str,
         )
     make_folder(settings.output)
 
-    def maps_of(file: Path, name: str) -> ModelMaps:
-        return ModelMaps(file, name, settings.batch_size, settings.workers, keep=True)
+    named = {BEFORE: weights} | ({REFERENCE: settings.reference} if settings.reference else {})
 
-    source = maps_of(weights, BEFORE)
+    def maps_by(engine: str) -> dict[str, ModelMaps]:
+        return {
+            name: ModelMaps(file, name, settings.batch_size, settings.workers, keep=True,
+                            engine=engine, say=say)
+            for name, file in named.items()
+        }  # fmt: skip
+
+    pictures = len(split.samples) + min(len(training), max(settings.n) * settings.draws)
+    sources = of_one_engine(maps_by, engine_for(settings.engine, pictures))
+    source = sources[BEFORE]
     note_training_pictures(source.config, settings, split, notes, source.weights)
     groups = [AdaptedGroup(BEFORE), *fitted_groups(settings, source, training, say)]
     rows = [model_row(source, split)]
@@ -100,7 +108,7 @@ def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str,
             rows.append(adapted_row(name, source, split, fit.adaptation))
     if settings.reference:
         groups.append(AdaptedGroup(REFERENCE))
-        rows.append(model_row(maps_of(settings.reference, REFERENCE), split))
+        rows.append(model_row(sources[REFERENCE], split))
     log = ScoreLog(settings.output / LOG, settings.overwrite)
     evaluation = score_rows(split, rows, log, notes, settings.seed, settings.workers)
     lines = summary(evaluation, groups, settings.seed)

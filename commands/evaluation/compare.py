@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.evaluation.map_sources import ModelMaps, Source
+from commands.evaluation.map_sources import ModelMaps, Source, engine_for, of_one_engine
 from commands.evaluation.rows import (
     Evaluation,
     all_reference_rows,
@@ -68,10 +68,15 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
     arms, notes = arms_of(runs), Notes()
     make_folder(settings.output)
     split = load_split(settings, settings.split, notes)
-    sources = {
-        run.folder: ModelMaps(run.weights, str(run.folder), settings.batch_size, settings.workers)
-        for run in runs
-    }
+
+    def maps_by(engine: str) -> dict[Path, ModelMaps]:
+        return {
+            run.folder: ModelMaps(run.weights, str(run.folder), settings.batch_size,
+                                  settings.workers, engine=engine, say=say)
+            for run in runs
+        }  # fmt: skip
+
+    sources = of_one_engine(maps_by, engine_for(settings.engine, len(split.samples)))
     rows = [model_row(source, split) for source in sources.values()]
     log = ScoreLog(settings.output / LOG, settings.overwrite)
     rows += all_reference_rows(split, notes)

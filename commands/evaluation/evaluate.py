@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from commands.evaluation.map_sources import FolderMaps, ModelMaps, Source, maps_to_fit
+from commands.evaluation.map_sources import FolderMaps, ModelMaps, Source, engine_for, maps_to_fit
 from commands.evaluation.rows import (
     Evaluation,
     Row,
@@ -146,6 +146,8 @@ def source_of(
         ),
         keep=settings.optimal,  # maps and densities come from one prediction
         of_set=settings.of_set,
+        engine=engine_for(settings.engine, len(split.samples)),
+        say=say,
     )
 
 

@@ -4,17 +4,20 @@ A source yields the maps of pictures at their original size, and a fingerprint o
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from threading import BoundedSemaphore
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from commands.evaluation import stored_maps
+from commands.prediction import engines
 from config import Config
 from salience.measures.adaptation import (
     OBJECTIVES,
@@ -33,7 +36,27 @@ from salience.system.cache import Shelf, default_cache, make_key
 from salience.system.errors import UserError
 from salience.system.files import content_stamp, file_digest
 from salience.system.notes import Notes
-from salience.system.terminal import PROGRAM, progress
+from salience.system.terminal import PROGRAM, progress, tell
+from salience.system.threads import groups, in_order
+
+# pictures from which "auto" predicts with a copy of the network: to make it takes as long as Keras
+# takes for some tens of pictures
+LEAST_FOR_COPY = 40
+
+Key = TypeVar("Key")
+
+
+def engine_for(name: str, pictures: int) -> str:
+    """Return the engine that predicts a number of pictures to be scored.
+
+    Args:
+        name: an engine of `config.ENGINES`; "auto" is Keras for fewer than LEAST_FOR_COPY pictures.
+        pictures: how many there are.
+
+    Raises:
+        UserError: the engine is not installed.
+    """
+    return "keras" if name == "auto" and pictures < LEAST_FOR_COPY else engines.choose(name)
 
 
 class Source(Protocol):
@@ -65,9 +88,11 @@ class ModelMaps:
         finish: what is done to finished maps.
         keep: keep the network's outputs in the user's cache, so that it sees each picture once.
         of_set: data set whose numbers the network uses; see `model.load_model`.
+        engine: inference engine, see `engines.choose`; Keras where its copy does not run.
+        say: called with each message of the engine.
 
     Raises:
-        UserError: the weights cannot be used.
+        UserError: the weights or the engine cannot be used.
     """
 
     def __init__(
@@ -81,15 +106,16 @@ class ModelMaps:
         finish: Finish = UNFINISHED,
         keep: bool = False,
         of_set: str | None = None,
+        engine: str = "keras",
+        say: Callable[[str], None] = tell,
     ) -> None:
-        from model import load_model  # here: a folder of maps needs no network
-
         self.weights, self.name, self.smooth = weights, model_name(name), smooth
         self.batch_size, self.workers, self.mirror = batch_size, workers, mirror
         self.finish, self.of_set = finish, of_set
-        self.model = load_model(weights, of_set, NONE)
+        self.engine = engines.load(engine, weights, say, of_set)
+        self.slots = BoundedSemaphore(self.engine.at_once)
         self.digest = file_digest(weights)
-        about = make_key(ModelMaps, self.digest, mirror, of_set)
+        about = make_key(ModelMaps, self.digest, mirror, of_set, self.engine.name)
         self.kept: Shelf | None = default_cache().shelf(about) if keep else None
 
     def unfinished(self) -> "ModelMaps":
@@ -105,36 +131,66 @@ class ModelMaps:
 
         return trained_config(self.weights)
 
+    @cached_property
+    def model(self) -> Any:
+        """The Keras network; it is loaded when it is asked for."""
+        from model import load_model  # here: an exported copy needs no Keras
+
+        return load_model(self.weights, self.of_set, NONE)
+
     def fingerprint(self) -> str:
-        """Return the weights' digest, the blur, the mirror averaging and the finish as text."""
+        """Return as text the weights' digest, the engine and what is done to the maps."""
         adapted = "" if self.finish == UNFINISHED else f" {self.finish}"
         own = f" set {self.of_set}" if self.of_set else ""
-        return f"weights {self.digest} {self.smooth}{' mirror' * self.mirror}{adapted}{own}"
+        # engines agree to about 1e-5, not to the bit
+        by = "" if self.engine.name == "keras" else f" by {self.engine.name}"
+        return f"weights {self.digest} {self.smooth}{' mirror' * self.mirror}{adapted}{own}{by}"
 
     def maps(
         self, samples: list[Sample], shapes: list[tuple[int, int]]
     ) -> Iterator[NDArray | None]:
         """Yield the map of each picture, [rows, columns], maximum 1."""
-        from model import grid_of
-
-        grid = grid_of(self.model)
-        with ThreadPoolExecutor(self.workers) as pool:
-            for start in range(0, len(samples), self.batch_size):
-                batch = samples[start : start + self.batch_size]
-                for sample, prediction, shape in zip(
-                    batch, self._predictions(batch, pool), shapes[start:], strict=False
-                ):
+        threads = self.workers + self.engine.at_once
+        with ThreadPoolExecutor(threads) as pool:
+            at = 0
+            for batch, predictions in self._batches(samples, pool):
+                for sample, prediction in zip(batch, predictions, strict=True):
                     if not np.isfinite(prediction).all():
                         raise UserError(
                             f"{self.weights} predicts non-finite values for {sample.name}: its "
                             "training has failed."
                         )
-                    box = Letterbox.fit(shape, self.model.input_shape[1:3])
-                    made = postprocess(prediction, box, grid, self.smooth)
+                    box = Letterbox.fit(shapes[at], self.engine.input_shape)
+                    made = postprocess(prediction, box, self.engine.grid, self.smooth)
+                    at += 1
                     yield self.finish.apply(made)
 
-    def _predictions(self, batch: list[Sample], pool: ThreadPoolExecutor) -> list[NDArray]:
-        """Return the network's output of each picture; what is kept is not computed again."""
+    def _batches(
+        self, samples: list[Sample], pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[list[Sample], list[NDArray]]]:
+        """Yield pictures with the network's outputs.
+
+        A copy of the network predicts single pictures in threads, ahead of what is asked for, while
+        the caller scores. Keras predicts batches in the caller's thread: it keeps the devices of a
+        training by thread.
+        """
+        if self.engine.name == "keras":
+            for batch in groups(iter(samples), self.batch_size):
+                yield batch, self._predictions(batch, pool.map)
+        else:
+            single = ([sample] for sample in samples)
+            ahead = 2 * self.engine.at_once + 1
+            yield from in_order(pool, lambda one: self._predictions(one, map), single, ahead)
+
+    def _predictions(
+        self, batch: Sequence[Sample], mapped: Callable[..., Iterator[Any]]
+    ) -> list[NDArray]:
+        """Return the network's output of each picture; what is kept is not computed again.
+
+        Args:
+            batch: the pictures.
+            mapped: applies a function to each item, as `map` does.
+        """
         names = [self._name(sample) for sample in batch]
         recalled = {i: self._recalled(name) for i, name in enumerate(names)}
         found = {i: kept for i, kept in recalled.items() if kept is not None}
@@ -142,25 +198,23 @@ class ModelMaps:
         if missing:
             from utilities import network_input
 
-            input_shape = self.model.input_shape[1:3]
-            inputs = pool.map(lambda i: network_input(batch[i], input_shape)[0], missing)
-            network = of_both_ways(self._network) if self.mirror else self._network
-            predictions = network(np.stack(list(inputs)))
+            shape = self.engine.input_shape
+            inputs = list(mapped(lambda i: network_input(batch[i], shape)[0], missing))
+            network = of_both_ways(self.engine.maps) if self.mirror else self.engine.maps
+            with self.slots:
+                predictions = network(np.stack(inputs))
             for i, prediction in zip(missing, predictions, strict=True):
                 found[i] = prediction
                 if self.kept and (name := names[i]):
                     self.kept.keep(name, {"prediction": prediction})
         return [found[i] for i in range(len(batch))]
 
-    def _network(self, batch: NDArray[np.uint8]) -> NDArray:
-        """Return the network's output for a batch of pictures."""
-        return np.asarray(self.model.predict_on_batch(batch))
-
     def _recalled(self, name: str | None) -> NDArray | None:
         """Return the output that is kept under a name; None where there is none, or it is odd."""
         kept = self.kept.recall(name) if self.kept and name else None
         prediction = (kept or {}).get("prediction")
-        if prediction is None or prediction.shape != self.model.output_shape[1:]:
+        shape = (*self.engine.grid.shape(self.engine.input_shape), 1)
+        if prediction is None or prediction.shape != shape:
             return None
         return prediction if prediction.dtype.kind == "f" else None
 
@@ -168,7 +222,25 @@ class ModelMaps:
         """Return a name for a picture, as the network sees it; None where no output is kept."""
         from utilities import input_identity
 
-        return input_identity(sample, self.model.input_shape[1:3]) if self.kept else None
+        return input_identity(sample, self.engine.input_shape) if self.kept else None
+
+
+def of_one_engine(
+    maps_by: Callable[[str], dict[Key, ModelMaps]], engine: str
+) -> dict[Key, ModelMaps]:
+    """Return the maps of several networks, all predicted by one engine.
+
+    Where the engine does not run one of the networks, Keras predicts all of them: scores that are
+    compared do not differ by the engine's rounding.
+
+    Args:
+        maps_by: returns the maps, given an engine's name.
+        engine: the engine to try.
+    """
+    found = maps_by(engine)
+    return (
+        found if len({source.engine.name for source in found.values()}) == 1 else maps_by("keras")
+    )
 
 
 @dataclass

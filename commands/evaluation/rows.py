@@ -140,7 +140,7 @@ def optimal_row(source: Source, split: TruthSplit, calibration: Adaptation) -> R
 
 
 def all_reference_rows(split: TruthSplit, notes: Notes) -> list[Row]:
-    """Return the reference rows of a split; those of the observers are kept in the cache.
+    """Return the reference rows of a split, kept in the cache since no map changes them.
 
     Args:
         split: the pictures.
@@ -162,8 +162,7 @@ def all_reference_rows(split: TruthSplit, notes: Notes) -> list[Row]:
     shelf = cache.shelf(shelf_key(split))
     rows = []
     for name, score in reference_rows(split, shelf).items():
-        if name in (HALVES, GOLD):
-            score = kept(score, cache.shelf(make_key(kept, split.fingerprint, name)))
+        score = kept(score, cache.shelf(make_key(kept, split.fingerprint, name)))
         function = lambda truth, _, score=score: score(truth)  # noqa: E731
         rows.append(Row(name, "reference", key_of(split, name), function))
         if name == GOLD:
@@ -175,7 +174,8 @@ def kept(score: Callable[[Truth], Scores], shelf: Shelf) -> Callable[[Truth], Sc
     """Return a function like `score` that keeps the scores of each picture on a shelf."""
 
     def scored(truth: Truth) -> Scores:
-        names = score_names(truth.names)
+        # without a comparison of the observers there are no scores against half of them
+        names = list(truth.names) if truth.halves is None else score_names(truth.names)
 
         def computed() -> NDArray:
             found = score(truth)

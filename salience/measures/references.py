@@ -30,8 +30,9 @@ from salience.measures.metrics import METRICS, as_distribution, mean_scores
 from salience.pictures.fixations import (
     are_within,
     blurred,
+    blurred_fixations,
     count_map,
-    density_map,
+    density_of_fixations,
     gathered,
     kernel_density,
     mixture_weights,
@@ -77,7 +78,7 @@ class CentreBias:
     def without(self, index: int) -> NDArray:
         """Return the centre bias of all other pictures, at this picture's shape, sum 1."""
         fixations, shape = self.pictures[index]
-        own = blurred(count_map(fixations, shape), self.sigma_pixels)
+        own = blurred_fixations(fixations, shape, self.sigma_pixels)
         # rounding can make the difference slightly negative
         return as_distribution(np.maximum(self._total(shape) - own, 0))
 
@@ -295,14 +296,17 @@ class TruthSplit:
         sample, (_, shape) = self.samples[index], self.pictures[index]
         others = None
         parts = _folds(sample, shape, (self.seed, index), folds_of_half) if self.human else []
-        halves = [density_map(sample.fixations[own], shape, self.sigma(index)) for own in parts]  # type: ignore[index]
+        halves = [
+            density_of_fixations(np.asarray(sample.fixations)[own], shape, self.sigma(index))
+            for own in parts
+        ]
         if self.centre.count and "sauc" in self.names:
             count = metrics.SHUFFLED_PICTURES[self.profile]
             others = other_fixations(self.pictures, index, count, (self.seed, index))
         return Truth(
             sample.name,
             shape,
-            sample_density(sample, shape, self.sigma_pixels),
+            sample_density(sample, shape, self.sigma_pixels, density_of_fixations),
             sample.fixations,
             sample.subjects,
             self.sigma(index),
@@ -472,7 +476,7 @@ def _predictions(
         return
     fixations = np.asarray(truth.fixations)
     # blurring is linear, so the rest is the total minus the fold
-    parts = [blurred(count_map(fixations[own], truth.shape), sigma_pixels) for own in folds]
+    parts = [blurred_fixations(fixations[own], truth.shape, sigma_pixels) for own in folds]
     total = np.sum(parts, axis=0)
     humans, centre, uniform = weights
     for own, part in zip(folds, parts, strict=True):

@@ -87,6 +87,43 @@ def blurred(counts: NDArray, sigma_pixels: float) -> Array:
     )
 
 
+def blurred_fixations(fixations: NDArray, shape: tuple[int, int], sigma_pixels: float) -> Array:
+    """Return `blurred` of the count map of fixations, up to rounding, faster for some hundreds.
+
+    The Gaussian is separable: the map is the product of two narrow matrices, which hold each
+    fixation's Gaussian along the rows and along the columns.
+
+    Args:
+        fixations: [n, 2], (x, y), pixels.
+        shape: rows and columns of the picture.
+        sigma_pixels: standard deviation of the Gaussian, pixels.
+
+    >>> round(float(blurred_fixations(np.zeros((1, 2)), (1, 1), 1.0)[0, 0]), 4)  # 1 / (2 pi)
+    0.1592
+    """
+    cells = pixels(fixations, shape)
+    reach = int(4 * sigma_pixels + 0.5)
+    if len(cells) > 4 * reach:  # the filter takes less time
+        return blurred(count_map(fixations, shape), sigma_pixels)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma_pixels) ** 2)
+    kernel = np.pad(kernel / kernel.sum(), 1).astype(np.float32)  # 0 beyond its reach
+    rows, columns = (
+        kernel[np.clip(np.arange(length) - at[:, None], -reach - 1, reach + 1) + reach + 1]
+        for length, at in zip(shape, cells.T, strict=True)
+    )
+    return rows.T @ columns
+
+
+def density_of_fixations(fixations: NDArray, shape: tuple[int, int], sigma_pixels: float) -> Array:
+    """Return `density_map` by `blurred_fixations`: equal up to rounding, for scoring.
+
+    >>> density_of_fixations(np.array([[3.0, 2.0]]), (5, 8), 1.0).argmax() == 2 * 8 + 3
+    np.True_
+    """
+    density = blurred_fixations(fixations, shape, sigma_pixels)
+    return density / max(float(density.max()), np.finfo(np.float32).tiny)
+
+
 def centre_bias(
     pictures: Iterable[tuple[NDArray, tuple[int, int]]], shape: tuple[int, int], sigma: float
 ) -> Array:

@@ -384,7 +384,11 @@ def to_8_bit(saliency_map: NDArray) -> NDArray[np.uint8]:
     """Return a map from 0 to 1 as integers from 0 to 255."""
     grey = np.empty(saliency_map.shape, np.uint8)
     for band in bands(grey.shape):
-        grey[band] = np.round(np.clip(saliency_map[band], 0, 1) * 255)
+        part = np.clip(saliency_map[band], 0, 1)
+        if part.dtype == np.float32 and part.size:  # a third of NumPy's time, and the same values
+            grey[band] = cv2.convertScaleAbs(part, alpha=255)
+        else:
+            grey[band] = np.round(part * 255)
     return grey
 
 

@@ -135,10 +135,21 @@ def sample_shape(sample: Sample) -> tuple[int, int]:
     return rows, cols
 
 
-def sample_density(sample: Sample, shape: tuple[int, int], sigma_pixels: float | None) -> Array:
+def sample_density(
+    sample: Sample,
+    shape: tuple[int, int],
+    sigma_pixels: float | None,
+    made: Callable[[NDArray, tuple[int, int], float], Array] = density_map,
+) -> Array:
     """Return a sample's density map at the picture's shape, maximum 1.
 
     It is the published map if there is one and `sigma_pixels` is None, else the blurred fixations.
+
+    Args:
+        sample: the sample.
+        shape: rows and columns of the picture.
+        sigma_pixels: standard deviation of the Gaussian, pixels; None for the data set's own.
+        made: function that blurs fixations.
 
     Raises:
         UserError: the shape of the map differs from the picture's, or is too large.
@@ -155,4 +166,4 @@ def sample_density(sample: Sample, shape: tuple[int, int], sigma_pixels: float |
         return density / max(float(density.max()), 1e-12)
     if sample.fixations is None:
         raise UserError(f"{sample.name} has neither a map nor fixations.")
-    return density_map(sample.fixations, shape, sigma_pixels or sample.sigma_pixels)
+    return made(sample.fixations, shape, sigma_pixels or sample.sigma_pixels)

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from conftest import PROJECT
 
-from commands.evaluation import evaluate
-from commands.evaluation.map_sources import FolderMaps, ModelMaps
+from commands.evaluation import evaluate, map_sources
+from commands.evaluation.map_sources import FolderMaps, ModelMaps, of_one_engine
 from commands.evaluation.score_log import LOG
 from commands.evaluation.scored_split import load_split, note_training_pictures
+from commands.prediction import engines
 from commands.settings import PROFILES as PROFILE_CHOICES
 from commands.settings import EvaluateConfig
 from commands.training.train import train
@@ -24,7 +25,7 @@ from salience.data import loading
 from salience.measures.adaptation import Adaptation, AdaptationFit
 from salience.measures.density import CALIBRATION, log_density
 from salience.measures.metrics import PROFILES, metric_names
-from salience.measures.references import CENTRE_BIAS, GOLD, HALVES, UNIFORM, TruthSplit
+from salience.measures.references import CENTRE_BIAS, GOLD, HALVES, UNIFORM, Truth, TruthSplit
 from salience.measures.significance import Interval
 from salience.networks import weight_files
 from salience.pictures.fixations import pixels
@@ -149,14 +150,17 @@ def test_the_flags_profiles_are_the_metrics_profiles():
     assert set(PROFILE_CHOICES) == set(PROFILES)
 
 
-def test_the_rows_of_humans_are_scored_once_for_a_data_set(run, maps, tmp_path, monkeypatch):
+def test_the_rows_of_references_are_scored_once_for_a_data_set(run, maps, tmp_path, monkeypatch):
     monkeypatch.setenv("SALIENCY_CACHE", str(tmp_path / "cache"))
     first, _ = run(maps=maps, human=True)
     for name in ("SplitHalf", "LeaveOneOut"):
         monkeypatch.setattr(f"salience.measures.references.{name}.score", None)
     monkeypatch.setattr("salience.measures.references.fit_gold_standard", None)
+    asked, real = [], Truth.score
+    monkeypatch.setattr(Truth, "score", lambda self, m: asked.append(m) or real(self, m))
     second, lines = run(maps=maps, human=True)
-    for name in (HALVES, GOLD):
+    assert len(asked) == len(samples())  # the maps alone
+    for name in (CENTRE_BIAS, UNIFORM, HALVES, GOLD):
         np.testing.assert_equal(second.row(name).scores, first.row(name).scores)
     assert sum("maximise the likelihood" in line for line in lines) == 1
     with pytest.raises(TypeError):  # other parameters are fitted
@@ -609,6 +613,66 @@ def test_a_data_set_without_training_pictures_is_scored(run, trained, tmp_path, 
 def test_the_key_of_a_model_holds_its_blur(trained):
     plain, blurred = (ModelMaps(trained, "m", 2, 1, smooth) for smooth in (0.0, 2.0))
     assert plain.fingerprint() != blurred.fingerprint()
+
+
+@pytest.fixture
+def copies(monkeypatch):
+    """Let a copy run at once, by Keras; return the weights that have been loaded, with engines."""
+    loaded, real = [], engines.load
+
+    def load(name, weights, say, of_set=None):
+        loaded.append((name, weights))
+        fails = name != "keras" and weights.name.startswith("no-copy")
+        found = real("keras", weights, say, of_set)
+        return found if fails else replace(found, name=name, at_once=2)
+
+    monkeypatch.setattr(engines, "load", load)
+    monkeypatch.setattr(engines, "choose", lambda name: "openvino" if name == "auto" else name)
+    return loaded
+
+
+def test_a_copy_predicts_ahead_what_keras_predicts(trained, copies):
+    found = samples()
+    shapes = [sample_image(sample).shape[:2] for sample in found]
+    one, other = (ModelMaps(trained, "m", 2, 1, engine=name) for name in ("keras", "openvino"))
+    assert one.fingerprint() != other.fingerprint()
+    for a, b in zip(one.maps(found, shapes), other.maps(found, shapes), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    first = next(other.maps(found, shapes))  # the others are given up
+    np.testing.assert_allclose(first, next(one.maps(found, shapes)), atol=1e-5)
+
+
+def test_a_copy_is_used_from_some_tens_of_pictures_on(run, trained, copies, monkeypatch):
+    run(weights=trained)
+    run(weights=trained, engine="openvino")
+    monkeypatch.setattr(map_sources, "LEAST_FOR_COPY", len(samples()))
+    run(weights=trained)
+    assert [name for name, _ in copies] == ["keras", "openvino", "openvino"]
+
+
+def test_networks_that_are_compared_have_one_engine(trained, copies, tmp_path):
+    """Where there is no copy of one of them, Keras predicts all."""
+    weights = [tmp_path / f"{name}.weights.h5" for name in ("a", "no-copy")]
+    for path in weights:
+        path.write_bytes(trained.read_bytes())
+
+    def maps_by(engine):
+        return {path: ModelMaps(path, "m", 2, 1, engine=engine) for path in weights}
+
+    assert {one.engine.name for one in of_one_engine(maps_by, "openvino").values()} == {"keras"}
+    del weights[1]
+    assert {one.engine.name for one in of_one_engine(maps_by, "openvino").values()} == {"openvino"}
+
+
+@pytest.mark.slow
+def test_scores_by_openvino_are_those_by_keras(run, trained):
+    pytest.importorskip("openvino")
+    (keras, _), (copy, lines) = (
+        run(weights=trained, engine=name) for name in ("keras", "openvino")
+    )
+    assert not [line for line in lines if "Keras is used instead" in line]
+    for one, other in zip(keras.rows[0].scores, copy.rows[0].scores, strict=True):
+        assert one == pytest.approx(other, abs=1e-3, nan_ok=True)
 
 
 def test_tuning_maps_needs_the_maps_of_the_validation_pictures(run, maps):

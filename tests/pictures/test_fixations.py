@@ -4,9 +4,11 @@ from scipy.ndimage import gaussian_filter
 
 from salience.pictures.fixations import (
     blurred,
+    blurred_fixations,
     centre_bias,
     count_map,
     density_map,
+    density_of_fixations,
     other_fixations,
     pixels,
     rescaled,
@@ -22,6 +24,17 @@ def test_density_is_the_gaussian_of_the_counts():
     np.testing.assert_allclose(
         density_map(fixations, (40, 50), 3), expected / expected.max(), atol=1e-6
     )
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 40])
+def test_the_blur_of_single_fixations_is_that_of_their_counts(rng, count):
+    """By the product of two matrices, and by the filter from 4 x 8 fixations on."""
+    points, shape = rng.uniform(-5, 45, (count, 2)), (30, 40)
+    expected = blurred(count_map(points, shape), 2.0)
+    found = blurred_fixations(points, shape, 2.0)
+    np.testing.assert_allclose(found, expected, atol=1e-6 * max(1, expected.max()))
+    density = density_map(points, shape, 2.0)
+    np.testing.assert_allclose(density_of_fixations(points, shape, 2.0), density, atol=1e-6)
 
 
 def test_density_without_fixations_is_zero():
