@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from salience.measures.adaptation import IDENTITY, Adaptation
 from salience.measures.density import calibration_or_identity
-from salience.measures.finish import UNFINISHED, Finish, finish_of
+from salience.measures.finish import NONE, UNFINISHED, Finish, finish_of
 from salience.pictures.letterbox import OutputGrid, of_both_ways
 from salience.system import cache, quiet
 from salience.system.arrays import Array
@@ -293,7 +293,7 @@ def keras_engine(weights: Path, of_set: str | None = None) -> Engine:
     quiet.start_keras()
     from model import grid_of, load_model
 
-    model, lock = load_model(weights, of_set), Lock()
+    model, lock = load_model(weights, of_set, NONE), Lock()
 
     def maps(batch: NDArray[np.uint8]) -> Array:
         with lock:
