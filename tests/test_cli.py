@@ -138,7 +138,7 @@ BAD = {
         ["train", "--strategies", "frozen", "--freeze_backbone", "True"],
         "leave out one of them",
     ),
-    "no run": (["compare", "nowhere"], "config.json is missing"),
+    "no run": (["compare", "nowhere"], "neither a run folder nor a weights file"),
     "no such metric": (["evaluate", "--metrics", "ncc"], "Did you mean 'cc'?"),
     "nothing to prepare": (["data", "prepare", "--data", "x", "--output", "s"], "is not at x: no"),
     "no such task": (["data", "prepair"], "Did you mean 'prepare'?"),

@@ -154,7 +154,7 @@ def likeliest_shares(likelihoods: NDArray) -> tuple[float, Shares]:
 
     >>> value, shares = likeliest_shares(np.array([[1.0, 0.5], [0.1, 0.5]]))
     >>> bool(value >= np.log(0.5)), shares.round(3).tolist()
-    (True, [0.0, 1.0])
+    (True, [0.125, 0.875])
     """
 
     def loss(logits: NDArray) -> tuple[float, NDArray]:

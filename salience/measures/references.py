@@ -492,7 +492,7 @@ def spearman_brown(correlation: float) -> float:
 
     Source: Spearman and Brown, British Journal of Psychology, 1910.
 
-    >>> spearman_brown(0.6), spearman_brown(-0.5)
+    >>> round(spearman_brown(0.6), 6), spearman_brown(-0.5)
     (0.75, -0.5)
     """
     return 2 * correlation / (1 + correlation) if correlation > 0 else correlation

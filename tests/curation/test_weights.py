@@ -64,10 +64,10 @@ def test_the_list_shows_size_licence_and_the_scores_on_each_set(folder):
     fields = {weight_files.SCORES_ON: {"osie": scores, "odd": 3}, "licences": licences}
     weight_files.amend(path, fields)
     _, lines = listed(folder)
-    table = lines[0].splitlines()
-    assert table[1].endswith("yours, under the terms of the data")
-    assert table[2].endswith("as the program")
-    assert f"{path.stat().st_size / 1e6:.1f} MB" in table[2]
+    last = lines[0].split("\n\n")[-1].splitlines()  # of the blocks that fit 100 columns
+    assert last[1].endswith("yours, under the terms of the data")
+    assert last[2].endswith("as the program")
+    assert f"{path.stat().st_size / 1e6:.1f} MB" in lines[0]
     assert lines[1] == "mlnet-frozen-osie on osie (test split, 199 pictures): CC 0.811, NSS 3.500"
     assert lines[2].startswith("* default without --weights")
 

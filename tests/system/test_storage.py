@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,6 +31,7 @@ from weights_of_2016 import theano_weights, write_2016
 
 import main
 from commands.curation import prepare
+from commands.evaluation import submission
 from commands.prediction import engines, predict
 from commands.prediction.map_record import RECORD
 from commands.training.run_folder import RunFolder
@@ -130,6 +132,8 @@ def quick(inputs, monkeypatch):
         NEEDS_FILES=True, SOURCE="Get it.", submission_pictures=lambda root: samples
     )
     monkeypatch.setitem(sys.modules, "salience.data.sets.cat2000", module)
+    formats = submission.BENCHMARK_FORMATS
+    monkeypatch.setitem(formats, "cat2000", replace(formats["cat2000"], pictures=len(samples)))
     monkeypatch.setattr(engines, "load", lambda name, weights, *more: engine(weights))
     monkeypatch.setattr(prepare, "system_module", lambda name: SimpleNamespace(build=built))
     monkeypatch.setattr(cache, "_told", [])
