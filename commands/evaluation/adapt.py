@@ -16,7 +16,12 @@ import numpy as np
 from commands.evaluation.map_sources import ModelMaps, engine_for, maps_to_fit, of_one_engine
 from commands.evaluation.rows import Evaluation, adapted_row, model_row, score_rows
 from commands.evaluation.score_log import LOG, ScoreLog
-from commands.evaluation.scored_split import load_part, load_split, note_training_pictures
+from commands.evaluation.scored_split import (
+    load_part,
+    load_split,
+    note_training_pictures,
+    truth_of,
+)
 from commands.evaluation.tables import DIGITS, metric_definitions, write_per_image
 from commands.pages import figures
 from commands.pages.report import verdict
@@ -115,7 +120,8 @@ def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str,
     say(adaptation_table(evaluation, groups, lines, f"{settings.dataset}, {settings.split} split"))
     for line in (*effect_lines(evaluation, lines), *(f"note: {note}" for note in notes.lines())):
         say(line)
-    return write_results(settings, weights, evaluation, groups, lines, say)
+    truth = truth_of(split, settings)
+    return write_results(settings, weights, evaluation, truth, groups, lines, say)
 
 
 def fitted_groups(
@@ -275,6 +281,7 @@ def write_results(
     settings: AdaptConfig,
     weights: Path,
     evaluation: Evaluation,
+    truth: dict[str, Any],
     groups: list[AdaptedGroup],
     lines: list[dict[str, Any]],
     say: Callable[[str], None],
@@ -309,6 +316,7 @@ def write_results(
         "pictures": len(evaluation.pictures),
         "left_out": evaluation.left_out,
         "metrics": metric_definitions(evaluation.metrics),
+        "truth": truth,
         "summary": lines,
         "fits": [
             {"fitted_on": group.name, "draw": i, **dataclasses.asdict(fit)}

@@ -25,7 +25,7 @@ from commands.evaluation.rows import (
     score_rows,
 )
 from commands.evaluation.score_log import LOG, ScoreLog
-from commands.evaluation.scored_split import load_split, note_training_pictures
+from commands.evaluation.scored_split import load_split, note_training_pictures, truth_of
 from commands.evaluation.tables import DIGITS, metric_definitions, score_table, write_per_image
 from commands.pages.report import map_png, thumbnail_jpeg, verdict, verdict_text, write_page
 from commands.settings import CompareConfig, EvaluateConfig
@@ -92,6 +92,7 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
     add_notes(notes, runs, arms, scored, settings.dataset)
     comparison = comparison_values(evaluation, arms, sources, settings)
     comparison["command"] = shlex.join([*COMMAND_LINE, "compare", *typed_flags(settings)])
+    comparison["truth"] = truth_of(split, settings)
     say(score_table(evaluation, f"{settings.dataset}, {settings.split} split"))
     for line in (*difference_lines(comparison), *(f"note: {n}" for n in notes.lines())):
         say(line)

@@ -28,7 +28,7 @@ from commands.evaluation.rows import (
     score_rows,
 )
 from commands.evaluation.score_log import LOG, ScoreLog
-from commands.evaluation.scored_split import load_part, load_split
+from commands.evaluation.scored_split import load_part, load_split, truth_of
 from commands.evaluation.tables import metric_definitions, write_per_image
 from commands.pages import figures
 from commands.pages.report import write_probe_page
@@ -220,6 +220,7 @@ def probe(settings: ProbeConfig, say: Callable[[str], None] = tell) -> dict[str,
     note_reading(evaluation)
     note_penalties(readouts, notes)
     found = results(settings, evaluation, readouts, len(training), len(validation))
+    found["truth"] = truth_of(split, settings)
     found["seconds"] = {
         "solving": seconds,
         "all": round(time.monotonic() - started, 1),

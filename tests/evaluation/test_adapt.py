@@ -471,7 +471,9 @@ def test_the_command_fits_scores_writes_and_sees_each_picture_once(
     assert [(fit["fitted_on"], fit["draw"]) for fit in found["fits"]] == [
         ("4", 0), ("4", 1), ("8", 0), ("8", 1), ("all", 0),
     ]  # fmt: skip
-    assert json.loads((tmp_path / "out/adapt.json").read_text())["pictures"] == 4
+    written = json.loads((tmp_path / "out/adapt.json").read_text())
+    assert written["pictures"] == 4
+    assert written["truth"]["sigma_from"].startswith("synthetic: ")
     rows = list(csv.DictReader((tmp_path / "out/adapt.csv").read_text().splitlines()))
     assert len(rows) == len(names) * 2
     assert cv2.imread(str(tmp_path / "out/adapt.png")).shape[0] > 100

@@ -57,6 +57,7 @@ def test_a_comparison_answers_and_writes_all_that_it_promises(two_runs, tmp_path
         "scratch-frozen", "scratch",
     ]  # fmt: skip
     assert written["dataset"] == "synthetic"  # that of the runs, unasked
+    assert written["truth"]["sigma_from"].startswith("synthetic: ")
     assert {(d["a"], d["b"]) for d in written["differences"]} == {("scratch", "scratch-frozen")}
     by_metric = {d["metric"]: d for d in written["differences"]}
     means = {e["name"]: e["means"] for e in written["scored"]}

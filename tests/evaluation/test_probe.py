@@ -70,6 +70,7 @@ def test_files_tell_the_same(ran):
     settings, found, lines = ran
     folder = settings.output
     written = json.loads((folder / "probe.json").read_text())
+    assert written["truth"]["sigma_from"].startswith("synthetic: ")
     assert written["read_outs"][0]["means"]["cc"] == found["read_outs"][0]["means"]["cc"]
     with (folder / "probe.csv").open() as file:
         rows = list(csv.DictReader(file))
