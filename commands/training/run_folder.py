@@ -364,9 +364,10 @@ class RunFolder:
         if not self.writes:
             return
         best = without_clock(self.best_epoch)
-        write_json(self.path(DONE), {"epochs": len(self.history), **best})
+        # before the mark: an unfinished run takes the state up again
         if len(self.history) >= self.config.epochs and not has_schedule(to_json(self.config)):
             self.checkpoints.put_aside(self.path(STATE))
+        write_json(self.path(DONE), {"epochs": len(self.history), **best})
         self.checkpoints.clear()
 
     def close(self) -> None:

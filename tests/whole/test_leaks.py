@@ -105,7 +105,8 @@ def check_flat(looks, kb_each):
     for name in ("files", "threads", "children"):
         values = [getattr(one, name) for one in steady]
         assert min(values[-third:]) <= max(values[:third]), name
-        assert max(values[-third:]) <= max(values[:third]) + 2, name
+        # a thread may just then be writing the files of an epoch
+        assert max(values[-third:]) <= max(values[:third]) + (8 if name == "files" else 2), name
 
 
 @pytest.mark.slow
@@ -126,7 +127,8 @@ def test_one_process_may_train_and_predict_again_and_again(backend, tmp_path):
     )  # fmt: skip
     looks = [Look(*values) for values in json.loads(done.stdout.splitlines()[-1])]
     second, last = looks[1], looks[-1]
-    assert (last.files, last.children) == (second.files, 0)
+    assert last.files <= second.files + 2  # of threads that end
+    assert last.children == 0
     assert last.threads <= second.threads
     # JAX's memory rises and falls by 80 MiB between calls: the least of a half is compared
     early, late = (min(one.memory for one in half) for half in (looks[1:4], looks[4:]))
