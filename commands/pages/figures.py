@@ -1,6 +1,7 @@
 """Figures: training curves, pictures with truth and prediction, the scores of a probe."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, float]
 BARS = 40  # largest number of bars in a histogram
+# the thread in which trainings draw: matplotlib keeps its fonts open for each thread that draws
+DRAWING = ThreadPoolExecutor(1, "figures")
 
 
 def new_figure(size: tuple[float, float], dpi: float = 100) -> "Figure":

@@ -367,8 +367,9 @@ class Epochs(keras.callbacks.Callback):
     def draw(self, history: list[dict[str, float]], pictures: list[tuple]) -> None:
         """Draw the curves and some predictions; a full disk is only a warning."""
         try:
-            figures.curves(history, self.run.path("curves.png"), self.config.name)
-            figures.picture_grid(pictures, self.run.path("examples.png"))
+            curves, grid = self.run.path("curves.png"), self.run.path("examples.png")
+            figures.DRAWING.submit(figures.curves, history, curves, self.config.name).result()
+            figures.DRAWING.submit(figures.picture_grid, pictures, grid).result()
         except StorageError as error:
             self.say(f"warning: {error}")
 
