@@ -27,6 +27,7 @@ import time
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from statistics import median
+from typing import Any
 
 HERE = Path(__file__).resolve().parent.parent
 if not __package__:  # run as a file: the program is not in this folder
@@ -178,29 +179,50 @@ def main() -> None:
         (compare_stub if given.stub else compare)(given, pictures, Path(scratch))
 
 
+def words_of(name: str, given: argparse.Namespace, weights: Path, output: Path) -> list[str]:
+    """Return the arguments of the process of a side."""
+    return [str(HERE / "benchmarks/engines.py"), "--data", str(given.data), "--pictures",
+            str(given.pictures), "--rows", str(given.rows), "--cols", str(given.cols),
+            *(["--stub"] if given.stub else []), "--serve", name, "--weights", str(weights),
+            "--output", str(output)]  # fmt: skip
+
+
+def started(name: str, given: argparse.Namespace, weights: Path, output: Path) -> Any:
+    """Start the process of a side; return it once it is ready."""
+    words = words_of(name, given, weights, output)
+    side: Any = subprocess.Popen(
+        [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    side.stdout.readline()
+    return side
+
+
+def one_round(side: Any) -> dict[str, float]:
+    """Let a side write the maps once; return its seconds and memory."""
+    side.stdin.write("go\n")
+    side.stdin.flush()
+    return json.loads(side.stdout.readline())
+
+
+def end(sides: dict[str, Any]) -> None:
+    """End the processes of all sides."""
+    for side in sides.values():
+        side.stdin.close()
+        side.wait()
+
+
 def compare_stub(given: argparse.Namespace, pictures: list[Path], scratch: Path) -> None:
     """Run the plain loop and `test` in turns with a network that costs nothing; print the table."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as in main.py
     sides, rows = {}, {}
     for name in (PLAIN, STUB):
         (scratch / name).mkdir()
-        words = [str(HERE / "benchmarks/engines.py"), "--data", str(given.data), "--pictures",
-                 str(given.pictures), "--rows", str(given.rows), "--cols", str(given.cols),
-                 "--stub", "--serve", name, "--weights", str(scratch), "--output",
-                 str(scratch / name)]  # fmt: skip
-        sides[name] = subprocess.Popen(
-            [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        sides[name].stdout.readline()
+        sides[name] = started(name, given, scratch, scratch / name)
         rows[name] = []
     for _ in range(given.rounds):
         for name, side in sides.items():
-            side.stdin.write("go\n")
-            side.stdin.flush()
-            rows[name].append(json.loads(side.stdout.readline()))
-    for side in sides.values():
-        side.stdin.close()
-        side.wait()
+            rows[name].append(one_round(side))
+    end(sides)
     print("| side | images/s | processor ms a picture | pictures a processor-second | ratio |\n"
           "| --- | ---: | ---: | ---: | ---: |")  # fmt: skip
     for name, own in rows.items():
@@ -233,34 +255,24 @@ def compare(given: argparse.Namespace, pictures: list[Path], scratch: Path) -> N
     names = [PLAIN, *given.engines]
     sides, starts, first = {}, {}, {}
     for name in names:
-        words = [str(HERE / "benchmarks/engines.py"), "--data", str(given.data), "--pictures",
-                 str(given.pictures), "--serve", name, "--weights", str(weights), "--output",
-                 str(scratch / name)]  # fmt: skip
         (scratch / name).mkdir()
-        one = words if name == PLAIN else [
+        one = words_of(name, given, weights, scratch / name) if name == PLAIN else [
             str(HERE / "main.py"), "test", str(pictures[0]), "--weights", str(weights), "--engine",
             name, "--output", str(scratch / "start"), "--overwrite"]  # fmt: skip
         first[name], starts[name] = start_seconds(one), min(start_seconds(one) for _ in range(3))
-        sides[name] = subprocess.Popen(
-            [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        sides[name].stdout.readline()
+        sides[name] = started(name, given, weights, scratch / name)
 
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     before = gflops()
     for _ in range(given.rounds):
         for name, side in sides.items():
-            side.stdin.write("go\n")
-            side.stdin.flush()
-            row = json.loads(side.stdout.readline())
+            row = one_round(side)
             after = gflops()
             row["speed"] = len(pictures) / row["wall"]
             row["share"] = row["speed"] * work / ((before + after) / 2)
             before = after
             rows[name].append(row)
-    for side in sides.values():
-        side.stdin.close()
-        side.wait()
+    end(sides)
 
     print(
         "| side | images/s | share of the matrix product | ratio | ratio in processor time | "

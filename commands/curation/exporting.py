@@ -83,13 +83,12 @@ def export(settings: DataExportConfig, say: Callable[[str], None] = tell) -> Non
 
 def splits_of(settings: DataExportConfig, say: Callable[[str], None]) -> dict[str, list[Sample]]:
     """Return the samples of the chosen splits; a split that cannot be used is told."""
-    about = (settings.plan, settings.out_of_bounds, settings.columns)
+    name, root, plan = settings.dataset, settings.data, settings.plan
+    outside, columns = settings.out_of_bounds, settings.columns
     if settings.split != ALL_SPLITS:
-        name, root = settings.dataset, settings.data
-        plan, out_of_bounds, columns = about
-        samples = loading.load(name, root, settings.split, plan, out_of_bounds, columns=columns)
+        samples = loading.load(name, root, settings.split, plan, outside, columns=columns)
         return {settings.split: samples}
-    splits, left_out = loading.load_splits(settings.dataset, settings.data, *about)
+    splits, left_out = loading.load_splits(name, root, plan, outside, columns)
     for split, why in left_out.items():
         say(f"left out: the {split} split. {why}")
     return splits

@@ -32,7 +32,7 @@ from commands.settings import CompareConfig, EvaluateConfig
 from commands.training.runs import Arm, Run, arms_of, differing_settings, run_of
 from salience.measures.density import LOG_DENSITY, density_kind
 from salience.measures.metrics import METRICS
-from salience.measures.references import CENTRE_BIAS, TruthSplit, model_name
+from salience.measures.references import CENTRE_BIAS, TruthSplit, model_name, observers_row
 from salience.measures.significance import Difference, compare_metrics
 from salience.pictures.reading import sample_density, sample_image
 from salience.system.errors import UserError
@@ -244,14 +244,10 @@ def page_values(
 
 
 def people_of(evaluation: Evaluation, metric: str) -> str | None:
-    """Return the name of the row of human observers to compare with in a metric, or None.
-
-    Metrics from maps need a map of several observers: half of them.
-    """
-    rows = [row for row in evaluation.rows if row.kind == "reference" and "humans" in row.name]
-    known = [row.name for row in rows if not np.isnan(row.means[metric].mean)]
-    of_maps = METRICS[metric].truth != "fixations"
-    return min(known, key=lambda name: ("half" in name) != of_maps, default=None)
+    """Return the name of the row of human observers to compare with in a metric, or None."""
+    name = observers_row(metric)
+    rows = [row for row in evaluation.rows if row.name == name]
+    return name if any(not np.isnan(row.means[metric].mean) for row in rows) else None
 
 
 def paired(evaluation: Evaluation, before: str, after: str, seed: int) -> dict[str, Difference]:

@@ -22,6 +22,7 @@ from salience.measures.references import (
     CENTRE_BIAS,
     GOLD,
     HALVES,
+    LeaveOneOut,
     Scores,
     Truth,
     TruthSplit,
@@ -191,7 +192,7 @@ def gold_line(split: TruthSplit) -> str:
     """Return the parameters of the gold standard as a sentence."""
     found = split.gold_standards()
     compared = [i for i, compared in enumerate(split.compared) if compared]
-    each = [found[i if len(found) > 1 else 0] for i in compared]
+    each = [LeaveOneOut(found).standard(i) for i in compared]
     widths = [gold.bandwidth_pixels(split.sigma(i)) for i, gold in zip(compared, each, strict=True)]
     low, middle, high = np.percentile(widths, (0, 50, 100))
     span = f" ({low:.1f} to {high:.1f})" if high - low > 0.05 else ""

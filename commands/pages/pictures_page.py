@@ -194,6 +194,7 @@ def render_pictures(found: dict[str, Any]) -> str:
     shown = found["shown"]
     values = plain({**found, "shown": [dataclasses.asdict(one) for one in shown]})
     columns = figure_columns(values["shown"])
+    greatest = max((one.greatest for one in shown), default=0)
     ramp = in_colours(np.linspace(0, 1, 33)[None], found["colormap"])[0, :, ::-1]
     colours = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in ramp.tolist()]
     script, digest = script_of("shared.js", "pictures.js", "theme.js")
@@ -206,7 +207,7 @@ def render_pictures(found: dict[str, Any]) -> str:
         levels=[f"{100 * level:g}" for level in LEVELS],
         has_points=any(one["own"]["points"] for one in values["shown"]),
         has_regions=any(one["own"]["regions"] for one in values["shown"]),
-        limit=number(max((one.greatest for one in shown), default=0), 2),
+        limit=number(greatest, 2),
         script=script,
         script_hash=digest,
         style=style_of("report.css", "regions.css", "pictures.css"),
@@ -214,7 +215,7 @@ def render_pictures(found: dict[str, Any]) -> str:
             "colours": colours,
             "columns": [{"name": column[1], "about": column[2]} for column in columns],
             "labels": values["labels"],
-            "limit": max((one.greatest for one in shown), default=0) or 1,
+            "limit": greatest or 1,
             "pictures": [_picture(one, columns) for one in values["shown"]],
         },
     )  # fmt: skip

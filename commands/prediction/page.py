@@ -110,7 +110,9 @@ def write_page(
     for clip in clips:
         shown += key_frames(clip, clips, settings, notes)
     path = settings.output / PAGE
-    labels = labels_of(settings, weights) if others else [f"weights {name_of_weights(weights())}"]
+    labels = (
+        labels_of(settings, weights) if others else [f"weights {weight_files.name_of(weights())}"]
+    )
     write_pictures_page(path, {
         "shown": shown,
         "labels": labels,
@@ -130,11 +132,6 @@ def name_of(job: Job, output: Path) -> str:
     path = job.outputs["map"].relative_to(output).with_suffix("")
     suffix = job.source.suffix
     return str(path) if path.suffix == suffix else f"{path}{suffix}"
-
-
-def name_of_weights(path: Path) -> str:
-    """Return the name of a weights file without its suffixes."""
-    return weight_files.name_of(path)
 
 
 def assigned_regions(
@@ -295,7 +292,7 @@ def labels_of(settings: PredictConfig, weights: Choose) -> list[str]:
     """Return what the page calls the two versions: the weights, or the folders."""
     against = settings.against or ""
     if not are_pictures(against):
-        return [name_of_weights(weights()), name_of_weights(Path(against))]
+        return [weight_files.name_of(weights()), weight_files.name_of(Path(against))]
     folders = [text for text in settings.images if Path(text).is_dir()]
     own = folders[0] if len(folders) == 1 else "these pictures"
     names = [Path(text).name or text for text in (own, against)]

@@ -96,7 +96,8 @@ def compilations_kept(cache: Cache) -> Iterator[None]:
     from jax.experimental.compilation_cache import compilation_cache  # pyright: ignore
 
     shelf = cache.shelf(make_key("compiled by JAX", jax.__version__, platform.machine(), _flags()))
-    folder = cache.folder / shelf.name
+    assert shelf.folder  # as the cache has one
+    folder = shelf.folder
     own = {
         "jax_compilation_cache_dir": str(folder),
         "jax_compilation_cache_max_size": COMPILED_BYTES,
@@ -182,11 +183,7 @@ def remarks(model: keras.Model, config: Config) -> list[str]:
 
 def has_on_cpu(policy: str) -> bool:
     """Return True if Linux reports processor instructions for a precision."""
-    try:
-        flags = CPU_INFO.read_text().split()
-    except OSError:
-        return False
-    return any(flag in flags for flag in CPU_FLAGS[policy])
+    return any(flag in _flags().split() for flag in CPU_FLAGS[policy])
 
 
 def peak_device_memory_mb() -> float:

@@ -54,7 +54,12 @@ class GoldStandard:
         >>> GoldStandard(0.5, 0.9, 0.05, 0.05).bandwidth_pixels(24.0)
         12.0
         """
-        return max(LEAST_PIXELS, self.bandwidth * sigma_pixels)
+        return kernel_pixels(self.bandwidth, sigma_pixels)
+
+
+def kernel_pixels(bandwidth: float, sigma_pixels: float) -> float:
+    """Return the standard deviation of a kernel whose bandwidth is a multiple of sigma, pixels."""
+    return max(LEAST_PIXELS, bandwidth * sigma_pixels)
 
 
 class LeftOut:
@@ -96,7 +101,7 @@ class LeftOut:
         Args:
             bandwidth: standard deviation of the Gaussian, as a multiple of sigma.
         """
-        wide = max(LEAST_PIXELS, bandwidth * self.sigma_pixels)
+        wide = kernel_pixels(bandwidth, self.sigma_pixels)
         heights = np.exp(self.squares * (-0.5 / wide**2)).sum(axis=1) / (2 * np.pi * wide**2)
         # mass of each kernel inside the picture, whose edges lie half a pixel outside the centres
         ends = (np.array(self.shape[::-1]) - 0.5 - self.points) / wide

@@ -441,12 +441,16 @@ class LeaveOneOut:
 
     standards: Sequence[GoldStandard]
 
+    def standard(self, index: int) -> GoldStandard:
+        """Return the gold standard that predicts the observers of a picture."""
+        return self.standards[index if len(self.standards) > 1 else 0]
+
     def score(self, truth: Truth) -> Scores:
         """Return the mean scores over the fixations of a picture; NaN for fewer than two observers.
 
         Metrics from maps are NaN: the fixations of one observer are no map.
         """
-        standard = self.standards[truth.index if len(self.standards) > 1 else 0]
+        standard = self.standard(truth.index)
         weights = standard.humans, standard.centre, standard.uniform
         names = [name for name in truth.names if METRICS[name].truth == "fixations"]
         folds = _folds(truth, truth.shape, truth.seed, folds_of_one)
@@ -507,6 +511,14 @@ def score_names(names: Sequence[str]) -> list[str]:
     return [*names, *against_half({name: 0.0 for name in names if name in HALVED})]
 
 
+def observers_row(metric: str) -> str:
+    """Return the row of the observers that has a metric.
+
+    Metrics from maps need a map of several observers: half of them.
+    """
+    return GOLD if METRICS[metric].truth == "fixations" else HALVES
+
+
 def mark_of(metric: str) -> tuple[str, str] | None:
     """Return the row of the observers that suits a metric, and the score there to compare with.
 
@@ -516,11 +528,10 @@ def mark_of(metric: str) -> tuple[str, str] | None:
     >>> mark_of("nss"), mark_of("kld"), mark_of("emd")
     (('humans, gold standard', 'nss'), ('humans, split half', 'kld_vs_half'), None)
     """
-    if METRICS[metric].truth == "fixations":
-        return GOLD, metric
-    if metric not in HALVED:
-        return None
-    return HALVES, "cc" if metric == "cc" else f"{metric}_vs_half"
+    row = observers_row(metric)
+    if row == GOLD or metric == "cc":
+        return row, metric
+    return (row, f"{metric}_vs_half") if metric in HALVED else None
 
 
 def against_half(scores: Scores) -> Scores:

@@ -222,8 +222,7 @@ class Shelf:
     """
 
     def __init__(self, cache: Cache, name: str, bulky: bool = False) -> None:
-        self.cache, self.name = cache, name
-        self.folder = cache.folder and cache.folder / name
+        self.cache, self.folder = cache, cache.folder and cache.folder / name
         self.share, self.reserve = (BULKY_SHARE, RESERVE) if bulky else (1.0, 0)
         self.full = self.folder is None
         self._touched = -math.inf
