@@ -60,7 +60,7 @@ def own(tmp_path, picture, rng):
 def prepared(tmp_path):
     """Return a function that prepares a folder and returns the store's."""
 
-    def run(root, name="store", say=lambda line: None, **changes):
+    def run(root, name="store", say=print, **changes):
         settings = {"dataset": "folder", "data": root, "output": tmp_path / name, "workers": 2}
         prepare(PrepareConfig(**{**settings, **SIZE, **changes}), say)
         return tmp_path / name
@@ -439,6 +439,7 @@ def test_a_damaged_picture_is_named_and_mended(own, prepared):
     root = own()
     folder = prepared(root)
     whole = contents(folder)
+    assert Path("train.pictures.npy") in whole
     damage(folder / "train.pictures.npy")
     damage(folder / "val.truth.npy")
     training = generator(folder, shuffle=False)

@@ -4,6 +4,7 @@ import atexit
 import os
 import select
 import subprocess
+import threading
 from pathlib import Path
 
 from salience.data import hdf5
@@ -16,9 +17,14 @@ class Rehearsal:
 
     def __init__(self) -> None:
         self.process: subprocess.Popen | None = None
+        self.lock = threading.Lock()  # one question at a time, or threads get each other's answers
 
     def __call__(self, path: Path, _size: int = 0, _time: int = 0) -> bool:
         """Return whether the process survives the reading of a file."""
+        with self.lock:
+            return self._survives(path)
+
+    def _survives(self, path: Path) -> bool:
         seconds = SECONDS
         if self.process is None:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
