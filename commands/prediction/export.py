@@ -23,6 +23,8 @@ from commands.prediction.engines import Maps, card_path
 from commands.settings import ExportConfig
 from model import grid_of, load_model
 from salience.data.sets.synthetic import draw
+from salience.measures.adaptation import IDENTITY, SetNumbers
+from salience.measures.finish import NONE, finish_of
 from salience.networks import weight_files
 from salience.networks.weight_files import versions
 from salience.pictures.letterbox import preprocess
@@ -91,16 +93,18 @@ def export(settings: ExportConfig, say: Callable[[str], None] = tell) -> Path:
         say: called with each message.
 
     Raises:
-        UserError: no weights; a package is missing; the network cannot be converted; the export
-            differs from Keras; or it cannot be written. No file is left in these cases.
+        UserError: no weights; a package is missing; the adaptation is not in the network; the
+            network cannot be converted; the export differs from Keras; or it cannot be written. No
+            file is left in these cases.
     """
     form = EXPORT_FORMATS[settings.format]
     require_converter(settings.format, form)
     weights = weight_files.choose(settings.weights, settings.weights_dir, say)
     output = output_path(settings.format, settings.output, settings.overwrite, weights)
     make_folder(output.parent)
-    model = load_model(weights, settings.of_set)
-    card = export_card(model, weights, settings.format)
+    numbers = numbers_for(settings, weights)
+    model = load_model(weights, numbers, NONE)
+    card = export_card(model, weights, settings.format, numbers)
     with telling(f"Cannot write {output}"), scratch(output.parent) as scratch_folder:
         made = scratch_folder / "made" / output.name
         made.parent.mkdir()
@@ -115,6 +119,22 @@ def export(settings: ExportConfig, say: Callable[[str], None] = tell) -> Path:
         "of a map's maximum"
     )
     return output
+
+
+def numbers_for(settings: ExportConfig, weights: Path) -> str | SetNumbers | None:
+    """Return the numbers of data sets that an exported network uses; None for their mean.
+
+    Raises:
+        UserError: the adaptation cannot be used, or changes finished maps instead of the network.
+    """
+    wanted = settings.adaptation or NONE
+    finish = finish_of(weight_files.read_card(weights), weights, wanted, settings.of_set)
+    if finish.adaptation != IDENTITY or finish.map_blur:
+        raise UserError(
+            f"--adaptation {wanted} changes finished maps, which an exported network does not "
+            "contain. Leave it out, and apply it to the maps (docs/ADAPTING.md)."
+        )
+    return finish.numbers
 
 
 def require_converter(name: str, form: ExportFormat) -> None:
@@ -162,7 +182,9 @@ def output_path(format: str, output: Path | None, overwrite: bool, weights: Path
     return output
 
 
-def export_card(model: keras.Model, weights: Path, name: str) -> dict[str, Any]:
+def export_card(
+    model: keras.Model, weights: Path, name: str, numbers: str | SetNumbers | None = None
+) -> dict[str, Any]:
     """Return the card of an export: its origin, input and output. `engines` reads it, too."""
     trained = weight_files.read_card(weights)
     grid = grid_of(model)
@@ -175,6 +197,7 @@ def export_card(model: keras.Model, weights: Path, name: str) -> dict[str, Any]:
         "dataset": trained.get("dataset"),
         "metrics": trained.get("metrics"),
         "weights": {"file": weights.name, "sha256": file_digest(weights)},
+        "numbers": numbers.values if isinstance(numbers, SetNumbers) else numbers,
         "input": {
             "layout": "float32 [batch, rows, cols, 3]",
             "batch": 1 if name == "litert" else "any",
