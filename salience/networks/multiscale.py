@@ -29,6 +29,7 @@ from salience.system.errors import UserError
 
 GRID = 8  # rows and columns of a cell of the output, pixels of the input
 EPSILON = 1e-7  # least maximum of a map
+EDGE = 1e-4  # of the picture: engines round a position on its edge differently
 FAR = -1e9  # logit of a cell outside the picture
 ALL = "all"  # the rows of all data sets, each with an output channel of its own
 
@@ -313,17 +314,18 @@ class Readout(layers.Layer):
         numbers = self.values(row)
         return self.densities(extent, self.logits(maps, numbers), numbers)
 
-    def of_rows(self, inputs, rows: NDArray):
-        """Return the densities by rows of coordinates [n, numbers], [b, rows, columns, n].
+    def of_rows(self, inputs, table, distinct, which):
+        """Return the densities by rows of one's own, [b, rows, columns, n].
 
-        Rows with equal weights of the scales share the convolutions.
+        Args:
+            inputs: see above.
+            table: rows of coordinates, [n, numbers].
+            distinct: those with different weights of the scales, which alone need convolutions.
+            which: index in `distinct` of each row, [n].
         """
         extent, *maps = (ops.cast(x, "float32") for x in inputs)
-        _, first, which = np.unique(
-            rows[:, len(NUMBERS) :], axis=0, return_index=True, return_inverse=True
-        )
-        logits = ops.take(self.logits(maps, self.values(rows[first])), which.ravel(), axis=1)
-        return self.densities(extent, logits, self.values(rows))
+        logits = ops.take(self.logits(maps, self.values_at(distinct)), which, axis=1)
+        return self.densities(extent, logits, self.values_at(table))
 
     def logits(self, maps, numbers: dict[str, Any]):
         """Return what the convolutions make of the scales' features, [b, n, rows, columns].
@@ -380,25 +382,22 @@ class Readout(layers.Layer):
         mixed = (1 - first_share) * mixed + first_share * first
         return ops.transpose(mixed, (0, 2, 3, 1))
 
-    def values(self, row: Row | NDArray) -> dict[str, Any]:
-        """Return the numbers of the chosen rows, each [n]; n is 1, or all sets.
-
-        Args:
-            row: see `Row`; or several rows of coordinates, [n, numbers].
-        """
+    def values(self, row: Row) -> dict[str, Any]:
+        """Return the numbers of the chosen rows, each [n]; n is 1, or all sets."""
         table = ops.convert_to_tensor(self.numbers)
-        if isinstance(row, np.ndarray):
-            table = ops.convert_to_tensor(row.astype("float32"))
-        elif isinstance(row, tuple):
+        if isinstance(row, tuple):
             table = ops.convert_to_tensor(np.array([row], "float32"))
         elif row == MEAN:
             table = ops.mean(table, axis=0, keepdims=True)
         elif row != ALL:
             table = table[int(row) : int(row) + 1]
-        names = number_names(self.scales)
+        return self.values_at(table)
+
+    def values_at(self, table) -> dict[str, Any]:
+        """Return the numbers of rows of coordinates [n, numbers], each [n]."""
         return {
             name: NUMBERS.get(name, SCALE_WEIGHT).value(PACE * table[:, i])
-            for i, name in enumerate(names)
+            for i, name in enumerate(number_names(self.scales))
         }
 
     def places(self, extent, axis: int, count: int):
@@ -460,8 +459,8 @@ def gaussian(places, middle, width):
 
 
 def within(places):
-    """Return 1 for positions from 0 to 1, else 0."""
-    return ops.cast(ops.logical_and(places >= 0, places <= 1), "float32")
+    """Return 1 for positions from 0 to 1, else 0; the ends are inside, however rounded."""
+    return ops.cast(ops.logical_and(places > -EDGE, places < 1 + EDGE), "float32")
 
 
 def density(logits, inside):
@@ -526,6 +525,19 @@ def row_at(numbers: SetNumbers, scales: int) -> tuple[float, ...]:
     return tuple(found)
 
 
+class AtRows(keras.Model):
+    """A read-out whose rows are inputs, too: `Readout.of_rows`, compiled by the backend."""
+
+    def __init__(self, layer: Readout) -> None:
+        super().__init__()
+        self.layer = layer
+        self.built = True
+
+    def call(self, inputs):
+        *given, table, distinct, which = inputs
+        return self.layer.of_rows(given, table, distinct, which)
+
+
 class ReadoutRows:
     """The rows of numbers that the read-out of a network can have, for a fit (`row_fit.py`).
 
@@ -541,6 +553,7 @@ class ReadoutRows:
         table = ops.convert_to_numpy(self.layer.numbers).astype(np.float64)
         self.mean = table.mean(axis=0) * (PACE / STEP)
         self.channels = 4 + sum(x.shape[-1] for x in given[1:])
+        self._compiled: dict[tuple[int, ...], AtRows] = {}  # by the numbers of pictures and rows
 
     def features(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return what the read-out is given of pictures, [b, rows, columns, 4 + scales x width].
@@ -561,17 +574,28 @@ class ReadoutRows:
             features: of each picture, [rows, columns, channels].
             places: [n, numbers].
         """
+        table = (np.asarray(places) * (STEP / PACE)).astype(np.float32)
+        _, first, which = np.unique(
+            table[:, len(NUMBERS) :], axis=0, return_index=True, return_inverse=True
+        )
+        rows = table, table[first], which.ravel().astype(np.int32)
         for start in range(0, len(features), CHUNK):
-            given = np.stack(features[start : start + CHUNK]).astype(np.float32)
-            maps = np.split(given[..., 4:], self.layer.scales, axis=-1)
-            inputs = [ops.convert_to_tensor(x) for x in (given[:, 0, 0, :4], *maps)]
-            made = self.layer.of_rows(inputs, np.asarray(places) * (STEP / PACE))
-            yield from np.moveaxis(ops.convert_to_numpy(made), -1, 1)
+            chunk = features[start : start + CHUNK]
+            # of one size, or each would be compiled
+            missing = 0 if len(features) == 1 else CHUNK - len(chunk)
+            given = np.stack([*chunk, *[chunk[-1]] * missing]).astype(np.float32)
+            inputs = given[:, 0, 0, :4], *np.split(given[..., 4:], self.layer.scales, axis=-1)
+            # a model for each size: TensorFlow's would lose a size that changes
+            size = len(given), len(table), len(first)
+            if size not in self._compiled:
+                self._compiled[size] = AtRows(self.layer)
+            made = np.asarray(self._compiled[size].predict_on_batch([*inputs, *rows]))
+            yield from np.moveaxis(made[: len(chunk)], -1, 1)
 
     def numbers(self, place: NDArray) -> SetNumbers:
         """Return the numbers at a place, [numbers]."""
-        found = self.layer.values(np.asarray(place)[None] * (STEP / PACE))
-        return SetNumbers(as_floats(found))
+        row = tuple((np.asarray(place) * (STEP / PACE)).tolist())
+        return SetNumbers(as_floats(self.layer.values(row)))
 
     def place(self, numbers: SetNumbers) -> NDArray[np.float64]:
         """Return the place of numbers."""
