@@ -10,10 +10,11 @@ import pytest
 from commands.evaluation import adapt, evaluate
 from commands.evaluation.map_sources import RowMaps
 from commands.prediction import engines
-from commands.settings import AdaptConfig, EvaluateConfig
+from commands.prediction.export import numbers_for
+from commands.settings import AdaptConfig, EvaluateConfig, ExportConfig
 from config import resolve, to_json
-from main import main
-from model import load_model, predict
+from main import parser
+from model import load_model
 from salience.data import loading
 from salience.measures import adaptation
 from salience.measures.adaptation import BOUNDS, IDENTITY, Adaptation, SetNumbers, fit_adaptation
@@ -114,7 +115,7 @@ def test_numbers_are_found_and_foretell_unseen_pictures(rows):
     fitting = in_network(rows)
     fit = fit_adaptation(looked_at(rows, truth, 12, 1), 0, "ig", fitting)
     assert fit.kept and isinstance(fit.adaptation, SetNumbers)
-    assert fit.adaptation.values["centre_x"] == pytest.approx(0.3, abs=0.05)
+    assert fit.adaptation.values["centre_x"] == pytest.approx(0.3, abs=0.1)  # of 0.5
     unseen = looked_at(rows, truth, 12, 2)
     by_mean, by_fit, by_truth = (
         fitting.values(own, unseen, "ig").mean() for own in (IDENTITY, fit.adaptation, truth)
@@ -166,35 +167,46 @@ def test_odd_numbers_are_refused_in_one_line(rows, weights, values, told):
     card["numbers"] = {**card["numbers"], **values} if whole else values
     path.write_text(json.dumps(card))
     with pytest.raises(UserError, match="(?i)" + told) as caught:
-        load_model(weights, adaptation=path)
+        multiscale.row_at(adaptation.load(path, weights), 2)
     assert "\n" not in str(caught.value)
 
 
 # the users
 
 
-def test_an_exported_engine_has_the_numbers(rows, weights, cli, tmp_path, monkeypatch):
-    numbers, x = away(rows), scenes(2)
+@pytest.mark.slow
+def test_an_exported_engine_has_the_numbers(rows, weights):
+    numbers, x, lines = away(rows), scenes(2), []
     adaptation.save(adaptation.path_of("baked", weights), numbers, weights, {})
-
-    def in_process(words, **about):  # a process of its own takes seconds to import TensorFlow
-        return subprocess.CompletedProcess(words, main(words[2:]), "", "")
-
-    monkeypatch.setattr(engines.subprocess, "run", in_process)
-    lines = []
     own = engines.load_adapted("openvino", weights, "baked", False, lines.append, density=True)
     assert (own.name, own.finish.numbers, own.calibration) == ("openvino", numbers, IDENTITY), lines
     expected = np.asarray(load_model(weights, adaptation="baked")(x))
     np.testing.assert_allclose(own.maps(x), expected, atol=1e-4 * expected.max())
     assert np.abs(expected - np.asarray(load_model(weights)(x))).max() > 0.1 * expected.max()
-    # the kept copy is that of these numbers alone, to the last digit
-    keys = {engines.key("openvino", weights, one) for one in (None, "osie", numbers)}
-    close = SetNumbers({**numbers.values, "contrast": 2.0 + 1e-9})
-    assert len(keys | {engines.key("openvino", weights, close)}) == 4
     made = default_cache().shelf(engines.key("openvino", weights, numbers)).folder / "made"
     card = json.loads((made / "network.xml.json").read_text())
     assert card["numbers"] == numbers.values
     assert sorted(path.suffix for path in made.iterdir()) == [".bin", ".json", ".xml"]
+
+
+def test_a_copy_of_the_network_is_made_and_kept_by_its_numbers(rows, weights, monkeypatch):
+    """The process that exports is given the numbers of which the key is made."""
+    numbers, given = away(rows), []
+
+    def run(words, **about):
+        asked = vars(parser().parse_args(words[2:]))
+        settings = ExportConfig(of_set=asked.get("of_set"), adaptation=asked.get("adaptation"))
+        given.append(numbers_for(settings, weights))
+        return subprocess.CompletedProcess(words, 1, "", "error: enough")
+
+    monkeypatch.setattr(engines.subprocess, "run", run)
+    for own in (numbers, "osie", None):
+        with pytest.raises(UserError, match="enough"):
+            engines.exported_engine("openvino", weights, lambda line: None, own)
+    assert given == [numbers, "osie", None]
+    close = SetNumbers({**numbers.values, "contrast": 2.0 + 1e-9})
+    keys = {engines.key("openvino", weights, one) for one in (None, "osie", numbers, close)}
+    assert len(keys) == 4
 
 
 def test_numbers_on_the_map_are_no_part_of_an_export(weights, cli):
@@ -203,11 +215,12 @@ def test_numbers_on_the_map_are_no_part_of_an_export(weights, cli):
     assert "--adaptation map changes finished maps, which an exported network" in done.stderr
 
 
+@pytest.mark.parametrize("where", ["auto", pytest.param("maps", marks=pytest.mark.slow)])
 def test_the_command_fits_numbers_in_the_network_or_on_maps(
-    weights, tmp_path, picture, monkeypatch
+    weights, tmp_path, picture, monkeypatch, where
 ):
     """Everybody looks at one place of the scenes, whatever is there."""
-    real = loading.load
+    real, name = loading.load, f"by-{where}"
 
     def biased(name, root, split, *rest, **options):
         rng = np.random.default_rng(len(split))
@@ -219,30 +232,16 @@ def test_the_command_fits_numbers_in_the_network_or_on_maps(
     monkeypatch.setattr(loading, "load", biased)
     monkeypatch.setattr(adaptation, "FOLDS", 2)  # for time
     monkeypatch.setattr(adaptation, "SIDE", 24)
-    gains, about = {}, {"dataset": "synthetic", "metrics": "nss", "weights": weights}
-    for where in ("auto", "maps"):
-        settings = AdaptConfig(
-            **about, n=(6,), numbers=where, name=f"by-{where}", output=tmp_path / where
-        )
-        found = adapt.adapt(settings, say=lambda line: None)
-        gains[where] = found["summary"][1]["gain"]
-        own = finish_of({}, weights, f"by-{where}")
-        assert isinstance(own.numbers, SetNumbers) == (where == "auto")
-        # the scores told are those that `evaluate` gives the file
-        settings = EvaluateConfig(**about, adaptation=f"by-{where}")
-        done = evaluate.evaluate(settings, say=lambda line: None)
-        after = json.loads(adaptation.path_of(f"by-{where}", weights).read_text())["scores"][
-            "after"
-        ]
-        assert done.rows[0].means["nss"].mean == pytest.approx(after["nss"], rel=1e-4)
-    assert min(gains.values()) > 0.1
-    # and in Python
-    image, numbers = picture(), finish_of({}, weights, "by-auto").numbers
-    one, other = (
-        predict(load_model(weights, of_set, name), image, density=True)
-        for of_set, name in ((None, "by-auto"), (numbers, "none"))
-    )
-    np.testing.assert_allclose(one, other, atol=1e-5)
+    about = {"dataset": "synthetic", "metrics": "nss", "weights": weights}
+    settings = AdaptConfig(**about, n=(6,), numbers=where, name=name, output=tmp_path / "out")
+    found = adapt.adapt(settings, say=lambda line: None)
+    assert found["summary"][1]["gain"] > 0.1
+    own = finish_of({}, weights, name)
+    assert isinstance(own.numbers, SetNumbers) == (where == "auto")
+    # the scores told are those that `evaluate` gives the file
+    done = evaluate.evaluate(EvaluateConfig(**about, adaptation=name), say=lambda line: None)
+    told = json.loads(adaptation.path_of(name, weights).read_text())["scores"]
+    assert done.rows[0].means["nss"].mean == pytest.approx(told["after"]["nss"], rel=1e-4)
 
 
 def test_features_are_computed_once_for_all_rows(rows, weights, tmp_path, picture, monkeypatch):
