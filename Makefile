@@ -8,7 +8,7 @@ TOY := --dataset synthetic --rows 240 --cols 320 --init_weights weights/mlnet-os
 	--loss kld --optimizer adam --learning_rate 1e-4 --decay 0 --epochs 2 --precision mixed_bfloat16 \
 	--weights_dir $(DEMO)/weights
 
-.PHONY: demo weights pictures test test-slow coverage fuzz lint lock licences audit pysaliency clean
+.PHONY: demo weights pictures test test-quick test-signals test-slow coverage fuzz lint lock licences audit pysaliency clean
 
 # every package at the version and with the hash that the lock names
 INSTALL := pip install --quiet --disable-pip-version-check --require-hashes
@@ -33,17 +33,23 @@ weights: .venv/installed
 pictures: .venv/installed
 	$(BIN)/python examples/draw_what_helped.py docs/RESULTS.md docs/pictures/what_helped.png
 
-# a file's tests in one process, since they share what they have trained
-PYTEST := $(BIN)/python -m pytest --dist loadfile --durations 15 --durations-min 10
+# a file's tests in one process, since they share what they have trained; in the order of tests/conftest.py
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --durations 15 --durations-min 10
+
+# two at a time: the lint, and then the signals, keep a core busy where a worker of the tests waits
+test: .venv/installed
+	$(MAKE) --no-print-directory -j 2 lint test-quick test-signals
+
+test-quick: .venv/installed
+	$(PYTEST) -n 2 -m "not slow and not signals"
 
 # what signals its own process is apart: where something goes wrong then, a worker and all its tests are lost
-test: .venv/installed lint
-	$(PYTEST) -n 2 -m "not slow and not signals"
+test-signals: .venv/installed
 	$(BIN)/python -m pytest -m "signals and not slow" tests/system/test_signals.py tests/prediction/test_video.py
 
 # three at a time on two cores: one of them mostly waits for a queue, and begins first
 test-slow: .venv/installed
-	$(PYTEST) -n 3 --no-loadscope-reorder -m slow
+	$(PYTEST) -n 3 -m slow
 
 # lines and branches that the quick tests reach, by folder; COVERED=slow for the slow ones, too
 coverage: .venv/installed
