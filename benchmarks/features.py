@@ -53,8 +53,9 @@ class Way:
         self.batches.sizes = self.batches.counts = [len(self.batches.samples)]
         validation = train.batches(config, "val", grid)
         validation.samples = []
-        self.fitted, said = feature_cache.attach(model, self.batches, validation, config)
-        print(said or "feature cache: off")
+        kept = feature_cache.attach(model, self.batches, validation, config)
+        self.fitted = kept.fitted
+        print(kept.message or "feature cache: off")
         objective.set_up(self.fitted, config, len(self.batches))
         self.losses: list[float] = []
 
