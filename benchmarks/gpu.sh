@@ -10,6 +10,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 
 seconds=460 # the rest of the 8 minutes is for the table and for ending what runs
+tiny_seconds=1800
 python=${PYTHON:-}
 if [ -z "$python" ]; then
 	python=python3
@@ -19,7 +20,7 @@ given=() tiny=''
 while [ $# -gt 0 ]; do
 	case $1 in
 	--tiny)
-		tiny=yes
+		tiny=yes seconds=$tiny_seconds
 		given+=(--tiny)
 		shift
 		;;
