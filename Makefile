@@ -67,7 +67,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/shellcheck --external-sources batch/*.sh .ci/run .ci/pysaliency
+	$(BIN)/shellcheck --external-sources batch/*.sh benchmarks/*.sh .ci/run .ci/pysaliency
 
 AUDIT := .venv-audit/bin
 

@@ -563,8 +563,8 @@ class Config(TruthConfig):
     workers: int = option(2, "threads that read pictures", least=1, most=1024)
     feature_cache: str = option(
         "auto",
-        "cache the output of the frozen layers on disk and train on it; auto: if there is room and "
-        "more than one epoch",
+        "cache the output of the frozen layers and train on it; auto: if there is room and reading "
+        "takes less time than computing",
         choices=FEATURE_CACHES,
         group="features",
     )

@@ -80,20 +80,21 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
     }
     devices.check_same("The pictures of --data", same["pictures"].encode())
     # with cached features, only the trainable part is fitted; it shares its layers with the network
-    as_decided = dataclasses.replace(config, feature_cache=found.features or config.feature_cache)
     trained = training_network(model, config)
-    fitted, kept = feature_cache.attach(trained, training, validation, as_decided, say, devices)
+    kept = feature_cache.attach(trained, training, validation, config, say, devices, found.features)
+    fitted = kept.fitted
     set_up(fitted, config, steps_per_epoch=len(training))
     devices.feed(training)  # which may refuse the batch
     # last, so that bad input leaves no empty folder behind; only the chief writes
-    run = RunFolder(config, same, "on" if training.features else "off", say, devices.is_chief)
+    run = RunFolder(config, same, kept.mode, say, devices.is_chief)
     run.pictures = picture_hashes(config, training, validation, say) if devices.is_chief else None
+    run.costs = kept.costs
     with contextlib.closing(run):
         standing, arrays = start_of(run, devices)
         say(describe(config, model, training, validation, weights))
         if line := recipe_remark(config, training.count):
             say(line)
-        for remark in remarks(devices, config, model, kept, standing if arrays else None):
+        for remark in remarks(devices, config, model, kept.message, standing if arrays else None):
             say(remark)
         state = State(model, fitted)
         epochs = Epochs(
