@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 from keras import layers, ops
-from numpy.typing import NDArray
 
 from salience.networks import foreign_weights
 from salience.networks.backbone_table import (
@@ -27,7 +25,8 @@ from salience.networks.backbone_table import (
     VGG_CHANNELS,
     Backbone,
 )
-from salience.pictures.letterbox import linear_sampling, pixel_centres
+from salience.networks.trunks import applications
+from salience.networks.trunks.resampling import Resampled, sampling
 from salience.system.errors import UserError
 
 TIMEOUT_SECONDS = 20
@@ -77,45 +76,12 @@ def stages(
     about = BACKBONES[name]
     if not about.application:
         return vgg(name, inputs, width, trainable, seed)
-    build = getattr(keras.applications, about.application)
-    trunk = build(include_top=False, weights=None, input_tensor=PREPARE[about.prepare](inputs))
-    if width != 1:
-        trunk = keras.models.clone_model(
-            trunk, input_tensors=[inputs], clone_function=lambda layer: _thinner(layer, width)
-        )
-    _draw(trunk, seed)
+    trunk = applications.build(about.application, PREPARE[about.prepare](inputs), width, seed)
     for layer in trunk.layers:
         layer.trainable = trainable
         if isinstance(layer, layers.Dropout) and not trainable:
             layer.rate = 0.0
     return {stage: trunk.get_layer(stage).output for stage in about.stages}
-
-
-def _thinner(layer: Any, width: float) -> Any:
-    """Return a copy of a layer with a share of its channels."""
-    if not isinstance(layer, layers.Layer):
-        return layer  # the operation that flips the channels
-    config = layer.get_config()
-    if isinstance(layer, layers.Conv2D):
-        config["filters"] = max(1, round(config["filters"] * width))
-    if isinstance(layer, layers.Reshape):  # in squeeze and excitation: (1, 1, channels)
-        *rest, channels = config["target_shape"]
-        config["target_shape"] = (*rest, max(1, round(channels * width)))
-    return type(layer).from_config(config)
-
-
-def _draw(trunk: keras.Model, seed: int) -> None:
-    """Draw the kernels of a network again, each with its own initialiser and its own seed."""
-    drawn = [layer for layer in trunk.layers if getattr(layer, "kernel", None) is not None]
-    for layer, own in zip(drawn, _seeds(seed, len(drawn)), strict=True):
-        initial = getattr(layer, "depthwise_initializer", None) or layer.kernel_initializer
-        again = type(initial).from_config({**initial.get_config(), "seed": own})
-        layer.kernel.assign(again(layer.kernel.shape))
-
-
-def _seeds(seed: int, count: int) -> list[int]:
-    """Return one seed for each layer, derived from `seed`."""
-    return np.random.SeedSequence(seed).generate_state(count).tolist()
 
 
 def vgg(
@@ -149,7 +115,7 @@ def vgg(
     """
     about, counts = BACKBONES[name], VGG_BLOCKS[name]
     x, ends = PREPARE[about.prepare](inputs), {}
-    seeds = iter(_seeds(seed, sum(counts)))
+    seeds = iter(applications.seeds_of(seed, sum(counts)))
     for block, (count, channels) in enumerate(zip(counts, VGG_CHANNELS, strict=True), 1):
         for conv in range(1, count + 1):
             x = layers.Conv2D(
@@ -257,64 +223,6 @@ def on_grid(name: str, ends: dict[str, Any], inputs, stride: int) -> dict[str, A
         )(end)
         for layer, end in ends.items()
     }
-
-
-def sampling(
-    cells: int, stride: float, centre: float, wanted: int, wanted_stride: float
-) -> NDArray[np.float32]:
-    """Return the [wanted, cells] matrix that resamples a row of a network's cells to a grid.
-
-    Values are interpolated linearly; in a grid cell larger than a network cell they are averaged.
-
-    Args:
-        cells: number of cells in the row.
-        stride: width of a cell, pixels.
-        centre: position of a cell's centre in its stride (see `Backbone`).
-        wanted: number of cells of the grid, each centred in its stride.
-        wanted_stride: width of a grid cell, pixels.
-
-    >>> sampling(4, 2, 0.5, 2, 4).tolist()
-    [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
-    """
-    points = max(1, int(wanted_stride // stride))  # sampled points in each grid cell
-    pixels = pixel_centres(wanted * points, wanted * wanted_stride)
-    # cell i is centred (i + centre) * stride + 0.5 - centre pixels from the input's edge
-    where = (pixels - 0.5 + centre) / stride - centre + 0.5
-    return linear_sampling(where, cells).reshape(wanted, points, cells).mean(axis=1)
-
-
-@keras.saving.register_keras_serializable(package="saliency")
-class Resampled(layers.Layer):
-    """Resample maps to another grid by two matrix products: rows @ map @ transpose(cols).
-
-    Matrix products give equal results on all Keras backends, unlike their image resizing.
-
-    Args:
-        rows: resampling matrix, [wanted rows, rows].
-        cols: resampling matrix, [wanted columns, columns].
-
-    Input: [b, rows, columns, channels]. Output: [b, wanted rows, wanted columns, channels].
-
-    >>> Resampled(np.full((1, 2), 0.5), np.eye(3))(np.ones((1, 2, 3, 4))).shape
-    TensorShape([1, 1, 3, 4])
-    """
-
-    def __init__(self, rows: Any, cols: Any, **kwargs) -> None:
-        super().__init__(**kwargs)
-        self.rows, self.cols = (np.asarray(matrix, np.float32) for matrix in (rows, cols))
-
-    def call(self, inputs):
-        rows, cols = (
-            ops.cast(ops.convert_to_tensor(matrix), self.compute_dtype)
-            for matrix in (self.rows, self.cols)
-        )
-        return ops.einsum("pr,brcd,qc->bpqd", rows, inputs, cols)
-
-    def compute_output_shape(self, input_shape):
-        return (input_shape[0], len(self.rows), len(self.cols), input_shape[3])
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "rows": self.rows.tolist(), "cols": self.cols.tolist()}
 
 
 def load_pretrained(

@@ -12,6 +12,7 @@ from config import Config
 from model import build
 from salience.networks import backbone
 from salience.networks.backbone import BACKBONES
+from salience.networks.trunks.resampling import sampling
 from salience.system.errors import UserError
 
 VGG = BACKBONES["vgg16"]
@@ -267,7 +268,7 @@ def test_a_slope_is_read_where_the_grids_cells_are(stride, centre):
     """Features that tell their own position tell the grid's, but for what lies beyond the ends."""
     cells = 640 // stride
     positions = (np.arange(cells) + centre) * stride + 0.5 - centre
-    read = backbone.sampling(cells, stride, centre, 40, 16) @ positions
+    read = sampling(cells, stride, centre, 40, 16) @ positions
     inner = slice(2, -2)
     np.testing.assert_allclose(read[inner], (np.arange(40) * 16 + 8)[inner], atol=1e-3)
 
