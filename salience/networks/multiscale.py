@@ -195,9 +195,15 @@ def read_scale(ends: dict[str, Any], settings: NetworkSettings, scale: float, nu
         )(x)
     parts = []
     for layer, x in read.items():
-        stride = about.read[layer] / scale  # pixels of the input
         rows, cols = (
-            sampling(cells, stride, about.centre, length // GRID, GRID)
+            sampling(
+                cells,
+                # pixels of the input: those of the scaled picture are larger
+                about.stride_of(layer, cells, round(length * scale)) / scale,
+                about.centre_of(layer),
+                length // GRID,
+                GRID,
+            )
             for cells, length in zip(x.shape[1:3], (settings.rows, settings.cols), strict=True)
         )
         parts.append(Resampled(rows, cols, name=f"{layer}_on_grid_{number}")(x))
