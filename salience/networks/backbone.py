@@ -298,8 +298,7 @@ def find_weights(name: str, choice: str | None, weights_dir: Path = Path("weight
     if choice == "none":
         return None
     about = BACKBONES[name]
-    if about.patch:
-        dinov2.need_hub(about)
+    about.need_hub()
     if choice is not None:
         if not Path(choice).is_file():
             raise UserError(f"--backbone_weights {choice}: no such file.")

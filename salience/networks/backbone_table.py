@@ -1,6 +1,10 @@
 """The table of backbones, one row each; importable without Keras, so that `--help` is quick."""
 
+import importlib.util
 from dataclasses import dataclass
+
+from salience.system.errors import UserError
+from salience.system.files import how_to_install
 
 # convolutions in each block (Simonyan and Zisserman 2015, table 1, columns D and E), and their
 # channels
@@ -114,6 +118,19 @@ class Backbone:
             f"patches of {self.patch} pixels: {self.title} reads {rows}x{cols} as "
             f"{read[0]}x{read[1]}"
         )
+
+    def need_hub(self) -> None:
+        """Check that keras-hub is installed, if it reads the weights.
+
+        Raises:
+            UserError: it is not.
+        """
+        if self.patch and importlib.util.find_spec("keras_hub") is None:
+            words = how_to_install("dinov2", "pip install -r requirements/dinov2.txt")
+            raise UserError(
+                f"The weights of {self.title} need keras-hub, which is not installed. Install it "
+                f"with {words}, or ask for a random start with --backbone_weights none."
+            )
 
 
 def whole(length: int, patch: int) -> int:

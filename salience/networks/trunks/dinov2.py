@@ -5,7 +5,6 @@ here from Keras' layers, since the backbone of keras-hub takes square pictures o
 optional requirement, is imported only to fetch and to read the published weights.
 """
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from salience.networks.foreign_weights import ForeignWeights
 from salience.networks.trunks.applications import seeds_of
 from salience.networks.trunks.resampling import sampling
 from salience.system.errors import UserError
-from salience.system.files import how_to_install
 
 BLOCKS = 12
 HEAD = 64  # channels of an attention head
@@ -230,20 +228,6 @@ def cubic(count: int, wanted: int) -> NDArray[np.float32]:
     return matrix.astype("float32")
 
 
-def need_hub(about: Backbone) -> None:
-    """Check that keras-hub is installed.
-
-    Raises:
-        UserError: it is not.
-    """
-    if importlib.util.find_spec("keras_hub") is None:
-        words = how_to_install("dinov2", "pip install -r requirements/dinov2.txt")
-        raise UserError(
-            f"The weights of {about.title} need keras-hub, which is not installed. Install it with "
-            f"{words}, or ask for a random start with --backbone_weights none."
-        )
-
-
 def download(about: Backbone) -> Path:
     """Return the weights file from Kaggle's cache or its download; keras-hub brings the client."""
     import kagglehub  # pyright: ignore[reportMissingImports]
@@ -262,7 +246,7 @@ def read(path: Path, about: Backbone, names: Sequence[str]) -> ForeignWeights:
     Raises:
         UserError: keras-hub is not installed, or the file does not hold the network.
     """
-    need_hub(about)
+    about.need_hub()
     hub = hub_backbone(about)
     try:
         hub.load_weights(path)
