@@ -310,7 +310,7 @@ def find_weights(name: str, choice: str | None, weights_dir: Path = Path("weight
         return _download(about)
     except Exception as error:  # get_file raises bare Exception for a failed download
         raise UserError(
-            f"No ImageNet weights of {about.title}: put {about.file_name} into weights/ (the "
+            f"No pretrained weights of {about.title}: put {about.file_name} into weights/ (the "
             f"download from {about.address} failed), name a copy with --backbone_weights PATH, or "
             "ask for a random start with --backbone_weights none."
         ) from error

@@ -1,4 +1,5 @@
 import functools
+import importlib
 import shutil
 
 import keras
@@ -16,9 +17,12 @@ from salience.networks.trunks.resampling import sampling
 from salience.system.errors import UserError
 
 VGG = BACKBONES["vgg16"]
-OTHERS = [name for name, row in BACKBONES.items() if row.application]  # of keras.applications
-# one of each family; the others take seconds to build, or are the same code with other widths
-QUICK = ("vgg16", "vgg19", "mobilenet_v2", "convnext_tiny", "dinov2_small")
+# one of each family; the others are the same code with other widths and depths
+FAMILIES = ("vgg16", "vgg19", "resnet50", "mobilenet_v2", "efficientnet_v2_b0", "convnext_tiny",
+            "densenet201", "dinov2_small")  # fmt: skip
+OTHERS = FAMILIES[2:]
+OF_KERAS = FAMILIES[2:-1]  # built by keras.applications
+QUICK = ("vgg16", "vgg19", "mobilenet_v2")  # the others take seconds to build
 
 
 @pytest.fixture
@@ -154,7 +158,9 @@ def built(name, size=(64, 96), **options):
 small = functools.cache(built)  # building takes seconds
 
 
-@pytest.mark.parametrize("name", light_first(BACKBONES))
+@pytest.mark.parametrize(
+    "name", light_first(FAMILIES, quick=(*QUICK, "convnext_tiny", "dinov2_small"))
+)
 def test_stages_have_the_strides_of_the_published_network(name):
     about = BACKBONES[name]
     rows, cols = about.size_read(64), about.size_read(96)
@@ -183,12 +189,38 @@ CHANNELS = {
 
 
 @pytest.mark.parametrize("name", light_first(BACKBONES, quick={"vgg16", "mobilenet_v2"}))
-def test_stages_have_the_published_channels(name):
-    network = small(name, (32, 32), width=1.0)
-    assert [output.shape[-1] for output in network.output.values()] == CHANNELS[name]
+def test_stages_have_the_published_channels_and_strides(name):
+    about = BACKBONES[name]
+    # an eighth of the channels where only the widths differ from the family's one
+    width = 1.0 if name in FAMILIES else 0.125
+    network = small(name, (32, 32), width=width)
+    assert [output.shape[-1] for output in network.output.values()] == [
+        width * channels for channels in CHANNELS[name]
+    ]
+    size = about.size_read(32)
+    for layer, output in network.output.items():
+        cells = -(-size // about.stages[layer])
+        assert output.shape[1:3] == (cells, cells), layer
 
 
-@pytest.mark.parametrize("name", light_first(BACKBONES, quick=QUICK[:3]))
+def test_weights_come_from_where_keras_has_them():
+    """The addresses and digests of the newer ones are those of `keras.applications`' own code."""
+    applications = importlib.import_module("keras.src.applications")
+    found = 0
+    for about in BACKBONES.values():
+        if about.folder in ("convnext", "efficientnet_v2"):
+            theirs = importlib.import_module(f"{applications.__name__}.{about.folder}")
+            key = about.file_name.removesuffix("_notop.h5").removeprefix("efficientnetv2")
+            key = key.replace("-b0", "b0")
+            assert about.digest == theirs.WEIGHTS_HASHES[key][1]
+            assert about.address == theirs.BASE_WEIGHTS_PATH + about.file_name
+            found += 1
+    densenet = importlib.import_module(f"{applications.__name__}.densenet")
+    assert BACKBONES["densenet201"].address == densenet.DENSENET201_WEIGHT_PATH_NO_TOP
+    assert found == 8
+
+
+@pytest.mark.parametrize("name", light_first(FAMILIES))
 def test_cells_are_centred_where_the_table_says(name, rng):
     """The pixels that a row of cells hangs on lie around the row's centre."""
     if keras.backend.backend() != "tensorflow":
@@ -223,14 +255,13 @@ def test_cells_are_centred_where_the_table_says(name, rng):
 # ours, and one of Keras'
 @pytest.mark.parametrize(
     "name",
-    light_first(["vgg16", "mobilenet_v2", "convnext_tiny", "dinov2_small"], quick=QUICK[:3]),
+    light_first(["vgg16", "mobilenet_v2", "convnext_tiny", "dinov2_small"]),
 )
 def test_a_seed_makes_the_network_and_another_another(name, rng):
     image = rng.uniform(0, 255, (1, 64, 96, 3))
     keras.utils.set_random_seed(1)
     first = built(name)
-    before = first(image)
-    for layer, features in before.items():
+    for layer, features in first(image).items():
         assert np.isfinite(features).all(), layer
         assert np.abs(features).max() > 0, layer
     keras.utils.set_random_seed(2)
@@ -240,11 +271,11 @@ def test_a_seed_makes_the_network_and_another_another(name, rng):
             kernel = np.asarray(layer.kernel)
             np.testing.assert_array_equal(kernel, again.get_layer(layer.name).kernel)
             assert (kernel != np.asarray(other.get_layer(layer.name).kernel)).any()
-    for layer, features in again(image).items():
-        np.testing.assert_array_equal(features, before[layer])
+    for one, same in zip(first.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, same)
 
 
-@pytest.mark.parametrize("name", light_first([*OTHERS, "dinov2_small"], quick={"mobilenet_v2"}))
+@pytest.mark.parametrize("name", light_first(OTHERS))
 def test_frozen_features_are_those_of_inference(name, rng):
     """Neither batch normalisation nor dropped blocks act while a head learns on frozen features."""
     network = small(name, trainable=False)
@@ -257,7 +288,7 @@ def test_frozen_features_are_those_of_inference(name, rng):
     assert len(tuned.trainable_weights) > 100
 
 
-@pytest.mark.parametrize("name", light_first([*OTHERS, "dinov2_small"], quick={"mobilenet_v2"}))
+@pytest.mark.parametrize("name", light_first(OTHERS))
 def test_fixed_blocks_are_frozen_and_the_others_learn(name, rng):
     """A block ends with a stage: what the first stage hangs on is fixed, and nothing else."""
     network = built(name, fixed_blocks=1)
@@ -285,7 +316,7 @@ def test_each_network_prepares_pictures_as_its_authors_did(name, picture):
     np.testing.assert_allclose(np.asarray(prepared), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", light_first(["vgg19", *OTHERS], quick={"vgg19", "mobilenet_v2"}))
+@pytest.mark.parametrize("name", light_first(["vgg19", *OF_KERAS]))
 def test_a_file_of_the_published_layout_loads_as_keras_loads_it(name, tmp_path):
     ours = small(name, (32, 32), width=1.0)
     about, path = BACKBONES[name], tmp_path / BACKBONES[name].file_name
@@ -329,7 +360,7 @@ def test_a_slope_is_read_where_the_grids_cells_are(stride, centre):
     np.testing.assert_allclose(read[inner], (np.arange(40) * 16 + 8)[inner], atol=1e-3)
 
 
-@pytest.mark.parametrize("name", light_first(BACKBONES, quick=QUICK[:3]))
+@pytest.mark.parametrize("name", light_first(FAMILIES))
 def test_mlnet_takes_every_backbone(name):
     config = Config(rows=64, cols=96, backbone=name, width=0.1, freeze_backbone=False)
     network = build(config)
