@@ -94,7 +94,7 @@ def test_a_file_of_keras_hub_gives_the_features_of_keras_hub(tmp_path, rng, monk
         np.concatenate([positions[:1], table])[None]
     )
     image = rng.uniform(0, 255, (1, 56, 56, 3)).astype("float32")
-    theirs = hub.predict_on_batch(prepared("dinov2_small", image))[:, 1:]
+    theirs = hub.predict_on_batch({"images": prepared("dinov2_small", image)})[:, 1:]
     found = ours.predict_on_batch(image)["block12"].reshape(theirs.shape)
     np.testing.assert_allclose(found / theirs.std(), theirs / theirs.std(), atol=1e-3)
     (tmp_path / "other.weights.h5").write_bytes(b"not HDF5")
