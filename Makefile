@@ -91,6 +91,8 @@ lock: .venv-audit/installed
 	done
 	$(LOCK) requirements/demo.txt --constraints requirements/base.lock \
 		--override .ci/overrides.txt --output-file requirements/demo.lock
+	$(LOCK) requirements/dinov2.txt --constraints requirements/base.lock \
+		--constraints requirements/demo.lock --output-file requirements/dinov2.lock
 
 licences: .venv/installed
 	$(BIN)/python .ci/licences.py
@@ -98,7 +100,7 @@ licences: .venv/installed
 # a report: what it finds fails nothing
 audit: .venv-audit/installed
 	$(AUDIT)/python .ci/audit.py requirements/dev.lock requirements/engines.lock \
-		requirements/backends.lock requirements/demo.lock
+		requirements/backends.lock requirements/demo.lock requirements/dinov2.lock
 
 # what PysaliencyModel needs, apart from the rest: requirements/pysaliency.txt says why
 pysaliency: .venv-pysaliency/installed

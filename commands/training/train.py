@@ -25,6 +25,7 @@ from model import grid_of, system_module
 from salience.data import loading
 from salience.measures.adaptation import IDENTITY, LEAST_PICTURES
 from salience.networks import provenance, weight_files
+from salience.networks.backbone_table import BACKBONES
 from salience.system.cache import default_cache
 from salience.system.errors import Interrupted, UserError
 from salience.system.signals import Stop, heeded
@@ -415,8 +416,10 @@ def describe(
 ) -> str:
     """Return a description of the training: network, data and settings."""
     trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    note = BACKBONES[config.backbone].size_note(config.rows, config.cols)
+    size = f"{config.rows}x{config.cols}" + (f" ({note})" if note else "")
     return (
-        f"{config.system} ({config.strategy}) at {config.rows}x{config.cols}: {trainable:,} of "
+        f"{config.system} ({config.strategy}) at {size}: {trainable:,} of "
         f"{model.count_params():,} weights are trainable; start: "
         f"{weights or 'random'}\n{config.dataset_name}: {training.count} training and "
         f"{validation.count} validation pictures{outside(config.out_of_bounds, training)}; loss "
