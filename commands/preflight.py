@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands.settings import CalibrateConfig, PrepareConfig, ScoringConfig
+from commands.settings import WEB, CalibrateConfig, ExportConfig, PrepareConfig, ScoringConfig
+from commands.web.runtime import runtime_folder
 from config import Config, folders_of
 from salience.data import loading
 from salience.networks import weight_files
@@ -65,6 +66,8 @@ def check_inputs(settings: Checked) -> None:
         raise UserError(f"--backbone_weights {own}: no such file.")
     for name, root in _sets(settings):
         loading.module_of(name, root)
+    if isinstance(settings, ExportConfig) and settings.format == WEB:
+        runtime_folder(settings.runtime)
 
 
 def _sets(settings: Any) -> list[tuple[str, Path | None]]:
