@@ -15,28 +15,35 @@ from salience.pictures.picture_files import in_colours
 from salience.system.files import write_text
 
 LONGEST = 4096  # pixels of a map on the page: phones have no larger canvas
+PAGE, THREADS = "index.html", "threads.js"
+TEMPLATE_OF_THREADS = "web_threads.js"
 PORT = 8000  # of the server that the page recommends
 
 
-def write_web_page(
-    path: Path, card: dict[str, Any], files: dict[str, str], sizes: dict[str, int]
-) -> None:
-    """Write the page atomically as an HTML file.
+def write_web_page(folder: Path, card: dict[str, Any], files: dict[str, str]) -> None:
+    """Write the page, and its service worker, into the folder of the network.
 
     Args:
-        path: the HTML file.
+        folder: the folder, which has the files.
         card: card of the export, see `export_card`. All its texts are escaped.
-        files: names of the files beside the page: `network`, `script` and `wasm`.
-        sizes: their sizes, bytes.
+        files: names of the files that the page loads: `network`, `script` and `wasm`.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: a file cannot be written.
     """
-    write_text(path, render_web(card, files, sizes))
+    sizes = {role: (folder / name).stat().st_size for role, name in files.items()}
+    write_text(folder / THREADS, script_of(TEMPLATE_OF_THREADS)[0])
+    write_text(folder / PAGE, render_web(card, files | {"threads": THREADS}, sizes))
 
 
 def render_web(card: dict[str, Any], files: dict[str, str], sizes: dict[str, int]) -> str:
-    """Return the HTML of the page; for the arguments see `write_web_page`."""
+    """Return the HTML of the page.
+
+    Args:
+        card: card of the export, see `export_card`.
+        files: names of the files beside the page: `network`, `script`, `wasm` and `threads`.
+        sizes: bytes of those that take time to load.
+    """
     values = plain(card)
     adaptation = values["finish"]["adaptation"]
     colours = in_colours(np.arange(256)[None] / 255, PredictConfig().colormap)[0, :, ::-1]

@@ -149,22 +149,22 @@ def output_path(settings: ExportConfig, form: ExportFormat, weights: Path) -> Pa
     Raises:
         UserError: the suffix does not fit the format, or an existing file must not be replaced.
     """
-    format, suffix = settings.format, form.suffix
+    suffix = form.suffix
     name = weight_files.card_path(weights).stem
-    output = settings.output or Path("exports") / f"{name}{suffix or f'-{format}'}"
+    output = settings.output or Path("exports") / f"{name}{suffix or f'-{settings.format}'}"
     # a folder's name may contain a dot, but not end with the suffix of another format
     of_files = {form.suffix for form in EXPORT_FORMATS.values()} - {""}
     if not output.name or (output.suffix != suffix if suffix else output.suffix in of_files):
         raise UserError(
-            f"--output {output}: an export to {format} is "
+            f"--output {output}: an export to {settings.format} is "
             + (f"a file that ends in {suffix}." if suffix else "a folder.")
         )
     if output.exists() and not settings.overwrite:
         raise UserError(f"{output} exists. Replace it with --overwrite.")
     if output.exists() and not (output / form.main).is_file():
         raise UserError(
-            f"{output} exists but is not a {format} export, so it is not replaced. Choose another "
-            "--output."
+            f"{output} exists but is not a {settings.format} export, so it is not replaced. Choose "
+            "another --output."
         )
     return output
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from commands.pages.web_page import write_web_page
+from commands.pages.web_page import PORT, write_web_page
 from commands.prediction import engines
 from commands.prediction.engines import Maps
 from commands.prediction.export import ExportFormat, export, write_onnx
@@ -20,14 +20,13 @@ from commands.web.runtime import FILES, SCRIPT, WASM, runtime_folder
 from salience.system.errors import UserError
 from salience.system.terminal import tell
 
-NETWORK, PAGE = "network.onnx", "index.html"
+NETWORK = "network.onnx"
 TOLERANCE = 1e-2  # of a map's maximum: float16 has 11 bits
 # of the installed package, which is built from the same sources
 LICENCES = {
     "LICENSE": "LICENSE-onnxruntime.txt",
     "ThirdPartyNotices.txt": "NOTICES-onnxruntime.txt",
 }
-PORT = 8000
 
 
 def run(settings: ExportConfig) -> bool:
@@ -82,9 +81,7 @@ def write_web(model: Any, card: dict[str, Any], path: Path, runtime: Path) -> No
     for name in FILES:
         shutil.copyfile(runtime / name, path / name)
     copy_licences(path)
-    files = {"network": NETWORK, "script": SCRIPT, "wasm": WASM}
-    sizes = {role: (path / name).stat().st_size for role, name in files.items()}
-    write_web_page(path / PAGE, card, files, sizes)
+    write_web_page(path, card, {"network": NETWORK, "script": SCRIPT, "wasm": WASM})
 
 
 def copy_licences(folder: Path) -> None:

@@ -5,6 +5,7 @@ const about = JSON.parse($("data").textContent);
 const STRIP = 256; // rows of a picture that are read at once, to bound memory
 const SHARP = 8; // pixels; a map is reduced before a wider blur
 const MOST_THREADS = 8;
+const MOST_WAIT = 3000; // milliseconds for the service worker
 
 let session = null; // promise of the network
 let shown = null; // the picture: name, width, height, and its map once it is there
@@ -297,6 +298,28 @@ function threads() {
   return self.crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency || 1) : 1;
 }
 
+/** Have the page isolated by the service worker beside it, once; return true if the page is loaded again for that. */
+async function isolates() {
+  const container = navigator.serviceWorker;
+  try {
+    const tried = sessionStorage.getItem("isolates");
+    sessionStorage.removeItem("isolates");
+    if (self.crossOriginIsolated || tried || !container) {
+      const [own] = tried && container ? await container.getRegistrations() : [];
+      await own?.unregister(); // it still serves this page until that is closed
+      return false;
+    }
+    await container.register(about.files.threads);
+    await Promise.race([container.ready, new Promise((resolve, reject) => { setTimeout(reject, MOST_WAIT); })]);
+    if (tickets) return false; // a picture has been chosen meanwhile
+    sessionStorage.setItem("isolates", "tried");
+    location.reload();
+    return true;
+  } catch {
+    return false; // one thread, then
+  }
+}
+
 /* ---------- what the page says ---------- */
 
 /** Say a sentence; `share` of a bar from 0 to 1, null for one without an end, undefined for none. */
@@ -471,7 +494,7 @@ look("overlay");
 if (obstacle()) {
   fail(new Told(obstacle()));
 } else {
-  session = open();
+  session = isolates().then((again) => (again ? new Promise(() => {}) : open()));
   session.catch((error) => {
     session = null;
     fail(error);
