@@ -147,9 +147,6 @@ def test_weights_are_rounded_where_float16_holds_them(rng):
 
     own = {"plain": rng.normal(size=(16, 16)), "large": np.full((16, 16), 1e6), "few": np.eye(2)}
     own = {name: values.astype(np.float32) for name, values in own.items()}
-    spots = [
-        helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, v.shape) for n, v in own.items()
-    ]
     outputs = [helper.make_tensor_value_info(f"{n}-out", 1, v.shape) for n, v in own.items()]
     graph = helper.make_graph(
         [helper.make_node("Identity", [name], [f"{name}-out"]) for name in own],
@@ -218,6 +215,8 @@ def test_the_page_says_in_a_sentence_why_it_cannot_run(browser, bare, tmp_path, 
             problem.get_by_text(sentence).wait_for(timeout=10_000)
             assert page.locator("#save-map").is_disabled()
             assert overflow(page, "html") <= 0
+            for error in ("new RangeError('x')", "new Error('std::bad_alloc')"):
+                assert "not enough memory" in page.evaluate(f"sentenceOf({error})")
             context.close()
     context = browser.new_context()
     page = context.new_page()
@@ -256,11 +255,11 @@ def photograph(tmp_path_factory):
     return path
 
 
-def map_on_page(browser, folder, photograph):
+def map_on_page(browser, folder, photograph, workers="allow"):
     """Return the map that the page makes of a picture, [rows, columns], and what it says."""
     complaints = []
     with served(folder) as address:
-        context = browser.new_context()
+        context = browser.new_context(service_workers=workers)
         page = context.new_page()
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -276,6 +275,11 @@ def map_on_page(browser, folder, photograph):
             page.click("#save-map")
         grey = cv2.imread(str(download.value.path()), cv2.IMREAD_UNCHANGED)
         said = page.locator("#status").inner_text()
+        assert page.evaluate("self.crossOriginIsolated") == (workers == "allow")
+        # other pages of the server are not touched later
+        assert (
+            page.evaluate("navigator.serviceWorker.getRegistrations().then(all => all.length)") == 0
+        )
         context.close()
     assert complaints == []
     made = np.reshape(found[2], found[:2])
@@ -319,7 +323,8 @@ def test_the_page_finishes_maps_as_the_card_says(
     card = read_json(exported.with_name(f"{exported.name}.json"))
     finish = {"adaptation": vars(own), "map_blur": map_blur}
     write_web_page(folder, card | {"finish": finish}, FILES)
-    made, _ = map_on_page(browser, folder, photograph)
+    made, said = map_on_page(browser, folder, photograph, workers="block")
+    assert said.endswith("on one thread.")
     plain = predict(load_model(trained), photograph)
     expected = Finish(own, map_blur).apply(np.asarray(plain))
     assert np.abs(expected - plain).max() > 0.1

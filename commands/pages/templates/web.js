@@ -6,6 +6,7 @@ const STRIP = 256; // rows of a picture that are read at once, to bound memory
 const SHARP = 8; // pixels; a map is reduced before a wider blur
 const MOST_THREADS = 8;
 const MOST_WAIT = 3000; // milliseconds for the service worker
+const MOST_START = 120_000; // milliseconds for the runtime
 
 let session = null; // promise of the network
 let shown = null; // the picture: name, width, height, and its map once it is there
@@ -283,7 +284,9 @@ async function open() {
   ort.env.wasm.wasmBinary = wasm.buffer;
   ort.env.wasm.numThreads = threads();
   ort.env.wasm.proxy = typeof Worker === "function"; // so that the page answers meanwhile
+  ort.env.wasm.initTimeout = MOST_START;
   const made = await ort.InferenceSession.create(network, { executionProviders: ["wasm"] });
+  unregister();
   say("Ready: choose a picture.");
   return async (input) => {
     const { rows, cols } = about.input;
@@ -304,11 +307,7 @@ async function isolates() {
   try {
     const tried = sessionStorage.getItem("isolates");
     sessionStorage.removeItem("isolates");
-    if (self.crossOriginIsolated || tried || !container) {
-      const [own] = tried && container ? await container.getRegistrations() : [];
-      await own?.unregister(); // it still serves this page until that is closed
-      return false;
-    }
+    if (self.crossOriginIsolated || tried || !container) return false;
     await container.register(about.files.threads);
     await Promise.race([container.ready, new Promise((resolve, reject) => { setTimeout(reject, MOST_WAIT); })]);
     if (tickets) return false; // a picture has been chosen meanwhile
@@ -318,6 +317,12 @@ async function isolates() {
   } catch {
     return false; // one thread, then
   }
+}
+
+/** Unregister the service worker of this page. It must serve the scripts of threads before, and serves nothing after. */
+async function unregister() {
+  const own = await navigator.serviceWorker?.getRegistration().catch(() => null);
+  if (own?.active?.scriptURL.endsWith(`/${about.files.threads}`)) await own.unregister();
 }
 
 /* ---------- what the page says ---------- */

@@ -1,5 +1,5 @@
 // A service worker: it adds the headers by which browsers let a page use several threads.
-// The page unregisters it at once, so that it serves this page alone, and only while it is open.
+// The page unregisters it when the threads have started, so that it stays with no other page of the server.
 
 addEventListener("install", () => skipWaiting());
 addEventListener("activate", (event) => event.waitUntil(clients.claim()));
