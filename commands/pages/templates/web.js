@@ -347,6 +347,7 @@ async function show(blob, name) {
   const ticket = ++tickets;
   const isNewest = () => ticket === tickets;
   $("problem").hidden = true;
+  $("problem").textContent = "";
   try {
     const bitmap = await decoded(blob);
     if (!isNewest()) return;
