@@ -98,7 +98,8 @@ def _blocks() -> Iterator[bytes]:
                 left -= len(block)
                 yield block
     except (OSError, http.client.HTTPException) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        why = getattr(error, "reason", error)  # urllib wraps the system's errors
+        reason = " ".join(str(why).split()) or type(error).__name__
         raise UserError(
             f"The page needs ONNX Runtime's WebAssembly, and its download failed ({reason}): "
             f"download {ADDRESS} elsewhere, and name the file with --runtime FILE."
