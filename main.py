@@ -153,7 +153,7 @@ COMMANDS = {
     ),
     "export": Command(
         ExportConfig,
-        "commands.prediction.export:run",
+        "commands.web.folder:run",
         "export --output exports/mlnet.xml",
         keras,
     ),

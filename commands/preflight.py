@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands.settings import CalibrateConfig, PrepareConfig, ProbeConfig, ScoringConfig
+from commands.settings import (
+    WEB,
+    CalibrateConfig,
+    ExportConfig,
+    PrepareConfig,
+    ProbeConfig,
+    ScoringConfig,
+)
+from commands.web.runtime import runtime_folder
 from config import Config, folders_of
 from salience.data import loading
 from salience.networks import weight_files
@@ -69,6 +77,8 @@ def check_inputs(settings: Checked) -> None:
             BACKBONES[name].need_hub()
     for name, root in _sets(settings):
         loading.module_of(name, root)
+    if isinstance(settings, ExportConfig) and settings.format == WEB:
+        runtime_folder(settings.runtime)
 
 
 def _backbones(settings: Any) -> tuple[str, ...]:

@@ -40,7 +40,8 @@ BENCHMARKS, TUEBINGEN = ("mit300", "cat2000", "salicon"), "tuebingen"
 OBJECTIVES = ("ig", "cc", "nss", "kld")
 EXPORTERS = ("eyelink", "tobii", "pupil", "gazepoint", "smi", "csv")
 EYES = ("auto", "left", "right", "both")
-FORMATS = ("onnx", "openvino", "litert", "saved_model")
+WEB = "web"  # a format of `export`: a folder with a page
+FORMATS = ("onnx", "openvino", "litert", "saved_model", WEB)
 DATA_FORMATS, STIMULI = ("pysaliency",), ("files", "pixels")
 
 
@@ -82,15 +83,16 @@ class DemoConfig(Checked):
 
 @dataclass(frozen=True)
 class ExportConfig(Checked):
-    """Write a trained network as ONNX, OpenVINO, LiteRT or SavedModel.
+    """Write a trained network as ONNX, OpenVINO, LiteRT, SavedModel or web page.
 
     Convert a trained network to a format that runs without this program, and check the result
-    against Keras. A JSON file beside it describes the input and the output.
+    against Keras. A JSON file beside it describes the input and the output. The format web is a
+    folder with a page that shows the maps of pictures in any browser, offline.
     """
 
     format: str = option(
         "openvino",
-        "format of the exported network; onnx needs the extra: pip install '.[onnx]'",
+        "format of the exported network; onnx and web need the extra: pip install '.[onnx]'",
         choices=FORMATS,
     )
     weights: Path | None = shared("weights")
@@ -98,10 +100,19 @@ class ExportConfig(Checked):
     of_set: str | None = shared("of_set")
     output: Path | None = option(
         None,
-        "file to write (.onnx, .xml, .tflite), or folder (saved_model); default: exports/, with "
-        "the name of the weights",
+        "file to write (.onnx, .xml, .tflite), or folder (saved_model, web); default: exports/, "
+        "with the name of the weights",
     )
     overwrite: bool = option(False, "replace an earlier export")
+    runtime: Path | None = option(
+        None,
+        "npm package of ONNX Runtime's WebAssembly (.tgz), for web; default: it is downloaded once",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.runtime and self.format != WEB:
+            raise UserError(f"--runtime is for --format {WEB}; {self.format} needs none.")
 
 
 @dataclass(frozen=True)
