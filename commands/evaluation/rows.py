@@ -275,8 +275,8 @@ def score_rows(
 def scoring_line(split: TruthSplit, rows: list[Row]) -> str:
     """Return what is about to be scored, and how fast that usually is."""
     return (
-        f"scoring {len(split.samples)} pictures, {len(rows)} rows of scores: usually 1 to 3 pictures "
-        "a second, the first time"
+        f"scoring {len(split.samples)} pictures, {len(rows)} rows of scores: usually 1 to 3 "
+        "pictures a second, the first time"
     )
 
 

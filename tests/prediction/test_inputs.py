@@ -402,8 +402,8 @@ def test_an_overlay_under_its_earlier_name_stays_there_unless_it_is_a_picture(jo
         "out/a_overlay.png", "out/b.overlay.png", "out/c.overlay.png"
     ]  # fmt: skip
     touch("in/out/d_overlay.png", "in/d.jpg")  # a picture of this call in its output folder
-    with Collection(["in", "in/out/d_overlay.png"],
-                    PredictConfig(overlay=True, output=Path("in/out")), print) as found:  # fmt: skip
+    settings = PredictConfig(overlay=True, output=Path("in/out"))
+    with Collection(["in", "in/out/d_overlay.png"], settings, print) as found:
         (own,) = [job for job in found if job.source == Path("in/d.jpg")]
     assert own.outputs["overlay"].name != "d_overlay.png"
 
