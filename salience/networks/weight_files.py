@@ -433,6 +433,12 @@ def relative_to_cwd(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
+def limits_of(card: dict[str, Any]) -> str:
+    """Return what a card says that its weights are not for, or "" where it says nothing."""
+    stated = card.get("limits")
+    return " ".join(stated.split()) if isinstance(stated, str) else ""
+
+
 def included() -> list[Path]:
     """Return the included weights files that are there, the default first."""
     return [path for path in (SHIPPED, SHIPPED.with_name(ACCURATE)) if path.exists()]

@@ -337,3 +337,23 @@ def test_a_picture_that_may_not_be_read_is_one_pictures_fault(run, pictures, mon
     assert failed == 1
     assert "1 maps written" in lines[-1]
     assert "skipped: Cannot read a.jpg" in capsys.readouterr().err
+
+
+def test_screenshots_are_named_once_with_the_limits_of_the_card(run, pictures, trained, tmp_path):
+    page = np.full((240, 320, 3), 255, np.uint8)
+    for y in range(20, 240, 20):
+        cv2.putText(page, "a page of text and more text", (10, y), cv2.FONT_HERSHEY_SIMPLEX, 0.5,
+                    (0, 0, 0), 1)  # fmt: skip
+    for name in ("page.png", "site.png"):
+        cv2.imwrite(str(pictures / name), page)
+    _, said = run(pictures)
+    assert not [line for line in said if "screenshots" in line]  # the card states no limits
+    limited = tmp_path / "limited.weights.h5"
+    limited.write_bytes(trained.read_bytes())
+    weight_files.amend(limited, {"limits": "Photographs.\nNot for web pages."})
+    _, said = run(pictures, weights=limited, output=tmp_path / "other")
+    (line,) = [line for line in said if "screenshots" in line]
+    assert line == (
+        "note: 2 pictures look like screenshots, the first is page.png. The weights' card: "
+        "Photographs. Not for web pages."
+    )
