@@ -26,6 +26,7 @@ import markdown
 from playwright.sync_api import Page, sync_playwright
 
 from salience.pictures.letterbox import preprocess
+from salience.pictures.picture_files import read_image
 from salience.pictures.screens import SIDES, edges_on_flat_ground
 
 SHAPES = ((240, 320), (288, 384), (480, 640))  # inputs of networks
@@ -37,28 +38,40 @@ DARK = "body{font:15px sans-serif;margin:1em;background:#15181d;color:#ddd}td{pa
 # kinds of pages with photographs: style, and the page; each %s is a photograph
 WITH_PHOTOGRAPHS = {
     "news": (
-        ".g{display:grid;grid-template-columns:2fr 1fr 1fr;gap:16px;padding:16px}img{width:100%}"
-        "h1{background:#036;color:#fff;padding:20px}",
+        (
+            ".g{display:grid;grid-template-columns:2fr 1fr 1fr;gap:16px;padding:16px}"
+            "img{width:100%}"
+            "h1{background:#036;color:#fff;padding:20px}"
+        ),
         "<h1>The Daily</h1><div class=g>"
         + 9 * f"<div><img src='%s'><h3>{TEXT[:40]}</h3><p>{2 * TEXT}</p></div>",
     ),
     "shop": (
-        "body{font:14px sans-serif;background:#fafafa}img{width:100%;border-radius:6px}"
-        ".g{display:grid;grid-template-columns:repeat(3,1fr);gap:20px;padding:20px}"
-        ".c{background:#fff;border:1px solid #ddd;padding:10px}",
+        (
+            "body{font:14px sans-serif;background:#fafafa}img{width:100%;border-radius:6px}"
+            ".g{display:grid;grid-template-columns:repeat(3,1fr);gap:20px;padding:20px}"
+            ".c{background:#fff;border:1px solid #ddd;padding:10px}"
+        ),
         "<div class=g>" + 12 * f"<div class=c><img src='%s'><b>{TEXT[:22]}</b><p>12.90</p></div>",
     ),
     "hero": (
-        "body{margin:0;font:18px sans-serif}header{padding:18px}main{padding:40px;column-count:2}"
-        ".h{height:60vh;color:#fff;padding:60px;font-size:48px}",
-        "<header><b>Brand</b> Home</header><div class=h style='background:url(%s) center/cover'>"
-        f"Better sleep</div><main>{12 * TEXT}</main>",
+        (
+            "body{margin:0;font:18px sans-serif}header{padding:18px}"
+            "main{padding:40px;column-count:2}"
+            ".h{height:60vh;color:#fff;padding:60px;font-size:48px}"
+        ),
+        (
+            "<header><b>Brand</b> Home</header>"
+            "<div class=h style='background:url(%s) center/cover'>"
+            f"Better sleep</div><main>{12 * TEXT}</main>"
+        ),
     ),
 }
 FORM = (
     "<style>body{font:15px sans-serif;background:linear-gradient(%s);min-height:100vh;margin:0;"
-    "display:grid;place-items:center}form{background:#fff;padding:30px;width:360px}input{width:90%%}"
-    "</style><form><h2>Sign in</h2>Name<input>Password<input type=password><button>Go</button></form>"
+    "display:grid;place-items:center}form{background:#fff;padding:30px;width:360px}"
+    "input{width:90%%}</style><form><h2>Sign in</h2>Name<input>Password<input type=password>"
+    "<button>Go</button></form>"
 )
 
 
@@ -84,8 +97,12 @@ def shown(page: Page, files: list[Path]) -> Iterator[tuple[str, np.ndarray]]:
         page.set_viewport_size({"width": width, "height": height})
         for file in files:
             page.goto(file.as_uri())
-            pixels = np.frombuffer(page.screenshot(), np.uint8)
-            yield f"{file.stem}-{width}", cv2.imdecode(pixels, cv2.IMREAD_COLOR)
+            yield f"{file.stem}-{width}", decoded(page.screenshot())
+
+
+def decoded(data: bytes) -> np.ndarray:
+    """Return the picture of a file's bytes."""
+    return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
 
 
 def measured(picture: np.ndarray, shape: tuple[int, int]) -> tuple[float, float]:
@@ -119,8 +136,9 @@ def main() -> None:
         everything += files
         whole, small = [], []
         for file in files:
-            picture = cv2.imread(str(file))
-            quarter = cv2.resize(picture, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+            picture = read_image(file)
+            size = picture.shape[1] // 4, picture.shape[0] // 4
+            quarter = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
             whole.append((file.name, [measured(picture, shape) for shape in SHAPES]))
             small.append((file.name, [measured(quarter, shape) for shape in SHAPES]))
         report(str(folder), whole)
@@ -133,10 +151,10 @@ def main() -> None:
         chromium = shutil.which("chromium") or shutil.which("google-chrome")
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for name, picture in shown(browser.new_page(), files):
-            kinds = {"PNG": picture}
+            kinds: dict[str, np.ndarray] = {"PNG": picture}
             for quality in QUALITIES:
                 data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-                kinds[f"JPEG {quality}"] = cv2.imdecode(data, cv2.IMREAD_COLOR)
+                kinds[f"JPEG {quality}"] = decoded(data.tobytes())
             for kind, one in kinds.items():
                 content = "photographs and text" if "photographs" in name else "text"
                 values = [measured(one, shape) for shape in SHAPES]

@@ -439,6 +439,37 @@ def limits_of(card: dict[str, Any]) -> str:
     return " ".join(stated.split()) if isinstance(stated, str) else ""
 
 
+def licence_of(card: dict[str, Any], whole: bool = False) -> str:
+    """Return the licence of weights; those of the user's trainings are the user's own.
+
+    Args:
+        card: the card.
+        whole: also what the licence asks to name.
+    """
+    stated = _dict_field(card, "licences").get("these weights") or card.get("licence")
+    text = str(stated or "yours, under the terms of the data")
+    return text if whole else text.partition(";")[0]  # docs/LICENCES.md has the rest
+
+
+def scores_by_set(card: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the scores of a card by data set, each with its `split` and number of `pictures`.
+
+    The test scores of an earlier card are those on its first data set.
+    """
+    found = card.get(SCORES_ON)
+    if isinstance(found, dict):
+        return {name: scores for name, scores in found.items() if isinstance(scores, dict)}
+    test, names = (_dict_field(card, field).get(key)
+                   for field, key in (("scores", "test"), ("config", "dataset")))  # fmt: skip
+    held_out = card.get("held_out")
+    if not (isinstance(test, dict) and isinstance(names, list) and names):
+        return {}
+    if not isinstance(held_out, dict):
+        return {}
+    about = {"split": "test", "pictures": len(held_out.get("test") or [])}
+    return {str(names[0]): {**test, **about}}
+
+
 def included() -> list[Path]:
     """Return the included weights files that are there, the default first."""
     return [path for path in (SHIPPED, SHIPPED.with_name(ACCURATE)) if path.exists()]

@@ -36,7 +36,10 @@ def edges_on_flat_ground(picture: NDArray[np.uint8]) -> float:
 def is_like_a_screen(picture: NDArray[np.uint8]) -> bool:
     """Return whether a picture looks like a screenshot, as a rule of thumb.
 
-    The threshold was chosen by `benchmarks/measures/screenshots.py`: FIGURES.
+    Measured by `benchmarks/measures/screenshots.py`: none of 1210 photographs (OSIE's 700,
+    EyeCrowd's 500, 10 of SALICON's), each also at a quarter of its size, is taken for one at
+    240x320, 288x384 or 480x640; the greatest value is 2.9. Of 126 rendered pages at 288x384, 120
+    are as PNG and as JPEG 90, 119 as JPEG 75. Those missed are forms on even ground.
 
     Args:
         picture: see `edges_on_flat_ground`.
