@@ -186,7 +186,7 @@ def label(one: Share, number: int) -> str:
 
 
 def _label(picture: NDArray[np.uint8], text: str, at: tuple[float, float]) -> None:
-    """Write a text on dark ground at a place, moved into the picture."""
+    """Write a text on dark ground above a place, moved into the picture."""
     rows, columns = picture.shape[:2]
     wanted = max(10.0, LETTERS * float(np.hypot(rows, columns)))
     (width, height), _ = cv2.getTextSize(text, FONT, 1.0, 1)
@@ -195,8 +195,9 @@ def _label(picture: NDArray[np.uint8], text: str, at: tuple[float, float]) -> No
     (width, height), base = cv2.getTextSize(text, FONT, scale, thickness)
     pad = max(2, round(height / 3))
     left = round(min(max(at[0], 0), max(columns - width - 2 * pad, 0)))
-    top = round(min(max(at[1], 0), max(rows - height - base - 2 * pad, 0)))
-    corner = (left + width + 2 * pad, top + height + base + 2 * pad)
+    tall = height + base + 2 * pad
+    top = round(min(max(at[1] - tall, 0), max(rows - tall, 0)))
+    corner = (left + width + 2 * pad, top + tall)
     cv2.rectangle(picture, (left, top), corner, BLACK, cv2.FILLED)
     origin = (left + pad, top + pad + height)
     cv2.putText(picture, text, origin, FONT, scale, WHITE, thickness, cv2.LINE_AA)
@@ -215,6 +216,6 @@ def table(found: Sequence[Share]) -> str:
         "<td colspan=4>outside the picture</td></tr>"
         for one in found
     )
-    titles = ("Region", "Share of attention", "Share of area", "Times area", "Rank")
+    titles = ("Region", "Attention", "Area", "Times area", "Rank")
     head = "".join(f"<th scope=col>{title}</th>" for title in titles)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"

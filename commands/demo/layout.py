@@ -12,6 +12,7 @@ from typing import Any
 from commands.demo import areas
 from commands.demo import view as panels
 from commands.demo.offered import Networks, Result, forget, overlay_file, predict_picture
+from salience.pictures.marks import draw_peaks
 from salience.pictures.picture_files import to_8_bit
 from salience.system.errors import UserError
 
@@ -44,16 +45,19 @@ CSS = """
 .card dl { margin: 0; }
 .card dt { font-weight: 600; margin-top: .35rem; }
 .card dd { margin: 0; opacity: .85; }
-#results img { max-height: 75vh; object-fit: contain; }
 /* labels and buttons stand above the picture, not on its corners */
-#results .picture { padding-top: 2.6rem !important; }
+.picture, #picture { padding-top: 2.2rem !important; }
+:is(.picture, #picture) .icon-button-wrapper.top-panel { top: -2.2rem; }
+.picture img { width: 100% !important; max-height: 75vh; object-fit: contain !important; }
 #results .picture img { cursor: crosshair; -webkit-user-drag: none; user-select: none; }
 #results .map img { cursor: default; }
 .note { border-left: 4px solid var(--color-accent); padding: .2rem .8rem !important; }
-.shares table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-.shares th, .shares td { padding: .25rem .5rem; text-align: right; overflow-wrap: anywhere;
-                         border-bottom: 1px solid var(--border-color-primary); }
-.shares th:first-child { text-align: left; }
+.shares table { border-collapse: collapse; width: 100%; margin: 0; font-size: .9rem; }
+.shares :is(th, td) { padding: .25rem .4rem !important; text-align: right; border: 0 !important;
+    border-bottom: 1px solid var(--border-color-primary) !important; }
+.shares th:first-child { text-align: left; overflow-wrap: anywhere; }
+.card h3 { margin: .4rem 0 0 !important; }
+#status:not(:has(p)) { display: none; }
 #status p { margin: 0; color: var(--error-text-color, #b91c1c); }
 #drag { position: fixed; z-index: 99; pointer-events: none; border: 2px solid #3cc8ff;
         box-shadow: 0 0 0 1px #000; }
@@ -340,6 +344,7 @@ def controls(gr: Any) -> list[Any]:
 def region_controls(gr: Any) -> tuple[Any, Any, Any]:
     """Return the text of the regions, the button for a file of regions, and the line below."""
     text = gr.Textbox(
+        "",
         label="Regions",
         info="Drag a box on the overlay, or write one a line in pixels of the picture: "
         f"{areas.LINE}.",
@@ -379,7 +384,9 @@ def choices(gr: Any, networks: Networks) -> list[Any]:
         ("Compare with", [NOTHING, *networks.names]),
     ):
         one = gr.Dropdown(names, value=names[0], label=label, filterable=False)
-        card = gr.HTML(describe_weights(networks, names[0]), elem_classes="card", padding=True)
+        weights.append(one)
+    for one in weights:
+        card = gr.HTML(describe_weights(networks, one.value), elem_classes="card", padding=True)
         one.change(
             lambda name: describe_weights(networks, name),
             one,
@@ -387,13 +394,14 @@ def choices(gr: Any, networks: Networks) -> list[Any]:
             show_progress="hidden",
             api_visibility="private",
         )
-        weights.append(one)
     return weights
 
 
 def describe_weights(networks: Networks, name: str) -> str:
     """Return the description of a network as HTML; empty without a network."""
-    return panels.describe_weights(networks.cards[name]) if name in networks.cards else ""
+    if name not in networks.cards:
+        return ""
+    return f"<h3>{escape(name)}</h3>{panels.describe_weights(networks.cards[name])}"
 
 
 @dataclass(frozen=True)
@@ -476,11 +484,10 @@ class Side:
         if result is None:
             return dict.fromkeys(self.drawn_parts)
         found = drawing.shares(result)
-        picture = panels.drawn(
-            result.view, drawing.opacity, drawing.contours, int(drawing.count), colormap
-        )
+        picture = panels.drawn(result.view, drawing.opacity, drawing.contours, 0, colormap)
         if found:
             picture = areas.drawn(picture, found, result.shape)
+        picture = draw_peaks(picture, result.view.peaks[: int(drawing.count)])
         try:
             file = str(overlay_file(result, picture))
         except UserError as error:

@@ -18,7 +18,7 @@ from salience.measures.metrics import METRICS
 from salience.networks.weight_files import (
     SUFFIX,
     is_synthetic,
-    licence_of,
+    licences_of,
     limits_of,
     scores_by_set,
 )
@@ -118,7 +118,7 @@ def describe_weights(card: dict[str, Any]) -> str:
         "Network": network,
         "Training data": data,
         "Scores": "\n".join(scores_of(card)),
-        "Licence": licence_of(card, whole=True),
+        "Licences": "\n".join(licences_of(card)),
         "Limits": limits_of(card),
     }
     items = "".join(

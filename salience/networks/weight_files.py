@@ -439,16 +439,23 @@ def limits_of(card: dict[str, Any]) -> str:
     return " ".join(stated.split()) if isinstance(stated, str) else ""
 
 
-def licence_of(card: dict[str, Any], whole: bool = False) -> str:
-    """Return the licence of weights; those of the user's trainings are the user's own.
-
-    Args:
-        card: the card.
-        whole: also what the licence asks to name.
-    """
+def licence_of(card: dict[str, Any]) -> str:
+    """Return the licence of weights; those of the user's trainings are the user's own."""
     stated = _dict_field(card, "licences").get("these weights") or card.get("licence")
-    text = str(stated or "yours, under the terms of the data")
-    return text if whole else text.partition(";")[0]  # docs/LICENCES.md has the rest
+    # docs/LICENCES.md has what it asks to name
+    return str(stated or "yours, under the terms of the data").partition(";")[0]
+
+
+def licences_of(card: dict[str, Any]) -> list[str]:
+    """Return a line for each licence that a card names, those of its data first.
+
+    >>> licences_of({"licences": {"OSIE": "MIT"}}), licences_of({})
+    (['OSIE: MIT'], ['These weights: yours, under the terms of the data'])
+    """
+    stated = _dict_field(card, "licences")
+    if not stated:
+        return [f"These weights: {licence_of(card)}"]
+    return [f"{name[:1].upper()}{name[1:]}: {text}" for name, text in stated.items()]
 
 
 def scores_by_set(card: dict[str, Any]) -> dict[str, dict[str, Any]]:
