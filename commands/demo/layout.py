@@ -47,15 +47,17 @@ CSS = """
 .card dd { margin: 0; opacity: .85; }
 /* labels and buttons stand above the picture, not on its corners */
 .picture, #picture { padding-top: 2.2rem !important; }
-:is(.picture, #picture) .icon-button-wrapper.top-panel { top: -2.2rem; }
+.picture .icon-button-wrapper.top-panel { top: -2.2rem; }
 .picture img { width: 100% !important; max-height: 75vh; object-fit: contain !important; }
 #results .picture img { cursor: crosshair; -webkit-user-drag: none; user-select: none; }
 #results .map img { cursor: default; }
 .note { border-left: 4px solid var(--color-accent); padding: .2rem .8rem !important; }
+.shares :is(table, thead, tbody, tr) { border: 0 !important; }
 .shares table { border-collapse: collapse; width: 100%; margin: 0; font-size: .9rem; }
-.shares :is(th, td) { padding: .25rem .4rem !important; text-align: right; border: 0 !important;
+.shares :is(th, td) { padding: .25rem .3rem !important; text-align: right; border: 0 !important;
     border-bottom: 1px solid var(--border-color-primary) !important; }
-.shares th:first-child { text-align: left; overflow-wrap: anywhere; }
+.shares td { white-space: nowrap; }
+.shares th:first-child { text-align: left !important; overflow-wrap: anywhere; min-width: 5rem; }
 .card h3 { margin: .4rem 0 0 !important; }
 #status:not(:has(p)) { display: none; }
 #status p { margin: 0; color: var(--error-text-color, #b91c1c); }
@@ -346,8 +348,8 @@ def region_controls(gr: Any) -> tuple[Any, Any, Any]:
     text = gr.Textbox(
         "",
         label="Regions",
-        info="Drag a box on the overlay, or write one a line in pixels of the picture: "
-        f"{areas.LINE}.",
+        info="Drag a box on the overlay with a mouse or pen, or write one a line in pixels of the "
+        f"picture: {areas.LINE}.",
         lines=3,
         max_lines=8,
         elem_id="regions",

@@ -101,7 +101,7 @@ def describe_weights(card: dict[str, Any]) -> str:
     """Return a description of weights as an HTML list: network, data, scores, licence and limits.
 
     >>> text = describe_weights({"system": "mlnet", "strategy": "frozen", "dataset": "<b>"})
-    >>> "<dd>mlnet (frozen)</dd>" in text, "trained on &lt;b&gt;" in text
+    >>> "<dd>mlnet (frozen)</dd>" in text, "Trained on &lt;b&gt;" in text
     (True, True)
     """
     system, strategy = card.get("system", card.get("model")), card.get("strategy")
@@ -109,7 +109,7 @@ def describe_weights(card: dict[str, Any]) -> str:
     shape = card.get("input_shape")
     if isinstance(shape, list | tuple):
         network += f", input {' x '.join(map(str, shape))}"
-    data = f"trained on {card.get('dataset') or 'pictures that its card does not name'}."
+    data = f"Trained on {card.get('dataset') or 'pictures that its card does not name'}."
     if isinstance(card.get("data"), str):
         data += f" {card['data']}"
     if is_synthetic(card):
