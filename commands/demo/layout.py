@@ -58,7 +58,8 @@ CSS = """
     border-bottom: 1px solid var(--border-color-primary) !important; }
 .shares td { white-space: nowrap; }
 .shares th:first-child { text-align: left !important; overflow-wrap: anywhere; min-width: 5rem; }
-.card h3 { margin: .4rem 0 0 !important; }
+.card h2 { margin: .4rem 0 0 !important; font-size: 1.05rem; }
+#regions .info-text, #regions [class*=info] { color: inherit !important; }
 #status:not(:has(p)) { display: none; }
 #status p { margin: 0; color: var(--error-text-color, #b91c1c); }
 #drag { position: fixed; z-index: 99; pointer-events: none; border: 2px solid #3cc8ff;
@@ -403,7 +404,7 @@ def describe_weights(networks: Networks, name: str) -> str:
     """Return the description of a network as HTML; empty without a network."""
     if name not in networks.cards:
         return ""
-    return f"<h3>{escape(name)}</h3>{panels.describe_weights(networks.cards[name])}"
+    return f"<h2>{escape(name)}</h2>{panels.describe_weights(networks.cards[name])}"
 
 
 @dataclass(frozen=True)
