@@ -27,7 +27,7 @@ LONGEST_TEXT = 20_000  # characters of the text
 LONGEST_NAME = 60  # characters of a name on the page; on the overlay, LONGEST_LABEL
 LONGEST_LABEL = 24
 LINE = "name, x, y, width, height"
-FONT, LETTERS = cv2.FONT_HERSHEY_SIMPLEX, 0.02  # height of letters, of the picture's diagonal
+FONT, LETTERS = cv2.FONT_HERSHEY_SIMPLEX, 0.026  # height of letters, of the picture's diagonal
 COLOUR = (255, 200, 60)  # BGR, light blue
 
 
