@@ -58,9 +58,9 @@ def draw_regions(browser: Browser, folder: Path, file: Path) -> None:
         cwd=folder,
         check=True,
     )
-    page = opened(browser, (folder / "made/index.html").as_uri(), 900, 1500)
-    page.evaluate("scrollTo(0, document.querySelector('#pictures').offsetTop)")
-    page.set_viewport_size({"width": 900, "height": 870})
+    page = opened(browser, (folder / "made/index.html").as_uri(), 1000, 760)
+    # below the bar at the top
+    page.evaluate("scrollTo(0, document.querySelector('#pictures').offsetTop - 60)")
     saved(page, file)
 
 
@@ -96,7 +96,7 @@ def draw_demo(browser: Browser, folder: Path, file: Path) -> None:
 
 def draw_comparison(browser: Browser, made: Path, file: Path) -> None:
     """Draw the beginning of a page of `compare`."""
-    saved(opened(browser, made.resolve().as_uri(), 1100, 900), file)
+    saved(opened(browser, made.resolve().as_uri(), 1200, 1400), file)
 
 
 def main() -> None:
