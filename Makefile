@@ -29,9 +29,19 @@ demo: .venv/installed
 weights: .venv/installed
 	$(BIN)/python examples/train_weights.py "$(OSIE)" "$(EYECROWD)" $(if $(VGG16),--vgg16 "$(VGG16)")
 
-# draw the pictures of docs/ that are made from its tables
-pictures: .venv/installed
+# Draw the pictures of docs/: from its tables, from the example photographs, and of pages in Chromium. With
+# OSIE=PATH also those that are made from OSIE, which take an hour on a CPU.
+pictures: $(DEMO)/comparison/index.html
 	$(BIN)/python examples/draw_what_helped.py docs/RESULTS.md docs/pictures/what_helped.png
+	$(BIN)/python examples/draw_predictions.py docs/pictures/predictions.jpg
+	$(BIN)/python examples/draw_pages.py docs/pictures --comparison $<
+ifdef OSIE
+	$(BIN)/python main.py probe --backbone vgg16 --dataset osie --data "$(OSIE)" --output $(DEMO)/probe
+	cp $(DEMO)/probe/alignment.png docs/pictures/alignment.png
+endif
+
+$(DEMO)/comparison/index.html: .venv/installed
+	$(MAKE) demo
 
 # a file's tests in one process, since they share what they have trained; in the order of tests/conftest.py
 PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --durations 15 --durations-min 10

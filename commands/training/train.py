@@ -32,6 +32,7 @@ from salience.system.signals import Stop, heeded
 from salience.system.terminal import tell
 from utilities import OutputGrid, SaliencyBatches, opencv_threads
 
+FIRST_STEP = "the first step compiles the network: usually 10 to 60 s, less where it is kept"
 FEW_PICTURES = 2000  # of training: with fewer, ML-Net's published recipe has too few steps
 
 
@@ -97,6 +98,7 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
             say(line)
         for remark in remarks(devices, config, model, kept.message, standing if arrays else None):
             say(remark)
+        say(FIRST_STEP)
         state = State(model, fitted)
         epochs = Epochs(
             config, run, state, training, validation, say, devices, stop, standing, arrays

@@ -1,5 +1,6 @@
 """The local page: what it draws, what it refuses, and what it does in a browser."""
 
+import dataclasses
 import http.client
 import http.server
 import json
@@ -24,11 +25,12 @@ import pytest
 from conftest import PROJECT
 from markup import MARKUP
 
+from commands.demo import areas, server, view
 from commands.demo import offered as networks
-from commands.demo import server, view
 from commands.demo.offered import Networks, predict_picture
 from commands.prediction.engines import Engine
 from commands.settings import DemoConfig
+from salience.networks import weight_files
 from salience.pictures import marks
 from salience.pictures.letterbox import OutputGrid
 from salience.system.errors import UserError
@@ -95,11 +97,81 @@ def test_the_small_print_says_what_is_known_and_is_no_markup():
     text = view.describe_weights(
         {"system": MARKUP, "strategy": MARKUP, "dataset": MARKUP, "input_shape": [MARKUP]}
     )
-    assert not re.search("[<>\"']", text)
+    assert not re.search("[<>\"']", re.sub("</?d[ldt]>", "", text))
     scored = {"dataset": "osie", "metrics": {"val_cc": 0.75, "val_nss": None, "val_kld": "x"}}
-    assert view.describe_weights(scored).endswith("On its validation pictures: CC 0.750.")
+    assert "<dd>On its validation pictures: CC 0.750.</dd>" in view.describe_weights(scored)
     assert "does not name" in view.describe_weights({})
     assert "drawn scenes" in view.describe_weights({"dataset": "synthetic", "metrics": []})
+
+
+def test_the_cards_of_the_included_weights_are_told_whole():
+    for path in weight_files.included():
+        card = weight_files.read_card(path)
+        text = view.describe_weights(card)
+        for part in ("OSIE: 450 training pictures", "pictures of osie: CC", "CC BY 4.0"):
+            assert part in text
+        assert card["limits"] in text
+
+
+# ---------- regions ----------
+
+
+def test_lines_are_boxes_and_polygons_and_what_is_none_is_named():
+    found = areas.parsed('a, 1, 2, 3, 4\n\n"b, c" , 0,0, 9,0, 9,9\na,5,5,1,1\n')
+    assert [one.name for one in found] == ["a", "b, c"]
+    assert [len(one.polygons) for one in found] == [2, 1]
+    assert areas.parsed(areas.text_of(found))[1].polygons[0].tolist() == [[0, 0], [9, 0], [9, 9]]
+    assert areas.text_of(areas.parsed(areas.text_of(found))) == areas.text_of(found)
+    for line in ("a", "a, 1, 2, 3", "a, 1, 2, 3, x", ", 1, 2, 3, 4", "a, 1, 2, 3, 4, 5", 'a"b, "'):
+        with pytest.raises(UserError, match=r"Line 2 is no region: name, x, y, width, height are"):
+            areas.parsed(f"ok, 1, 2, 3, 4\n{line}")
+    for line in ("a, 0, 0, 0, 5", "a, 0, 0, 5, -1"):
+        with pytest.raises(UserError, match=r"Line 1: a box of .* pixels is none"):
+            areas.parsed(line)
+    for odd in ("nan", "inf", "1e99"):
+        with pytest.raises(UserError, match="Line 1: a number is not between"):
+            areas.parsed(f"a, {odd}, 0, 5, 5")
+    with pytest.raises(UserError, match="more than"):
+        areas.parsed("a" * (areas.LONGEST_TEXT + 1))
+    with pytest.raises(UserError, match="at most"):
+        areas.parsed("\n".join(f"r{i}, 0, 0, 1, 1" for i in range(areas.MOST + 1)))
+
+
+def test_shares_are_those_of_the_density_and_the_table_is_no_markup(tmp_path):
+    density = np.full((10, 20), 1 / 200)
+    np.save(tmp_path / "d.npy", np.log(density).astype(np.float32))
+    found = areas.shares(tmp_path / "d.npy", f"{MARKUP[:40]}, 0, 0, 5, 10\nfar, 50, 50, 4, 4")
+    assert [round(one.share, 6) for one in found] == [0.25, 0]
+    table = areas.table(found)
+    assert "<td>25.0 %</td><td>25.0 %</td><td>1.00</td><td>1</td>" in table
+    assert "outside the picture" in table
+    assert "<img" not in table and "<script" not in table
+    assert areas.table(()) == ""
+
+
+def test_a_region_is_outlined_where_it_is_and_labelled_inside_the_picture(picture):
+    image = picture(120, 160)
+    (box,) = areas.parsed("logo, 200, 100, 80, 80")
+    one = areas.Share(box, 0.5, 0.1, 1)
+    shown = areas.drawn(image, [one], (240, 320))  # twice the size of what is shown
+    changed = (shown != image).any(axis=2)
+    assert changed[50:90, 100].all() and changed[50:90, 140].all()
+    assert not changed[60:85, 106:134].any()
+    far = areas.Share(areas.parsed("far, -900000, -900000, 10, 10")[0], 0.0, 0.0, None)
+    assert areas.drawn(image, [far], (240, 320)).shape == image.shape
+    assert areas.label(one, 1) == "logo 50.0 %"
+    (foreign,) = areas.parsed("été, 0, 0, 1, 1")
+    assert areas.label(areas.Share(foreign, 0.5, 0.1, 1), 3) == "region 3 50.0 %"
+
+
+def test_the_regions_of_a_file_are_those_of_its_picture(tmp_path):
+    rows = ["image,name,x,y,width,height", "a.jpg,logo,1,2,3,4", "b.jpg,sky,0,0,9,9"]
+    (tmp_path / "r.csv").write_text("\n".join(rows[:2]))
+    assert areas.of_file(tmp_path / "r.csv", "other.png") == "logo, 1, 2, 3, 4"
+    (tmp_path / "r.csv").write_text("\n".join(rows))
+    assert areas.of_file(tmp_path / "r.csv", "b.jpg") == "sky, 0, 0, 9, 9"
+    with pytest.raises(UserError, match=r"r\.csv names a\.jpg, b\.jpg, but not other\.png"):
+        areas.of_file(tmp_path / "r.csv", "other.png")
 
 
 def test_the_photographs_are_there_and_may_be_missing(monkeypatch):
@@ -153,7 +225,7 @@ def test_a_damaged_file_among_the_weights_is_passed_over(weights, capsys):
 def test_a_network_is_loaded_once_and_few_are_held(monkeypatch):
     loaded = []
 
-    def load(engine, path, *more):
+    def load(engine, path, *more, density):
         time.sleep(0.05)
         loaded.append(path.name)
         return object()
@@ -185,11 +257,33 @@ def test_the_files_of_a_map_hold_it_at_the_picture_s_own_size(tmp_path):
     png = cv2.imread(str(result.png), cv2.IMREAD_UNCHANGED)
     assert (png == np.round(saliency_map * 255)).all()
     assert result.view.picture.shape == (640, 1280, 3)
+    assert np.exp(np.load(result.density).astype(float)).sum() == pytest.approx(1, abs=1e-4)
+    assert result.shape == (900, 1800) and result.note == ""
     assert result.png.name == "wide-w.weights.h5.png"
     assert result.png.parent.parent == tmp_path
     networks.forget([result, None])
     assert not result.png.exists()
     assert not result.npy.exists()
+
+
+def test_of_the_overlays_only_the_last_are_kept(tmp_path, picture):
+    cv2.imwrite(str(tmp_path / "a.png"), picture())
+    result = predict_picture(tmp_path / "a.png", constant(), tmp_path, "w")
+    files = [networks.overlay_file(result, picture()) for _ in range(networks.KEPT_OVERLAYS + 2)]
+    assert len({file.parent for file in files}) == len(files)
+    assert [file.exists() for file in files] == [False] * 2 + [True] * networks.KEPT_OVERLAYS
+    assert files[0].name == "a-w.overlay.png"
+
+
+def test_a_screenshot_gets_the_limits_of_the_card(tmp_path):
+    page = np.full((240, 320, 3), 255, np.uint8)
+    for y in range(20, 240, 20):
+        cv2.putText(page, "a page of text and more text", (10, y), cv2.FONT_HERSHEY_SIMPLEX, 0.5,
+                    (0, 0, 0), 1)  # fmt: skip
+    cv2.imwrite(str(tmp_path / "page.png"), page)
+    limited = dataclasses.replace(constant(240, 320), limits="Not for web pages.")
+    assert predict_picture(tmp_path / "page.png", limited, tmp_path, "w").note == limited.limits
+    assert predict_picture(photograph(), limited, tmp_path, "w").note == ""
 
 
 def test_a_photograph_is_turned_as_its_exif_data_say(tmp_path, picture):
@@ -398,7 +492,13 @@ def downloaded(page, name, side=0):
     return Path(download.value.path()), download.value.suggested_filename
 
 
-def test_a_picture_is_predicted_drawn_and_compared(visit, served):
+def layout_drawn(shown, found, shape, count):
+    """Return the overlay with regions below its numbers."""
+    picture = areas.drawn(view.drawn(shown, 1, ["10%"], 0), found, shape)
+    return marks.draw_peaks(picture, shown.peaks[:count])
+
+
+def test_a_picture_is_predicted_drawn_and_compared(visit, served, tmp_path):
     from model import load_model, predict
 
     page = visit(viewport={"width": 1280, "height": 900})
@@ -427,6 +527,42 @@ def test_a_picture_is_predicted_drawn_and_compared(visit, served):
     comes_to(lambda: overlay_of(page), view.drawn(shown, 1, ["10%"], 2))
     assert served.files("*.npy") == before  # what was drawn anew was not predicted anew
 
+    image_box = page.locator("#side-0 .overlay img").bounding_box()
+    assert image_box
+    for share, move in ((0.25, page.mouse.move), (0.75, page.mouse.move)):
+        move(image_box["x"] + share * image_box["width"],
+             image_box["y"] + share * image_box["height"])  # fmt: skip
+        (page.mouse.down if share == 0.25 else page.mouse.up)()
+    written = areas.parsed(page.input_value("#regions textarea"))
+    rows, columns = saliency_map.shape
+    corner = written[0].polygons[0]
+    np.testing.assert_allclose(
+        [corner.min(axis=0), corner.max(axis=0)],
+        [[columns / 4, rows / 4], [3 * columns / 4, 3 * rows / 4]], atol=4,
+    )  # fmt: skip
+    text = areas.text_of(written)
+    (density,) = served.files("*.density.npy")
+    (expected_share,) = areas.shares(density, text)
+    page.locator("#side-0 .shares").get_by_text(f"{100 * expected_share.share:.1f} %").wait_for()
+    drawing = layout_drawn(shown, [expected_share], saliency_map.shape, 2)
+    comes_to(lambda: overlay_of(page), drawing)
+    file, name = downloaded(page, "Overlay as PNG")
+    assert name.endswith(".overlay.png")
+    assert np.abs(cv2.imread(str(file)).astype(int) - drawing).mean() < 1
+    page.fill("#regions textarea", "no region")
+    page.locator("#status").get_by_text("Line 1 is no region").wait_for()
+    page.get_by_text("Remove all regions").click()
+    page.wait_for_selector("#side-0 .shares", state="hidden")
+    regions_file = tmp_path / "regions.csv"
+    regions_file.write_text("image,name,x,y,width,height\nchelsea.png,nose,190,150,60,50\n")
+    with page.expect_file_chooser() as chooser:
+        page.get_by_text("Open a file of regions").click()
+    chooser.value.set_files(regions_file)
+    page.locator("#side-0 .shares").get_by_text("nose").wait_for()
+    page.get_by_text("Remove all regions").click()
+    page.wait_for_selector("#side-0 .shares", state="hidden")
+    comes_to(lambda: overlay_of(page), view.drawn(shown, 1, ["10%"], 2))
+
     assert not page.locator("#side-1").is_visible()
     page.get_by_label("Compare with").click()
     page.get_by_role("option", name="b", exact=True).click()
@@ -438,7 +574,8 @@ def test_a_picture_is_predicted_drawn_and_compared(visit, served):
     assert boxes[0]["y"] == boxes[1]["y"]
     assert boxes[0]["x"] < boxes[1]["x"]
 
-    assert len(served.files("*.npy")) == 2  # those of the map before are gone
+    assert len(served.files("*.density.npy")) == 2  # those of the map before are gone
+    assert len(served.files("*.npy")) == 4
     page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).first.click()
     page.wait_for_selector("#side-0", state="hidden")
     assert not served.files("*.npy")
@@ -567,9 +704,10 @@ def file_data(path, **more):
     return {"path": str(path), "meta": {"_type": "gradio.FileData"}, **more}
 
 
-def values(picture=None, first="b", second="(nothing)", opacity=0.6, contours=(), peaks=5):
+def values(picture=None, first="b", second="(nothing)", opacity=0.6, contours=(), peaks=5,
+           regions=""):  # fmt: skip
     """Return the values of the page's controls."""
-    return [None, picture, first, second, opacity, list(contours), peaks]
+    return [None, picture, first, second, opacity, list(contours), peaks, regions]
 
 
 @pytest.fixture
@@ -716,7 +854,7 @@ def test_the_token_stays_neither_in_the_address_nor_in_a_cookie_of_other_ports(s
     assert user.ask("GET", "/", headers={**others, "Sec-Fetch-Mode": "no-cors"}).status == 403
 
 
-@pytest.mark.parametrize("slot", range(1, 7))
+@pytest.mark.parametrize("slot", range(1, 8))
 @pytest.mark.parametrize("name", ["secret.txt", "secret.png", "secret.svg"])
 def test_no_control_has_a_file_of_the_machine_read(user, served, secret, slot, name):
     target = secret.with_name(name)
@@ -878,6 +1016,8 @@ def test_malformed_calls_are_refused_quietly_and_the_page_goes_on(user, served):
         for odd in ODD:
             if (slot, odd) in ((1, None), (5, [])) or (slot == 6 and type(odd) is bool):
                 continue  # no picture, no contour
+            if slot == 7 and isinstance(odd, str):
+                continue  # any text may stand among the regions
             data = [*good]
             data[slot] = odd
             told = user.call(data, "odd")

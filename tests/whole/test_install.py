@@ -136,7 +136,7 @@ def predicted(program, folder, **environment):
     assert re.search(r"1 maps? written to predictions/", done.stdout)
     shown = cv2.imread(str(folder / "predictions/picture.png"), cv2.IMREAD_GRAYSCALE)
     assert shown.shape == (200, 300) and shown.max() == 255 and shown.std() > 10
-    assert cv2.imread(str(folder / "predictions/picture_overlay.png")) is not None
+    assert cv2.imread(str(folder / "predictions/picture.overlay.png")) is not None
 
 
 @pytest.mark.slow
