@@ -24,6 +24,7 @@ import config as settings
 from config import SYSTEMS, Config
 from eltwise_product import EltWiseProduct
 from salience.measures import density as densities
+from salience.measures.adaptation import SetNumbers
 from salience.measures.finish import UNFINISHED, finish_of
 from salience.networks import backbone, weight_files
 from salience.networks.losses import split_truth
@@ -137,7 +138,7 @@ def loss(y_true, y_pred):
 
 def load_model(
     weights: str | Path | None = None,
-    of_set: str | None = None,
+    of_set: str | SetNumbers | None = None,
     adaptation: str | Path | None = None,
 ) -> keras.Model:
     """Return a trained model, ready to predict.
@@ -148,9 +149,10 @@ def load_model(
             weights in the folder `weights/` of the current folder, else the included weights. The
             choice is printed.
         of_set: the data set whose numbers are used, one of the training's, for a network that has
-            such numbers (multiscale); None for their mean.
-        adaptation: what `predict` does to maps: a file of `adapt`, or its name; "none" for the
-            network's own maps; None for what the weights' card says (see `measures.finish`).
+            such numbers (multiscale); or numbers that were fitted; None for their mean.
+        adaptation: a file of `adapt`, or its name: numbers of the network in place of a set's, or
+            what `predict` does to maps; "none" for the network's own maps; None for what the
+            weights' card says (see `measures.finish`).
 
     Raises:
         UserError: the file is missing, damaged or of another model; there are no weights; the
@@ -162,21 +164,28 @@ def load_model(
         path = weight_files.named(Path(weights), Config.weights_dir)
     card = weight_files.read_card(path)
     config = config_of(card, path)
-    config.check_set(of_set)
+    if not isinstance(of_set, SetNumbers):
+        config.check_set(of_set)
+    finish = finish_of(card, path, adaptation, of_set)
     with quiet.keras_conventions():
         model = system_module(config.model).build(config)
         weight_files.load(model, path)
-        model = with_set(model, config, of_set)
-    finish = finish_of(card, path, adaptation, of_set)
+        model = with_set(model, config, finish.numbers)
     about = {densities.CALIBRATION: card.get(densities.CALIBRATION), "path": str(path),
              "finish": finish}  # fmt: skip
     model.card = about  # type: ignore[attr-defined]
     return model
 
 
-def with_set(model: keras.Model, config: Config, of_set: str | None) -> keras.Model:
-    """Return a model that uses the numbers of a data set; see `load_model`."""
+def with_set(model: keras.Model, config: Config, of_set: str | SetNumbers | None) -> keras.Model:
+    """Return a model that uses the numbers of a data set; see `load_model`.
+
+    Raises:
+        UserError: there are fitted numbers, and the network has none of data sets.
+    """
     if not config.own.has_numbers:
+        if isinstance(of_set, SetNumbers):
+            raise UserError(f"The adaptation has numbers of a network; {config.model} has none.")
         return model
     return system_module(config.model).with_set(model, config.dataset, of_set)
 

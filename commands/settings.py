@@ -38,6 +38,7 @@ PROFILES = ("tuebingen", "mit")
 CARD_WORDS = ("general", "none")  # values of --adaptation that are no file (measures/finish.py)
 BENCHMARKS, TUEBINGEN = ("mit300", "cat2000", "salicon"), "tuebingen"
 OBJECTIVES = ("ig", "cc", "nss", "kld")
+AUTO, NETWORK, MAPS = NUMBERS = ("auto", "network", "maps")  # where adapt fits numbers
 EXPORTERS = ("eyelink", "tobii", "pupil", "gazepoint", "smi", "csv")
 EYES = ("auto", "left", "right", "both")
 WEB = "web"  # a format of `export`: a folder with a page
@@ -98,6 +99,11 @@ class ExportConfig(Checked):
     weights: Path | None = shared("weights")
     weights_dir: Path = shared("weights_dir")
     of_set: str | None = shared("of_set")
+    adaptation: Path | None = shared(
+        "adaptation",
+        help="a file that `adapt` wrote for these weights, or its name: numbers in the network "
+        "(multiscale) become part of the export; those on maps do not",
+    )
     output: Path | None = option(
         None,
         "file to write (.onnx, .xml, .tflite), or folder (saved_model, web); default: exports/, "
@@ -448,7 +454,7 @@ class EvaluateConfig(ScoringConfig):
 class AdaptConfig(ScoringConfig):
     """Adapt a network's maps to a data set's bias, fitted on a few pictures.
 
-    Fit contrast, blur and centre bias on a few pictures of a data set; the network stays unchanged.
+    Fit contrast, blur and centre bias on a few pictures of a data set; the weights stay unchanged.
     The result is a file beside the weights, which --adaptation of test and evaluate reads.
     """
 
@@ -470,6 +476,12 @@ class AdaptConfig(ScoringConfig):
         "metric to maximise: the likelihood of fixations (ig), or another, which may lower the "
         "other metrics",
         choices=OBJECTIVES,
+    )
+    numbers: str = option(
+        AUTO,
+        "where the numbers are: in the network, as those of the sets of its training (multiscale), "
+        "or on finished maps; auto: in the network if it has such numbers",
+        choices=NUMBERS,
     )
     draws: int = option(1, "random draws of pictures for each --n", least=1, most=10**4)
     weights: Path | None = shared("weights", group="maps")

@@ -1,7 +1,9 @@
 """The command `adapt`: adapts a network's maps to a data set's bias, and scores the gain.
 
-The network stays unchanged and predicts each picture once; `adaptation.py` does the fit. Pictures
-are drawn from the train split, and scores are computed on the test split.
+The weights stay unchanged, and the network sees each picture once. The numbers are fitted in the
+network, if it has numbers of data sets (`row_fit.py`), or on finished maps; `adaptation.py` chooses
+between the fit and nothing. Pictures are drawn from the train split, and scores are computed on the
+test split.
 """
 
 import dataclasses
@@ -13,7 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from commands.evaluation.map_sources import ModelMaps, engine_for, maps_to_fit, of_one_engine
+from commands.evaluation.map_sources import (
+    ModelMaps,
+    RowMaps,
+    engine_for,
+    maps_to_fit,
+    of_one_engine,
+)
 from commands.evaluation.rows import Evaluation, adapted_row, model_row, score_rows
 from commands.evaluation.score_log import LOG, ScoreLog
 from commands.evaluation.scored_split import (
@@ -25,9 +33,10 @@ from commands.evaluation.scored_split import (
 from commands.evaluation.tables import DIGITS, metric_definitions, write_per_image
 from commands.pages import figures
 from commands.pages.report import verdict
-from commands.settings import AdaptConfig
+from commands.settings import AUTO, MAPS, NETWORK, AdaptConfig
 from salience.measures.adaptation import (
     LEAST_PICTURES,
+    ON_MAPS,
     AdaptationFit,
     fit_adaptation,
     fit_line,
@@ -35,6 +44,7 @@ from salience.measures.adaptation import (
     save,
 )
 from salience.measures.metrics import Metric
+from salience.measures.row_fit import in_network
 from salience.measures.significance import Interval, mean_interval
 from salience.networks import weight_files
 from salience.pictures.sample import Sample
@@ -45,6 +55,7 @@ from salience.system.notes import Notes
 from salience.system.terminal import COMMAND_LINE, aligned, progress, tell
 
 BEFORE, ALL, REFERENCE = "before", "all", "reference"
+MOST_PICTURES = 400  # whose features are kept in memory: a dozen numbers need no more
 GAIN, LOSS, UNCLEAR = "gain", "loss", "unclear"
 
 
@@ -94,16 +105,20 @@ def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str,
     make_folder(settings.output)
 
     named = {BEFORE: weights} | ({REFERENCE: settings.reference} if settings.reference else {})
+    where = where_of(settings, weights)
 
     def maps_by(engine: str) -> dict[str, ModelMaps]:
         return {
-            name: ModelMaps(file, name, settings.batch_size, settings.workers, keep=True,
-                            engine=engine, say=say)
+            name: RowMaps(file, name, settings.batch_size, settings.workers)
+            if where == NETWORK and name == BEFORE
+            else ModelMaps(file, name, settings.batch_size, settings.workers, keep=True,
+                           engine=engine, say=say)
             for name, file in named.items()
         }  # fmt: skip
 
     pictures = len(split.samples) + min(len(training), max(settings.n) * settings.draws)
-    sources = of_one_engine(maps_by, engine_for(settings.engine, pictures))
+    engine = "keras" if where == NETWORK else engine_for(settings.engine, pictures)
+    sources = of_one_engine(maps_by, engine)
     source = sources[BEFORE]
     note_training_pictures(source.config, settings, split, notes, source.weights)
     groups = [AdaptedGroup(BEFORE), *fitted_groups(settings, source, training, say)]
@@ -124,6 +139,30 @@ def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str,
     return write_results(settings, weights, evaluation, truth, groups, lines, say)
 
 
+def where_of(settings: AdaptConfig, weights: Path) -> str:
+    """Return where numbers are fitted, NETWORK or MAPS.
+
+    Raises:
+        UserError: the network has no numbers of data sets, or there are too many pictures.
+    """
+    from model import trained_config
+
+    trained = trained_config(weights)
+    has_numbers = trained.own.has_numbers
+    if settings.numbers == NETWORK and not has_numbers:
+        raise UserError(
+            f"--numbers {NETWORK}: {trained.model} has no numbers of data sets. Leave it out, or "
+            "name weights of multiscale."
+        )
+    where = NETWORK if has_numbers and settings.numbers in (AUTO, NETWORK) else MAPS
+    if where == NETWORK and max(settings.n) > MOST_PICTURES:
+        raise UserError(
+            f"--n {max(settings.n)}: numbers in the network are fitted on at most {MOST_PICTURES} "
+            f"pictures. Name fewer, or --numbers {MAPS}."
+        )
+    return where
+
+
 def fitted_groups(
     settings: AdaptConfig, source: ModelMaps, training: list[Sample], say: Callable[[str], None]
 ) -> list[AdaptedGroup]:
@@ -141,11 +180,14 @@ def fitted_groups(
     numbers = sorted(set(settings.n))
     parts = {str(n): [order[:n] for order in orders] for n in numbers}
     if len(numbers) > 1:  # the upper limit for more pictures
-        parts[ALL] = [orders[0]]
+        parts[ALL] = [orders[0][:MOST_PICTURES] if isinstance(source, RowMaps) else orders[0]]
     needed = sorted({i for drawn in parts.values() for order in drawn for i in order})
-    found = maps_to_fit(
-        source, [training[i] for i in needed], settings.gaussian_pixels, settings.objective
-    )
+    samples, about = [training[i] for i in needed], (settings.gaussian_pixels, settings.objective)
+    found: list[Any]
+    if isinstance(source, RowMaps):
+        found, fitting = source.to_fit(samples, *about), in_network(source.rows)
+    else:
+        found, fitting = maps_to_fit(source, samples, *about), ON_MAPS
     known = dict(zip(needed, found, strict=True))
     groups = []
     bar = progress(sum(map(len, parts.values())), "fitting", "fits")
@@ -159,7 +201,7 @@ def fitted_groups(
                         f"{len(usable)} of {len(order)} drawn pictures have fixations: at least "
                         f"{LEAST_PICTURES} are needed."
                     )
-                fits.append(fit_adaptation(usable, settings.seed, settings.objective))
+                fits.append(fit_adaptation(usable, settings.seed, settings.objective, fitting))
                 bar.update()
             groups.append(AdaptedGroup(name, tuple(fits)))
             say(f"{name} pictures{', first draw' * (len(drawn) > 1)}: {fit_line(fits[0])}")

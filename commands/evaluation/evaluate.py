@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from salience.measures.adaptation import (
     fit_adaptation,
     fit_line,
 )
-from salience.measures.finish import Finish, finish_of
+from salience.measures.finish import finish_of
 from salience.measures.references import TruthSplit
 from salience.system.errors import UserError
 from salience.system.files import make_folder, real_path
@@ -147,7 +148,6 @@ def source_of(
             say,
         ),
         keep=settings.optimal,  # maps and densities come from one prediction
-        of_set=settings.of_set,
         engine=engine_for(settings.engine, len(split.samples)),
         say=say,
     )
@@ -168,7 +168,7 @@ def density_rows(
     own = source.unfinished()
     found = source.finish.calibration or calibration(source.weights, say)
     rows = [optimal_row(own, split, found)]
-    if source.finish != Finish(found, calibration=source.finish.calibration):
+    if source.finish != replace(source.finish, adaptation=found, map_blur=0.0):
         rows.insert(0, adapted_row(f"{source.name}, density", own, split, found))
     return rows
 

@@ -10,7 +10,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Lock
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -22,12 +22,14 @@ from config import Config
 from salience.measures.adaptation import (
     OBJECTIVES,
     LowResolutionMaps,
+    SetNumbers,
     low_resolution_maps,
 )
 from salience.measures.density import density_kind
 from salience.measures.finish import NONE, UNFINISHED, Finish
 from salience.measures.metrics import as_distribution
 from salience.measures.references import model_name
+from salience.measures.row_fit import FeaturesAndTruth
 from salience.pictures.fixations import blurred
 from salience.pictures.letterbox import Letterbox, of_both_ways, postprocess
 from salience.pictures.reading import sample_density, sample_shape
@@ -85,15 +87,17 @@ class ModelMaps:
         workers: threads that read pictures.
         smooth: standard deviation of a Gaussian blur, pixels of the original picture.
         mirror: average each map with that of the mirrored picture.
-        finish: what is done to finished maps.
+        finish: what is done to finished maps, and the numbers of data sets in the network.
         keep: keep the network's outputs in the user's cache, so that it sees each picture once.
-        of_set: data set whose numbers the network uses; see `model.load_model`.
         engine: inference engine, see `engines.choose`; Keras where its copy does not run.
         say: called with each message of the engine.
 
     Raises:
         UserError: the weights or the engine cannot be used.
     """
+
+    bulky = False  # whether what is kept is large
+    channels = 1  # of what the engine returns
 
     def __init__(
         self,
@@ -105,18 +109,25 @@ class ModelMaps:
         mirror: bool = False,
         finish: Finish = UNFINISHED,
         keep: bool = False,
-        of_set: str | None = None,
         engine: str = "keras",
         say: Callable[[str], None] = tell,
     ) -> None:
         self.weights, self.name, self.smooth = weights, model_name(name), smooth
         self.batch_size, self.workers, self.mirror = batch_size, workers, mirror
-        self.finish, self.of_set = finish, of_set
-        self.engine = engines.load(engine, weights, say, of_set)
+        self.finish, self.of_set = finish, finish.numbers
+        self.engine = self._load(engine, say)
         self.slots = BoundedSemaphore(self.engine.at_once)
         self.digest = file_digest(weights)
-        about = make_key(ModelMaps, self.digest, mirror, of_set, self.engine.name)
-        self.kept: Shelf | None = default_cache().shelf(about) if keep else None
+        about = make_key(type(self), self.digest, mirror, self.of_set, self.engine.name)
+        self.kept: Shelf | None = default_cache().shelf(about, self.bulky) if keep else None
+
+    def _load(self, engine: str, say: Callable[[str], None]) -> engines.Engine:
+        """Return the engine that predicts."""
+        return engines.load(engine, self.weights, say, self.of_set)
+
+    def _cells(self, prediction: NDArray) -> NDArray:
+        """Return the map's cells, made of what the engine returned."""
+        return prediction
 
     def unfinished(self) -> "ModelMaps":
         """Return a source of the same network's maps to which nothing is done."""
@@ -161,7 +172,8 @@ class ModelMaps:
                             "training has failed."
                         )
                     box = Letterbox.fit(shapes[at], self.engine.input_shape)
-                    made = postprocess(prediction, box, self.engine.grid, self.smooth)
+                    cells = self._cells(prediction)
+                    made = postprocess(cells, box, self.engine.grid, self.smooth)
                     at += 1
                     yield self.finish.apply(made)
 
@@ -213,7 +225,7 @@ class ModelMaps:
         """Return the output that is kept under a name; None where there is none, or it is odd."""
         kept = self.kept.recall(name) if self.kept and name else None
         prediction = (kept or {}).get("prediction")
-        shape = (*self.engine.grid.shape(self.engine.input_shape), 1)
+        shape = (*self.engine.grid.shape(self.engine.input_shape), self.channels)
         if prediction is None or prediction.shape != shape:
             return None
         return prediction if prediction.dtype.kind == "f" else None
@@ -223,6 +235,86 @@ class ModelMaps:
         from utilities import input_identity
 
         return input_identity(sample, self.engine.input_shape) if self.kept else None
+
+
+class RowMaps(ModelMaps):
+    """The maps of a network by any numbers of a data set: the trunk sees each picture once for all.
+
+    Kept are the features that the last layer is given, which Keras computes.
+
+    Args:
+        weights: a weights file of a network that has numbers of data sets.
+        name: name of the row.
+        batch_size: pictures per batch.
+        workers: threads that read pictures.
+
+    Raises:
+        UserError: the weights cannot be used.
+    """
+
+    bulky = True
+
+    def __init__(self, weights: Path, name: str, batch_size: int, workers: int) -> None:
+        self._lock = Lock()
+        super().__init__(weights, name, batch_size, workers, keep=True)
+
+    def _load(self, engine: str, say: Callable[[str], None]) -> engines.Engine:
+        from model import grid_of  # here: it imports Keras
+        from salience.networks.multiscale import ReadoutRows
+
+        self.rows = ReadoutRows(self.model)
+        self.channels = self.rows.channels
+
+        def features(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+            with self._lock:
+                return self.rows.features(batch)
+
+        return engines.Engine("keras", self.model.input_shape[1:3], grid_of(self.model), features)
+
+    def with_numbers(self, numbers: SetNumbers) -> "RowMaps":
+        """Return a source of the maps by other numbers, which shares the features."""
+        own = copy(self)
+        own.of_set = numbers
+        return own
+
+    def fingerprint(self) -> str:
+        """Return the fingerprint of `ModelMaps`, marked: rounding may differ."""
+        return f"{super().fingerprint()} by rows"
+
+    def _cells(self, prediction: NDArray) -> NDArray:
+        place = self.rows.mean
+        if isinstance(self.of_set, SetNumbers):
+            place = self.rows.place(self.of_set)
+        with self._lock:
+            (density,) = self.rows.densities([prediction], place[None])
+        return density[0]
+
+    def to_fit(
+        self, samples: list[Sample], sigma_pixels: float | None, objective: str = "ig"
+    ) -> list[FeaturesAndTruth | None]:
+        """Return the data that numbers in the network are fitted on: features with their truth.
+
+        They are half precision, in memory. The arguments and the missing items are those of
+        `maps_to_fit`.
+        """
+        from utilities import make_truth
+
+        found: list[FeaturesAndTruth | None] = []
+        bar = progress(len(samples), "features to fit on")
+        with bar, ThreadPoolExecutor(self.workers) as pool:
+            for batch, features in self._batches(samples, pool):
+                for sample, own in zip(batch, features, strict=True):
+                    bar.update()
+                    box = Letterbox.fit(sample_shape(sample), self.engine.input_shape)
+                    density, counts = np.moveaxis(
+                        make_truth(sample, box, self.engine.grid, sigma_pixels), -1, 0
+                    )
+                    is_map = sample.fixations is None or OBJECTIVES[objective].from_map
+                    truth = density if is_map else counts
+                    usable = truth.any() and np.isfinite(own).all()
+                    picture = FeaturesAndTruth(own.astype(np.float16), truth)
+                    found.append(picture if usable else None)
+        return found
 
 
 def of_one_engine(

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.evaluation.map_sources import Source
+from commands.evaluation.map_sources import RowMaps, Source
 from commands.evaluation.score_log import ScoreLog
-from salience.measures.adaptation import IDENTITY, Adaptation
+from salience.measures.adaptation import IDENTITY, Adaptation, SetNumbers
 from salience.measures.metrics import METRICS, PROFILES, Metric
 from salience.measures.optimal import optimal_scores
 from salience.measures.references import (
@@ -104,8 +104,16 @@ def model_row(source: Source, split: TruthSplit) -> Row:
     )
 
 
-def adapted_row(name: str, source: Source, split: TruthSplit, adaptation: Adaptation) -> Row:
-    """Return a row that scores the adapted maps of a source."""
+def adapted_row(
+    name: str, source: Source, split: TruthSplit, adaptation: Adaptation | SetNumbers
+) -> Row:
+    """Return a row that scores the adapted maps of a source.
+
+    Numbers in a network need a source that makes maps by any: `RowMaps`.
+    """
+    if isinstance(adaptation, SetNumbers):
+        assert isinstance(source, RowMaps)
+        return dataclasses.replace(model_row(source.with_numbers(adaptation), split), name=name)
     if adaptation == IDENTITY:
         return dataclasses.replace(model_row(source, split), name=name)
     return Row(

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from salience.measures.adaptation import IDENTITY, Adaptation
+from salience.measures.adaptation import IDENTITY, SUFFIX, Adaptation, SetNumbers, save
 from salience.measures.density import calibration_or_identity
 from salience.measures.finish import NONE, UNFINISHED, Finish, finish_of
 from salience.pictures.letterbox import OutputGrid, of_both_ways
@@ -160,7 +160,12 @@ def choose(name: str) -> str:
     return name
 
 
-def load(name: str, weights: Path, say: Callable[[str], None], of_set: str | None = None) -> Engine:
+def load(
+    name: str,
+    weights: Path,
+    say: Callable[[str], None],
+    of_set: str | SetNumbers | None = None,
+) -> Engine:
     """Return an engine that runs the network of a weights file.
 
     If the network cannot be exported or the export cannot be run, the engine is Keras.
@@ -169,13 +174,13 @@ def load(name: str, weights: Path, say: Callable[[str], None], of_set: str | Non
         name: see `choose`.
         weights: a weights file of `train`.
         say: called with each message.
-        of_set: data set whose numbers are used; see `model.load_model`.
+        of_set: data set whose numbers are used, or fitted numbers; see `model.load_model`.
 
     Raises:
         UserError: the engine is not installed, or the weights cannot be used.
     """
     name = choose(name)
-    if of_set is not None:
+    if isinstance(of_set, str):
         check_set(weights, of_set)
     if name == "keras":
         return keras_engine(weights, of_set)
@@ -215,6 +220,8 @@ def load_adapted(
 ) -> Engine:
     """Return an engine with the finish of its maps and with averaging over mirrored pictures.
 
+    An adaptation with numbers in the network is that of the network which the engine runs.
+
     Args:
         name: see `choose`.
         weights: a weights file of `train`.
@@ -232,7 +239,7 @@ def load_adapted(
 
     own = finish_for(weights, adaptation, of_set, smooth, say)
     to_density = own.calibration or (calibration(weights, say) if density else IDENTITY)
-    engine = load(name, weights, say, of_set)
+    engine = load(name, weights, say, own.numbers)
     limits = weight_files.limits_of(weight_files.read_card(weights))
     engine = replace(engine, finish=own, calibration=to_density, limits=limits)
     return replace(engine, maps=of_both_ways(engine.maps)) if mirror else engine
@@ -245,7 +252,7 @@ def finish_for(
     smooth: float,
     say: Callable[[str], None],
 ) -> Finish:
-    """Return what is done to the maps of weights; see `finish_of`."""
+    """Return what is done to the maps of weights, and the network's numbers; see `finish_of`."""
     from salience.networks import weight_files  # here: it imports h5py
 
     card = weight_files.read_card(weights)
@@ -285,12 +292,12 @@ def has_gpu() -> bool:
     return bool(keras.distribution.list_devices("gpu"))
 
 
-def keras_engine(weights: Path, of_set: str | None = None) -> Engine:
+def keras_engine(weights: Path, of_set: str | SetNumbers | None = None) -> Engine:
     """Return Keras as an engine.
 
     Args:
         weights: a weights file of `train`.
-        of_set: data set whose numbers are used; see `model.load_model`.
+        of_set: see `load`.
 
     Raises:
         UserError: the weights cannot be used.
@@ -308,7 +315,10 @@ def keras_engine(weights: Path, of_set: str | None = None) -> Engine:
 
 
 def exported_engine(
-    name: str, weights: Path, say: Callable[[str], None], of_set: str | None = None
+    name: str,
+    weights: Path,
+    say: Callable[[str], None],
+    of_set: str | SetNumbers | None = None,
 ) -> Engine:
     """Return the exported network of a weights file, from the cache where it is there.
 
@@ -377,24 +387,32 @@ def from_card(name: str, card: dict[str, Any], maps: Maps, at_once: int = 1) -> 
     )
 
 
-def make(name: str, weights: Path, output: Path, of_set: str | None = None) -> None:
+def make(name: str, weights: Path, output: Path, of_set: str | SetNumbers | None = None) -> None:
     """Export a network to a file, in a process of its own.
 
     Raises:
         UserError: it cannot be converted.
     """
+    more = ["--set", of_set] if isinstance(of_set, str) else []
+    fitted = output.with_name(f"numbers{SUFFIX}")
+    if isinstance(of_set, SetNumbers):
+        save(fitted, of_set, weights, {})
+        more = ["--adaptation", str(fitted)]
     done = subprocess.run(
         quiet.program("export", "--format", name, "--weights", str(real_path(weights)),
-                       "--output", str(output), *(["--set", of_set] if of_set else [])),
+                       "--output", str(output), *more),
         env={**os.environ, "KERAS_BACKEND": "tensorflow"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
+    fitted.unlink(missing_ok=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise UserError(lines[-1].removeprefix("error: "))
 
 
-def key(name: str, weights: Path, of_set: str | None = None, direct: bool = False) -> str:
+def key(
+    name: str, weights: Path, of_set: str | SetNumbers | None = None, direct: bool = False
+) -> str:
     """Return a name for an exported network, made from all that it depends on.
 
     Args:

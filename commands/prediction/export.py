@@ -23,7 +23,8 @@ from commands.prediction.engines import Maps, card_path
 from commands.settings import ExportConfig
 from model import grid_of, load_model
 from salience.data.sets.synthetic import draw
-from salience.measures.finish import finish_of
+from salience.measures.adaptation import IDENTITY, SetNumbers
+from salience.measures.finish import NONE, Finish, finish_of
 from salience.networks import weight_files
 from salience.networks.weight_files import versions
 from salience.pictures.letterbox import preprocess
@@ -98,16 +99,18 @@ def export(
         form: the format, if it is not in EXPORT_FORMATS.
 
     Raises:
-        UserError: no weights; a package is missing; the network cannot be converted; the export
-            differs from Keras; or it cannot be written. No file is left in these cases.
+        UserError: no weights; a package is missing; the adaptation is not in the network; the
+            network cannot be converted; the export differs from Keras; or it cannot be written. No
+            file is left in these cases.
     """
     form = form or EXPORT_FORMATS[settings.format]
     require_converter(settings.format, form)
     weights = weight_files.choose(settings.weights, settings.weights_dir, say)
     output = output_path(settings, form, weights)
     make_folder(output.parent)
-    model = load_model(weights, settings.of_set)
-    card = export_card(model, weights, settings.format, settings.of_set)
+    finish = finish_for(settings, weights)
+    model = load_model(weights, finish.numbers, NONE)
+    card = export_card(model, weights, settings.format, finish)
     with telling(f"Cannot write {output}"), scratch(output.parent) as scratch_folder:
         made = scratch_folder / "made" / output.name
         made.parent.mkdir()
@@ -122,6 +125,23 @@ def export(
         "of a map's maximum"
     )
     return output
+
+
+def finish_for(settings: ExportConfig, weights: Path) -> Finish:
+    """Return the numbers that an exported network uses, and what remains to be done to its maps.
+
+    Raises:
+        UserError: the requested adaptation cannot be used, or changes finished maps.
+    """
+    finish = finish_of(
+        weight_files.read_card(weights), weights, settings.adaptation, settings.of_set
+    )
+    if settings.adaptation and finish.adaptation != IDENTITY:
+        raise UserError(
+            f"--adaptation {settings.adaptation} changes finished maps, which an exported network "
+            "does not contain. Leave it out, and apply it to the maps (docs/ADAPTING.md)."
+        )
+    return finish
 
 
 def require_converter(name: str, form: ExportFormat) -> None:
@@ -169,19 +189,17 @@ def output_path(settings: ExportConfig, form: ExportFormat, weights: Path) -> Pa
     return output
 
 
-def export_card(
-    model: keras.Model, weights: Path, name: str, of_set: str | None = None
-) -> dict[str, Any]:
+def export_card(model: keras.Model, weights: Path, name: str, finish: Finish) -> dict[str, Any]:
     """Return the card of an export: its origin, input and output. `engines` reads it, too.
 
     Args:
         model: the network.
         weights: its weights file.
         name: the format.
-        of_set: data set whose numbers the network uses.
+        finish: the network's numbers of data sets, and what remains to be done to its maps.
     """
     trained = weight_files.read_card(weights)
-    finish = finish_of(trained, weights, of_set=of_set)
+    numbers = finish.numbers
     grid = grid_of(model)
     rows, cols = model.input_shape[1:3]
     map_rows, map_cols = model.output_shape[1:3]
@@ -192,6 +210,7 @@ def export_card(
         "dataset": trained.get("dataset"),
         "metrics": trained.get("metrics"),
         "weights": {"file": weights.name, "sha256": file_digest(weights)},
+        "numbers": numbers.values if isinstance(numbers, SetNumbers) else numbers,
         "input": {
             "layout": "float32 [batch, rows, cols, 3]",
             "batch": 1 if name == "litert" else "any",

@@ -82,7 +82,6 @@ class MapRecord:
             finish_for(
                 weights, settings.adaptation, settings.of_set, settings.smooth, lambda line: None
             ),
-            settings.of_set,
             settings.mirror,
             settings.smooth,
             settings.threshold,

@@ -1,18 +1,18 @@
-"""Adaptation of maps to the bias of a data set: nine parameters, fitted on a few of its pictures.
+"""Adaptation to the bias of a data set: a dozen numbers, fitted on a few of its pictures.
 
 Fixations also depend on the data set: on viewing time, distance and the photographers' habits.
-`Adaptation` changes contrast, blur and centre bias of a map, from any network and engine.
-`fit_adaptation` finds the parameters. `save` and `load` keep them in a file beside the weights that
-made the maps; `load` rejects other weights.
+The numbers are on the map or in the network. An `Adaptation` changes contrast, blur and centre bias
+of a finished map, from any network and engine. `SetNumbers` are used inside a network that has
+numbers of each data set (`networks/multiscale.py`). `fit_adaptation` finds either. `save` and
+`load` keep them in a file beside their weights; `load` rejects other weights.
 
-After Kümmerer, Khanuja and Bethge, "Modeling saliency dataset bias" (arXiv 2505.10169), who also
-adapt the scales inside a network; here the network does not change.
+After Kümmerer, Khanuja and Bethge, "Modeling saliency dataset bias" (arXiv 2505.10169).
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,6 +29,7 @@ from salience.system.terminal import PROGRAM
 if TYPE_CHECKING:
     from salience.measures.significance import Interval
 
+ON_MAP, IN_NETWORK = "parameters", "numbers"  # fields of a file: it has one of them
 SUFFIX = ".adapt.json"
 FORMAT = "saliency adaptation 1"
 LARGEST_FILE = 1_000_000  # bytes; a file has a few thousand
@@ -39,6 +40,7 @@ PENALTY = 0.1  # cost of one `scale` away from the identity, for the sum over al
 LEAST_GAIN = 0.01  # a smaller mean gain does not justify a change of the maps
 LEAST_PICTURES = 2  # cross-validation needs a second picture
 FOLDS = 5  # parts of the cross-validation
+MOST_NUMBERS = 100  # of a data set inside a network, in a file
 
 
 class Bounds(NamedTuple):
@@ -179,6 +181,30 @@ class Adaptation:
 
 
 IDENTITY = Adaptation()
+
+
+@dataclass(frozen=True)
+class SetNumbers:
+    """Numbers of a data set inside a network, in place of those of a set of its training.
+
+    Attributes:
+        values: value by name; the names are those of the network's own numbers.
+
+    Raises:
+        UserError: a value is not a finite number, or there are too many.
+    """
+
+    values: dict[str, float] = field(hash=False)
+
+    def __post_init__(self) -> None:
+        if len(self.values) > MOST_NUMBERS:
+            raise UserError(f"The adaptation has {len(self.values)} numbers of a data set.")
+        for name, value in self.values.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not math.isfinite(value):
+                raise UserError(
+                    f"The adaptation's {name[:40]} is {str(value)[:40]!r}; expected a number."
+                )
 
 
 def _wide_blur(saliency_map: NDArray, sigma_pixels: float) -> NDArray:
@@ -399,41 +425,59 @@ class AdaptationFit:
     """The result of a fit.
 
     Attributes:
-        adaptation: the parameters; the identity if the gain is too small.
+        adaptation: the parameters, or the numbers in the network; the identity if the gain is too
+            small.
         gain: cross-validated gain in the objective, with its interval.
         kept: whether the mean gain is at least LEAST_GAIN.
         objective: key of OBJECTIVES.
     """
 
-    adaptation: Adaptation
+    adaptation: "Adaptation | SetNumbers"
     gain: "Interval"
     kept: bool
     objective: str = "ig"
 
 
-def fit_adaptation(
-    pictures: Sequence[LowResolutionMaps], seed: int = 0, objective: str = "ig"
-) -> AdaptationFit:
-    """Return the best parameters if cross-validation shows a gain, else the identity.
+class Fitting(NamedTuple):
+    """Where numbers are fitted, and how.
 
-    Parameters fitted on four fifths of the pictures are scored on the rest. If the mean gain is
-    below LEAST_GAIN, the result is the identity.
+    Attributes:
+        best: from pictures, a start or None, and the objective to the best numbers.
+        values: from numbers (the identity: nothing is adapted), pictures and the objective to the
+            objective's value of each picture.
+    """
+
+    best: Callable[[Sequence[Any], Any, str], "Adaptation | SetNumbers"]
+    values: Callable[[Any, Sequence[Any], str], NDArray[np.float64]]
+
+
+ON_MAPS = Fitting(best_parameters, objective_values)
+
+
+def fit_adaptation(
+    pictures: Sequence[Any], seed: int = 0, objective: str = "ig", fitting: Fitting = ON_MAPS
+) -> AdaptationFit:
+    """Return the best numbers if cross-validation shows a gain, else the identity.
+
+    Numbers fitted on four fifths of the pictures are scored on the rest. If the mean gain is below
+    LEAST_GAIN, the result is the identity.
 
     Args:
-        pictures: at least two.
+        pictures: at least two, each as `fitting` needs it: `LowResolutionMaps` for maps.
         seed: seed of the bootstrap.
         objective: key of OBJECTIVES.
+        fitting: where the numbers are: on finished maps, or in a network (see `row_fit.py`).
     """
     from salience.measures.significance import mean_interval  # here, as above
 
-    whole = best_parameters(pictures, None, objective)
+    whole = fitting.best(pictures, None, objective)
     gains = np.zeros(len(pictures))
     parts = np.array_split(np.arange(len(pictures)), min(FOLDS, len(pictures)))
     for part in parts:
         others = [picture for i, picture in enumerate(pictures) if i not in part]
         tried = [pictures[i] for i in part]
-        for sign, own in ((1, best_parameters(others, whole, objective)), (-1, IDENTITY)):
-            gains[part] += sign * objective_values(own, tried, objective)
+        for sign, own in ((1, fitting.best(others, whole, objective)), (-1, IDENTITY)):
+            gains[part] += sign * fitting.values(own, tried, objective)
     gain = mean_interval(gains, seed)
     kept = gain.mean >= LEAST_GAIN
     return AdaptationFit(whole if kept else IDENTITY, gain, kept, objective)
@@ -447,6 +491,9 @@ def fit_line(fit: AdaptationFit) -> str:
     if not fit.kept:
         return f"nothing is gained ({won}), so the maps are not adapted"
     own = fit.adaptation
+    if isinstance(own, SetNumbers):
+        listed = ", ".join(f"{name} {value:.3g}" for name, value in own.values.items())
+        return f"numbers in the network: {listed}: {won}"
     return (
         f"contrast {own.contrast:.2f}, blur {own.blur:.1%} of the diagonal, centre bias at "
         f"({own.centre_x:.2f}, {own.centre_y:.2f}) of {own.centre_width:.2f} x "
@@ -474,7 +521,9 @@ def path_of(name: str | Path, weights: Path) -> Path:
     return weights.with_name(f"{weights.name.removesuffix('.weights.h5')}.{name}{SUFFIX}")
 
 
-def load_named(name: Path | None, weights: Path, say: Callable[[str], None]) -> Adaptation:
+def load_named(
+    name: Path | None, weights: Path, say: Callable[[str], None]
+) -> Adaptation | SetNumbers:
     """Return the adaptation that a flag names, and report its file; the identity for None.
 
     Raises:
@@ -488,18 +537,25 @@ def load_named(name: Path | None, weights: Path, say: Callable[[str], None]) -> 
     return adaptation
 
 
-def save(path: Path, adaptation: Adaptation, weights: Path, about: dict[str, Any]) -> None:
+def save(
+    path: Path, adaptation: Adaptation | SetNumbers, weights: Path, about: dict[str, Any]
+) -> None:
     """Write an adaptation, the hash of its weights and further fields to a file, atomically."""
+    in_network = isinstance(adaptation, SetNumbers)
     card = {
         "format": FORMAT,
-        "parameters": dataclasses.asdict(adaptation),
+        **(
+            {IN_NETWORK: dict(adaptation.values)}
+            if in_network
+            else {ON_MAP: dataclasses.asdict(adaptation)}
+        ),
         "weights": {"name": weights.name, "sha256": file_digest(weights)},
     }
     write_json(path, {**card, **about})
 
 
-def load(path: Path, weights: Path) -> Adaptation:
-    """Return the adaptation in a file.
+def load(path: Path, weights: Path) -> Adaptation | SetNumbers:
+    """Return the adaptation in a file: parameters of a map, or numbers in the network.
 
     Raises:
         UserError: the file is missing, is not an adaptation, or belongs to other weights.
@@ -511,8 +567,10 @@ def load(path: Path, weights: Path) -> Adaptation:
     card = read_json(path)
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise UserError(f"{path} is not an adaptation that `adapt` wrote (format '{FORMAT}').")
-    parameters, bound = card.get("parameters"), card.get("weights")
-    if not isinstance(parameters, dict) or parameters.keys() != BOUNDS.keys():
+    parameters, numbers, bound = card.get(ON_MAP), card.get(IN_NETWORK), card.get("weights")
+    found = parameters if isinstance(parameters, dict) else numbers
+    of_map = found is parameters
+    if not isinstance(found, dict) or (of_map and found.keys() != BOUNDS.keys()):
         raise UserError(f"{path}: its parameters are not {', '.join(BOUNDS)}.")
     if not isinstance(bound, dict) or bound.get("sha256") != file_digest(weights):
         name = str(bound.get("name"))[:80] if isinstance(bound, dict) else "others"
@@ -521,6 +579,6 @@ def load(path: Path, weights: Path) -> Adaptation:
             f"{PROGRAM} adapt with --weights {weights}."
         )
     try:
-        return Adaptation(**parameters)
+        return Adaptation(**found) if of_map else SetNumbers(found)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

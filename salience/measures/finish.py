@@ -24,6 +24,7 @@ from salience.measures.adaptation import (
     LEAST_GAIN,
     Adaptation,
     LowResolutionMaps,
+    SetNumbers,
     best_parameters,
     load_named,
     objective_values,
@@ -48,18 +49,20 @@ LARGEST_LOSS = 0.03  # bits a fixation that a blur of maps may cost
 
 @dataclass(frozen=True)
 class Finish:
-    """What is done to a finished map.
+    """What is done to a finished map, and the numbers of the network that makes it.
 
     Attributes:
-        adaptation: adaptation to a data set's bias, or the general one.
+        adaptation: adaptation of the map to a data set's bias, or the general one.
         map_blur: standard deviation of the blur that follows, in diagonals of the picture.
         calibration: what turns a map into a density instead of the card's calibration; None for
             the card's.
+        numbers: the data set whose numbers the network uses, or fitted numbers; None for the mean.
     """
 
     adaptation: Adaptation = IDENTITY
     map_blur: float = 0.0
     calibration: Adaptation | None = None
+    numbers: str | SetNumbers | None = None
 
     def apply(self, saliency_map: NDArray) -> NDArray[np.floating]:
         """Return a map [rows, columns] as it is written and scored, with maximum 1.
@@ -79,31 +82,42 @@ def finish_of(
     card: dict[str, Any],
     weights: Path,
     adaptation: Path | str | None = None,
-    of_set: str | None = None,
+    of_set: str | SetNumbers | None = None,
     smooth: float = 0.0,
     say: Callable[[str], None] = lambda line: None,
 ) -> Finish:
     """Return what is done to the maps of weights, and report it in one line, if anything is.
+
+    An adaptation with numbers in the network replaces those of a data set. What the network then
+    makes is the density, so that no calibration follows.
 
     Args:
         card: the card of the weights.
         weights: the weights file.
         adaptation: a file of `adapt`, or its name: nothing else is done then. NONE: nothing is
             done. GENERAL or None: what the card says.
-        of_set: the data set whose numbers the network uses: the general adaptation is left out.
+        of_set: the data set whose numbers the network uses, or fitted numbers: the general
+            adaptation is left out.
         smooth: the user's own blur, which replaces that of the card.
         say: called with the message.
 
     Raises:
         UserError: the adaptation or a field of the card cannot be used, or `adaptation` is GENERAL
-            and the card has none.
+            and the card has none; or both `of_set` and the adaptation are numbers in the network.
     """
     name = None if adaptation is None else str(adaptation)
     if name == NONE:
-        return Finish()
+        return Finish(numbers=of_set)
     if name not in (None, GENERAL):
-        bias = load_named(Path(name), weights, say)
-        return Finish(bias, calibration=bias)
+        own = load_named(Path(name), weights, say)
+        if isinstance(own, Adaptation):
+            return Finish(own, calibration=own, numbers=of_set)
+        if of_set is not None:
+            raise UserError(
+                f"--adaptation {name} has numbers in the network, which replace those of --set "
+                f"{of_set}: leave one of them out."
+            )
+        return Finish(calibration=IDENTITY, numbers=own)
     general = None if of_set not in (None, MEAN) else general_of(card, weights)
     if name == GENERAL and general is None:
         raise UserError(
@@ -115,7 +129,7 @@ def finish_of(
     parts += [f"maps get a blur of {width:.1%} of the diagonal"] if width else []
     if parts:
         say(f"{weights}: {', '.join(parts)} (--adaptation {NONE} leaves them as they are)")
-    return Finish(general or IDENTITY, width, general)
+    return Finish(general or IDENTITY, width, general, of_set)
 
 
 def general_of(card: dict[str, Any], where: object) -> Adaptation | None:

@@ -3,7 +3,8 @@
 One trunk sees the picture at several scales. Stages of each scale are read by 1x1 convolutions into
 one grid; a small network of 1x1 convolutions, a blur and a centre bias make a density of it. Each
 data set has a row of numbers (`NUMBERS`): contrast, blur, centre bias, shares and weights of the
-scales. A set that the training did not see gets their mean.
+scales. A set that the training did not see gets their mean, or a row that is fitted on a few of its
+pictures (`ReadoutRows`).
 
 After Kümmerer, Khanuja and Bethge, "Modeling saliency dataset bias" (arXiv 2505.10169), and
 Kümmerer, Wallis and Bethge, "DeepGaze II" (arXiv 1610.01563).
@@ -11,14 +12,16 @@ Kümmerer, Wallis and Bethge, "DeepGaze II" (arXiv 1610.01563).
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import layers, ops
+from numpy.typing import NDArray
 
+from salience.measures.adaptation import SetNumbers
 from salience.networks import backbone
 from salience.networks.backbone_table import BACKBONES
 from salience.networks.settings import MEAN, NetworkSettings, row_of
@@ -27,6 +30,7 @@ from salience.system.errors import UserError
 
 GRID = 8  # rows and columns of a cell of the output, pixels of the input
 EPSILON = 1e-7  # least maximum of a map
+EDGE = 1e-4  # of the picture: engines round a position on its edge differently
 FAR = -1e9  # logit of a cell outside the picture
 ALL = "all"  # the rows of all data sets, each with an output channel of its own
 
@@ -53,6 +57,23 @@ class Number(NamedTuple):
             return ops.sigmoid(coordinate + math.log(self.start / (1 - self.start)))
         return self.start + self.unit * coordinate
 
+    def coordinate(self, value: float) -> float:
+        """Return the coordinate of a value.
+
+        Raises:
+            ValueError: no coordinate has this value.
+
+        >>> round(Number(0.5, "exp").coordinate(0.5 * math.e), 6)
+        1.0
+        """
+        if self.kind == "exp":
+            return math.log(value / self.start)
+        if self.kind == "share":
+            if value >= 1:
+                raise ValueError(value)
+            return math.log(value / (1 - value)) - math.log(self.start / (1 - self.start))
+        return (value - self.start) / self.unit
+
 
 # The numbers of a data set. Positions and widths are shares of the picture's width and height; the
 # blur is in diagonals of the picture, as in `adaptation.py`. Weights of the scales follow.
@@ -70,6 +91,9 @@ NUMBERS = {
 }
 SCALE_WEIGHT = Number(1.0, "exp")
 PACE = 3.0  # coordinates move this many times faster than other weights, by the same optimiser
+STEP = 0.5  # ordinary difference of two data sets, in what `Number.value` takes
+CHUNK = 8  # pictures whose densities are computed at once
+Row = str | int | tuple[float, ...]  # MEAN, ALL, the index of a data set, or a row of coordinates
 
 
 def number_names(scales: int) -> list[str]:
@@ -291,11 +315,32 @@ class Readout(layers.Layer):
                     self.add_weight(name=f"bias_{i}", shape=(new,), initializer="zeros")
                 )
 
-    def call(self, inputs, row: str | int = MEAN):
+    def call(self, inputs, row: Row = MEAN):
         extent, *maps = (ops.cast(x, "float32") for x in inputs)
         numbers = self.values(row)
-        n = numbers["contrast"].shape[0]
-        rows, cols = maps[0].shape[1:3]
+        return self.densities(extent, self.logits(maps, numbers), numbers)
+
+    def of_rows(self, inputs, table, distinct, which):
+        """Return the densities by rows of one's own, [b, rows, columns, n].
+
+        Args:
+            inputs: see above.
+            table: rows of coordinates, [n, numbers].
+            distinct: those with different weights of the scales, which alone need convolutions.
+            which: index in `distinct` of each row, [n].
+        """
+        extent, *maps = (ops.cast(x, "float32") for x in inputs)
+        logits = ops.take(self.logits(maps, self.values_at(distinct)), which, axis=1)
+        return self.densities(extent, logits, self.values_at(table))
+
+    def logits(self, maps, numbers: dict[str, Any]):
+        """Return what the convolutions make of the scales' features, [b, n, rows, columns].
+
+        Args:
+            maps: features of each scale, [b, rows, columns, width].
+            numbers: see `values`; the weights of the scales are used.
+        """
+        n = numbers["scale_1"].shape[0]
         weighed = [
             x[:, None] * ops.reshape(numbers[f"scale_{i + 1}"], (1, n, 1, 1, 1))
             for i, x in enumerate(maps)
@@ -309,7 +354,18 @@ class Readout(layers.Layer):
             x = ops.matmul(x, kernel)
             if i < len(self.biases):
                 x = x + self.biases[i]
-        logits = x[..., 0]  # (b, n, rows, cols)
+        return x[..., 0]
+
+    def densities(self, extent, logits, numbers: dict[str, Any]):
+        """Return the densities of logits, [b, rows, columns, n].
+
+        Args:
+            extent: see `Extent`, [b, 4].
+            logits: [b, n, rows, columns].
+            numbers: see `values`; all but the weights of the scales are used.
+        """
+        n = numbers["contrast"].shape[0]
+        rows, cols = logits.shape[2:4]
         sigma = numbers["blur"] * math.hypot(rows, cols)  # cells
         logits = ops.einsum(
             "npr,bnrc,nqc->bnpq", blurring(sigma, rows), logits, blurring(sigma, cols)
@@ -332,17 +388,22 @@ class Readout(layers.Layer):
         mixed = (1 - first_share) * mixed + first_share * first
         return ops.transpose(mixed, (0, 2, 3, 1))
 
-    def values(self, row: str | int) -> dict[str, Any]:
+    def values(self, row: Row) -> dict[str, Any]:
         """Return the numbers of the chosen rows, each [n]; n is 1, or all sets."""
         table = ops.convert_to_tensor(self.numbers)
-        if row == MEAN:
+        if isinstance(row, tuple):
+            table = ops.convert_to_tensor(np.array([row], "float32"))
+        elif row == MEAN:
             table = ops.mean(table, axis=0, keepdims=True)
         elif row != ALL:
             table = table[int(row) : int(row) + 1]
-        names = number_names(self.scales)
+        return self.values_at(table)
+
+    def values_at(self, table) -> dict[str, Any]:
+        """Return the numbers of rows of coordinates [n, numbers], each [n]."""
         return {
             name: NUMBERS.get(name, SCALE_WEIGHT).value(PACE * table[:, i])
-            for i, name in enumerate(names)
+            for i, name in enumerate(number_names(self.scales))
         }
 
     def places(self, extent, axis: int, count: int):
@@ -353,10 +414,10 @@ class Readout(layers.Layer):
         centres = ops.convert_to_tensor(((np.arange(count) + 0.5) / count).astype("float32")[None])
         return (centres - low) / ops.maximum(high - low, 1 / count)
 
-    def compute_output_shape(self, input_shape, row: str | int = MEAN):
+    def compute_output_shape(self, input_shape, row: Row = MEAN):
         return (*input_shape[1][:3], self.sets if row == ALL else 1)
 
-    def compute_output_spec(self, inputs, row: str | int = MEAN):
+    def compute_output_spec(self, inputs, row: Row = MEAN):
         shape = self.compute_output_shape([x.shape for x in inputs], row)
         return keras.KerasTensor(shape, "float32")
 
@@ -404,8 +465,8 @@ def gaussian(places, middle, width):
 
 
 def within(places):
-    """Return 1 for positions from 0 to 1, else 0."""
-    return ops.cast(ops.logical_and(places >= 0, places <= 1), "float32")
+    """Return 1 for positions from 0 to 1, else 0; the ends are inside, however rounded."""
+    return ops.cast(ops.logical_and(places > -EDGE, places < 1 + EDGE), "float32")
 
 
 def density(logits, inside):
@@ -415,31 +476,136 @@ def density(logits, inside):
     return raised / ops.sum(raised, axis=(2, 3), keepdims=True)
 
 
-def with_row(model: keras.Model, row: str | int) -> keras.Model:
+def readout_of(model: keras.Model) -> tuple[Readout, Any]:
+    """Return the read-out of a network, and what it is given: the extent and the scales' maps."""
+    layer: Any = model.get_layer("density")
+    return layer, layer._inbound_nodes[0].arguments.args[0]
+
+
+def with_row(model: keras.Model, row: Row) -> keras.Model:
     """Return a network of the same layers that uses other rows of the table of numbers.
 
     Args:
         model: from `build`.
-        row: index of a data set; "mean"; or "all", for an output channel of each data set.
+        row: see `Row`; "all" gives an output channel for each data set.
     """
-    layer = model.get_layer("density")
-    given = layer._inbound_nodes[0].arguments.args[0]
+    layer, given = readout_of(model)
     return keras.Model(model.input, layer(given, row=row), name=model.name)
 
 
-def with_set(model: keras.Model, sets: Sequence[str], name: str | None) -> keras.Model:
+def with_set(
+    model: keras.Model, sets: Sequence[str], of_set: str | SetNumbers | None
+) -> keras.Model:
     """Return a network of the same layers that uses the numbers of a data set.
 
     Args:
         model: from `build`.
         sets: data sets of its training, in the order of the table.
-        name: one of them; None or "mean" for their mean.
+        of_set: one of them; None or "mean" for their mean; or numbers that were fitted.
 
     Raises:
-        UserError: the network was not trained on the data set.
+        UserError: the network was not trained on the data set, or the numbers are not its own.
     """
-    row = row_of(sets, name)
+    if isinstance(of_set, SetNumbers):
+        return with_row(model, row_at(of_set, readout_of(model)[0].scales))
+    row = row_of(sets, of_set)
     return model if row == MEAN else with_row(model, row)
+
+
+def row_at(numbers: SetNumbers, scales: int) -> tuple[float, ...]:
+    """Return the coordinates of fitted numbers, a row as those of the table.
+
+    Raises:
+        UserError: these are not the names of a row, or a value is out of its range.
+    """
+    names = number_names(scales)
+    if numbers.values.keys() != set(names):
+        raise UserError(f"The adaptation's numbers are not {', '.join(names)}.")
+    found = []
+    for name in names:
+        value = numbers.values[name]
+        try:
+            found.append(NUMBERS.get(name, SCALE_WEIGHT).coordinate(value) / PACE)
+        except (ValueError, OverflowError):
+            raise UserError(f"The adaptation's {name} is {value:g}, out of its range.") from None
+    return tuple(found)
+
+
+class AtRows(keras.Model):
+    """A read-out whose rows are inputs, too: `Readout.of_rows`, compiled by the backend."""
+
+    def __init__(self, layer: Readout) -> None:
+        super().__init__()
+        self.layer = layer
+        self.built = True
+
+    def call(self, inputs):
+        *given, table, distinct, which = inputs
+        return self.layer.of_rows(given, table, distinct, which)
+
+
+class ReadoutRows:
+    """The rows of numbers that the read-out of a network can have, for a fit (`row_fit.py`).
+
+    Places of the fit are coordinates in units of STEP / PACE.
+
+    Args:
+        model: from `build`.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self.layer, given = readout_of(model)
+        self.trunk = keras.Model(model.input, given)
+        table = ops.convert_to_numpy(self.layer.numbers).astype(np.float64)
+        self.mean = table.mean(axis=0) * (PACE / STEP)
+        self.channels = 4 + sum(x.shape[-1] for x in given[1:])
+        self._compiled: dict[tuple[int, ...], AtRows] = {}  # by the numbers of pictures and rows
+
+    def features(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return what the read-out is given of pictures, [b, rows, columns, 4 + scales x width].
+
+        Args:
+            batch: pictures, [b, rows, cols, 3]; the first four channels hold their extents.
+        """
+        extent, *maps = map(np.asarray, self.trunk.predict_on_batch(batch))
+        everywhere = np.broadcast_to(extent[:, None, None], (*maps[0].shape[:3], 4))
+        return np.concatenate([everywhere, *maps], axis=-1, dtype=np.float32)
+
+    def densities(
+        self, features: Sequence[NDArray], places: NDArray
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield the densities of each picture by several rows, [n, rows, columns].
+
+        Args:
+            features: of each picture, [rows, columns, channels].
+            places: [n, numbers].
+        """
+        table = (np.asarray(places) * (STEP / PACE)).astype(np.float32)
+        _, first, which = np.unique(
+            table[:, len(NUMBERS) :], axis=0, return_index=True, return_inverse=True
+        )
+        rows = table, table[first], which.ravel().astype(np.int32)
+        for start in range(0, len(features), CHUNK):
+            chunk = features[start : start + CHUNK]
+            # of one size, or each would be compiled
+            missing = 0 if len(features) == 1 else CHUNK - len(chunk)
+            given = np.stack([*chunk, *[chunk[-1]] * missing]).astype(np.float32)
+            inputs = given[:, 0, 0, :4], *np.split(given[..., 4:], self.layer.scales, axis=-1)
+            # a model for each size: TensorFlow's would lose a size that changes
+            size = len(given), len(table), len(first)
+            if size not in self._compiled:
+                self._compiled[size] = AtRows(self.layer)
+            made = np.asarray(self._compiled[size].predict_on_batch([*inputs, *rows]))
+            yield from np.moveaxis(made[: len(chunk)], -1, 1)
+
+    def numbers(self, place: NDArray) -> SetNumbers:
+        """Return the numbers at a place, [numbers]."""
+        row = tuple((np.asarray(place) * (STEP / PACE)).tolist())
+        return SetNumbers(as_floats(self.layer.values(row)))
+
+    def place(self, numbers: SetNumbers) -> NDArray[np.float64]:
+        """Return the place of numbers."""
+        return np.array(row_at(numbers, self.layer.scales)) * (PACE / STEP)
 
 
 def for_training(model: keras.Model, sets: int) -> keras.Model:
@@ -474,12 +640,14 @@ def numbers_of(model: keras.Model, sets: Sequence[str]) -> dict[str, dict[str, f
         model: from `build`.
         sets: data sets of its training, in the order of the table.
     """
-    layer: Any = model.get_layer("density")
-    rows: dict[str, str | int] = {name: i for i, name in enumerate(sets)}
-    return {
-        name: {key: float(ops.convert_to_numpy(x)[0]) for key, x in layer.values(row).items()}
-        for name, row in {**rows, MEAN: MEAN}.items()
-    }
+    layer = readout_of(model)[0]
+    rows: dict[str, Row] = {name: i for i, name in enumerate(sets)}
+    return {name: as_floats(layer.values(row)) for name, row in {**rows, MEAN: MEAN}.items()}
+
+
+def as_floats(numbers: dict[str, Any]) -> dict[str, float]:
+    """Return the numbers of one row, tensors [1], as floats."""
+    return {name: float(ops.convert_to_numpy(x)[0]) for name, x in numbers.items()}
 
 
 def load_pretrained(model: keras.Model, settings: NetworkSettings) -> Path | None:

@@ -10,7 +10,7 @@ from commands.training.objective import LinearByEpoch, ScheduledSGD
 from config import SYSTEMS, resolve
 from eltwise_product import EltWiseProduct
 from model import system_module
-from salience.networks import backbone, losses
+from salience.networks import backbone, losses, multiscale
 from salience.networks.salnet import LocalResponseNormalization
 
 # by system: a size and a width at which it is a matter of seconds
@@ -31,6 +31,7 @@ RATE = LinearByEpoch(0.1, 0.02, epochs=2, steps_per_epoch=3)
 def outputs() -> dict[str, np.ndarray]:
     """Return each network's prediction, and what our own layers, losses and optimiser give."""
     results = {f"{name} prediction": prediction(name) for name in SYSTEMS}
+    results["rows"] = by_rows()
     rng = np.random.default_rng(0)
 
     layer = EltWiseProduct()
@@ -73,6 +74,17 @@ def prediction(name: str) -> np.ndarray:
     maps = network.predict(x, verbose=0)
     assert maps.std() > 0.01 * np.abs(maps).max()
     return maps / np.abs(maps).max()
+
+
+def by_rows() -> np.ndarray:
+    """Return the densities of one picture by several rows of numbers, as `adapt` fits them."""
+    rng = np.random.default_rng(0)
+    network = multiscale.build(resolve({"model": "multiscale", **TINY["multiscale"]}))
+    network.set_weights([drawn(w.path, tuple(w.shape), rng) for w in network.weights])
+    rows = multiscale.ReadoutRows(network)
+    features = list(rows.features(rng.integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)))
+    places = rows.mean + np.vstack([np.zeros((1, 12)), np.eye(12)])
+    return np.stack(list(rows.densities(features, places)))
 
 
 def drawn(path: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

@@ -92,8 +92,8 @@ def card_of():
         ({}, Finish(OWN, 0.01, OWN)),
         ({"adaptation": NONE}, UNFINISHED),
         ({"adaptation": GENERAL}, Finish(OWN, 0.01, OWN)),
-        ({"of_set": "osie"}, Finish(map_blur=0.01)),
-        ({"of_set": "mean"}, Finish(OWN, 0.01, OWN)),
+        ({"of_set": "osie"}, Finish(map_blur=0.01, numbers="osie")),
+        ({"of_set": "mean"}, Finish(OWN, 0.01, OWN, "mean")),
         ({"smooth": 3.0}, Finish(OWN, 0.0, OWN)),
     ],
 )
