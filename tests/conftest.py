@@ -123,7 +123,7 @@ def no_calibration(request, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def eager_steps(request, monkeypatch):
-    """Train and predict without graphs, unless asked: tracing one takes as long as 20 tiny steps."""
+    """Train and predict without graphs, unless asked: to trace one takes as long as 20 steps."""
     keras = sys.modules.get("keras")  # to import it takes seconds
     if keras and "graphs" not in request.keywords:
         always = property(lambda model: True, lambda model, value: None)
