@@ -33,6 +33,8 @@ from salience.pictures.visual_angle import degree_of, parse_screen
 from salience.system.errors import UserError, did_you_mean
 from salience.system.files import is_name
 from salience.system.flags import Checked, option
+from salience.system.quiet import announce_keras
+from salience.system.terminal import tell
 
 PROFILES = ("tuebingen", "mit")
 CARD_WORDS = ("general", "none")  # values of --adaptation that are no file (measures/finish.py)
@@ -380,6 +382,7 @@ def training_of(weights: Path | None, folder: Path) -> Config:
     from salience.networks import weight_files
 
     chosen = weight_files.choose(weights, folder, lambda line: None)
+    announce_keras(tell)
     from model import trained_config  # here: the import takes seconds, and `choose` may fail before
 
     return trained_config(chosen)

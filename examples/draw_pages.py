@@ -26,9 +26,9 @@ from salience.pictures.picture_files import read_image, write_image
 MAIN = str(ROOT / "main.py")
 REGIONS = """image,name,x,y,width,height
 astronaut.jpg,face,170,50,120,130
-astronaut.jpg,helmet,330,230,170,170
+astronaut.jpg,helmet,315,300,195,210
 chelsea.jpg,eyes,140,60,180,90
-chelsea.jpg,nose,190,150,60,50
+chelsea.jpg,nose,212,208,78,62
 """
 SECONDS = 120  # that a page may take on a busy machine
 
@@ -84,7 +84,7 @@ def draw_demo(browser: Browser, folder: Path, file: Path) -> None:
         (place,) = [i for i, one in enumerate(photographs()) if one.stem == "chelsea"]
         page.locator("#examples .gallery-item").nth(place).click()
         page.wait_for_selector("#side-0 img >> nth=1")
-        page.fill("#regions textarea", "eyes, 140, 60, 180, 90\nnose, 190, 150, 60, 50")
+        page.fill("#regions textarea", "eyes, 140, 60, 180, 90\nnose, 212, 208, 78, 62")
         page.locator("#side-0 .shares").get_by_text("nose").wait_for()
         page.wait_for_timeout(3000)  # the overlay is drawn again
         page.locator("#about").click()  # out of the text

@@ -100,6 +100,12 @@ def import_keras() -> None:
         ) from None
 
 
+def announce_keras(say: Callable[[str], None]) -> None:
+    """Say that Keras is about to be imported and how long that takes, unless it is there."""
+    if "keras" not in sys.modules:
+        say(STARTING)
+
+
 def start_keras(say: Callable[[str], None] | None = None) -> None:
     """Import Keras for a command, such that a signal ends the program at once.
 
@@ -112,8 +118,8 @@ def start_keras(say: Callable[[str], None] | None = None) -> None:
     Raises:
         UserError: see `import_keras`.
     """
-    if say and "keras" not in sys.modules:
-        say(STARTING)
+    if say:
+        announce_keras(say)
     if LEVEL not in os.environ:
         for name in ("tensorflow", "jax"):
             logging.getLogger(name).setLevel(logging.ERROR)

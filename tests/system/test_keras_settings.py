@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import PROJECT
 
+from commands import settings
 from model import load_model
 from salience.system import quiet
 from salience.system.errors import UserError
@@ -97,3 +98,9 @@ def test_the_seconds_of_the_import_are_announced_and_only_they(monkeypatch):
     monkeypatch.delitem(sys.modules, "keras")
     quiet.start_keras(said.append)
     assert said == [quiet.STARTING]
+
+
+def test_settings_that_come_from_weights_announce_the_import_first(monkeypatch, trained, capsys):
+    monkeypatch.delitem(sys.modules, "keras")
+    settings.training_of(trained, trained.parent)
+    assert capsys.readouterr().out == f"{quiet.STARTING}\n"
