@@ -48,7 +48,10 @@ if [ -z "$tiny" ] && [[ " ${given[*]} " != *" --data "* ]]; then
 fi
 
 scratch=$(mktemp -d) || exit 2
-trap 'rm -rf "$scratch"' EXIT
+running=''
+trap 'if [ -n "$running" ]; then kill "$running"; wait "$running"; fi; rm -rf "$scratch"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 export KERAS_BACKEND=${KERAS_BACKEND:-jax} SALIENCY_CACHE=$scratch/cache
 : >"$scratch/rows"
 
@@ -63,10 +66,15 @@ measure() { # PART ...: in one process, with the time that is left
 	local left=$((seconds - SECONDS))
 	if [ "$left" -lt 5 ]; then
 		missing+=("$*: no time was left")
-	elif ! timeout --kill-after=5 "$left" "$python" benchmarks/measures/gpu.py --table "$scratch/rows" \
-		--scratch "$scratch" ${given[@]+"${given[@]}"} "$@" >"$scratch/log" 2>&1; then
+		return
+	fi
+	timeout --kill-after=5 "$left" "$python" benchmarks/measures/gpu.py --table "$scratch/rows" \
+		--scratch "$scratch" ${given[@]+"${given[@]}"} "$@" >"$scratch/log" 2>&1 &
+	running=$! # timeout passes a signal on to all that it started
+	if ! wait "$running"; then
 		missing+=("$*: failed or out of time: $(grep -v '^$' "$scratch/log" | tail -n 1)")
 	fi
+	running=''
 }
 if [ -n "$tiny" ]; then
 	measure "${parts[@]}" # imports Keras once
