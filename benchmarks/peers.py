@@ -4,8 +4,9 @@
 
 MSI-Net (Kroner et al., Neural Networks 2020, arXiv 1902.06634) and UNISAL (Droste et al., ECCV
 2020, arXiv 2003.05477; the path of still pictures) are written plainly in PyTorch below, from their
-papers. All networks have random weights, which do not affect the speed, and the same input size.
-Ours is ML-Net at full width. Each side runs in a process of its own, and the sides take turns. A
+papers. What those leave open, such as where skips begin, follows the authors' programs. All
+networks have random weights, which do not affect the speed, and the same input size. Ours is ML-Net
+at full width. Each side runs in a process of its own, and the sides take turns. A
 side reads a picture file, places it in the input, and computes the map of the network, one picture
 at a time. A float32 matrix product on all cores is timed between the turns.
 
