@@ -8,7 +8,7 @@ TOY := --dataset synthetic --rows 240 --cols 320 --init_weights weights/mlnet-os
 	--loss kld --optimizer adam --learning_rate 1e-4 --decay 0 --epochs 2 --precision mixed_bfloat16 \
 	--weights_dir $(DEMO)/weights
 
-.PHONY: demo weights pictures test test-slow coverage fuzz lint lock licences audit pysaliency clean
+.PHONY: demo weights pictures test test-quick test-signals test-slow coverage fuzz lint lock licences audit pysaliency clean
 
 # every package at the version and with the hash that the lock names
 INSTALL := pip install --quiet --disable-pip-version-check --require-hashes
@@ -29,21 +29,37 @@ demo: .venv/installed
 weights: .venv/installed
 	$(BIN)/python examples/train_weights.py "$(OSIE)" "$(EYECROWD)" $(if $(VGG16),--vgg16 "$(VGG16)")
 
-# draw the pictures of docs/ that are made from its tables
-pictures: .venv/installed
+# Draw the pictures of docs/: from its tables, from the example photographs, and of pages in Chromium. With
+# OSIE=PATH also those that are made from OSIE, which take an hour on a CPU.
+pictures: $(DEMO)/comparison/index.html
 	$(BIN)/python examples/draw_what_helped.py docs/RESULTS.md docs/pictures/what_helped.png
+	$(BIN)/python examples/draw_predictions.py docs/pictures/predictions.jpg
+	$(BIN)/python examples/draw_pages.py docs/pictures --comparison $<
+ifdef OSIE
+	$(BIN)/python main.py probe --backbone vgg16 --dataset osie --data "$(OSIE)" --output $(DEMO)/probe
+	cp $(DEMO)/probe/alignment.png docs/pictures/alignment.png
+endif
 
-# a file's tests in one process, since they share what they have trained
-PYTEST := $(BIN)/python -m pytest --dist loadfile --durations 15 --durations-min 10
+$(DEMO)/comparison/index.html: .venv/installed
+	$(MAKE) demo
+
+# a file's tests in one process, since they share what they have trained; in the order of tests/conftest.py
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --durations 15 --durations-min 10
+
+# two at a time: the lint, and then the signals, keep a core busy where a worker of the tests waits
+test: .venv/installed
+	$(MAKE) --no-print-directory -j 2 lint test-quick test-signals
+
+test-quick: .venv/installed
+	$(PYTEST) -n 2 -m "not slow and not signals"
 
 # what signals its own process is apart: where something goes wrong then, a worker and all its tests are lost
-test: .venv/installed lint
-	$(PYTEST) -n 2 -m "not slow and not signals"
+test-signals: .venv/installed
 	$(BIN)/python -m pytest -m "signals and not slow" tests/system/test_signals.py tests/prediction/test_video.py
 
 # three at a time on two cores: one of them mostly waits for a queue, and begins first
 test-slow: .venv/installed
-	$(PYTEST) -n 3 --no-loadscope-reorder -m slow
+	$(PYTEST) -n 3 -m slow
 
 # lines and branches that the quick tests reach, by folder; COVERED=slow for the slow ones, too
 coverage: .venv/installed
@@ -61,7 +77,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/shellcheck --external-sources batch/*.sh .ci/run .ci/pysaliency
+	$(BIN)/shellcheck --external-sources batch/*.sh benchmarks/*.sh .ci/run .ci/pysaliency
 
 AUDIT := .venv-audit/bin
 
@@ -85,6 +101,8 @@ lock: .venv-audit/installed
 	done
 	$(LOCK) requirements/demo.txt --constraints requirements/base.lock \
 		--override .ci/overrides.txt --output-file requirements/demo.lock
+	$(LOCK) requirements/dinov2.txt --constraints requirements/base.lock \
+		--constraints requirements/demo.lock --output-file requirements/dinov2.lock
 
 licences: .venv/installed
 	$(BIN)/python .ci/licences.py
@@ -92,7 +110,7 @@ licences: .venv/installed
 # a report: what it finds fails nothing
 audit: .venv-audit/installed
 	$(AUDIT)/python .ci/audit.py requirements/dev.lock requirements/engines.lock \
-		requirements/backends.lock requirements/demo.lock
+		requirements/backends.lock requirements/demo.lock requirements/dinov2.lock
 
 # what PysaliencyModel needs, apart from the rest: requirements/pysaliency.txt says why
 pysaliency: .venv-pysaliency/installed

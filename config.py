@@ -43,7 +43,7 @@ class System:
         own_loss: whether the published loss belongs to this system alone.
         takes_any_backbone: whether backbones other than the recipe's are supported.
         pools_as_theano: whether Theano's pooling is supported on a VGG.
-        fixes_blocks: whether fixed blocks of a VGG are supported.
+        fixes_blocks: whether fixed blocks of the backbone are supported.
         has_numbers: whether the network has numbers of each data set that it is trained on.
         has_light_decoder: whether the decoder exists with a quarter of its channels.
         has_backbone: whether the network has a backbone that can be frozen.
@@ -490,15 +490,20 @@ class Config(TruthConfig):
 
     model: str = option("mlnet", "system to train", choices=tuple(SYSTEMS), group="network")
     backbone: str = option(
-        "vgg16", "pretrained network that computes the features", choices=tuple(BACKBONES)
+        "vgg16",
+        "pretrained network that computes the features; dinov2_small and dinov2_base read the "
+        "input at the nearest multiples of 14 pixels, and their weights need keras-hub "
+        "(requirements/dinov2.txt)",
+        choices=tuple(BACKBONES),
     )
     freeze_backbone: bool = option(
         True, "True trains only the head on frozen ImageNet features; False fine-tunes all weights"
     )
     fixed_blocks: int = option(
         0,
-        "with --freeze_backbone False: how many of VGG's five blocks, from the first, stay "
-        "frozen; their features can be cached (mlnet, multiscale)",
+        "with --freeze_backbone False: how many blocks of the backbone, from the first, stay "
+        "frozen; their features can be cached (mlnet, multiscale). VGG has five blocks, the "
+        "others one for each stage: four or five",
         least=0,
         most=4,
     )
@@ -563,8 +568,8 @@ class Config(TruthConfig):
     workers: int = option(2, "threads that read pictures", least=1, most=1024)
     feature_cache: str = option(
         "auto",
-        "cache the output of the frozen layers on disk and train on it; auto: if there is room and "
-        "more than one epoch",
+        "cache the output of the frozen layers and train on it; auto: if there is room and reading "
+        "takes less time than computing",
         choices=FEATURE_CACHES,
         group="features",
     )
@@ -720,8 +725,15 @@ class Config(TruthConfig):
         on_vgg = BACKBONES[self.backbone].is_vgg
         if self.theano_pooling and not (self.own.pools_as_theano and on_vgg):
             raise UserError("--theano_pooling is for mlnet on vgg16 or vgg19.")
-        if self.fixed_blocks and not (self.own.fixes_blocks and on_vgg):
-            raise UserError("--fixed_blocks is for mlnet and multiscale on vgg16 or vgg19.")
+        if self.fixed_blocks and not self.own.fixes_blocks:
+            able = " and ".join(name for name in SYSTEMS if SYSTEMS[name].fixes_blocks)
+            raise UserError(f"--fixed_blocks is for {able}.")
+        blocks = BACKBONES[self.backbone].blocks
+        if self.fixed_blocks >= blocks:
+            raise UserError(
+                f"--fixed_blocks {self.fixed_blocks}: {self.backbone} has {blocks} blocks. Choose "
+                f"at most {blocks - 1}, or --freeze_backbone True."
+            )
         if not self.scales or not self.readout:
             raise UserError("--scales and --readout each need at least one value.")
         step = 80 if self.theano_pooling else self.own.size_step

@@ -47,7 +47,7 @@ from salience.system.files import MISNAMED, how_to_install, refused
 from salience.system.flags import Checked, Parser, add_flags
 from salience.system.quiet import keras_started
 from salience.system.signals import as_interrupts
-from salience.system.terminal import PROGRAM, drop_output, open_closed_streams
+from salience.system.terminal import PROGRAM, drop_output, open_closed_streams, tell
 
 EXIT_PARTIAL, EXIT_USER_ERROR = 1, 2
 # errors of the storage or of its limits, which can happen at any read or write: no defect of ours
@@ -66,7 +66,7 @@ def keras(settings: Checked) -> Iterator[None]:
     from commands.preflight import check_inputs  # here, since `--help` must be quick
 
     check_inputs(settings)
-    with keras_started():
+    with keras_started(tell):
         yield
 
 
@@ -153,7 +153,7 @@ COMMANDS = {
     ),
     "export": Command(
         ExportConfig,
-        "commands.prediction.export:run",
+        "commands.web.folder:run",
         "export --output exports/mlnet.xml",
         keras,
     ),

@@ -84,9 +84,12 @@ class Features(Protocol):
     """Cached output of a network's frozen layers (see `feature_cache.py`)."""
 
     def batch(
-        self, samples: list[Sample], flipped: list[bool]
+        self, samples: list[Sample], flipped: list[bool], readers: Executor | None = None
     ) -> tuple[NDArray | tuple[NDArray, ...], list[Letterbox]]:
-        """Return the features of samples, mirrored where `flipped`, and their letterboxes."""
+        """Return the features of samples, mirrored where `flipped`, and their letterboxes.
+
+        `readers` are threads that read several at a time.
+        """
         ...
 
 
@@ -256,7 +259,8 @@ class SaliencyBatches(keras.utils.PyDataset):
         in_parallel = readers.map if readers else map
         try:
             if self.features:
-                x, boxes = self.features.batch([self.samples[i] for i in chosen], flipped)
+                samples = [self.samples[i] for i in chosen]
+                x, boxes = self.features.batch(samples, flipped, readers)
                 self.boxes.update(zip(chosen, boxes, strict=True))
             else:
                 pictures = [x for part in in_parallel(self.pictures, parts) for x in part]

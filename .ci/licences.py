@@ -25,8 +25,8 @@ HEADING = "## Packages\n"
 # what states nothing.
 KINDS = {
     "permissive": (
-        "0BSD", "3-Clause BSD", "Apache", "BSD", "BSL-1.0", "CC0", "HPND", "ISC", "MIT", "PSF",
-        "Python Software Foundation", "Unlicense", "Zlib",
+        "0BSD", "3-Clause BSD", "Apache", "BSD", "BSL-1.0", "CC0", "CNRI-Python", "HPND", "ISC",
+        "MIT", "PSF", "Python Software Foundation", "Unlicense", "Zlib",
     ),
     # changes of the package itself stay open; using it asks for nothing
     "weak copyleft": ("MPL", "Mozilla Public License", "LGPL"),

@@ -32,6 +32,8 @@ from config import Config
 from model import grid_of, system_module
 from salience.data.feature_store import pack, unpack
 
+PLACES = ("on disk", "and in memory")
+
 
 def timed(work) -> tuple[float, float]:
     """Return the wall time and the processor time of a function, seconds."""
@@ -41,9 +43,15 @@ def timed(work) -> tuple[float, float]:
 
 
 class Way:
-    """A network compiled for training, on pictures or on cached features."""
+    """A network compiled for training, on pictures or on cached features.
 
-    def __init__(self, config: Config, pictures: int) -> None:
+    Args:
+        config: settings of the training.
+        pictures: number of pictures.
+        in_memory: whether cached features are also kept in memory.
+    """
+
+    def __init__(self, config: Config, pictures: int, in_memory: bool = False) -> None:
         backends.make_deterministic(config.seed)
         model = system_module(config.model).build(config)
         train.load_start(model, config, say=print)
@@ -53,8 +61,11 @@ class Way:
         self.batches.sizes = self.batches.counts = [len(self.batches.samples)]
         validation = train.batches(config, "val", grid)
         validation.samples = []
-        self.fitted, said = feature_cache.attach(model, self.batches, validation, config)
-        print(said or "feature cache: off")
+        kept = feature_cache.attach(model, self.batches, validation, config)
+        self.fitted = kept.fitted
+        print(kept.message or "feature cache: off")
+        if self.batches.features:
+            self.batches.features.store.in_memory = in_memory  # type: ignore[attr-defined]
         objective.set_up(self.fitted, config, len(self.batches))
         self.losses: list[float] = []
 
@@ -121,9 +132,12 @@ def compare(arguments: argparse.Namespace) -> None:
     }
     ways = {"pictures": Way(Config(feature_cache="off", **config), arguments.pictures)}
     for precision in arguments.precisions:
-        ways[precision] = Way(
-            Config(feature_cache="on", feature_precision=precision, **config), arguments.pictures
-        )
+        for place in PLACES:
+            ways[f"{precision}, {place}"] = Way(
+                Config(feature_cache="on", feature_precision=precision, **config),
+                arguments.pictures,
+                in_memory=place == PLACES[1],
+            )
     filling = {
         name: sum(timed(lambda way=way, n=n: way.epoch(n))[1] for n in range(arguments.epochs))
         for name, way in ways.items()
@@ -154,14 +168,15 @@ def compare(arguments: argparse.Namespace) -> None:
         )
     print()
     for name in arguments.precisions:
-        batches = ways[name].batches
+        batches = ways[f"{name}, {PLACES[0]}"].batches
         folder = batches.features.store.shelf.folder  # type: ignore[union-attr]
+        filled = filling[f"{name}, {PLACES[0]}"]
         kept = [path.stat().st_size for path in folder.rglob("*.features")]
         about = ", ".join(f"{k} {v:.4g}" for k, v in entry(batches[0][0][0]).items())
         print(
             f"{name}: {len(kept)} entries, {sum(kept) / len(kept) / 1e6:.3g} MB each; of one: "
             f"{about}; the {arguments.epochs} epochs that filled it took "
-            f"{1e3 * filling[name] / count / arguments.epochs:.0f} processor ms an image"
+            f"{1e3 * filled / count / arguments.epochs:.0f} processor ms an image"
         )
 
 

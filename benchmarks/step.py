@@ -43,7 +43,13 @@ def batch(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Ours:
-    """The program's network, compiled and fed as in `train`."""
+    """The program's network, compiled and fed as in `train`.
+
+    Attributes:
+        width: of the network's layers; the plain network has full width.
+    """
+
+    width = 1.0
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         from salience.system.quiet import import_keras
@@ -59,7 +65,7 @@ class Ours:
         config = Config(
             rows=arguments.rows, cols=arguments.cols, batch_size=arguments.batch_size,
             freeze_backbone=arguments.frozen, backbone_weights="none", xla=arguments.xla,
-            precision=arguments.precision, micro_batch=arguments.micro_batch,
+            width=self.width, precision=arguments.precision, micro_batch=arguments.micro_batch,
             steps_per_execution=arguments.steps_per_execution,
         )  # fmt: skip
         backends.make_deterministic(config.seed, config.xla)

@@ -13,10 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands.settings import CalibrateConfig, PrepareConfig, ScoringConfig
+from commands.settings import (
+    WEB,
+    CalibrateConfig,
+    ExportConfig,
+    PrepareConfig,
+    ProbeConfig,
+    ScoringConfig,
+)
+from commands.web.runtime import runtime_folder
 from config import Config, folders_of
 from salience.data import loading
 from salience.networks import weight_files
+from salience.networks.backbone_table import BACKBONES
 from salience.system.errors import UserError
 from salience.system.files import how_to_install
 from salience.system.flags import Checked
@@ -63,8 +72,20 @@ def check_inputs(settings: Checked) -> None:
     own = getattr(settings, "backbone_weights", None)
     if own not in (None, "none") and not Path(own).is_file():
         raise UserError(f"--backbone_weights {own}: no such file.")
+    if own != "none" and not getattr(settings, "init_weights", None):
+        for name in _backbones(settings):
+            BACKBONES[name].need_hub()
     for name, root in _sets(settings):
         loading.module_of(name, root)
+    if isinstance(settings, ExportConfig) and settings.format == WEB:
+        runtime_folder(settings.runtime)
+
+
+def _backbones(settings: Any) -> tuple[str, ...]:
+    """Return the backbones whose pretrained weights a command loads."""
+    if isinstance(settings, ProbeConfig):
+        return settings.backbones
+    return (settings.backbone,) if isinstance(settings, Config) else ()
 
 
 def _sets(settings: Any) -> list[tuple[str, Path | None]]:

@@ -33,6 +33,8 @@ from salience.pictures.visual_angle import degree_of, parse_screen
 from salience.system.errors import UserError, did_you_mean
 from salience.system.files import is_name
 from salience.system.flags import Checked, option
+from salience.system.quiet import announce_keras
+from salience.system.terminal import tell
 
 PROFILES = ("tuebingen", "mit")
 CARD_WORDS = ("general", "none")  # values of --adaptation that are no file (measures/finish.py)
@@ -41,7 +43,8 @@ OBJECTIVES = ("ig", "cc", "nss", "kld")
 AUTO, NETWORK, MAPS = NUMBERS = ("auto", "network", "maps")  # where adapt fits numbers
 EXPORTERS = ("eyelink", "tobii", "pupil", "gazepoint", "smi", "csv")
 EYES = ("auto", "left", "right", "both")
-FORMATS = ("onnx", "openvino", "litert", "saved_model")
+WEB = "web"  # a format of `export`: a folder with a page
+FORMATS = ("onnx", "openvino", "litert", "saved_model", WEB)
 DATA_FORMATS, STIMULI = ("pysaliency",), ("files", "pixels")
 
 
@@ -83,15 +86,16 @@ class DemoConfig(Checked):
 
 @dataclass(frozen=True)
 class ExportConfig(Checked):
-    """Write a trained network as ONNX, OpenVINO, LiteRT or SavedModel.
+    """Write a trained network as ONNX, OpenVINO, LiteRT, SavedModel or web page.
 
     Convert a trained network to a format that runs without this program, and check the result
-    against Keras. A JSON file beside it describes the input and the output.
+    against Keras. A JSON file beside it describes the input and the output. The format web is a
+    folder with a page that shows the maps of pictures in any browser, offline.
     """
 
     format: str = option(
         "openvino",
-        "format of the exported network; onnx needs the extra: pip install '.[onnx]'",
+        "format of the exported network; onnx and web need the extra: pip install '.[onnx]'",
         choices=FORMATS,
     )
     weights: Path | None = shared("weights")
@@ -104,10 +108,19 @@ class ExportConfig(Checked):
     )
     output: Path | None = option(
         None,
-        "file to write (.onnx, .xml, .tflite), or folder (saved_model); default: exports/, with "
-        "the name of the weights",
+        "file to write (.onnx, .xml, .tflite), or folder (saved_model, web); default: exports/, "
+        "with the name of the weights",
     )
     overwrite: bool = option(False, "replace an earlier export")
+    runtime: Path | None = option(
+        None,
+        "npm package of ONNX Runtime's WebAssembly (.tgz), for web; default: it is downloaded once",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.runtime and self.format != WEB:
+            raise UserError(f"--runtime is for --format {WEB}; {self.format} needs none.")
 
 
 @dataclass(frozen=True)
@@ -369,6 +382,7 @@ def training_of(weights: Path | None, folder: Path) -> Config:
     from salience.networks import weight_files
 
     chosen = weight_files.choose(weights, folder, lambda line: None)
+    announce_keras(tell)
     from model import trained_config  # here: the import takes seconds, and `choose` may fail before
 
     return trained_config(chosen)

@@ -44,6 +44,7 @@ TINY = {
 MEMORY = Path("/dev/shm")
 if "TMPDIR" not in os.environ and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4e9:
     os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+SMALL = ("curation", "data", "measures", "pictures")  # folders whose files take seconds each
 # of the browser that looks at pages: it asks nobody for anything of its own
 CHROMIUM_FLAGS = [
     "--no-sandbox",
@@ -61,8 +62,12 @@ settings.load_profile("unhurried")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the files that mostly wait, so that the other processes compute meanwhile."""
-    items.sort(key=lambda item: item.get_closest_marker("waits") is None)
+    """Start with the files that mostly wait, and end with small ones, which fill the last gaps."""
+
+    def place(item: pytest.Item) -> tuple[bool, bool]:
+        return item.get_closest_marker("waits") is None, item.path.parent.name in SMALL
+
+    items.sort(key=place)
 
 
 def needs(path: Path) -> pytest.MarkDecorator:
@@ -114,6 +119,15 @@ def no_calibration(request, monkeypatch):
     train = sys.modules.get("commands.training.train")  # to import it takes seconds
     if train and "calibration" not in request.keywords:
         monkeypatch.setattr(train, "calibrate", lambda *about: None)
+
+
+@pytest.fixture(autouse=True)
+def eager_steps(request, monkeypatch):
+    """Train and predict without graphs, unless asked: to trace one takes as long as 20 steps."""
+    keras = sys.modules.get("keras")  # to import it takes seconds
+    if keras and "graphs" not in request.keywords:
+        always = property(lambda model: True, lambda model, value: None)
+        monkeypatch.setattr(keras.Model, "run_eagerly", always)
 
 
 @pytest.fixture(autouse=True)

@@ -77,7 +77,7 @@ def test_ill_typed_files_are_refused(tmp_path, text, message):
         ({"light": True}, "--light is for resnet50-decoder; mlnet has no such decoder"),
         (
             {"fixed_blocks": 4, "backbone": "resnet50"},
-            "--fixed_blocks is for mlnet and mult",
+            "resnet50 has 4 blocks. Choose at most 3",
         ),
         ({"fixed_blocks": 5}, "--fixed_blocks 5"),
         ({"val_share": 0.5, "test_share": 0.5}, "leave no picture to train on"),

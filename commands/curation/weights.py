@@ -76,16 +76,13 @@ def row_of(path: Path, card: dict[str, Any], is_default: bool) -> list[str]:
         cc_text(validation_cc({"metrics": rival})) if rival else "",
         size_text(path),
         "included" if weight_files.is_shipped(path) else str(run).rpartition(" ")[0] or str(run),
-        licence_of(card),
+        weight_files.licence_of(card),
     ]
 
 
 def score_lines(path: Path, card: dict[str, Any]) -> Iterator[str]:
     """Yield a line for each data set on whose pictures the card has scores (field SCORES_ON)."""
-    found = card.get(weight_files.SCORES_ON)
-    for name, scores in found.items() if isinstance(found, dict) else scores_of_first(card):
-        if not isinstance(scores, dict):
-            continue
+    for name, scores in weight_files.scores_by_set(card).items():
         values = ", ".join(
             f"{METRICS[key].name} {value:.3f}"
             for key in SCORES
@@ -95,32 +92,12 @@ def score_lines(path: Path, card: dict[str, Any]) -> Iterator[str]:
         yield f"{name_of(path)} on {name} ({about}): {values}"
 
 
-def scores_of_first(card: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Return the test scores of an earlier card, which are those on its first data set."""
-    own, held_out, config = (card.get(field) for field in ("scores", "held_out", "config"))
-    if not (isinstance(own, dict) and isinstance(held_out, dict) and isinstance(config, dict)):
-        return []
-    test, names = own.get("test"), config.get("dataset")
-    if not isinstance(test, dict) or not isinstance(names, list) or not names:
-        return []
-    about = {"split": "test", "pictures": len(held_out.get("test") or [])}
-    return [(str(names[0]), {**test, **about})]
-
-
 def size_text(path: Path) -> str:
     """Return the size of a file, in MB."""
     try:
         return f"{path.stat().st_size / 1e6:.1f} MB"
     except OSError:
         return "unknown"
-
-
-def licence_of(card: dict[str, Any]) -> str:
-    """Return the licence of weights; those of the user's trainings are the user's own."""
-    licences = card.get("licences")
-    stated = licences.get("these weights") if isinstance(licences, dict) else None
-    stated = stated or card.get("licence") or "yours, under the terms of the data"
-    return str(stated).partition(";")[0]  # what it asks to name is in docs/LICENCES.md
 
 
 def cc_text(cc: float) -> str:

@@ -3,17 +3,16 @@
 `view` draws the pictures; `server` answers the browser.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from commands.demo import areas
 from commands.demo import view as panels
-from commands.demo.offered import Networks, Result, forget, predict_picture
-from commands.demo.view import View
+from commands.demo.offered import Networks, Result, forget, overlay_file, predict_picture
+from salience.pictures.marks import draw_peaks
 from salience.pictures.picture_files import to_8_bit
 from salience.system.errors import UserError
 
@@ -42,17 +41,86 @@ CSS = """
 #hint { display: grid; place-items: center; min-height: 20rem; text-align: center;
         border: 2px dashed var(--border-color-primary) !important; }
 #hint .prose { opacity: .8; font-size: 1.05rem; }
-.card { font-size: .8rem; line-height: 1.4; opacity: .8; margin-top: -8px; }
-#results img { max-height: 75vh; object-fit: contain; }
+.card { font-size: .85rem; line-height: 1.4; margin-top: -8px; }
+.card dl { margin: 0; }
+.card dt { font-weight: 600; margin-top: .35rem; }
+.card dd { margin: 0; opacity: .85; }
+/* labels and buttons stand above the picture, not on its corners */
+.picture, #picture { padding-top: 2.2rem !important; }
+.picture .icon-button-wrapper.top-panel { top: -2.2rem; }
+.picture img { width: 100% !important; max-height: 75vh; object-fit: contain !important; }
+#results .picture img { cursor: crosshair; -webkit-user-drag: none; user-select: none; }
+#results .map img { cursor: default; }
+.note { border-left: 4px solid var(--color-accent); padding: .2rem .8rem !important; }
+.shares :is(table, thead, tbody, tr) { border: 0 !important; }
+.shares table { border-collapse: collapse; width: 100%; margin: 0; font-size: .9rem; }
+.shares :is(th, td) { padding: .25rem .3rem !important; text-align: right; border: 0 !important;
+    border-bottom: 1px solid var(--border-color-primary) !important; }
+.shares td { white-space: nowrap; }
+.shares th:first-child { text-align: left !important; overflow-wrap: anywhere; min-width: 5rem; }
+.card h2 { margin: .4rem 0 0 !important; font-size: 1.05rem; }
+#regions .info-text, #regions [class*=info] { color: inherit !important; }
+#status:not(:has(p)) { display: none; }
+#status p { margin: 0; color: var(--error-text-color, #b91c1c); }
+#drag { position: fixed; z-index: 99; pointer-events: none; border: 2px solid #3cc8ff;
+        box-shadow: 0 0 0 1px #000; }
 span[data-testid=min-value], span[data-testid=max-value] { color: inherit !important; }
 #examples .gallery-item, #examples .gallery-item > * { width: 64px; height: 64px; }
 """
-# Gradio's thumbnails are buttons without an accessible name
+# Gradio's thumbnails are buttons without an accessible name. A drag with the mouse or a pen on an
+# overlay adds a line to the regions.
 SCRIPT = """() => {
     const name = () => document.querySelectorAll("#examples .gallery-item").forEach(
         (button, i) => button.ariaLabel || (button.ariaLabel = `Example ${i + 1}`));
     new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
     name();
+
+    const overlay = (target) => target.closest?.("#results .overlay img");
+    document.addEventListener("dragstart", (event) => overlay(event.target)
+        && event.preventDefault());
+    document.addEventListener("pointerdown", (down) => {
+        const image = overlay(down.target);
+        const shape = document.getElementById("shape")?.dataset;
+        if (!image || !shape || down.button || down.pointerType === "touch") return;
+        down.preventDefault();
+        const frame = document.body.appendChild(document.createElement("div"));
+        frame.id = "drag";
+        // the picture is fitted into its element
+        const area = image.getBoundingClientRect();
+        const scale = Math.min(area.width / shape.columns, area.height / shape.rows);
+        const left = area.left + (area.width - scale * shape.columns) / 2;
+        const top = area.top + (area.height - scale * shape.rows) / 2;
+        const clamp = (value, most) => Math.min(Math.max(value, 0), most);
+        const box = (event) => [["clientX", left, shape.columns], ["clientY", top, shape.rows]].map(
+            ([side, start, most]) => [down, event]
+                .map((one) => Math.round(clamp((one[side] - start) / scale, +most)))
+                .sort((a, b) => a - b));
+        const move = (event) => {
+            const [[x, right], [y, bottom]] = box(event);
+            Object.assign(frame.style, {
+                left: `${left + x * scale}px`, top: `${top + y * scale}px`,
+                width: `${(right - x) * scale}px`, height: `${(bottom - y) * scale}px` });
+        };
+        const stop = () => {
+            frame.remove();
+            removeEventListener("pointermove", move);
+            removeEventListener("pointerup", up);
+            removeEventListener("pointercancel", stop);
+        };
+        const up = (event) => {
+            stop();
+            const [[x, right], [y, bottom]] = box(event);
+            const text = document.querySelector("#regions textarea");
+            if (!text || (right - x) * scale < 5 || (bottom - y) * scale < 5) return;
+            const lines = text.value.split("\\n").filter((line) => line.trim());
+            lines.push(`region ${lines.length + 1}, ${x}, ${y}, ${right - x}, ${bottom - y}`);
+            text.value = lines.join("\\n");
+            text.dispatchEvent(new Event("input", { bubbles: true }));
+        };
+        addEventListener("pointermove", move);
+        addEventListener("pointerup", up);
+        addEventListener("pointercancel", stop);
+    });
 }"""
 
 
@@ -114,13 +182,15 @@ def compose(gr: Any, networks: Networks, folder: Path, colormap: str) -> Any:
                 hint = gr.HTML(HINT, elem_id="hint")
                 with gr.Row():
                     sides = [Side(gr, number) for number in range(2)]
+                with gr.Column(visible=False) as below:
+                    regions, file, status = region_controls(gr)
             with gr.Column(min_width=0):
                 weights = choices(gr, networks)
         held = gr.State([None] * len(sides), delete_callback=forget)
 
         def predict(before: list[Result | None], path: str | None, *chosen: Any) -> dict[Any, Any]:
             """Predict the picture with the selected weights."""
-            names, drawing = chosen[: len(weights)], chosen[len(weights) :]
+            names, drawing = chosen[: len(weights)], Drawing(*chosen[len(weights) :])
             results = [
                 result_or_warning(gr, path, networks, name, folder)
                 if path and name != NOTHING
@@ -128,24 +198,38 @@ def compose(gr: Any, networks: Networks, folder: Path, colormap: str) -> Any:
                 for name in names
             ]
             forget(before)
-            shown = {held: results, hint: gr.update(visible=not any(results))}
+            is_any = any(results)
+            shown = {held: results, hint: gr.update(visible=not is_any)}
+            shown |= {below: gr.update(visible=is_any), status: status_of(results, drawing)}
             for side, name, result in zip(sides, names, results, strict=True):
                 shown |= side.shown(name, result, drawing, colormap)
             return shown
 
-        def redraw(results: list[Result | None], *drawing: Any) -> list[Any]:
-            """Draw the overlays again with other settings."""
-            return [
-                None if result is None else drawn(result.view, drawing, colormap)
-                for result in results
-            ]
+        def redraw(results: list[Result | None], *chosen: Any) -> dict[Any, Any]:
+            """Draw the overlays again with other settings, and measure the regions."""
+            drawing = Drawing(*chosen)
+            shown: dict[Any, Any] = {status: status_of(results, drawing)}
+            for side, result in zip(sides, results, strict=True):
+                shown |= side.redrawn(result, drawing, colormap)
+            return shown
+
+        def of_file(path: str | None, shown: str | None, before: str) -> str:
+            """Return the regions of an uploaded file as text; the text before after an error."""
+            if not path:
+                return before
+            try:
+                return areas.of_file(Path(path), Path(shown or "picture").name)
+            except UserError as error:
+                gr.Warning(escape(str(error).replace(path, Path(path).name)), title="")
+                return before
 
         quiet = {"api_visibility": "private", "trigger_mode": "always_last"}
+        drawing_controls = [*drawing_controls, regions]
         gr.on(
             [upload.change, *(one.change for one in weights)],
             predict,
             [held, upload, *weights, *drawing_controls],
-            [held, hint, *(part for side in sides for part in side.parts)],
+            [held, hint, below, status, *(part for side in sides for part in side.parts)],
             concurrency_limit=1,
             **quiet,
         )
@@ -153,10 +237,11 @@ def compose(gr: Any, networks: Networks, folder: Path, colormap: str) -> Any:
             [one.change for one in drawing_controls],
             redraw,
             [held, *drawing_controls],
-            [side.overlay for side in sides],
+            [status, *(part for side in sides for part in side.drawn_parts)],
             show_progress="hidden",
             **quiet,
         )
+        file.upload(of_file, [file, upload, regions], regions, show_progress="hidden", **quiet)
     return blocks
 
 
@@ -209,6 +294,11 @@ def is_valid(gr: Any, component: Any, value: Any, is_known_file: Callable[[Any],
             and value.get("meta") == {"_type": "gradio.FileData"}
             and is_known_file(value.get("path"))
         )
+    if isinstance(component, gr.UploadButton):
+        is_file = isinstance(value, dict) and value.get("meta") == {"_type": "gradio.FileData"}
+        return value is None or (is_file and is_known_file(value.get("path")))
+    if isinstance(component, gr.Textbox):
+        return isinstance(value, str) and len(value) <= areas.LONGEST_TEXT
     if isinstance(component, gr.Slider):
         # also rejects NaN, infinite and huge values
         return type(value) in (int, float) and component.minimum <= value <= component.maximum
@@ -254,6 +344,41 @@ def controls(gr: Any) -> list[Any]:
     ]
 
 
+def region_controls(gr: Any) -> tuple[Any, Any, Any]:
+    """Return the text of the regions, the button for a file of regions, and the line below."""
+    text = gr.Textbox(
+        "",
+        label="Regions",
+        info="Drag a box on the overlay with a mouse or pen, or write one a line in pixels of the "
+        f"picture: {areas.LINE}.",
+        lines=3,
+        max_lines=8,
+        elem_id="regions",
+    )
+    status = gr.HTML("", elem_id="status", padding=False)
+    with gr.Row():
+        file = gr.UploadButton(
+            "Open a file of regions (CSV or COCO JSON)", file_types=[".csv", ".json"], size="sm"
+        )
+        clear = gr.Button("Remove all regions", size="sm")
+    clear.click(None, None, text, js="() => ''", api_visibility="private")
+    return text, file, status
+
+
+def status_of(results: list[Result | None], drawing: "Drawing") -> str:
+    """Return the line below the regions: why they cannot be read, and the size of the picture."""
+    result = next((one for one in results if one), None)
+    if result is None:
+        return ""
+    rows, columns = result.shape
+    shape = f'<span id="shape" data-rows="{rows}" data-columns="{columns}"></span>'
+    try:
+        areas.parsed(drawing.regions)
+    except UserError as error:
+        return f"{shape}<p>{escape(str(error))}</p>"
+    return shape
+
+
 def choices(gr: Any, networks: Networks) -> list[Any]:
     """Return the controls that select the weights and the weights to compare with."""
     weights = []
@@ -262,7 +387,9 @@ def choices(gr: Any, networks: Networks) -> list[Any]:
         ("Compare with", [NOTHING, *networks.names]),
     ):
         one = gr.Dropdown(names, value=names[0], label=label, filterable=False)
-        card = gr.HTML(describe_weights(networks, names[0]), elem_classes="card", padding=True)
+        weights.append(one)
+    for one in weights:
+        card = gr.HTML(describe_weights(networks, one.value), elem_classes="card", padding=True)
         one.change(
             lambda name: describe_weights(networks, name),
             one,
@@ -270,13 +397,31 @@ def choices(gr: Any, networks: Networks) -> list[Any]:
             show_progress="hidden",
             api_visibility="private",
         )
-        weights.append(one)
     return weights
 
 
 def describe_weights(networks: Networks, name: str) -> str:
     """Return the description of a network as HTML; empty without a network."""
-    return panels.describe_weights(networks.cards[name]) if name in networks.cards else ""
+    if name not in networks.cards:
+        return ""
+    return f"<h2>{escape(name)}</h2>{panels.describe_weights(networks.cards[name])}"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """The values of the controls of the drawing, see `controls` and `region_controls`."""
+
+    opacity: float
+    contours: list[str]
+    count: float
+    regions: str
+
+    def shares(self, result: Result) -> Sequence[areas.Share]:
+        """Return the regions with their shares; none if the text is no list of regions."""
+        try:
+            return areas.shares(result.density, self.regions)
+        except UserError:
+            return ()  # `status_of` says why
 
 
 class Side:
@@ -290,49 +435,72 @@ class Side:
     def __init__(self, gr: Any, number: int) -> None:
         self.gr = gr
         with gr.Column(visible=False, min_width=320, elem_id=f"side-{number}") as self.column:
+            self.note = gr.HTML(visible=False, elem_classes="note", padding=False)
             with gr.Row():  # wraps if there is little room, as with two columns
                 self.overlay, self.map = (
                     gr.Image(
-                        format=kind,
+                        format="png",
                         buttons=["fullscreen"],
                         interactive=False,
                         min_width=300,
                         alt_text=text,
+                        elem_classes=["picture", kind],
                     )
                     for kind, text in (
-                        ("jpeg", "The picture with its saliency map over it"),
-                        ("png", "The saliency map"),
+                        ("overlay", "The picture with its saliency map over it"),
+                        ("map", "The saliency map"),
                     )
                 )
+            self.shares = gr.HTML(visible=False, elem_classes="shares", padding=False)
             with gr.Row():
-                self.png = gr.DownloadButton("Map as PNG", size="sm")
-                self.npy = gr.DownloadButton("Map as .npy", size="sm")
-        self.parts = [self.column, self.overlay, self.map, self.png, self.npy]
+                self.drawn = gr.DownloadButton("Overlay as PNG", size="sm", min_width=120)
+                self.png = gr.DownloadButton("Map as PNG", size="sm", min_width=120)
+                self.npy = gr.DownloadButton("Map as .npy", size="sm", min_width=120)
+        self.drawn_parts = [self.overlay, self.shares, self.drawn]
+        self.parts = [self.column, self.note, self.map, self.png, self.npy, *self.drawn_parts]
 
     def shown(
-        self, name: str, result: Result | None, drawing: tuple[Any, ...], colormap: str
+        self, name: str, result: Result | None, drawing: Drawing, colormap: str
     ) -> dict[Any, Any]:
         """Return the values of the column's components for a result."""
-        column = self.gr.update(visible=result is not None)
+        update = self.gr.update
+        column = update(visible=result is not None)
         if result is None:
-            return {self.column: column} | dict.fromkeys(self.parts[1:])
+            return dict.fromkeys(self.parts) | {self.column: column}
+        drawn = self.redrawn(result, drawing, colormap)
+        if self.overlay in drawn:
+            drawn[self.overlay] = update(value=drawn[self.overlay], label=f"Overlay: {name}")
+        note = f"This picture looks like a screenshot. {name}: {result.note}"
         return {
             self.column: column,
-            self.overlay: self.gr.update(
-                value=drawn(result.view, drawing, colormap), label=f"Overlay: {name}"
-            ),
-            self.map: self.gr.update(
+            self.note: update(value=escape(note), visible=bool(result.note)),
+            self.map: update(
                 value=to_8_bit(result.view.saliency_map), label=f"Saliency map: {name}"
             ),
             self.png: str(result.png),
             self.npy: str(result.npy),
+            **drawn,
         }
 
-
-def drawn(view: View, drawing: tuple[Any, ...], colormap: str) -> NDArray[np.uint8]:
-    """Return the overlay with the settings of the page's controls, RGB."""
-    opacity, contours, count = drawing
-    return panels.drawn(view, opacity, contours, int(count), colormap)[..., ::-1]
+    def redrawn(self, result: Result | None, drawing: Drawing, colormap: str) -> dict[Any, Any]:
+        """Return the values of the components that depend on the controls of the drawing."""
+        if result is None:
+            return dict.fromkeys(self.drawn_parts)
+        found = drawing.shares(result)
+        picture = panels.drawn(result.view, drawing.opacity, drawing.contours, 0, colormap)
+        if found:
+            picture = areas.drawn(picture, found, result.shape)
+        picture = draw_peaks(picture, result.view.peaks[: int(drawing.count)])
+        try:
+            file = str(overlay_file(result, picture))
+        except UserError as error:
+            self.gr.Warning(escape(str(error)), title="")
+            return {}
+        return {
+            self.overlay: file,
+            self.shares: self.gr.update(value=areas.table(found), visible=bool(found)),
+            self.drawn: file,
+        }
 
 
 def result_or_warning(

@@ -8,20 +8,26 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from commands.demo import view as panels
 from commands.prediction import engines
 from commands.prediction.engines import Engine
+from salience.measures.density import log_density
 from salience.networks import weight_files
 from salience.pictures.headers import room
 from salience.pictures.letterbox import postprocess, read_input
 from salience.pictures.picture_files import to_8_bit, write_image
 from salience.pictures.reading import sample_image
 from salience.pictures.sample import Sample
+from salience.pictures.screens import is_like_a_screen
 from salience.system.arrays import write_array
 from salience.system.errors import UserError
 from salience.system.files import real_path, telling
 
 MAX_LOADED = 3  # networks in memory; the least recently used one is dropped
+OVERLAYS, KEPT_OVERLAYS = "overlay-", 3  # a browser may still be loading the last ones
 MAX_NAME = 80  # characters of a picture's name that are kept in the name of its map
 
 
@@ -81,8 +87,9 @@ class Networks:
             UserError: its weights cannot be used.
         """
         with self._lock:  # two pages load the same network once
+            # with its calibration: shares of regions are sums of the density
             found = self._loaded.pop(name, None) or engines.load_adapted(
-                self._kind, self.paths[name], None, False, say
+                self._kind, self.paths[name], None, False, say, density=True
             )
             self._loaded[name] = found
             if len(self._loaded) > MAX_LOADED:
@@ -96,12 +103,18 @@ class Result:
 
     Attributes:
         view: the picture and its map at display size.
+        shape: rows and columns of the original picture.
         png, npy: files of the map at the picture's original size, for download.
+        density: file of its log-density, `.npy`, at the original size.
+        note: what the card says if the picture looks like a screenshot; else "".
     """
 
     view: panels.View
+    shape: tuple[int, int]
     png: Path
     npy: Path
+    density: Path
+    note: str = ""
 
 
 def predict_picture(path: Path, engine: Engine, folder: Path, name: str) -> Result:
@@ -121,19 +134,42 @@ def predict_picture(path: Path, engine: Engine, folder: Path, name: str) -> Resu
         placed, box = read_input(sample, engine.input_shape)
         prediction = engine.maps(placed[None])[0]
         with room(box.image_shape):
-            saliency_map = engine.finish.apply(postprocess(prediction, box, engine.grid))
+            unfinished = postprocess(prediction, box, engine.grid)
+            logs = log_density(unfinished, engine.calibration)
+            saliency_map = engine.finish.apply(unfinished)
             with telling(f"Cannot write in {folder}"):
                 own = Path(tempfile.mkdtemp(dir=folder))
-            png, npy = (
+            png, npy, density = (
                 own / f"{path.stem[:MAX_NAME]}-{Path(name).name[:MAX_NAME]}{suffix}"
-                for suffix in (".png", ".npy")
+                for suffix in (".png", ".npy", ".density.npy")
             )
             write_image(png, to_8_bit(saliency_map))
             write_array(npy, saliency_map)
+            write_array(density, logs)
             shown = panels.view(sample_image(sample), saliency_map)
     except MemoryError as error:
         raise UserError(f"{path} needs more memory than is available. Scale it down.") from error
-    return Result(shown, png, npy)
+    is_screen = bool(engine.limits) and is_like_a_screen(box.without_padding(placed))
+    return Result(shown, box.image_shape, png, npy, density, engine.limits if is_screen else "")
+
+
+def overlay_file(result: Result, picture: NDArray[np.uint8]) -> Path:
+    """Write an overlay for display and download, BGR; return its file.
+
+    Each has a folder of its own, so that a browser does not show an earlier one. Those before the
+    last two are removed.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    own = result.png.parent
+    with telling(f"Cannot write in {own}"):
+        file = Path(tempfile.mkdtemp(prefix=OVERLAYS, dir=own)) / f"{result.png.stem}.overlay.png"
+        write_image(file, picture)
+        earlier = sorted(own.glob(f"{OVERLAYS}*"), key=lambda folder: folder.stat().st_mtime_ns)
+    for folder in earlier[:-KEPT_OVERLAYS]:
+        shutil.rmtree(folder, ignore_errors=True)
+    return file
 
 
 def forget(results: list[Result | None]) -> None:

@@ -15,7 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salience.measures.metrics import METRICS
-from salience.networks.weight_files import SUFFIX, is_synthetic
+from salience.networks.weight_files import (
+    SUFFIX,
+    is_synthetic,
+    licences_of,
+    limits_of,
+    scores_by_set,
+)
 from salience.pictures import marks
 from salience.pictures.picture_files import overlay
 from salience.system.arrays import Array
@@ -92,29 +98,66 @@ def labels(paths: Sequence[Path]) -> dict[str, Path]:
 
 
 def describe_weights(card: dict[str, Any]) -> str:
-    """Return a description of weights as HTML: the network, its training data and its scores.
+    """Return a description of weights as an HTML list: network, data, scores, licence and limits.
 
-    >>> describe_weights({"system": "mlnet", "strategy": "frozen", "dataset": "<b>",
-    ...              "metrics": {"val_cc": 0.7512}, "input_shape": [240, 320]})
-    'mlnet (frozen), input 240 x 320, trained on &lt;b&gt;. On its validation pictures: CC 0.751.'
+    >>> text = describe_weights({"system": "mlnet", "strategy": "frozen", "dataset": "<b>"})
+    >>> "<dd>mlnet (frozen)</dd>" in text, "Trained on &lt;b&gt;" in text
+    (True, True)
     """
     system, strategy = card.get("system", card.get("model")), card.get("strategy")
-    text = f"{system} ({strategy})" if strategy else f"{system}"
+    network = f"{system} ({strategy})" if strategy else f"{system}"
     shape = card.get("input_shape")
     if isinstance(shape, list | tuple):
-        text += f", input {' x '.join(map(str, shape))}"
-    text += f", trained on {card.get('dataset') or 'pictures that its card does not name'}."
+        network += f", input {' x '.join(map(str, shape))}"
+    data = f"Trained on {card.get('dataset') or 'pictures that its card does not name'}."
+    if isinstance(card.get("data"), str):
+        data += f" {card['data']}"
     if is_synthetic(card):
-        text += " These are drawn scenes: its maps are meaningless for photographs."
+        data += " These are drawn scenes: its maps are meaningless for photographs."
+    rows = {
+        "Network": network,
+        "Training data": data,
+        "Scores": "\n".join(scores_of(card)),
+        "Licences": "\n".join(licences_of(card)),
+        "Limits": limits_of(card),
+    }
+    items = "".join(
+        f"<dt>{escape(title)}</dt>"
+        + "".join(f"<dd>{escape(line)}</dd>" for line in text.split("\n"))
+        for title, text in rows.items()
+        if text
+    )
+    return f"<dl>{items}</dl>"
+
+
+def scores_of(card: dict[str, Any]) -> list[str]:
+    """Return a line for each set of pictures on which the card has scores."""
+    lines = []
     metrics = card.get("metrics")
-    scores = [
-        f"{metric.name} {value:.3f}"
-        for key, metric in METRICS.items()
-        if isinstance(metrics, dict) and isinstance(value := metrics.get(f"val_{key}"), int | float)
+    own = {key.removeprefix("val_"): value for key, value in metrics.items()} if isinstance(
+        metrics, dict) else {}  # fmt: skip
+    if text := scores_text(own):
+        lines.append(f"On its validation pictures: {text}.")
+    lines += [
+        f"On {scores.get('pictures')} {scores.get('split')} pictures of {name}: {text}."
+        for name, scores in scores_by_set(card).items()
+        if (text := scores_text(scores))
     ]
-    if scores:
-        text += f" On its validation pictures: {', '.join(scores)}."
-    return escape(text)
+    return lines
+
+
+def scores_text(scores: dict[str, Any]) -> str:
+    """Return scores as text, in the order of METRICS; "" without one.
+
+    >>> scores_text({"nss": 3.25, "cc": 0.75, "kld": None, "pictures": 9})
+    'CC 0.750, NSS 3.250'
+    """
+    found = {
+        key: value
+        for key, value in scores.items()
+        if key in METRICS and isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return ", ".join(f"{METRICS[key].name} {found[key]:.3f}" for key in METRICS if key in found)
 
 
 def photographs() -> list[Path]:

@@ -23,6 +23,7 @@ from commands.evaluation.rows import (
     model_row,
     note_reading,
     score_rows,
+    scoring_line,
 )
 from commands.evaluation.score_log import LOG, ScoreLog
 from commands.evaluation.scored_split import load_split, note_training_pictures, truth_of
@@ -80,6 +81,7 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
     rows = [model_row(source, split) for source in sources.values()]
     log = ScoreLog(settings.output / LOG, settings.overwrite)
     rows += all_reference_rows(split, notes)
+    say(scoring_line(split, rows))
     scored = score_rows(split, rows, log, notes, settings.seed, settings.workers)
     evaluation = average_arms(scored, arms, split, settings.seed)
     note_reading(evaluation)

@@ -16,6 +16,7 @@ from commands.evaluation.rows import (
     note_reading,
     optimal_row,
     score_rows,
+    scoring_line,
 )
 from commands.evaluation.score_log import LOG, ScoreLog
 from commands.evaluation.scored_split import load_split, note_training_pictures, truth_of
@@ -70,6 +71,7 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = tell) -> Eva
         rows += density_rows(settings, source, split, say)
     rows += all_reference_rows(split, notes)
     log = ScoreLog(settings.output and settings.output / LOG, settings.overwrite)
+    say(scoring_line(split, rows))
     evaluation = score_rows(split, rows, log, notes, settings.seed, settings.workers)
     note_reading(evaluation)
     splits = "all splits" if settings.split == ALL_SPLITS else f"{settings.split} split"

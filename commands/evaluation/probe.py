@@ -205,6 +205,8 @@ def probe(settings: ProbeConfig, say: Callable[[str], None] = tell) -> dict[str,
         notes.explain(f"Scored on {settings.split}, which the read-outs were fitted on.")
     readouts, seconds = [], {}
     for name, weights in networks(settings):
+        if line := BACKBONES[name].size_note(settings.rows, settings.cols):
+            notes.explain(line)
         network = Network(name, weights, settings)
         begun = time.monotonic()
         readouts += solve_readouts(network, training, validation)

@@ -280,6 +280,14 @@ def score_rows(
     return gather(pictures, kinds, scores, split, notes, left_out, seed)
 
 
+def scoring_line(split: TruthSplit, rows: list[Row]) -> str:
+    """Return what is about to be scored, and how fast that usually is."""
+    return (
+        f"scoring {len(split.samples)} pictures, {len(rows)} rows of scores: usually 1 to 3 "
+        "pictures a second, the first time"
+    )
+
+
 def maps_of(
     rows: list[Row], split: TruthSplit, pending: list[int], log: ScoreLog
 ) -> Iterator[dict[int, NDArray | None]]:

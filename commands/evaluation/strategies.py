@@ -33,7 +33,8 @@ def run(settings: TrainConfig) -> bool:
     if not config.cluster and not is_done(config):
         check_inputs(config)  # in a cluster, errors are exchanged once all processes are connected
     choose_engine(config.devices, config.cluster)
-    with keras_started():
+    # in a cluster, each process would say it
+    with keras_started(None if config.cluster else tell):
         # here: arms are trained in processes of their own
         from commands.training.train import train
 
@@ -76,7 +77,7 @@ def run_strategies(
     say("")
     folders = tuple(run.run_folder for run in runs)
     flags = {"runs": folders, "output": root / "comparison", "workers": config.workers}
-    with keras_started():  # not earlier, as Keras would take memory from the runs
+    with keras_started(say):  # not earlier, as Keras would take memory from the runs
         from commands.evaluation.compare import compare
 
         return compare(CompareConfig.from_flags(flags), say)

@@ -52,6 +52,7 @@ class Engine:
         at_once: number of calls that run concurrently; further calls wait.
         finish: adaptation and blur, applied to finished maps.
         calibration: turns a map before its finish into a density.
+        limits: what the card says that the weights are not for; may be empty.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Engine:
     at_once: int = 1
     finish: Finish = UNFINISHED
     calibration: Adaptation = IDENTITY
+    limits: str = ""
 
 
 @dataclass(frozen=True)
@@ -233,10 +235,13 @@ def load_adapted(
     Raises:
         UserError: the weights, their calibration or the adaptation cannot be used.
     """
+    from salience.networks import weight_files  # here: it imports h5py
+
     own = finish_for(weights, adaptation, of_set, smooth, say)
     to_density = own.calibration or (calibration(weights, say) if density else IDENTITY)
     engine = load(name, weights, say, own.numbers)
-    engine = replace(engine, finish=own, calibration=to_density)
+    limits = weight_files.limits_of(weight_files.read_card(weights))
+    engine = replace(engine, finish=own, calibration=to_density, limits=limits)
     return replace(engine, maps=of_both_ways(engine.maps)) if mirror else engine
 
 

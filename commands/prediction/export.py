@@ -1,4 +1,4 @@
-"""The command `export`: converts a trained network to ONNX, OpenVINO, LiteRT or SavedModel.
+"""Converts a trained network to ONNX, OpenVINO, LiteRT or SavedModel.
 
 Keras converts the network through TensorFlow, whichever backend trained it. The exported network is
 compared with Keras before it gets its final name. A JSON card beside it describes the input and the
@@ -10,7 +10,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from commands.settings import ExportConfig
 from model import grid_of, load_model
 from salience.data.sets.synthetic import draw
 from salience.measures.adaptation import IDENTITY, SetNumbers
-from salience.measures.finish import NONE, finish_of
+from salience.measures.finish import NONE, Finish, finish_of
 from salience.networks import weight_files
 from salience.networks.weight_files import versions
 from salience.pictures.letterbox import preprocess
@@ -60,6 +60,11 @@ OUTPUT = (
     "out. Blur the map by a Gaussian of `blur` cells, read it bilinearly where each of the "
     "picture's pixels was placed, set negative values to 0, and divide by the maximum."
 )
+FINISH = (
+    "`test` then adapts the map (salience/measures/adaptation.py says how; contrast 1 and shares "
+    "and powers of 0 change nothing), blurs it by a Gaussian of map_blur diagonals of the picture, "
+    "and divides by the maximum."
+)
 
 
 @dataclass(frozen=True)
@@ -71,40 +76,41 @@ class ExportFormat:
         suffix: suffix of the file; "" for a folder.
         write: writes a network and its card to a path in an empty folder.
         open: loads the exported network; returns its prediction function.
+        main: for a folder, a file by which an earlier export is recognised.
+        tolerance: largest difference from Keras, of a map's maximum.
     """
 
     packages: tuple[str, ...]
     suffix: str
     write: Callable[[keras.Model, dict[str, Any], Path], None]
     open: Callable[[Path], Maps]
+    main: str = ""
+    tolerance: float = TOLERANCE
 
 
-def run(settings: ExportConfig) -> bool:
-    """Run the command `export`."""
-    export(settings)
-    return True
-
-
-def export(settings: ExportConfig, say: Callable[[str], None] = tell) -> Path:
+def export(
+    settings: ExportConfig, say: Callable[[str], None] = tell, form: ExportFormat | None = None
+) -> Path:
     """Export a trained network; return the path of the export.
 
     Args:
         settings: the weights, the format and the output path.
         say: called with each message.
+        form: the format, if it is not in EXPORT_FORMATS.
 
     Raises:
         UserError: no weights; a package is missing; the adaptation is not in the network; the
             network cannot be converted; the export differs from Keras; or it cannot be written. No
             file is left in these cases.
     """
-    form = EXPORT_FORMATS[settings.format]
+    form = form or EXPORT_FORMATS[settings.format]
     require_converter(settings.format, form)
     weights = weight_files.choose(settings.weights, settings.weights_dir, say)
-    output = output_path(settings.format, settings.output, settings.overwrite, weights)
+    output = output_path(settings, form, weights)
     make_folder(output.parent)
-    numbers = numbers_for(settings, weights)
-    model = load_model(weights, numbers, NONE)
-    card = export_card(model, weights, settings.format, numbers)
+    finish = finish_for(settings, weights)
+    model = load_model(weights, finish.numbers, NONE)
+    card = export_card(model, weights, settings.format, finish)
     with telling(f"Cannot write {output}"), scratch(output.parent) as scratch_folder:
         made = scratch_folder / "made" / output.name
         made.parent.mkdir()
@@ -121,20 +127,21 @@ def export(settings: ExportConfig, say: Callable[[str], None] = tell) -> Path:
     return output
 
 
-def numbers_for(settings: ExportConfig, weights: Path) -> str | SetNumbers | None:
-    """Return the numbers of data sets that an exported network uses; None for their mean.
+def finish_for(settings: ExportConfig, weights: Path) -> Finish:
+    """Return the numbers that an exported network uses, and what remains to be done to its maps.
 
     Raises:
-        UserError: the adaptation cannot be used, or changes finished maps instead of the network.
+        UserError: the requested adaptation cannot be used, or changes finished maps.
     """
-    wanted = settings.adaptation or NONE
-    finish = finish_of(weight_files.read_card(weights), weights, wanted, settings.of_set)
-    if finish.adaptation != IDENTITY or finish.map_blur:
+    finish = finish_of(
+        weight_files.read_card(weights), weights, settings.adaptation, settings.of_set
+    )
+    if settings.adaptation and finish.adaptation != IDENTITY:
         raise UserError(
-            f"--adaptation {wanted} changes finished maps, which an exported network does not "
-            "contain. Leave it out, and apply it to the maps (docs/ADAPTING.md)."
+            f"--adaptation {settings.adaptation} changes finished maps, which an exported network "
+            "does not contain. Leave it out, and apply it to the maps (docs/ADAPTING.md)."
         )
-    return finish.numbers
+    return finish
 
 
 def require_converter(name: str, form: ExportFormat) -> None:
@@ -156,37 +163,43 @@ def require_converter(name: str, form: ExportFormat) -> None:
         )
 
 
-def output_path(format: str, output: Path | None, overwrite: bool, weights: Path) -> Path:
+def output_path(settings: ExportConfig, form: ExportFormat, weights: Path) -> Path:
     """Return the path of an export.
 
     Raises:
         UserError: the suffix does not fit the format, or an existing file must not be replaced.
     """
-    suffix = EXPORT_FORMATS[format].suffix
+    suffix = form.suffix
     name = weight_files.card_path(weights).stem
-    output = output or Path("exports") / f"{name}{suffix or '-saved_model'}"
+    output = settings.output or Path("exports") / f"{name}{suffix or f'-{settings.format}'}"
     # a folder's name may contain a dot, but not end with the suffix of another format
     of_files = {form.suffix for form in EXPORT_FORMATS.values()} - {""}
     if not output.name or (output.suffix != suffix if suffix else output.suffix in of_files):
         raise UserError(
-            f"--output {output}: an export to {format} is "
+            f"--output {output}: an export to {settings.format} is "
             + (f"a file that ends in {suffix}." if suffix else "a folder.")
         )
-    if output.exists() and not overwrite:
+    if output.exists() and not settings.overwrite:
         raise UserError(f"{output} exists. Replace it with --overwrite.")
-    if output.exists() and not (output if suffix else output / "saved_model.pb").is_file():
+    if output.exists() and not (output / form.main).is_file():
         raise UserError(
-            f"{output} exists but is not a {format} export, so it is not replaced. Choose another "
-            "--output."
+            f"{output} exists but is not a {settings.format} export, so it is not replaced. Choose "
+            "another --output."
         )
     return output
 
 
-def export_card(
-    model: keras.Model, weights: Path, name: str, numbers: str | SetNumbers | None = None
-) -> dict[str, Any]:
-    """Return the card of an export: its origin, input and output. `engines` reads it, too."""
+def export_card(model: keras.Model, weights: Path, name: str, finish: Finish) -> dict[str, Any]:
+    """Return the card of an export: its origin, input and output. `engines` reads it, too.
+
+    Args:
+        model: the network.
+        weights: its weights file.
+        name: the format.
+        finish: the network's numbers of data sets, and what remains to be done to its maps.
+    """
     trained = weight_files.read_card(weights)
+    numbers = finish.numbers
     grid = grid_of(model)
     rows, cols = model.input_shape[1:3]
     map_rows, map_cols = model.output_shape[1:3]
@@ -215,6 +228,12 @@ def export_card(
             "blur": grid.blur,
             "use": OUTPUT,
         },
+        "finish": {
+            "adaptation": asdict(finish.adaptation),
+            "map_blur": finish.map_blur,
+            "use": FINISH,
+        },
+        "limits": trained.get("limits"),
         "versions": versions(),
     }
 
@@ -231,7 +250,7 @@ def convert(model: keras.Model, form: ExportFormat, card: dict[str, Any], path: 
         with warnings.catch_warnings(), redirect_stdout(StringIO()), quiet.hushed():
             warnings.simplefilter("ignore")
             form.write(model, without_nan(card), path)
-            return compare(model, form.open(path), card["format"])
+            return compare(model, form.open(path), card["format"], form.tolerance)
     except UserError:
         raise
     except Exception as error:  # converters raise errors of many types
@@ -245,13 +264,13 @@ def convert(model: keras.Model, form: ExportFormat, card: dict[str, Any], path: 
         raise UserError(f"{model.name} cannot be written as {card['format']}: {reason}") from error
 
 
-def compare(model: keras.Model, maps: Maps, name: str) -> float:
+def compare(model: keras.Model, maps: Maps, name: str, tolerance: float = TOLERANCE) -> float:
     """Return the largest difference of an export's maps from Keras', relative to a map's maximum.
 
     The inputs are a landscape scene, a portrait scene and noise, in batches of one and of three.
 
     Raises:
-        UserError: the maps differ by more than `TOLERANCE`, are not finite, or are constant.
+        UserError: the maps differ by more than `tolerance`, are not finite, or are constant.
     """
     rows, cols = model.input_shape[1:3]
     rng = np.random.default_rng(0)
@@ -273,10 +292,10 @@ def compare(model: keras.Model, maps: Maps, name: str) -> float:
         peaks = np.abs(expected).max(axis=(1, 2, 3), keepdims=True)
         peaks = np.where(peaks > 0, peaks, peaks.max())  # an all-zero map has the maximum 0
         difference = float(np.max(np.abs(found - expected) / peaks))
-        if not difference <= TOLERANCE:  # also true for NaN
+        if not difference <= tolerance:  # also true for NaN
             raise UserError(
                 f"The {name} network differs from Keras by {difference:.1e} of a map's maximum; "
-                f"{TOLERANCE:g} is allowed. It is not kept."
+                f"{tolerance:g} is allowed. It is not kept."
             )
         largest = max(largest, difference)
     return largest
@@ -383,5 +402,5 @@ EXPORT_FORMATS = {
     ),
     "openvino": ExportFormat(("openvino",), ".xml", write_openvino, engines.open_openvino),
     "litert": ExportFormat((), ".tflite", write_litert, open_litert),
-    "saved_model": ExportFormat((), "", write_saved_model, open_saved_model),
+    "saved_model": ExportFormat((), "", write_saved_model, open_saved_model, "saved_model.pb"),
 }

@@ -37,7 +37,7 @@ STANDARD_INPUT = Path("-")
 # pictures such as cat_crop.jpg.
 ENDINGS = {
     "map": ".png",
-    "overlay": "_overlay.png",
+    "overlay": ".overlay.png",
     "float": ".npy",
     "density": ".density.npy",
     "contours": ".contours.png",
@@ -46,12 +46,18 @@ ENDINGS = {
     "mask": ".mask.png",
     "side_by_side": ".side_by_side.png",
 }
+# endings of earlier versions: a file of such a name is kept, and made again under this name
+EARLIER_ENDINGS = {"overlay": "_overlay.png"}
 MAX_NAME_BYTES = 255  # limit of common file systems
 VIDEOS = "videos"
 MAX_KINDS = 12  # kinds of skipped files that are reported separately
 MAX_SUFFIX = 12  # a longer text after a dot is part of the name
 # a picture whose name ends so could have a map named like another picture's output
-PNG_ENDINGS = tuple(end[:-4] for end in ENDINGS.values() if end.endswith(".png") and end != ".png")
+PNG_ENDINGS = tuple(
+    end[:-4]
+    for end in (*ENDINGS.values(), *EARLIER_ENDINGS.values())
+    if end.endswith(".png") and end != ".png"
+)
 
 
 @dataclass(frozen=True)
@@ -193,7 +199,10 @@ class Collection:
         fields = _split(self.paths)
         kinds = requested_kinds(self.settings)
         for source, relative in compress(zip(fields, fields, strict=True), self.selection):
-            outputs = self._outputs(self._name(source, relative))
+            name = self._name(source, relative)
+            outputs = self._outputs(name)
+            if self.output_exists:
+                outputs |= self._earlier(name, kinds)
             yield Job(Path(source), {kind: Path(outputs[kind]) for kind in kinds})
 
     def _name(self, source: str, relative: str) -> str:
@@ -220,6 +229,25 @@ class Collection:
         """Return the paths of all kinds of output, so that names do not depend on the settings."""
         base = os.path.join(self.settings.output, name)  # noqa: PTH118
         return {kind: _shortened(base, ending) for kind, ending in ENDINGS.items()}
+
+    def _earlier(self, name: str, kinds: list[str]) -> dict[str, str]:
+        """Return the paths of outputs that an earlier version wrote under another name.
+
+        They stay where scripts of that time look for them.
+        """
+        base = os.path.join(self.settings.output, name)  # noqa: PTH118
+        found = {
+            kind: _shortened(base, ending)
+            for kind, ending in EARLIER_ENDINGS.items()
+            if kind in kinds
+        }
+        return {
+            kind: path
+            for kind, path in found.items()
+            if os.path.isfile(path)  # noqa: PTH113
+            and not self.protected[self._real(path)]
+            and not os.path.isfile(_shortened(base, ENDINGS[kind]))  # noqa: PTH113
+        }
 
     def _real(self, path: str) -> str:
         """Return a path with the links of its folder resolved; the file itself may be a link."""
@@ -274,7 +302,7 @@ def _with_hash(name: str, source: str) -> str:
 
 
 def _collision_key(name: str) -> str:
-    """Return a key that names share if their outputs may collide, as a's overlay and a_overlay."""
+    """Return a key that names share if their outputs may collide, as a's mask and a.mask."""
     while name.endswith(PNG_ENDINGS):
         name = next(name[: -len(mark)] for mark in PNG_ENDINGS if name.endswith(mark))
     return name

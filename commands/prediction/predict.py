@@ -28,11 +28,14 @@ from salience.measures.density import log_density
 from salience.networks import weight_files
 from salience.pictures.headers import room
 from salience.pictures.letterbox import Letterbox, postprocess, read_input
+from salience.pictures.screens import is_like_a_screen
 from salience.system.errors import StorageError, UserError
 from salience.system.files import make_folder
 from salience.system.notes import Notes
 from salience.system.terminal import REPORT_SECONDS, progress, tell
 from salience.system.threads import groups, in_order
+
+SCREENS = "look like screenshots"
 
 
 def run(settings: PredictConfig) -> bool:
@@ -236,8 +239,14 @@ def predict_and_write(engine: Engine, jobs: PendingJobs, writer: OutputWriter) -
                 note_counts[kind] += len(names)
                 first.setdefault(kind, names[0])
             jobs.end(bar, len(batch))
+    screens = note_counts.pop(SCREENS, 0)
     for kind, count in note_counts.items():
         jobs.say(f"note: {count} pictures {kind}; they were read, the first is {first[kind]}")
+    if screens:
+        jobs.say(
+            f"note: {screens} pictures {SCREENS}, the first is {first[SCREENS]}. The weights' "
+            f"card: {engine.limits}"
+        )
     return failed
 
 
@@ -255,7 +264,10 @@ def _process_batch(
     errors, good, notes = [], [], Notes()
     for job in batch:
         try:
-            good.append((job, *_read(job, engine.input_shape, notes)))
+            x, box = _read(job, engine.input_shape, notes)
+            good.append((job, x, box))
+            if engine.limits and is_like_a_screen(box.without_padding(x)):
+                notes.add(SCREENS, job.source.name)
         except UserError as error:
             errors.append(error)
         except MemoryError:

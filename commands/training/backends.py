@@ -23,6 +23,11 @@ from salience.system.files import make_folder
 from salience.system.quiet import hushed
 
 CPU_INFO = Path("/proc/cpuinfo")
+MEMORY_INFO, OWN_GROUP, GROUPS = (
+    Path("/proc/meminfo"),
+    Path("/proc/self/cgroup"),
+    Path("/sys/fs/cgroup"),
+)
 COMPILED_BYTES = 10**9  # of the programs that JAX has compiled; those of a training take some MB
 # CPU instructions that multiply in a precision, of x86-64 and Arm
 CPU_FLAGS = {
@@ -148,6 +153,45 @@ def has_accelerator() -> bool:
     import torch  # pyright: ignore[reportMissingImports]
 
     return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+def available_memory() -> int:
+    """Return the main memory that this process may still take, bytes; 0 where it is not known.
+
+    It is what Linux calls available, within the limits of the process' control groups (as of a
+    container or a job of Slurm).
+    """
+    try:
+        lines = MEMORY_INFO.read_text().splitlines()
+        [line] = [line for line in lines if line.startswith("MemAvailable:")]
+        free = [1024 * int(line.split()[1])]
+    except (OSError, ValueError, IndexError):
+        return 0
+    for folder, names in _groups():
+        with suppress(OSError, ValueError):  # no such file, or "max"
+            most, used = (int((folder / name).read_text()) for name in names)
+            free.append(most - used)
+    return max(0, min(free))
+
+
+def _groups() -> Iterator[tuple[Path, tuple[str, str]]]:
+    """Yield the folders of this process' control groups, and the names of limit and use."""
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = OWN_GROUP.read_text().splitlines()
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        root, names = GROUPS, ("memory.max", "memory.current")
+        if "memory" in controllers.split(","):  # version 1
+            root = GROUPS / "memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        elif controllers:
+            continue
+        own = root / path.lstrip("/")
+        for folder in (own, *own.parents):  # a container may see only the last
+            if folder == GROUPS.parent:
+                break
+            yield folder, names
 
 
 def steps_per_execution(asked: int) -> int:

@@ -323,6 +323,7 @@ class Epochs(keras.callbacks.Callback):
             "other_seconds": round(max(0.0, seconds - self.at.train_seconds - validating), 2),
             "images_per_second": round(self.training.count / max(self.at.train_seconds, 1e-3), 3),
             "peak_memory_mb": peak_memory_mb(),
+            **self.run.costs,
         }
         best = self.run.add(row)
         self.say(

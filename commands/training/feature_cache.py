@@ -2,22 +2,30 @@
 
 A network is cut before its first trainable layers. The trunk before the cut gives the same features
 of a picture in every epoch, run and seed. The head behind it is trained on these features. Any
-functional Keras network can be cut by its graph. `feature_store.py` writes the files.
+functional Keras network can be cut by its graph. `feature_store.py` keeps the arrays.
+
+With `--feature_cache auto`, features are kept only where reading them is faster than computing
+them. Else the whole network is fitted, whose features are rounded as kept ones are.
 """
 
 import hashlib
 import json
+import math
+import platform
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from commands.training import backends
 from commands.training.devices import Devices
 from config import Config
 from salience.data.feature_store import FeatureStore, KnownPicture
@@ -32,6 +40,7 @@ from utilities import Letterbox, SaliencyBatches, input_identity, mirrored, netw
 FLOAT16_MOST = 65504.0  # largest finite float16
 LEAST_SHARE = 0.05  # least share of the features that must fit on disk for the cache to pay off
 QUEUE = 2  # batches read ahead; one of ML-Net's features at 480 x 640 takes 123 MB
+MEMORY_SHARE = 0.5  # share of the available main memory that features may take
 # settings of a layer that do not affect its output once its weights are set
 SETTINGS_ALONE = ("name", "trainable", "seed", "initializer", "regularizer", "constraint")
 
@@ -49,6 +58,23 @@ class Cut:
     head: keras.Model
 
 
+class Attachment(NamedTuple):
+    """What `attach` decided.
+
+    Attributes:
+        fitted: model to fit.
+        message: the decision and its reason in a line; "" if there is nothing to say.
+        mode: "off"; "computed": computed each time, rounded as kept ones are; "memory": kept in
+            memory; "on": kept on disk. Resumed runs keep it, since it affects rounding.
+        costs: measurements for `speed.csv`.
+    """
+
+    fitted: keras.Model
+    message: str
+    mode: str
+    costs: dict[str, float]
+
+
 def attach(
     model: keras.Model,
     training: SaliencyBatches,
@@ -56,8 +82,9 @@ def attach(
     config: Config,
     say: Callable[[str], None] = tell,
     devices: Devices | None = None,
-) -> tuple[keras.Model, str]:
-    """Replace the pictures in batches by cached features, if the settings and sizes allow it.
+    earlier: str = "",
+) -> Attachment:
+    """Replace the pictures in batches by cached features, if settings, sizes and rates allow it.
 
     Args:
         model: the network with its initial weights.
@@ -66,18 +93,20 @@ def attach(
         config: reads feature_cache, feature_precision, cache_limit, epochs, flip and batch_size.
         say: called with each message while the cache fills.
         devices: devices of the run; None for one device.
-
-    Returns:
-        The model to fit (the head, or the whole network without a cache), and a message.
+        earlier: mode of the run that is resumed, see `Attachment`; "" to decide.
 
     Raises:
-        UserError: the cache is required and cannot be written.
+        UserError: the cache is required and cannot be written, or a picture cannot be read.
     """
-    parts = cut(model, config.feature_precision) if config.feature_cache != "off" else None
+    asked = earlier or config.feature_cache
+    parts = cut(model, config.feature_precision) if asked != "off" else None
     cache = default_cache(config.cache_bytes)
     if parts is None or cache.folder is None:
-        asked = config.feature_cache == "on"
-        return model, "feature cache: none, since no layer with weights is frozen" if asked else ""
+        why = "feature cache: none, since no layer with weights is frozen" if asked == "on" else ""
+        return Attachment(model, why, "off", {})
+    if asked == "computed":
+        line = "feature cache: off, as at the start of this run; features are rounded as kept ones"
+        return Attachment(joined(parts), line, asked, {})
     shelf = cache.shelf(fingerprint(parts.trunk), bulky=True)
     store = FeatureStore(shelf)
     devices = devices or Devices()
@@ -93,22 +122,124 @@ def attach(
     ]
     there = sum(name is not None and store.has(name) for name in names)
     count, room = len(names), cache.room(shelf)
-    on, why = decide(config.feature_cache, count, there, features.nbytes, room, config.epochs)
-    if on and config.feature_cache == "on":
+    on, why = decide(asked, count, there, features.nbytes, room, config.epochs)
+    if on and asked == "on":
         make_folder(cache.folder, "$SALIENCY_CACHE")
     if not devices.agree(on) and on:  # all processes must fit the same part
         on, why = False, "as in another process of this run: all must use the cache or none"
+    fits = count * features.nbytes <= MEMORY_SHARE * backends.available_memory()
+    choice = Choice(on_disk=on and not (fits and asked == "memory"), in_memory=on and fits)
+    rates = probe = None
+    if on and asked == "auto":
+        probe = Probe(features, training, config.workers)
+        rates = probe.rates(is_complete=there == count)
+        reads = config.epochs * (training.count + len(validation.samples))
+        choice = choose(rates, count - there, reads, fits)
+        if not devices.agree(choice.is_kept) and choice.is_kept:
+            choice, why = Choice(False, False), "as in another process of this run"
+        elif not choice.is_kept:
+            why = "since computing features takes less time than keeping them"
+    store.on_disk, store.in_memory = choice.on_disk, choice.in_memory
+    if probe:
+        probe.clear(choice)
     line = (
-        f"feature cache: {'on' if on else 'off'}, {why}. Of {count:,} sets of features {there:,} "
-        f"are cached; at most {readable(features.nbytes)} each, all take up to "
+        f"feature cache: {'on' if choice.is_kept else 'off'}, {why}. Of {count:,} sets of features "
+        f"{there:,} are cached; at most {readable(features.nbytes)} each, all take up to "
         f"{readable(count * features.nbytes)} in {shelf.folder}"
     )
-    if not on:
-        return model, line
+    if rates:
+        line += f". {rates}. They are kept {choice}"
+    costs = rates.costs(choice) if rates else {}
+    if not choice.is_kept:
+        return Attachment(joined(parts) if on else model, line, "computed" if on else "off", costs)
     for batches in (training, validation):
         batches.features = features
         batches.max_queue_size = QUEUE
-    return parts.head, line
+    return Attachment(parts.head, line, "on" if choice.on_disk else "memory", costs)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where features are kept.
+
+    Attributes:
+        on_disk: whether they are written to the cache.
+        in_memory: whether they are kept in memory.
+    """
+
+    on_disk: bool
+    in_memory: bool
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether features are kept at all."""
+        return self.on_disk or self.in_memory
+
+    def __str__(self) -> str:
+        places = ["on disk"] * self.on_disk + ["in memory"] * self.in_memory
+        return " and ".join(places) or "nowhere"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the features of a picture cost, seconds of wall time.
+
+    Attributes:
+        compute: to compute them from the picture file, by as many threads as read pictures.
+        read: to read and unpack them from the disk, and to copy them to the device.
+        write: to pack and write them.
+        recall: to copy them from memory to the device.
+    """
+
+    compute: float
+    read: float
+    write: float
+    recall: float
+
+    def __str__(self) -> str:
+        compute, read, write, recall = (
+            f"{1e3 * s:.3g} ms" for s in (self.compute, self.read, self.write, self.recall)
+        )
+        return (
+            f"A picture's take {compute} to compute, {read} to read and unpack, {write} to write, "
+            f"{recall} from memory"
+        )
+
+    def costs(self, choice: Choice) -> dict[str, float]:
+        """Return the columns of `speed.csv`: whether features are kept, and both figures, ms.
+
+        The second figure is that of the memory, if features are kept there.
+        """
+        read = self.recall if choice.in_memory else self.read
+        return {
+            "features_kept": float(choice.is_kept),
+            "features_compute_ms": round(1e3 * self.compute, 3),
+            "features_read_ms": round(1e3 * read, 3),
+        }
+
+
+def choose(rates: Rates, missing: int, reads: int, fits: bool) -> Choice:
+    """Return where features should be kept, by what that costs.
+
+    Args:
+        rates: measured costs.
+        missing: number of sets of features that are computed and written once.
+        reads: number of sets that all epochs use.
+        fits: whether all sets fit in memory.
+
+    >>> slow = Rates(compute=0.3, read=0.004, write=0.006, recall=0.0005)
+    >>> str(choose(slow, missing=100, reads=1000, fits=True))
+    'on disk and in memory'
+    >>> quick = Rates(compute=0.001, read=0.004, write=0.006, recall=0.002)
+    >>> str(choose(quick, missing=100, reads=1000, fits=True))
+    'nowhere'
+    """
+    again = reads - missing  # a set is written once, and read the other times
+    from_disk = rates.read + rates.write * missing / again if again > 0 else math.inf
+    return Choice(
+        on_disk=from_disk < rates.compute,
+        in_memory=fits and again > 0 and rates.recall < rates.compute,
+    )
 
 
 def decide(
@@ -117,7 +248,7 @@ def decide(
     """Return whether a run should cache features, and the reason.
 
     Args:
-        asked: value of --feature_cache: auto or on.
+        asked: value of --feature_cache: auto or on; memory for a resumed run that kept them there.
         count: number of sets of features that the run needs.
         there: number of sets that are cached already.
         nbytes: size of a set, bytes, uncompressed.
@@ -178,6 +309,13 @@ def cut(model: keras.Model, precision: str = "float16") -> Cut | None:
     trunk.compile(jit_compile="auto")  # else Keras would decide again at each prediction
     # the head casts its input inside the graph, so that half as many bytes are copied
     return Cut(trunk, keras.Model(taps if taps[1:] else taps[0], model.output, name=model.name))
+
+
+def joined(parts: Cut) -> keras.Model:
+    """Return trunk and head as one network, which computes each feature and rounds it as kept."""
+    features = parts.trunk.outputs
+    maps = parts.head(features if features[1:] else features[0])
+    return keras.Model(parts.trunk.input, maps, name=parts.head.name)
 
 
 def frontier(model: keras.Model) -> list[Any]:
@@ -257,6 +395,21 @@ def call_argument(argument: Any, places: dict[int, int]) -> Any:
     return argument.tolist() if isinstance(argument, np.ndarray) else repr(argument)
 
 
+@dataclass(frozen=True)
+class Found:
+    """A picture of a batch.
+
+    Attributes:
+        name: name of its features.
+        box: letterbox that places it in the network's input.
+        picture: the network's input, if its features are missing.
+    """
+
+    name: str
+    box: Letterbox
+    picture: NDArray[np.uint8] | None
+
+
 class Features:
     """The features of pictures: read from the cache, else computed and cached.
 
@@ -294,7 +447,7 @@ class Features:
         return sum(map(prod, self.shapes)) * self.dtype.itemsize
 
     def batch(
-        self, samples: list[Sample], flipped: list[bool]
+        self, samples: list[Sample], flipped: list[bool], readers: Executor | None = None
     ) -> tuple[NDArray | tuple[NDArray, ...], list[Letterbox]]:
         """Return the features of samples and their letterboxes.
 
@@ -303,6 +456,8 @@ class Features:
         Args:
             samples: samples of the batch.
             flipped: for each sample, whether its picture is mirrored.
+            readers: threads that read and write several pictures' features at a time. The caller
+                must not be one of them.
 
         Returns:
             An array [n, rows, columns, channels], or a tuple of arrays if the trunk has several
@@ -311,27 +466,41 @@ class Features:
         Raises:
             UserError: a picture cannot be read.
         """
-        arrays = [np.empty((len(samples), *shape), self.dtype) for shape in self.shapes]
-        boxes, missing = [], []
-        for place, (sample, flip) in enumerate(zip(samples, flipped, strict=True)):
-            known, picture = self.recall(sample), None
-            if known is None:
-                picture, box = network_input(sample, self.input_shape)
-                known = self.remember(sample, picture, box.image_shape)
-            boxes.append(Letterbox.fit(known.image_shape, self.input_shape))
-            if not self.store.read(name_of(known, flip), [array[place] for array in arrays]):
-                if picture is None:
-                    picture, _ = network_input(sample, self.input_shape)
-                picture = mirrored(picture) if flip else picture
-                missing.append((place, name_of(known, flip), picture))
+        in_parallel = readers.map if readers else map
+        arrays = self.empty(len(samples))
+        sets = [[array[place] for array in arrays] for place in range(len(samples))]
+        found = list(in_parallel(self.find, samples, flipped, sets))
+        missing = [place for place, one in enumerate(found) if one.picture is not None]
         if missing:
-            made = self.compute(np.stack([picture for *_, picture in missing]))
-            for row, (place, name, _) in enumerate(missing):
+            made = self.compute(np.stack([found[place].picture for place in missing]))  # type: ignore
+            for row, place in enumerate(missing):
                 for array, values in zip(arrays, made, strict=True):
                     array[place] = values[row]
-                self.store.keep(name, [array[place] for array in arrays])
+            names = [found[place].name for place in missing]
+            list(in_parallel(self.store.keep, names, [sets[place] for place in missing]))
             self.warn_of_clipping(made)
-        return (tuple(arrays) if arrays[1:] else arrays[0]), boxes
+        return (tuple(arrays) if arrays[1:] else arrays[0]), [one.box for one in found]
+
+    def empty(self, count: int) -> list[NDArray]:
+        """Return arrays for the features of a number of pictures."""
+        return [np.empty((count, *shape), self.dtype) for shape in self.shapes]
+
+    def find(self, sample: Sample, flip: bool, arrays: Sequence[NDArray]) -> "Found":
+        """Fill arrays with a sample's features if they are stored, else read its picture."""
+        known, picture = self.recall(sample), None
+        if known is None:
+            picture, known = self.read_picture(sample)
+        name, box = name_of(known, flip), Letterbox.fit(known.image_shape, self.input_shape)
+        if self.store.read(name, arrays):
+            return Found(name, box, None)
+        if picture is None:
+            picture, _ = network_input(sample, self.input_shape)
+        return Found(name, box, mirrored(picture) if flip else picture)
+
+    def read_picture(self, sample: Sample) -> tuple[NDArray[np.uint8], KnownPicture]:
+        """Return a sample's picture as a network input, not mirrored, and its new record."""
+        picture, box = network_input(sample, self.input_shape)
+        return picture, self.remember(sample, picture, box.image_shape)
 
     def compute(self, pictures: NDArray[np.uint8]) -> list[NDArray]:
         """Return the features of pictures, uint8 [n, rows, columns, 3]."""
@@ -347,6 +516,14 @@ class Features:
         with self._computing:
             made = self.predict(self.trunk, pictures)
         return [np.asarray(array)[:count] for array in keras.tree.flatten(made)]
+
+    def device_seconds(self, pictures: NDArray[np.uint8]) -> float:
+        """Return the time to compute features of pictures without copying them to the host."""
+        ends = [ops.max(x, axis=tuple(range(1, len(x.shape)))) for x in self.trunk.outputs]
+        timed = keras.Model(self.trunk.input, ends)
+        timed.compile(jit_compile="auto")
+        self.predict(timed, pictures)  # compiles
+        return best(lambda: self.predict(timed, pictures))
 
     def warn_of_clipping(self, made: Sequence[NDArray]) -> None:
         """Warn once if features are too large for float16."""
@@ -383,6 +560,114 @@ class Features:
         if identity:
             self.store.remember(identity, known)
         return known
+
+
+class Probe:
+    """Measurements on the first two batches of a training; what they make is used by it.
+
+    Args:
+        features: the features; `store` keeps those of the first batch.
+        training: batches of the training split.
+        workers: number of reading threads.
+    """
+
+    def __init__(self, features: Features, training: SaliencyBatches, workers: int) -> None:
+        self.features, self.store, self.workers = features, features.store, workers
+        size, order = training.batch_size, training.order().tolist()
+        first, second = order[:size], order[size : 2 * size]
+        if len(second) < len(first):  # another size would be compiled anew
+            second = first
+        self.first, self.second = (
+            [(training.samples[i], training.is_flipped(i)) for i in some]
+            for some in (first, second)
+        )
+        self.added: list[str] = []
+
+    def rates(self, is_complete: bool) -> Rates:
+        """Return what a picture's features cost.
+
+        Args:
+            is_complete: whether the features of all pictures are stored. The cost of computing is
+                then taken from an earlier run on this machine, if there was one.
+        """
+        # of a network on a machine, as its cache may be shared by several
+        about = make_key("compute", platform.node(), backends.has_accelerator(), self.workers)
+        count, kept = len(self.first), None
+        arrays = self.features.empty(count)
+        sets = [[array[place] for array in arrays] for place in range(count)]
+        names = [self.features.known_name(*one) for one in self.first]
+        with ThreadPoolExecutor(self.workers) as readers:
+            if is_complete and all(map(self.store.read, names, sets)):  # type: ignore
+                kept = self.store.shelf.recall(about)
+            if kept is not None:
+                write, compute = 0.0, float(kept["seconds"][0])
+            else:
+                compute, made = self.compute(readers)
+                self.features.warn_of_clipping(made)
+                for array, values in zip(arrays, made, strict=True):
+                    array[...] = values
+                names = [self.features.known_name(*one) for one in self.first]
+                self.added = [name for name in names if name and not self.store.has(name)]
+                self.store.on_disk = True
+                write = seconds(lambda: list(readers.map(self.store.keep, names, sets)))  # type: ignore
+                self.store.shelf.keep(about, {"seconds": np.array([compute])})
+
+            def read() -> bool:
+                return all(readers.map(self.store.read, names, sets))  # type: ignore
+
+            is_there = read()  # a full disk, or one that cannot be written
+            disk = best(read) if is_there else math.inf
+            self.store.in_memory = True
+            list(readers.map(self.store.hold, names, sets))  # type: ignore
+            memory = best(read)
+        copy = self.copy_seconds(arrays)
+        return Rates(compute, *((s / count) for s in (disk + copy, write, memory + copy)))
+
+    def compute(self, readers: Executor) -> tuple[float, list[NDArray]]:
+        """Return the seconds of a picture's features, and the features of the first batch."""
+        pictures = self.pictures(self.first, readers)
+        made = self.features.compute(pictures)  # compiles
+        began = time.perf_counter()
+        more = self.pictures(self.second, readers)
+        reading = time.perf_counter() - began
+        if backends.has_accelerator():
+            computing = self.features.device_seconds(more)
+        else:
+            computing = seconds(lambda: self.features.compute(more))
+        return max(reading, computing) / len(more), made  # one is done while the other is
+
+    def pictures(self, some: list[tuple[Sample, bool]], readers: Executor) -> NDArray[np.uint8]:
+        """Return the network's inputs for samples."""
+        read = readers.map(self.features.read_picture, [sample for sample, _ in some])
+        return np.stack(
+            [mirrored(x) if flip else x for (x, _), (_, flip) in zip(read, some, strict=True)]
+        )
+
+    def copy_seconds(self, arrays: list[NDArray]) -> float:
+        """Return the seconds that a copy of a batch's features to the device takes."""
+        if not backends.has_accelerator():
+            return 0.0
+        # a number is read back, as copies are made while the host goes on
+        return best(lambda: [float(ops.max(ops.convert_to_tensor(array))) for array in arrays])
+
+    def clear(self, choice: Choice) -> None:
+        """Remove what was kept for the measurement alone."""
+        if not choice.in_memory:
+            self.store.release()
+        for name in [] if choice.on_disk else self.added:
+            self.store.drop(name)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return the wall time of a function."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def best(work: Callable[[], object]) -> float:
+    """Return the shortest wall time of three calls, since a machine may have other work."""
+    return min(seconds(work) for _ in range(3))
 
 
 def name_of(known: KnownPicture, flip: bool) -> str:

@@ -7,10 +7,11 @@ Each file is replaced atomically. The best weights are saved in the run folder a
 import math
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import filelock
@@ -52,6 +53,7 @@ REMEDY = "Choose another folder with --output, or replace that run with --overwr
 CLOCK = (
     *("seconds", "train_seconds", "validation_seconds", "other_seconds"),
     *("images_per_second", "peak_memory_mb"),
+    *("features_kept", "features_compute_ms", "features_read_ms"),
 )
 
 
@@ -63,7 +65,8 @@ class EarlierRun:
         is_done: whether it is finished.
         is_unfinished: whether it is unfinished and can be resumed.
         about: content of its `run.json`.
-        features: feature-cache mode of the run (affects rounding); "" if this run may choose.
+        features: feature-cache mode of the run, see `feature_cache.Attachment`; "" if this run may
+            choose.
     """
 
     is_done: bool = False
@@ -139,6 +142,7 @@ class RunFolder:
         started: start time, which is part of the run's name.
         unpublished_reason: why the best weights are not in `weights/`; "" if they are.
         pictures: provenance of the pictures, for the weights' cards; see `provenance`.
+        costs: measurements of the run, which `speed.csv` repeats in each epoch.
         resumed: checkpoint from which the run is resumed, as bytes, or None.
         is_interrupted: whether the run was stopped early and can be resumed.
 
@@ -151,6 +155,7 @@ class RunFolder:
     is_interrupted = False
     resumed: bytes | None = None
     pictures: dict[str, str] | None = None
+    costs: Mapping[str, float] = MappingProxyType({})
 
     def __init__(
         self,

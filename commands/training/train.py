@@ -25,12 +25,14 @@ from model import grid_of, system_module
 from salience.data import loading
 from salience.measures.adaptation import IDENTITY, LEAST_PICTURES
 from salience.networks import provenance, weight_files
+from salience.networks.backbone_table import BACKBONES
 from salience.system.cache import default_cache
 from salience.system.errors import Interrupted, UserError
 from salience.system.signals import Stop, heeded
 from salience.system.terminal import tell
 from utilities import OutputGrid, SaliencyBatches, opencv_threads
 
+FIRST_STEP = "the first step compiles the network: usually 10 to 60 s, less where it is kept"
 FEW_PICTURES = 2000  # of training: with fewer, ML-Net's published recipe has too few steps
 
 
@@ -80,21 +82,23 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
     }
     devices.check_same("The pictures of --data", same["pictures"].encode())
     # with cached features, only the trainable part is fitted; it shares its layers with the network
-    as_decided = dataclasses.replace(config, feature_cache=found.features or config.feature_cache)
     trained = training_network(model, config)
-    fitted, kept = feature_cache.attach(trained, training, validation, as_decided, say, devices)
+    kept = feature_cache.attach(trained, training, validation, config, say, devices, found.features)
+    fitted = kept.fitted
     set_up(fitted, config, steps_per_epoch=len(training))
     devices.feed(training)  # which may refuse the batch
     # last, so that bad input leaves no empty folder behind; only the chief writes
-    run = RunFolder(config, same, "on" if training.features else "off", say, devices.is_chief)
+    run = RunFolder(config, same, kept.mode, say, devices.is_chief)
     run.pictures = picture_hashes(config, training, validation, say) if devices.is_chief else None
+    run.costs = kept.costs
     with contextlib.closing(run):
         standing, arrays = start_of(run, devices)
         say(describe(config, model, training, validation, weights))
         if line := recipe_remark(config, training.count):
             say(line)
-        for remark in remarks(devices, config, model, kept, standing if arrays else None):
+        for remark in remarks(devices, config, model, kept.message, standing if arrays else None):
             say(remark)
+        say(FIRST_STEP)
         state = State(model, fitted)
         epochs = Epochs(
             config, run, state, training, validation, say, devices, stop, standing, arrays
@@ -414,8 +418,10 @@ def describe(
 ) -> str:
     """Return a description of the training: network, data and settings."""
     trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    note = BACKBONES[config.backbone].size_note(config.rows, config.cols)
+    size = f"{config.rows}x{config.cols}" + (f" ({note})" if note else "")
     return (
-        f"{config.system} ({config.strategy}) at {config.rows}x{config.cols}: {trainable:,} of "
+        f"{config.system} ({config.strategy}) at {size}: {trainable:,} of "
         f"{model.count_params():,} weights are trainable; start: "
         f"{weights or 'random'}\n{config.dataset_name}: {training.count} training and "
         f"{validation.count} validation pictures{outside(config.out_of_bounds, training)}; loss "

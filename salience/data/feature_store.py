@@ -1,5 +1,7 @@
 """Features on disk: one packed file per picture and orientation, on one shelf per network.
 
+They may also be kept in memory, unpacked.
+
 `feature_cache.py` computes the features.
 """
 
@@ -106,11 +108,17 @@ class FeatureStore:
 
     Args:
         shelf: shelf of the user's cache, whose key covers all that the features depend on.
+
+    Attributes:
+        on_disk: whether features are written to the shelf.
+        in_memory: whether features are kept in memory after they were computed or read.
     """
 
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf
+        self.on_disk, self.in_memory = True, False
         self.seen = self._read_seen()
+        self._held: dict[str, list[NDArray]] = {}
         self._lock = Lock()
 
     def has(self, name: str) -> bool:
@@ -119,17 +127,38 @@ class FeatureStore:
 
     def read(self, name: str, arrays: Sequence[NDArray]) -> bool:
         """Fill arrays with the features under a name; return True if they are stored."""
+        held = self._held.get(name)
+        if held:
+            for array, values in zip(arrays, held, strict=True):
+                array[...] = values
+            return True
         data = self.shelf.read(name + SUFFIX)
         try:
             unpack(data or b"", arrays)
         except ValueError:  # missing or damaged: to be computed again
             return False
+        self.hold(name, arrays)
         return True
 
     def keep(self, name: str, arrays: Sequence[NDArray]) -> None:
-        """Write features under a name if there is room."""
-        if not self.shelf.full:
+        """Keep features under a name, in memory and on disk, where that is on and there is room."""
+        self.hold(name, arrays)
+        if self.on_disk and not self.shelf.full:
             self.shelf.write(name + SUFFIX, pack(arrays))
+
+    def drop(self, name: str) -> None:
+        """Remove the features under a name from the disk."""
+        with suppress(OSError):
+            self.shelf.path(name + SUFFIX).unlink()
+
+    def release(self) -> None:
+        """Remove all features from memory."""
+        self._held.clear()
+
+    def hold(self, name: str, arrays: Sequence[NDArray]) -> None:
+        """Keep a copy of features in memory, if that is on."""
+        if self.in_memory:
+            self._held[name] = [array.copy() for array in arrays]
 
     def remember(self, identity: str, seen: KnownPicture) -> None:
         """Record a picture, so that later runs need not read it.
@@ -140,6 +169,8 @@ class FeatureStore:
         """
         with self._lock:
             self.seen[identity] = seen
+            if not self.on_disk:
+                return
             line = f"{identity} {seen.content} {seen.image_shape[0]} {seen.image_shape[1]}\n"
             path = self.shelf.path(PICTURES)
             with suppress(OSError):

@@ -1,9 +1,9 @@
 """Backbones: the pretrained networks below the saliency heads, their stages and their weights.
 
-Each backbone takes BGR pictures, 0 to 255; its first layers normalise them as its ImageNet weights
-expect. VGG is built layer by layer, since ML-Net changes its strides; the others come from
-`keras.applications`. A model contains the layers of its backbone directly, not as a sub-model,
-under the names of `keras.applications`.
+Each backbone takes BGR pictures, 0 to 255; its first layers normalise them as its pretrained
+weights expect. VGG is built layer by layer, since ML-Net changes its strides, and DINOv2 in
+`trunks/`; the others come from `keras.applications`. A model contains the layers of its backbone
+directly, not as a sub-model, under the names of `keras.applications`.
 """
 
 import contextlib
@@ -15,19 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 from keras import layers, ops
-from numpy.typing import NDArray
 
 from salience.networks import foreign_weights
 from salience.networks.backbone_table import (
     BACKBONES,
     CAFFE_MEAN_BGR,
+    TORCH_DEVIATION_RGB,
+    TORCH_MEAN_RGB,
     VGG_BLOCKS,
     VGG_CHANNELS,
     Backbone,
 )
-from salience.pictures.letterbox import linear_sampling, pixel_centres
+from salience.networks.trunks import applications, dinov2
+from salience.networks.trunks.resampling import Resampled, sampling
 from salience.system.errors import UserError
 
 TIMEOUT_SECONDS = 20
@@ -52,11 +53,27 @@ def symmetric_rgb(inputs):
     return scaled(rgb(inputs))
 
 
-PREPARE = {"caffe": caffe, "rgb": rgb, "symmetric_rgb": symmetric_rgb}
+def torch_rgb(inputs):
+    """Return BGR pictures, 0 to 255, as RGB with ImageNet's mean 0 and deviation 1, as PyTorch."""
+    # in float32, since bfloat16 would round 123.675 to 123.5
+    return layers.Rescaling(
+        [1 / deviation for deviation in TORCH_DEVIATION_RGB],
+        [-m / d for m, d in zip(TORCH_MEAN_RGB, TORCH_DEVIATION_RGB, strict=True)],
+        dtype="float32",
+        name="standardised_rgb",
+    )(rgb(inputs))
+
+
+PREPARE = {"caffe": caffe, "rgb": rgb, "symmetric_rgb": symmetric_rgb, "torch_rgb": torch_rgb}
 
 
 def stages(
-    name: str, inputs, width: float = 1.0, trainable: bool = True, seed: int = 0
+    name: str,
+    inputs,
+    width: float = 1.0,
+    trainable: bool = True,
+    seed: int = 0,
+    fixed_blocks: int = 0,
 ) -> dict[str, Any]:
     """Return the outputs of a backbone's stages, first to last, with the published strides.
 
@@ -69,53 +86,40 @@ def stages(
         width: share of each layer's channels; 1 is the published network.
         trainable: whether the weights are trained.
         seed: seed of the random weights; each layer gets a seed derived from it.
+        fixed_blocks: number of blocks, from the first, that stay frozen in any case. A block ends
+            with a stage.
 
     Returns:
         Keras tensors [b, rows/stride, cols/stride, channels] by layer name, with sizes rounded up.
-        BACKBONES has the strides.
+        BACKBONES has the strides. A network of patches has a cell for each patch.
     """
     about = BACKBONES[name]
-    if not about.application:
-        return vgg(name, inputs, width, trainable, seed)
-    build = getattr(keras.applications, about.application)
-    trunk = build(include_top=False, weights=None, input_tensor=PREPARE[about.prepare](inputs))
-    if width != 1:
-        trunk = keras.models.clone_model(
-            trunk, input_tensors=[inputs], clone_function=lambda layer: _thinner(layer, width)
-        )
-    _draw(trunk, seed)
-    for layer in trunk.layers:
-        layer.trainable = trainable
-        if isinstance(layer, layers.Dropout) and not trainable:
+    if about.is_vgg:
+        return vgg(name, inputs, width, trainable, seed, fixed_blocks=fixed_blocks)
+    prepared = PREPARE[about.prepare](inputs)
+    if about.patch:
+        ends = dinov2.build(prepared, about, width, seed)
+    else:
+        trunk = applications.build(about.application, prepared, width, seed)
+        ends = {stage: applications.output_of(trunk, stage) for stage in about.stages}
+    if not trainable:
+        freeze(inputs, list(ends.values()))
+    elif fixed_blocks:
+        freeze(inputs, list(ends.values())[fixed_blocks - 1])
+    return ends
+
+
+def freeze(inputs, ends) -> None:
+    """Freeze the layers that tensors of a network depend on, as they are in inference.
+
+    Args:
+        inputs: the network's input.
+        ends: a Keras tensor, or several.
+    """
+    for layer in keras.Model(inputs, ends).layers:
+        layer.trainable = False
+        if isinstance(layer, layers.Dropout):
             layer.rate = 0.0
-    return {stage: trunk.get_layer(stage).output for stage in about.stages}
-
-
-def _thinner(layer: Any, width: float) -> Any:
-    """Return a copy of a layer with a share of its channels."""
-    if not isinstance(layer, layers.Layer):
-        return layer  # the operation that flips the channels
-    config = layer.get_config()
-    if isinstance(layer, layers.Conv2D):
-        config["filters"] = max(1, round(config["filters"] * width))
-    if isinstance(layer, layers.Reshape):  # in squeeze and excitation: (1, 1, channels)
-        *rest, channels = config["target_shape"]
-        config["target_shape"] = (*rest, max(1, round(channels * width)))
-    return type(layer).from_config(config)
-
-
-def _draw(trunk: keras.Model, seed: int) -> None:
-    """Draw the kernels of a network again, each with its own initialiser and its own seed."""
-    drawn = [layer for layer in trunk.layers if getattr(layer, "kernel", None) is not None]
-    for layer, own in zip(drawn, _seeds(seed, len(drawn)), strict=True):
-        initial = getattr(layer, "depthwise_initializer", None) or layer.kernel_initializer
-        again = type(initial).from_config({**initial.get_config(), "seed": own})
-        layer.kernel.assign(again(layer.kernel.shape))
-
-
-def _seeds(seed: int, count: int) -> list[int]:
-    """Return one seed for each layer, derived from `seed`."""
-    return np.random.SeedSequence(seed).generate_state(count).tolist()
 
 
 def vgg(
@@ -149,7 +153,7 @@ def vgg(
     """
     about, counts = BACKBONES[name], VGG_BLOCKS[name]
     x, ends = PREPARE[about.prepare](inputs), {}
-    seeds = iter(_seeds(seed, sum(counts)))
+    seeds = iter(applications.seeds_of(seed, sum(counts)))
     for block, (count, channels) in enumerate(zip(counts, VGG_CHANNELS, strict=True), 1):
         for conv in range(1, count + 1):
             x = layers.Conv2D(
@@ -196,9 +200,9 @@ def features_at_eighth(
     """Return a backbone's features at one eighth of the input, for ML-Net's head.
 
     For VGG, these are the third and fourth pooling and the last convolution, with ML-Net's strides.
-    For the others, these are the stages of strides 8, 16 and 32, interpolated to one eighth.
+    For the others, these are the stages from stride 8 on, interpolated to one eighth.
 
-    Args: see `stages`; `theano_pooling` and `fixed_blocks` see `vgg`.
+    Args: see `stages`; `theano_pooling` see `vgg`.
 
     Returns:
         Keras tensors [b, rows/8, cols/8, channels].
@@ -206,7 +210,7 @@ def features_at_eighth(
     if name in VGG_BLOCKS:
         ends = vgg(name, inputs, width, trainable, seed, True, theano_pooling, fixed_blocks)
         return [end for layer, end in ends.items() if layer[5] in "345"]  # blocks 3, 4 and 5
-    ends = stages(name, inputs, width, trainable, seed)
+    ends = stages(name, inputs, width, trainable, seed, fixed_blocks)
     deep = {layer: end for layer, end in ends.items() if BACKBONES[name].stages[layer] >= 8}
     return list(on_grid(name, deep, inputs, 8).values())
 
@@ -221,7 +225,7 @@ def stages_to_read(
 ) -> dict[str, Any]:
     """Return the outputs of the layers that the multi-scale read-out reads, `Backbone.read`.
 
-    Args: see `stages`; `fixed_blocks` see `vgg`.
+    Args: see `stages`.
 
     Returns:
         Keras tensors by layer name.
@@ -230,7 +234,7 @@ def stages_to_read(
     if about.is_vgg:
         ends = vgg(name, inputs, width, trainable, seed, fixed_blocks=fixed_blocks, more=about.read)
     else:
-        ends = stages(name, inputs, width, trainable, seed)
+        ends = stages(name, inputs, width, trainable, seed, fixed_blocks)
     return {layer: ends[layer] for layer in about.read}
 
 
@@ -250,71 +254,19 @@ def on_grid(name: str, ends: dict[str, Any], inputs, stride: int) -> dict[str, A
     return {
         layer: Resampled(
             *(
-                sampling(cells, about.stages[layer], about.centre, length // stride, stride)
+                sampling(
+                    cells,
+                    about.stride_of(layer, cells, length),
+                    about.centre_of(layer),
+                    length // stride,
+                    stride,
+                )
                 for cells, length in zip(end.shape[1:3], inputs.shape[1:3], strict=True)
             ),
             name=f"{layer}_on_grid",
         )(end)
         for layer, end in ends.items()
     }
-
-
-def sampling(
-    cells: int, stride: float, centre: float, wanted: int, wanted_stride: float
-) -> NDArray[np.float32]:
-    """Return the [wanted, cells] matrix that resamples a row of a network's cells to a grid.
-
-    Values are interpolated linearly; in a grid cell larger than a network cell they are averaged.
-
-    Args:
-        cells: number of cells in the row.
-        stride: width of a cell, pixels.
-        centre: position of a cell's centre in its stride (see `Backbone`).
-        wanted: number of cells of the grid, each centred in its stride.
-        wanted_stride: width of a grid cell, pixels.
-
-    >>> sampling(4, 2, 0.5, 2, 4).tolist()
-    [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
-    """
-    points = max(1, int(wanted_stride // stride))  # sampled points in each grid cell
-    pixels = pixel_centres(wanted * points, wanted * wanted_stride)
-    # cell i is centred (i + centre) * stride + 0.5 - centre pixels from the input's edge
-    where = (pixels - 0.5 + centre) / stride - centre + 0.5
-    return linear_sampling(where, cells).reshape(wanted, points, cells).mean(axis=1)
-
-
-@keras.saving.register_keras_serializable(package="saliency")
-class Resampled(layers.Layer):
-    """Resample maps to another grid by two matrix products: rows @ map @ transpose(cols).
-
-    Matrix products give equal results on all Keras backends, unlike their image resizing.
-
-    Args:
-        rows: resampling matrix, [wanted rows, rows].
-        cols: resampling matrix, [wanted columns, columns].
-
-    Input: [b, rows, columns, channels]. Output: [b, wanted rows, wanted columns, channels].
-
-    >>> Resampled(np.full((1, 2), 0.5), np.eye(3))(np.ones((1, 2, 3, 4))).shape
-    TensorShape([1, 1, 3, 4])
-    """
-
-    def __init__(self, rows: Any, cols: Any, **kwargs) -> None:
-        super().__init__(**kwargs)
-        self.rows, self.cols = (np.asarray(matrix, np.float32) for matrix in (rows, cols))
-
-    def call(self, inputs):
-        rows, cols = (
-            ops.cast(ops.convert_to_tensor(matrix), self.compute_dtype)
-            for matrix in (self.rows, self.cols)
-        )
-        return ops.einsum("pr,brcd,qc->bpqd", rows, inputs, cols)
-
-    def compute_output_shape(self, input_shape):
-        return (input_shape[0], len(self.rows), len(self.cols), input_shape[3])
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "rows": self.rows.tolist(), "cols": self.cols.tolist()}
 
 
 def load_pretrained(
@@ -336,19 +288,21 @@ def find_weights(name: str, choice: str | None, weights_dir: Path = Path("weight
     Args:
         name: key of BACKBONES.
         choice: a path; `none` for a random start; or None to search `weights_dir`, `weights/` and
-            Keras' cache, and to download the file otherwise.
+            the cache of Keras or Kaggle, and to download the file otherwise.
         weights_dir: folder of this run's weights.
 
     Raises:
-        UserError: there is no file, and the download failed.
+        UserError: there is no file, and the download failed; or keras-hub is not installed, which
+            reads the weights of DINOv2.
     """
     if choice == "none":
         return None
+    about = BACKBONES[name]
+    about.need_hub()
     if choice is not None:
         if not Path(choice).is_file():
             raise UserError(f"--backbone_weights {choice}: no such file.")
         return Path(choice)
-    about = BACKBONES[name]
     for folder in (weights_dir, Path("weights")):
         if (folder / about.file_name).is_file():
             return folder / about.file_name
@@ -356,22 +310,24 @@ def find_weights(name: str, choice: str | None, weights_dir: Path = Path("weight
         return _download(about)
     except Exception as error:  # get_file raises bare Exception for a failed download
         raise UserError(
-            f"No ImageNet weights of {about.title}: put {about.file_name} into weights/ (the "
+            f"No pretrained weights of {about.title}: put {about.file_name} into weights/ (the "
             f"download from {about.address} failed), name a copy with --backbone_weights PATH, or "
             "ask for a random start with --backbone_weights none."
         ) from error
 
 
 def _download(about: Backbone) -> Path:
-    """Return the file from Keras' cache or its download; a terminal shows the progress."""
+    """Return the file from its cache or its download; a terminal shows the progress."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_SECONDS)  # a firewall may drop packets without an answer
     try:
         output = sys.stderr if sys.stderr.isatty() else io.StringIO()
         with contextlib.redirect_stdout(output):
+            if about.patch:
+                return dinov2.download(about)
             return Path(
                 keras.utils.get_file(
-                    about.file_name, about.address, cache_subdir="models", file_hash=about.md5
+                    about.file_name, about.address, cache_subdir="models", file_hash=about.digest
                 )
             )
     finally:
@@ -395,14 +351,18 @@ def weighted_layers(model: keras.Model, name: str) -> list[Any]:
 def load_weights(model: keras.Model, name: str, path: Path) -> None:
     """Copy ImageNet weights into the backbone's layers of a model.
 
-    The file is HDF5 as `keras.applications` distributes it, or the VGG16 file of 2015 (see
-    `foreign_weights`). Layers are matched by order, as in Keras: names differ in some files.
+    The file is HDF5 as `keras.applications` or keras-hub distributes it, or the VGG16 file of 2015
+    (see `foreign_weights`). Layers are matched by order, as in Keras: names differ in some files.
 
     Raises:
         UserError: the file is not HDF5, a layer is missing, or a shape differs.
     """
-    about = BACKBONES[name]
+    about, own = BACKBONES[name], weighted_layers(model, name)
     hint = f"{about.title} (is this a file of {about.title}, and is --width 1?)"
-    foreign_weights.set_weights(
-        weighted_layers(model, name), foreign_weights.read(path), path, hint
-    )
+    if about.patch:
+        found = dinov2.read(path, about, [layer.name for layer in own])
+    else:
+        found = foreign_weights.read(path)
+    if about.folder == "convnext":
+        found = applications.flattened(found)
+    foreign_weights.set_weights(own, found, path, hint)

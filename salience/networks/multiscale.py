@@ -25,6 +25,7 @@ from salience.measures.adaptation import SetNumbers
 from salience.networks import backbone
 from salience.networks.backbone_table import BACKBONES
 from salience.networks.settings import MEAN, NetworkSettings, row_of
+from salience.networks.trunks.resampling import Resampled, sampling
 from salience.system.errors import UserError
 
 GRID = 8  # rows and columns of a cell of the output, pixels of the input
@@ -183,10 +184,9 @@ def trunk_of(settings: NetworkSettings, inputs) -> tuple[keras.Model, dict[str, 
 def scaled(trunk: keras.Model, inputs, scale: float, number: int) -> dict[str, Any]:
     """Return the stages of a trunk at a smaller scale, by layer; the layers are shared."""
     rows, cols = (
-        backbone.sampling(length, 1, 0.5, round(length * scale), 1 / scale)
-        for length in inputs.shape[1:3]
+        sampling(length, 1, 0.5, round(length * scale), 1 / scale) for length in inputs.shape[1:3]
     )
-    smaller = backbone.Resampled(rows, cols, dtype="float32", name=f"picture_{number}")(inputs)
+    smaller = Resampled(rows, cols, dtype="float32", name=f"picture_{number}")(inputs)
     # not a call of the trunk, which would be a sub-model: layers keep their names and their places
     return trunk._run_through_graph(smaller, operation_fn=lambda operation: operation)
 
@@ -220,12 +220,18 @@ def read_scale(ends: dict[str, Any], settings: NetworkSettings, scale: float, nu
         )(x)
     parts = []
     for layer, x in read.items():
-        stride = about.read[layer] / scale  # pixels of the input
         rows, cols = (
-            backbone.sampling(cells, stride, about.centre, length // GRID, GRID)
+            sampling(
+                cells,
+                # pixels of the input: those of the scaled picture are larger
+                about.stride_of(layer, cells, round(length * scale)) / scale,
+                about.centre_of(layer),
+                length // GRID,
+                GRID,
+            )
             for cells, length in zip(x.shape[1:3], (settings.rows, settings.cols), strict=True)
         )
-        parts.append(backbone.Resampled(rows, cols, name=f"{layer}_on_grid_{number}")(x))
+        parts.append(Resampled(rows, cols, name=f"{layer}_on_grid_{number}")(x))
     return layers.Add(name=f"features_{number}")(parts) if parts[1:] else parts[0]
 
 

@@ -45,7 +45,7 @@ class NetworkSettings(Protocol):
         readout: channels of the 1x1 convolutions of the read-out (multiscale).
         dropout: share of the features that are dropped before the head (multiscale).
         dataset: names of the data sets of the training (multiscale).
-        fixed_blocks: blocks of a VGG, from the first, that stay frozen.
+        fixed_blocks: blocks of the backbone, from the first, that stay frozen.
         freeze_backbone: whether the backbone's weights are frozen.
         weight_decay: factor of the L2 regularisation (salnets).
         optimizer: name of the optimiser; adamw has its own weight decay.

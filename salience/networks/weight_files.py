@@ -433,6 +433,50 @@ def relative_to_cwd(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
+def limits_of(card: dict[str, Any]) -> str:
+    """Return what a card says that its weights are not for, or "" where it says nothing."""
+    stated = card.get("limits")
+    return " ".join(stated.split()) if isinstance(stated, str) else ""
+
+
+def licence_of(card: dict[str, Any]) -> str:
+    """Return the licence of weights; those of the user's trainings are the user's own."""
+    stated = _dict_field(card, "licences").get("these weights") or card.get("licence")
+    # docs/LICENCES.md has what it asks to name
+    return str(stated or "yours, under the terms of the data").partition(";")[0]
+
+
+def licences_of(card: dict[str, Any]) -> list[str]:
+    """Return a line for each licence that a card names, those of its data first.
+
+    >>> licences_of({"licences": {"OSIE": "MIT"}}), licences_of({})
+    (['OSIE: MIT'], ['These weights: yours, under the terms of the data'])
+    """
+    stated = _dict_field(card, "licences")
+    if not stated:
+        return [f"These weights: {licence_of(card)}"]
+    return [f"{name[:1].upper()}{name[1:]}: {text}" for name, text in stated.items()]
+
+
+def scores_by_set(card: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the scores of a card by data set, each with its `split` and number of `pictures`.
+
+    The test scores of an earlier card are those on its first data set.
+    """
+    found = card.get(SCORES_ON)
+    if isinstance(found, dict):
+        return {name: scores for name, scores in found.items() if isinstance(scores, dict)}
+    test, names = (_dict_field(card, field).get(key)
+                   for field, key in (("scores", "test"), ("config", "dataset")))  # fmt: skip
+    held_out = card.get("held_out")
+    if not (isinstance(test, dict) and isinstance(names, list) and names):
+        return {}
+    if not isinstance(held_out, dict):
+        return {}
+    about = {"split": "test", "pictures": len(held_out.get("test") or [])}
+    return {str(names[0]): {**test, **about}}
+
+
 def included() -> list[Path]:
     """Return the included weights files that are there, the default first."""
     return [path for path in (SHIPPED, SHIPPED.with_name(ACCURATE)) if path.exists()]

@@ -116,6 +116,11 @@ class Letterbox:
         )
         return placed
 
+    def without_padding(self, placed: NDArray) -> NDArray:
+        """Return the part of an input that the picture covers, a view."""
+        rows, cols = self.scaled_shape
+        return placed[self.top : self.top + rows, self.left : self.left + cols]
+
     def place_points(self, fixations: NDArray) -> Array:
         """Return fixations (x, y) of the picture in coordinates (x, y) of the input."""
         scale = np.array(

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +21,7 @@ from salience.system.signals import as_interrupts
 
 BACKENDS = ("tensorflow", "jax", "torch")  # values of KERAS_BACKEND
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"  # if the user sets it, TensorFlow's log is shown
+STARTING = "starting Keras and its backend: usually 5 to 10 s"
 _one_at_a_time = RLock()  # all threads share the environment variables
 
 
@@ -99,15 +100,26 @@ def import_keras() -> None:
         ) from None
 
 
-def start_keras() -> None:
+def announce_keras(say: Callable[[str], None]) -> None:
+    """Say that Keras is about to be imported and how long that takes, unless it is there."""
+    if "keras" not in sys.modules:
+        say(STARTING)
+
+
+def start_keras(say: Callable[[str], None] | None = None) -> None:
     """Import Keras for a command, such that a signal ends the program at once.
 
     The import takes seconds, and TensorFlow would treat an exception as a failure of its own. Later
     log lines of TensorFlow and JAX are suppressed, too.
 
+    Args:
+        say: called with a message if Keras is not yet imported; None for no message.
+
     Raises:
         UserError: see `import_keras`.
     """
+    if say:
+        announce_keras(say)
     if LEVEL not in os.environ:
         for name in ("tensorflow", "jax"):
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -116,9 +128,9 @@ def start_keras() -> None:
 
 
 @contextmanager
-def keras_started() -> Iterator[None]:
+def keras_started(say: Callable[[str], None] | None = None) -> Iterator[None]:
     """Run a command's block with Keras; see `start_keras` and `keras_conventions`."""
-    start_keras()
+    start_keras(say)
     with keras_conventions():
         yield
 

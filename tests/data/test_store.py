@@ -531,6 +531,7 @@ def test_interrupted_work_goes_on_and_nothing_half_written_looks_whole(
     assert contents(folder) == whole
 
 
+@pytest.mark.slow
 def test_work_that_is_killed_goes_on(own, prepared, tmp_path):
     """A kill that nothing can catch, right after a line of the journal."""
     root = own()

@@ -10,7 +10,7 @@ import pytest
 from commands.evaluation import adapt, evaluate
 from commands.evaluation.map_sources import RowMaps
 from commands.prediction import engines
-from commands.prediction.export import numbers_for
+from commands.prediction.export import finish_for
 from commands.settings import AdaptConfig, EvaluateConfig, ExportConfig
 from config import resolve, to_json
 from main import parser
@@ -196,7 +196,7 @@ def test_a_copy_of_the_network_is_made_and_kept_by_its_numbers(rows, weights, mo
     def run(words, **about):
         asked = vars(parser().parse_args(words[2:]))
         settings = ExportConfig(of_set=asked.get("of_set"), adaptation=asked.get("adaptation"))
-        given.append(numbers_for(settings, weights))
+        given.append(finish_for(settings, weights).numbers)
         return subprocess.CompletedProcess(words, 1, "", "error: enough")
 
     monkeypatch.setattr(engines.subprocess, "run", run)

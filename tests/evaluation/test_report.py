@@ -703,7 +703,7 @@ def test_phone_never_scrolls_sideways(visit, scheme):
 
 @pytest.mark.parametrize(
     ("scheme", "width"),
-    [("light", 1280), pytest.param("dark", 1280, marks=pytest.mark.slow), ("dark", 390)],
+    [("light", 1280), *(pytest.param("dark", n, marks=pytest.mark.slow) for n in (1280, 390))],
 )
 def test_axe_finds_no_barrier(visit, scheme, width):
     from axe_playwright_python.sync_playwright import Axe

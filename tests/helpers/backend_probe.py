@@ -40,7 +40,7 @@ def outputs() -> dict[str, np.ndarray]:
     results["prior"] = as_array(layer(rng.normal(size=(2, 67, 89, 1))))
     results["norm"] = as_array(LocalResponseNormalization()(rng.normal(0, 100, (2, 3, 4, 9))))
 
-    for name in ("mobilenet_v2", "efficientnet_v2_b0"):
+    for name in ("mobilenet_v2", "efficientnet_v2_b0", "convnext_tiny", "dinov2_small"):
         results[name] = features(name, rng)
 
     truth = rng.random((2, 6, 8, 2)).astype("float32")

@@ -1,4 +1,5 @@
 import functools
+import importlib
 import shutil
 
 import keras
@@ -12,10 +13,16 @@ from config import Config
 from model import build
 from salience.networks import backbone
 from salience.networks.backbone import BACKBONES
+from salience.networks.trunks.resampling import sampling
 from salience.system.errors import UserError
 
 VGG = BACKBONES["vgg16"]
-OTHERS = ("resnet50", "mobilenet_v2", "efficientnet_v2_b0")
+# one of each family; the others are the same code with other widths and depths
+FAMILIES = ("vgg16", "vgg19", "resnet50", "mobilenet_v2", "efficientnet_v2_b0", "convnext_tiny",
+            "densenet201", "dinov2_small")  # fmt: skip
+OTHERS = FAMILIES[2:]
+OF_KERAS = FAMILIES[2:-1]  # built by keras.applications
+QUICK = ("vgg16", "vgg19", "mobilenet_v2")  # the others take seconds to build
 
 
 @pytest.fixture
@@ -136,10 +143,9 @@ def test_the_command_line_knows_the_same_backbones():
     assert settings.BACKBONES.keys() == BACKBONES.keys()
 
 
-def light_first(names):
+def light_first(names, quick=QUICK):
     """Return networks to run a test over; those that take seconds to build are for the slow run."""
-    heavy = ("resnet50", "efficientnet_v2_b0")
-    return [pytest.param(n, marks=[pytest.mark.slow] if n in heavy else []) for n in names]
+    return [pytest.param(n, marks=[] if n in quick else [pytest.mark.slow]) for n in names]
 
 
 def built(name, size=(64, 96), **options):
@@ -152,53 +158,105 @@ def built(name, size=(64, 96), **options):
 small = functools.cache(built)  # building takes seconds
 
 
-@pytest.mark.parametrize("name", light_first(BACKBONES))
+@pytest.mark.parametrize(
+    "name", light_first(FAMILIES, quick=(*QUICK, "convnext_tiny", "dinov2_small"))
+)
 def test_stages_have_the_strides_of_the_published_network(name):
+    about = BACKBONES[name]
+    rows, cols = about.size_read(64), about.size_read(96)
     for layer, output in small(name).output.items():
-        stride = BACKBONES[name].stages[layer]
-        assert output.shape[1:3] == (64 // stride, 96 // stride), layer
+        stride = about.stages[layer]
+        assert output.shape[1:3] == (rows // stride, cols // stride), layer
 
 
-def test_stages_have_the_published_channels():
-    channels = {
-        "vgg16": [64, 128, 256, 512, 512, 512],
-        "vgg19": [64, 128, 256, 512, 512, 512],
-        "resnet50": [256, 512, 1024, 2048],
-        "mobilenet_v2": [96, 144, 192, 576, 1280],
-        "efficientnet_v2_b0": [16, 32, 192, 672, 1280],
-    }
-    for name, expected in channels.items():
-        network = small(name, (32, 32), width=1.0)
-        assert [output.shape[-1] for output in network.output.values()] == expected
+CHANNELS = {
+    "vgg16": [64, 128, 256, 512, 512, 512],
+    "vgg19": [64, 128, 256, 512, 512, 512],
+    "resnet50": [256, 512, 1024, 2048],
+    "mobilenet_v2": [96, 144, 192, 576, 1280],
+    "efficientnet_v2_b0": [16, 32, 192, 672, 1280],
+    "efficientnet_v2_s": [24, 48, 256, 960, 1280],
+    "efficientnet_v2_m": [24, 48, 320, 1056, 1280],
+    "efficientnet_v2_l": [32, 64, 384, 1344, 1280],
+    "convnext_tiny": [96, 192, 384, 768],
+    "convnext_small": [96, 192, 384, 768],
+    "convnext_base": [128, 256, 512, 1024],
+    "convnext_large": [192, 384, 768, 1536],
+    "densenet201": [256, 512, 1792, 1920],
+    "dinov2_small": [384] * 4,
+    "dinov2_base": [768] * 4,
+}
 
 
-@pytest.mark.parametrize("name", light_first(BACKBONES))
+@pytest.mark.parametrize("name", light_first(BACKBONES, quick={"vgg16", "mobilenet_v2"}))
+def test_stages_have_the_published_channels_and_strides(name):
+    about = BACKBONES[name]
+    # an eighth of the channels where only the widths differ from the family's one
+    width = 1.0 if name in FAMILIES else 0.125
+    network = small(name, (32, 32), width=width)
+    assert [output.shape[-1] for output in network.output.values()] == [
+        width * channels for channels in CHANNELS[name]
+    ]
+    size = about.size_read(32)
+    for layer, output in network.output.items():
+        cells = -(-size // about.stages[layer])
+        assert output.shape[1:3] == (cells, cells), layer
+
+
+def test_weights_come_from_where_keras_has_them():
+    """The addresses and digests of the newer ones are those of `keras.applications`' own code."""
+    applications = importlib.import_module("keras.src.applications")
+    found = 0
+    for about in BACKBONES.values():
+        if about.folder in ("convnext", "efficientnet_v2"):
+            theirs = importlib.import_module(f"{applications.__name__}.{about.folder}")
+            key = about.file_name.removesuffix("_notop.h5").removeprefix("efficientnetv2")
+            key = key.replace("-b0", "b0")
+            assert about.digest == theirs.WEIGHTS_HASHES[key][1]
+            assert about.address == theirs.BASE_WEIGHTS_PATH + about.file_name
+            found += 1
+    densenet = importlib.import_module(f"{applications.__name__}.densenet")
+    assert BACKBONES["densenet201"].address == densenet.DENSENET201_WEIGHT_PATH_NO_TOP
+    assert found == 8
+
+
+@pytest.mark.parametrize("name", light_first(FAMILIES))
 def test_cells_are_centred_where_the_table_says(name, rng):
     """The pixels that a row of cells hangs on lie around the row's centre."""
     if keras.backend.backend() != "tensorflow":
         pytest.skip("gradients are taken with TensorFlow here")
     import tensorflow as tf
 
+    about, image = BACKBONES[name], tf.constant(rng.uniform(150, 250, (1, 256, 256, 3)), tf.float32)
     network = built(name, (256, 256))
+    # channels differ where there are layer norms, which take away what all of them share
+    spread = 0.5 if name.startswith(("convnext", "dinov2")) else 0
     for layer in network.layers:  # means throughout, so that no gradient is cut or cancelled
         if getattr(layer, "kernel", None) is not None:
-            layer.kernel.assign(np.full(layer.kernel.shape, 1 / np.prod(layer.kernel.shape[:-1])))
-    about, image = BACKBONES[name], tf.constant(rng.uniform(150, 250, (1, 256, 256, 3)), tf.float32)
-    for layer, stride in about.stages.items():
-        if stride > 8:
+            *field, _, _ = shape = layer.kernel.shape
+            kernel = rng.uniform(1 - spread, 1 + spread, (*[1] * len(field), *shape[-2:]))
+            layer.kernel.assign(np.broadcast_to(kernel, shape) / np.prod(shape[:-1]))
+    for layer in about.stages:
+        if about.stages[layer] > 8 and not about.patch:
             continue  # its field is wider than this picture
-        cell = 128 // stride
+        cells, channels = network.output[layer].shape[1::2]
+        stride, cell = about.stride_of(layer, cells, 256), cells // 2
         with tf.GradientTape() as tape:
             tape.watch(image)
-            value = tf.reduce_sum(network(image)[layer][0, cell])
+            weights = rng.uniform(1 - spread, 1 + spread, channels)
+            value = tf.reduce_sum(network(image)[layer][0, cell] * weights)
         seen = np.abs(tape.gradient(value, image).numpy()[0]).sum(axis=(1, 2))
         seen[seen < 0.05 * seen.max()] = 0  # what squeeze and excitation spreads everywhere
         centre = (seen * (np.arange(256) + 0.5)).sum() / seen.sum()
-        expected = (cell + about.centre) * stride + 0.5 - about.centre
+        expected = (cell + about.centre_of(layer)) * stride + 0.5 - about.centre_of(layer)
         assert centre == pytest.approx(expected, abs=0.5), layer
 
 
-@pytest.mark.parametrize("name", ["vgg16", "mobilenet_v2"])  # ours, and one of Keras'
+# ours, and one of Keras'
+@pytest.mark.parametrize(
+    "name",
+    light_first(["vgg16", "mobilenet_v2", "convnext_tiny", "dinov2_small"]),
+)
 def test_a_seed_makes_the_network_and_another_another(name, rng):
     image = rng.uniform(0, 255, (1, 64, 96, 3))
     keras.utils.set_random_seed(1)
@@ -213,6 +271,8 @@ def test_a_seed_makes_the_network_and_another_another(name, rng):
             kernel = np.asarray(layer.kernel)
             np.testing.assert_array_equal(kernel, again.get_layer(layer.name).kernel)
             assert (kernel != np.asarray(other.get_layer(layer.name).kernel)).any()
+    for one, same in zip(first.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, same)
 
 
 @pytest.mark.parametrize("name", light_first(OTHERS))
@@ -228,34 +288,62 @@ def test_frozen_features_are_those_of_inference(name, rng):
     assert len(tuned.trainable_weights) > 100
 
 
-@pytest.mark.parametrize("name", light_first(BACKBONES))
+@pytest.mark.parametrize("name", light_first(OTHERS))
+def test_fixed_blocks_are_frozen_and_the_others_learn(name, rng):
+    """A block ends with a stage: what the first stage hangs on is fixed, and nothing else."""
+    network = built(name, fixed_blocks=1)
+    first, *others = network.output
+    layers = {layer.name for layer in keras.Model(network.input, network.output[first]).layers}
+    for layer in network.layers:
+        if layer.weights:
+            assert bool(layer.trainable_weights) == (layer.name not in layers), layer.name
+    image = rng.uniform(0, 255, (2, 64, 96, 3))
+    quiet, training = network(image), network(image, training=True)
+    np.testing.assert_array_equal(quiet[first], training[first])
+    assert others and len(network.trainable_weights) > 20
+
+
+@pytest.mark.parametrize("name", BACKBONES)
 def test_each_network_prepares_pictures_as_its_authors_did(name, picture):
     image = picture(16, 24)[None]
     inputs = keras.Input((16, 24, 3))
     prepared = keras.Model(inputs, backbone.PREPARE[BACKBONES[name].prepare](inputs))(image)
-    module = name.removesuffix("_b0")
+    # ConvNeXt's own is a layer of its network, and DINOv2 is not Keras': both have DenseNet's
+    module = "densenet" if "201" in name or BACKBONES[name].prepare == "torch_rgb" else name
+    module = "efficientnet_v2" if name.startswith("efficientnet") else module
     rgb = image[..., ::-1].astype("float32")
     expected = getattr(keras.applications, module).preprocess_input(rgb)
     np.testing.assert_allclose(np.asarray(prepared), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", light_first(["vgg19", *OTHERS]))
-def test_a_file_of_the_published_layout_loads_as_keras_loads_it(name, tmp_path, rng):
+@pytest.mark.parametrize("name", light_first(["vgg19", *OF_KERAS]))
+def test_a_file_of_the_published_layout_loads_as_keras_loads_it(name, tmp_path):
     ours = small(name, (32, 32), width=1.0)
     about, path = BACKBONES[name], tmp_path / BACKBONES[name].file_name
-    write_weights(path, shapes_of(ours, name), "{layer}_{number}_other_name:0")
-    assert backbone.load_pretrained(ours, name, None, tmp_path) == path
     application = {"vgg19": "VGG19"}.get(name, about.application)
     theirs = getattr(keras.applications, application)(
-        include_top=False, weights=path, input_shape=(32, 32, 3)
+        include_top=False, weights=None, input_shape=(32, 32, 3)
     )
-    for layer in theirs.layers:
-        if layer.weights:
-            for a, b in zip(ours.get_layer(layer.name).weights, layer.weights, strict=True):
-                np.testing.assert_array_equal(a, b)
+    shapes = {
+        layer.name: [tuple(w.shape) for w in layer.weights]
+        for layer in theirs.layers
+        if layer.weights
+    }
+    write_weights(path, shapes, "{layer}_{number}_other_name:0", step=0.1)
+    assert backbone.load_pretrained(ours, name, None, tmp_path) == path
+    theirs.load_weights(path)
+    own, others = (
+        [weight for layer in layers for weight in layer.get_weights()]
+        for layers in (backbone.weighted_layers(ours, name), theirs.layers)
+    )
+    assert len(own) == len(others) and len({float(w.flat[0]) for w in own}) == len(own)
+    for a, b in zip(own, others, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "name", light_first(["resnet50", "mobilenet_v2", "convnext_tiny"], quick={"mobilenet_v2"})
+)
 def test_another_networks_file_is_refused_with_its_name(name, tmp_path, tiny_model):
     write_weights(tmp_path / "vgg.h5", shapes_of(tiny_model))
     with pytest.raises(UserError, match=f"does not fit {BACKBONES[name].title}"):
@@ -267,15 +355,18 @@ def test_a_slope_is_read_where_the_grids_cells_are(stride, centre):
     """Features that tell their own position tell the grid's, but for what lies beyond the ends."""
     cells = 640 // stride
     positions = (np.arange(cells) + centre) * stride + 0.5 - centre
-    read = backbone.sampling(cells, stride, centre, 40, 16) @ positions
+    read = sampling(cells, stride, centre, 40, 16) @ positions
     inner = slice(2, -2)
     np.testing.assert_allclose(read[inner], (np.arange(40) * 16 + 8)[inner], atol=1e-3)
 
 
-@pytest.mark.parametrize("name", light_first(BACKBONES))
+@pytest.mark.parametrize("name", light_first(FAMILIES))
 def test_mlnet_takes_every_backbone(name):
-    config = Config(rows=64, cols=96, backbone=name, width=0.1)
-    assert build(config).output_shape == (None, 8, 12, 1)
+    config = Config(rows=64, cols=96, backbone=name, width=0.1, freeze_backbone=False)
+    network = build(config)
+    assert network.output_shape == (None, 8, 12, 1)
+    # what the head reads is all that the backbone has: its deepest stage is in it
+    assert len(backbone.weighted_layers(network, name)) >= len(network.layers) // 4
 
 
 def test_a_run_on_another_backbone_has_a_name_of_its_own():

@@ -10,8 +10,9 @@ from commands.training import objective, train, validation
 from commands.training.devices import Devices
 from config import resolve
 from model import grid_of, load_model, predict
-from salience.networks import backbone, multiscale
+from salience.networks import multiscale
 from salience.networks.losses import nll
+from salience.networks.trunks.resampling import Resampled, sampling
 from salience.system.errors import UserError
 
 SMALL = {
@@ -73,8 +74,8 @@ def test_reading_before_resampling_equals_reading_after(rng):
     """A 1x1 convolution and linear resampling commute, so that the cheaper order is exact."""
     cells = keras.Input((4, 6, 5))
     read = keras.layers.Conv2D(3, 1, use_bias=False)
-    rows, cols = (backbone.sampling(n, 16, 0.5, 2 * n, 8) for n in (4, 6))
-    on_grid = backbone.Resampled(rows, cols)
+    rows, cols = (sampling(n, 16, 0.5, 2 * n, 8) for n in (4, 6))
+    on_grid = Resampled(rows, cols)
     x = rng.normal(size=(2, 4, 6, 5)).astype("float32")
     first, last = (
         keras.Model(cells, order) for order in (on_grid(read(cells)), read(on_grid(cells)))

@@ -20,6 +20,12 @@ def full():
     return resnet50_decoder.build(resolve({"model": "resnet50-decoder"}))
 
 
+@pytest.fixture(scope="module")
+def thin():
+    return built(width=0.02)
+
+
+@pytest.mark.slow
 def test_full_size_has_the_published_layers(full):
     names = ["conv5_block3_out", *(f"up{b}_relu2" for b in (1, 2, 3, 4)), "up5_conv2", "saliency"]
     assert [tuple(full.get_layer(name).output.shape[1:]) for name in names] == [
@@ -37,6 +43,7 @@ def test_full_size_has_the_published_layers(full):
     assert full.get_layer("saliency").activation is keras.activations.sigmoid
 
 
+@pytest.mark.slow
 def test_full_size_has_keras_encoder_and_a_decoder_of_known_size(full):
     theirs = keras.applications.ResNet50(include_top=False, weights=None)
     ours = {layer.name: layer for layer in full.layers}
@@ -53,6 +60,7 @@ def test_full_size_has_keras_encoder_and_a_decoder_of_known_size(full):
     assert full.count_params() == 23_587_712 + decoder == 61_315_649
 
 
+@pytest.mark.slow
 def test_light_is_a_quarter_of_the_decoder_and_all_of_the_encoder():
     network = built(light=True)
     assert network.count_params() == 29_487_665
@@ -61,7 +69,7 @@ def test_light_is_a_quarter_of_the_decoder_and_all_of_the_encoder():
     assert network.get_layer("conv5_block3_out").output.shape[-1] == 2048
 
 
-def test_recipe_is_the_published_one():
+def test_recipe_is_the_published_one(thin):
     config = resolve({"model": "resnet50-decoder"})
     expected = (512, 512, "bce", "sgd", 1e-4, 0.0, 0.0, 4, 200, 0.2, "resnet50")
     assert expected == (
@@ -70,7 +78,7 @@ def test_recipe_is_the_published_one():
         config.backbone,
     )  # fmt: skip
     assert config.name == "resnet50-decoder-frozen-osie"
-    grid = grid_of(built(width=0.02))
+    grid = grid_of(thin)
     assert (grid.stride, grid.crop, grid.blur) == (1, 0, 0.0)
 
 
@@ -114,6 +122,7 @@ def test_finetuned_encoder_learns_and_gathers_statistics(tiny):
     assert all(path.endswith("conv/bias") for path in still), still
 
 
+@pytest.mark.slow
 def test_frozen_encoder_normalises_by_its_statistics_in_training_too(rng):
     network = built(width=0.05, freeze_backbone=True)
     encoder = keras.Model(network.input, network.get_layer("conv5_block3_out").output)
@@ -124,12 +133,11 @@ def test_frozen_encoder_normalises_by_its_statistics_in_training_too(rng):
     assert np.abs(encoder(x, training=True) - encoder(x, training=False)).max() > 1e-3
 
 
-def test_imagenet_weights_are_looked_for_as_resnet50s(tmp_path):
+def test_imagenet_weights_are_looked_for_as_resnet50s(thin, tmp_path):
     """How a file is read is tested with the backbones."""
-    network = built(width=0.02)
     (tmp_path / "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5").write_text("text")
     config = resolve({**SMALL, "width": 0.02, "backbone_weights": None, "weights_dir": tmp_path})
     with pytest.raises(UserError, match="is not an HDF5 file"):
-        resnet50_decoder.load_pretrained(network, config)
+        resnet50_decoder.load_pretrained(thin, config)
     nothing = resolve({**SMALL, "width": 0.02})
-    assert resnet50_decoder.load_pretrained(network, nothing) is None
+    assert resnet50_decoder.load_pretrained(thin, nothing) is None

@@ -16,7 +16,7 @@ import config as settings
 from commands.prediction import export as export_module
 from commands.prediction.engines import card_path
 from commands.prediction.export import export
-from commands.settings import FORMATS, ExportConfig
+from commands.settings import ExportConfig
 from config import SYSTEMS, resolve
 from model import system_module
 from salience.networks import weight_files
@@ -64,7 +64,7 @@ def options(weights, name, folder, **changes):
 def combinations():
     """Yield each system in each format: the quick ones, the others marked as slow."""
     for system in SYSTEMS:
-        for name in FORMATS:
+        for name in export_module.EXPORT_FORMATS:
             light = ("linear-probe", "salnet-shallow")
             quick = system == "mlnet" or (name == "openvino" and system in light)
             marks = [WITH_ONNX] if name == "onnx" else []
@@ -204,9 +204,8 @@ def test_the_name_of_weights_may_have_dots(tmp_path):
     settings = ExportConfig(format="saved_model")
     for name in ("v1.2.weights.h5", "mlnet_salicon_weights.pkl"):
         stem = name.removesuffix(".weights.h5")
-        place = export_module.output_path(
-            settings.format, settings.output, settings.overwrite, Path(name)
-        )
+        form = export_module.EXPORT_FORMATS[settings.format]
+        place = export_module.output_path(settings, form, Path(name))
         assert place == Path(f"exports/{stem}-saved_model")
 
 

@@ -389,6 +389,25 @@ def test_a_log_is_told_now_and_then_how_far_it_is(eight, monkeypatch):
     assert all(line.endswith("images/s") for line in news)
 
 
+def test_an_overlay_under_its_earlier_name_stays_there_unless_it_is_a_picture(jobs):
+    """Scripts of that time read `NAME_overlay.png`; what is new gets `NAME.overlay.png`."""
+
+    def overlays(**settings):
+        with Collection(["in"], PredictConfig(overlay=True, **settings), lambda line: None) as all_:
+            return [job.outputs["overlay"].as_posix() for job in all_]
+
+    touch("in/a.jpg", "in/b.jpg", "in/c.jpg", "out/a_overlay.png", "out/b_overlay.png")
+    touch("out/b.overlay.png")
+    assert overlays(output=Path("out")) == [
+        "out/a_overlay.png", "out/b.overlay.png", "out/c.overlay.png"
+    ]  # fmt: skip
+    touch("in/out/d_overlay.png", "in/d.jpg")  # a picture of this call in its output folder
+    settings = PredictConfig(overlay=True, output=Path("in/out"))
+    with Collection(["in", "in/out/d_overlay.png"], settings, print) as found:
+        (own,) = [job for job in found if job.source == Path("in/d.jpg")]
+    assert own.outputs["overlay"].name != "d_overlay.png"
+
+
 @pytest.mark.parametrize("letter", ["n", "ü", "眼"])
 def test_every_output_of_a_long_name_has_one_that_the_file_system_takes(tmp_path, letter):
     """Two names that are alike where they are cut stay two; what fits stays as it is."""
@@ -401,6 +420,6 @@ def test_every_output_of_a_long_name_has_one_that_the_file_system_takes(tmp_path
         outputs = [{kind: path.name for kind, path in job.outputs.items()} for job in collection]
     assert sorted(own["map"] for own in outputs) == [f"{name}.png" for name in sorted(names)]
     every = [name for own in outputs for name in own.values()]
-    assert len(set(every)) == len(every) == 9 and "short_overlay.png" in every
+    assert len(set(every)) == len(every) == 9 and "short.overlay.png" in every
     assert all(len(name.encode()) <= 255 for name in every)
     assert all(name.startswith((letter * 20, "short")) for name in every)

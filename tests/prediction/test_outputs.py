@@ -84,7 +84,7 @@ def test_outputs_are_drawn_from_the_map_that_is_written(run, pictures, out):
     assert found
     np.testing.assert_array_equal(written(out / "a.png"), to_8_bit(heat))
     shown = draw_peaks(overlay(image, heat, "viridis"), found)
-    np.testing.assert_array_equal(written(out / "a_overlay.png"), shown)
+    np.testing.assert_array_equal(written(out / "a.overlay.png"), shown)
     np.testing.assert_array_equal(
         written(out / "a.contours.png"), draw_peaks(draw_contours(image, heat), found)
     )
@@ -390,7 +390,7 @@ def test_a_constant_map_has_outputs_all_the_same(tmp_path):
     OutputWriter(settings).write(Job(tmp_path / "p.png", jobs), nothing, log_density(nothing))
     assert json.loads((tmp_path / "out/p.peaks.json").read_text()) == []
     assert not written(tmp_path / "out/p.mask.png").any()
-    for name in ("p_overlay.png", "p.contours.png"):
+    for name in ("p.overlay.png", "p.contours.png"):
         np.testing.assert_array_equal(written(tmp_path / "out" / name), image)
     np.testing.assert_array_equal(written(tmp_path / "out/p.crop.png"), image[:, 5:35])
     assert contours(nothing) == [[], [], []]

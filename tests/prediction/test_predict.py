@@ -59,7 +59,7 @@ def test_a_large_jpeg_gives_the_same_map_wherever_and_whatever_is_asked(
     np.testing.assert_allclose(alone, predict_one(load_model(trained), path), atol=1e-6)
     run(path, float_maps=True, overlay=True, overwrite=True)
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "large.npy"), alone)
-    drawn = cv2.imread(str(tmp_path / "out" / "large_overlay.png"))
+    drawn = cv2.imread(str(tmp_path / "out" / "large.overlay.png"))
     assert drawn.shape == cv2.imread(str(path)).shape
 
 
@@ -88,7 +88,7 @@ def test_a_map_never_takes_the_place_of_a_picture(run, pictures, tmp_path, monke
 
 
 def test_one_map_that_cannot_be_written_costs_that_map_alone(run, pictures, tmp_path, capsys):
-    (tmp_path / "out/a_overlay.png").mkdir(parents=True)  # in its way
+    (tmp_path / "out/a.overlay.png").mkdir(parents=True)  # in its way
     failed, lines = run(pictures, overlay=True)
     assert failed == 1
     assert (tmp_path / "out" / "b.png").exists()
@@ -127,7 +127,7 @@ def test_existing_outputs_are_kept_unless_overwritten(run, pictures, tmp_path):
 def test_a_kind_of_output_asked_for_later_is_added(run, pictures, tmp_path):
     run(pictures / "a.jpg")
     run(pictures / "a.jpg", overlay=True, float_maps=True)
-    assert files(tmp_path / "out") == ["a.npy", "a.png", "a_overlay.png"]
+    assert files(tmp_path / "out") == ["a.npy", "a.overlay.png", "a.png"]
 
 
 def test_float_map_is_32_bit_and_at_most_one(run, pictures, tmp_path):
@@ -165,7 +165,7 @@ def test_colormap_reaches_the_overlay(run, pictures, tmp_path):
     drawn = []
     for colormap in ("jet", "viridis"):
         run(pictures / "a.jpg", overlay=True, colormap=colormap, overwrite=True)
-        drawn.append(cv2.imread(str(tmp_path / "out" / "a_overlay.png")))
+        drawn.append(cv2.imread(str(tmp_path / "out" / "a.overlay.png")))
     assert drawn[0].shape == (30, 40, 3)
     assert not np.array_equal(*drawn)
 
@@ -337,3 +337,23 @@ def test_a_picture_that_may_not_be_read_is_one_pictures_fault(run, pictures, mon
     assert failed == 1
     assert "1 maps written" in lines[-1]
     assert "skipped: Cannot read a.jpg" in capsys.readouterr().err
+
+
+def test_screenshots_are_named_once_with_the_limits_of_the_card(run, pictures, trained, tmp_path):
+    page = np.full((240, 320, 3), 255, np.uint8)
+    for y in range(20, 240, 20):
+        cv2.putText(page, "a page of text and more text", (10, y), cv2.FONT_HERSHEY_SIMPLEX, 0.5,
+                    (0, 0, 0), 1)  # fmt: skip
+    for name in ("page.png", "site.png"):
+        cv2.imwrite(str(pictures / name), page)
+    _, said = run(pictures)
+    assert not [line for line in said if "screenshots" in line]  # the card states no limits
+    limited = tmp_path / "limited.weights.h5"
+    limited.write_bytes(trained.read_bytes())
+    weight_files.amend(limited, {"limits": "Photographs.\nNot for web pages."})
+    _, said = run(pictures, weights=limited, output=tmp_path / "other")
+    (line,) = [line for line in said if "screenshots" in line]
+    assert line == (
+        "note: 2 pictures look like screenshots, the first is page.png. The weights' card: "
+        "Photographs. Not for web pages."
+    )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import PROJECT
 
+from commands import settings
 from model import load_model
 from salience.system import quiet
 from salience.system.errors import UserError
@@ -86,3 +87,20 @@ def test_a_network_is_the_same_whatever_keras_is_set_to_and_the_settings_stay(tr
         keras.config.set_image_data_format(kept[2])
     assert after.dtype == before.dtype == np.float32
     assert np.array_equal(before, after)
+
+
+def test_the_seconds_of_the_import_are_announced_and_only_they(monkeypatch):
+    said = []
+    monkeypatch.setattr(quiet, "import_keras", lambda: None)
+    monkeypatch.setitem(sys.modules, "keras", keras)
+    quiet.start_keras(said.append)
+    assert said == []
+    monkeypatch.delitem(sys.modules, "keras")
+    quiet.start_keras(said.append)
+    assert said == [quiet.STARTING]
+
+
+def test_settings_that_come_from_weights_announce_the_import_first(monkeypatch, trained, capsys):
+    monkeypatch.delitem(sys.modules, "keras")
+    settings.training_of(trained, trained.parent)
+    assert capsys.readouterr().out == f"{quiet.STARTING}\n"

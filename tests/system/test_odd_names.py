@@ -136,7 +136,7 @@ def test_what_is_said_of_strange_names_is_one_line_each(tmp_path, trained, capsy
     assert is_fit_to_print(said.err + said.out)
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+@pytest.mark.parametrize("encoding", ["ascii", pytest.param("utf-8", marks=pytest.mark.slow)])
 def test_the_program_prints_strange_names_to_any_terminal(tmp_path, encoding):
     """In its own process: paths that do not exist, and words that are no flags."""
     for words in (

@@ -14,7 +14,15 @@ from commands.evaluation.strategies import is_done
 from commands.settings import PrepareConfig
 from commands.training import backends, feature_cache, objective, train
 from commands.training.devices import Devices
-from commands.training.feature_cache import cut, decide, fingerprint, frontier
+from commands.training.feature_cache import (
+    Choice,
+    Rates,
+    choose,
+    cut,
+    decide,
+    fingerprint,
+    frontier,
+)
 from config import Config, resolve
 from model import grid_of, load_model, system_module
 from salience.system import cache
@@ -96,8 +104,8 @@ def attached(config, lines=None):
     grid = grid_of(model)
     training, validation = (train.batches(config, split, grid) for split in ("train", "val"))
     say = QUIET["say"] if lines is None else lines.append
-    fitted, line = feature_cache.attach(model, training, validation, config, say)
-    return model, fitted, training, validation, line
+    kept = feature_cache.attach(model, training, validation, config, say)
+    return model, kept.fitted, training, validation, kept.message
 
 
 def test_training_on_kept_features_has_the_same_losses(cached, own_cache):
@@ -445,6 +453,158 @@ def test_auto_says_what_it_decided(cached, own_cache):
     assert "at most 12.3 kB each, all take up to 283 kB in " in line
 
 
+QUICK = Rates(compute=0.001, read=0.004, write=0.006, recall=0.002)
+MEMORY = Rates(compute=0.001, read=0.004, write=0.006, recall=0.0001)
+SLOW = Rates(compute=0.3, read=0.004, write=0.006, recall=0.0001)
+
+
+def rated(monkeypatch, rates):
+    monkeypatch.setattr(feature_cache.Probe, "rates", lambda self, is_complete: rates)
+
+
+def test_what_auto_decides_alters_no_bit(cached, own_cache, monkeypatch):
+    """Also in float16: features that are computed each time are rounded as kept ones."""
+    found = []
+    for rates in (QUICK, MEMORY):
+        rated(monkeypatch, rates)
+        found.append(fit(cached(epochs=2, feature_cache="auto")))
+        assert not entries(own_cache)
+    assert equal(*found)
+
+
+def test_auto_keeps_features_only_where_that_pays(cached, monkeypatch):
+    said = {}
+    for name, rates in (("quick", QUICK), ("memory", MEMORY), ("slow", SLOW)):
+        rated(monkeypatch, rates)
+        model, fitted, training, _, said[name] = attached(cached(feature_cache="auto"))
+        assert (training.features is None) == (name == "quick")
+        assert fitted is not model
+    assert said["quick"].startswith("feature cache: off, since computing features takes less time")
+    assert said["quick"].endswith(
+        "A picture's take 1 ms to compute, 4 ms to read and unpack, 6 ms to write, 2 ms from "
+        "memory. They are kept nowhere"
+    )
+    assert said["memory"].startswith("feature cache: on, ")
+    assert said["memory"].endswith("They are kept in memory")
+    assert said["slow"].endswith("They are kept on disk and in memory")
+    monkeypatch.setattr(backends, "available_memory", lambda: 0)
+    assert attached(cached(feature_cache="auto"))[-1].endswith("They are kept on disk")
+
+
+def test_features_are_written_only_if_they_are_read_often_enough():
+    dear = Rates(compute=0.01, read=0.002, write=0.02, recall=1.0)
+    assert choose(dear, missing=100, reads=1000, fits=False) == Choice(True, False)
+    assert choose(dear, missing=100, reads=300, fits=False) == Choice(False, False)
+    assert choose(dear, missing=0, reads=100, fits=False) == Choice(True, False)
+    assert choose(SLOW, missing=100, reads=100, fits=True) == Choice(False, False)
+
+
+class Clock:
+    """A clock that only what is measured moves."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.mark.parametrize(("compute", "read"), [(0.2, 0.01), (0.01, 0.2)])
+def test_costs_are_measured_on_the_first_batches(cached, own_cache, monkeypatch, compute, read):
+    clock = Clock()
+
+    def timed(owner, name, cost):
+        real = getattr(owner, name)
+
+        def work(self, *about):
+            clock.now += cost(*about)
+            return real(self, *about)
+
+        monkeypatch.setattr(owner, name, work)
+
+    timed(feature_cache.Features, "compute", lambda pictures: compute * len(pictures))
+    timed(cache.Shelf, "read", lambda name: read)
+    timed(cache.Shelf, "write", lambda name, data: read / 2 if "features" in name else 0)
+    monkeypatch.setattr(feature_cache, "time", clock)
+    monkeypatch.setattr(backends, "available_memory", lambda: 0)
+    *_, training, _, line = attached(cached(feature_cache="auto", workers=1))
+    pays = compute > read
+    assert f"take {1e3 * compute:.3g} ms to compute, {1e3 * read:.3g} ms to read" in line
+    assert f"{500 * read:.3g} ms to write, 0 ms from memory" in line
+    assert (training.features is not None) == pays
+    assert len(entries(own_cache)) == (4 if pays else 0)  # those of the first batch are used
+
+
+def test_a_run_on_kept_features_does_not_compute_to_decide(cached, monkeypatch):
+    *_, training, validation, _ = attached(cached(flip=False))
+    read(training), read(validation)
+    attached(cached(flip=False, feature_cache="auto"))  # measures, and notes what it has measured
+    monkeypatch.setattr(feature_cache.Features, "compute", None)
+    *_, line = attached(cached(flip=False, feature_cache="auto"))
+    assert "Of 13 sets of features 13 are cached" in line
+    assert "0 ms to write" in line
+
+
+def test_on_a_gpu_the_copies_count(cached, monkeypatch):
+    """Features stay on the device while computing is measured, and are copied when read."""
+    timed = []
+    real = feature_cache.Features.device_seconds
+    monkeypatch.setattr(backends, "has_accelerator", lambda: True)
+    monkeypatch.setattr(
+        feature_cache.Features,
+        "device_seconds",
+        lambda self, pictures: timed.append(pictures.shape) or real(self, pictures),
+    )
+    copied = feature_cache.Probe.copy_seconds
+    monkeypatch.setattr(
+        feature_cache.Probe, "copy_seconds", lambda self, arrays: 4e3 + copied(self, arrays)
+    )
+    *_, training, _, line = attached(cached(feature_cache="auto"))
+    assert timed == [(4, 48, 64, 3)]
+    assert training.features is None
+    assert line.endswith("1e+06 ms from memory. They are kept nowhere")
+
+
+def test_a_resumed_run_keeps_its_features_where_they_were(cached, own_cache, monkeypatch):
+    monkeypatch.setattr(feature_cache, "Probe", None)
+    config = cached(feature_cache="auto", flip=False)
+    model = system_module(config.model).build(config)
+    grid = grid_of(model)
+    for earlier in ("computed", "memory", "on", "off"):
+        parts = (train.batches(config, split, grid) for split in ("train", "val"))
+        kept = feature_cache.attach(model, *parts, config, **QUIET, earlier=earlier)
+        assert kept.mode == earlier
+        assert (kept.fitted is model) == (earlier == "off")
+    training, validation = (train.batches(config, split, grid) for split in ("train", "val"))
+    feature_cache.attach(model, training, validation, config, **QUIET, earlier="memory")
+    first = training[0][0]
+    monkeypatch.setattr(feature_cache.Features, "compute", None)
+    np.testing.assert_array_equal(training[0][0], first)
+    assert not entries(own_cache)
+
+
+def test_memory_that_may_be_used_is_within_the_limits_of_groups(tmp_path, monkeypatch):
+    for name in ("MEMORY_INFO", "OWN_GROUP", "GROUPS"):
+        monkeypatch.setattr(backends, name, tmp_path / name)
+    assert backends.available_memory() == 0  # as on macOS
+    (tmp_path / "MEMORY_INFO").write_text("MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
+    assert backends.available_memory() == 8_192_000
+    job = tmp_path / "GROUPS" / "slurm" / "job"
+    job.mkdir(parents=True)
+    (tmp_path / "OWN_GROUP").write_text("0::/slurm/job\n")
+    (job / "memory.max").write_text("max\n")
+    (job / "memory.current").write_text("1000\n")
+    assert backends.available_memory() == 8_192_000
+    (job.parent / "memory.max").write_text("5000\n")
+    (job.parent / "memory.current").write_text("2000\n")
+    assert backends.available_memory() == 3000
+    first = tmp_path / "GROUPS" / "memory"
+    first.mkdir()
+    (tmp_path / "OWN_GROUP").write_text("3:cpu:/x\n4:memory:/not/seen\n")
+    (first / "memory.limit_in_bytes").write_text("900\n")
+    (first / "memory.usage_in_bytes").write_text("1000\n")
+    assert backends.available_memory() == 0
+
+
 def test_features_are_kept_only_where_all_processes_keep_them(cached, own_cache):
     class Pair(Devices):
         def gather(self, table):
@@ -452,9 +612,9 @@ def test_features_are_kept_only_where_all_processes_keep_them(cached, own_cache)
 
     model, _, training, validation, _ = attached(cached(feature_cache="off"))
     config = cached(feature_cache="auto")
-    fitted, line = feature_cache.attach(model, training, validation, config, devices=Pair())
-    assert (fitted is model, training.features) == (True, None)
-    assert line.startswith("feature cache: off, as in another process of this run")
+    kept = feature_cache.attach(model, training, validation, config, devices=Pair())
+    assert (kept.fitted is model, kept.mode, training.features) == (True, "off", None)
+    assert kept.message.startswith("feature cache: off, as in another process of this run")
     assert not own_cache.exists()
 
 

@@ -9,6 +9,7 @@ from commands.training import epochs, nonfinite, train
 from salience.system.errors import Interrupted, UserError
 from utilities import SaliencyBatches
 
+pytestmark = pytest.mark.graphs
 QUIET = {"say": lambda line: None}
 THREE_STEPS = {"batch_size": 4, "feature_cache": "off", "dropout": 0.0}
 

@@ -20,6 +20,7 @@ from conftest import PROJECT
 
 from commands.training import train
 from commands.training.checkpoint import Checkpoints
+from commands.training.feature_cache import Probe, Rates
 from salience.system import files
 from salience.system.errors import Interrupted, UserError
 
@@ -54,6 +55,7 @@ def assert_same_end(one: Path, other: Path):
 # by name: settings in which a run's state is of another kind
 KINDS = {
     "frozen, features kept": {},
+    "frozen, features computed": {"flip": True},
     "frozen": {"feature_cache": "off", "flip": True},
     "all weights, momentum, schedules": {
         "freeze_backbone": False, "optimizer": "sgd", "momentum_end": 0.99, "decay": 0.0,
@@ -75,6 +77,9 @@ KINDS = {
 )  # fmt: skip
 def test_a_run_that_stops_at_each_step_comes_to_the_same_end(tiny, tmp_path, monkeypatch, kind):
     changes = {"batch_size": 6, "epochs": 2, "dropout": 0.5, **KINDS[kind]}
+    if kind == "frozen, features computed":
+        quick = Rates(compute=0.001, read=0.1, write=0.1, recall=0.1)
+        monkeypatch.setattr(Probe, "rates", lambda self, is_complete: quick)
     whole = train.train(tiny(output=tmp_path / "whole", **changes), **QUIET)
     # by process, which of its chances to stop it takes: after the first step; after the epoch's
     # last, before its validation; and in the middle of the next epoch
@@ -93,6 +98,9 @@ def test_a_run_that_stops_at_each_step_comes_to_the_same_end(tiny, tmp_path, mon
         except Interrupted:
             stops += 1
     assert stops == 3
+    modes = {json.loads((x / "run.json").read_text())["features"] for x in tmp_path.glob("*/")
+             if (x / "run.json").exists()}  # fmt: skip
+    assert ("computed" in modes) == (kind == "frozen, features computed")
     assert_same_end(whole.folder, tmp_path / "parts")
     assert not Checkpoints(tmp_path / "parts" / "checkpoints").paths()
 

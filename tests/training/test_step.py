@@ -19,6 +19,7 @@ from model import load_model, system_module
 from salience.networks import weight_files
 from salience.system.errors import UserError
 
+pytestmark = pytest.mark.graphs
 QUIET = {"say": lambda line: None}
 
 

@@ -64,6 +64,7 @@ def test_frozen_moves_no_weight_of_the_trunk_and_finetuned_moves_all(tiny, loss)
             assert moved == (not frozen or not weight.path.startswith("block")), weight.path
 
 
+@pytest.mark.graphs
 def test_same_seed_gives_the_same_weights_bit_for_bit(tiny, tmp_path):
     runs = [
         train.train(tiny(output=tmp_path / name, seed=seed, workers=workers, flip=True,
@@ -97,7 +98,10 @@ def test_run_writes_all_that_it_promises(tiny):
         taken = list(csv.DictReader(file))
     assert [row["epoch"] for row in taken] == ["1", "2"]
     parts = ["train_seconds", "validation_seconds", "other_seconds"]
-    assert list(taken[0]) == ["epoch", "seconds", *parts, "images_per_second", "peak_memory_mb"]
+    kept = ["features_kept", "features_compute_ms", "features_read_ms"]
+    rest = ["images_per_second", "peak_memory_mb"]
+    assert list(taken[0]) == ["epoch", "seconds", *parts, *rest, *kept]
+    assert all(float(row[name]) > 0 for row in taken for name in kept)
     for row in taken:
         assert sum(float(row[part]) for part in parts) == pytest.approx(
             float(row["seconds"]), abs=0.03

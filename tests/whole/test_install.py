@@ -22,10 +22,15 @@ from salience.system.code_digest import OURS
 
 STATED = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
 TRAINING = "train"  # the extra that stands in requirements.txt
-EXTRAS = {"jax": "backends", "torch": "backends", "onnx": "engines", "demo": "demo", "dev": "dev"}
+EXTRAS = {
+    "jax": "backends", "torch": "backends", "onnx": "engines", "demo": "demo", "dinov2": "dinov2",
+    "dev": "dev",
+}  # fmt: skip
 OF_TESTS = {"pytest", "hypothesis"}  # they stand in requirements.txt, and are in the extra dev
-# what comes with the packages named: Keras' backend is chosen among them, Gradio's page is served
-BROUGHT_ALONG = {"fastapi": "gradio", "uvicorn": "gradio"}
+COMPARED = {"torchvision"}  # networks that tests compare with: in a requirements file alone
+# what comes with the packages named: Keras' backend is chosen among them, Gradio's page is served,
+# and keras-hub's weights are fetched
+BROUGHT_ALONG = {"fastapi": "gradio", "uvicorn": "gradio", "kagglehub": "keras-hub"}
 
 
 def stated(extra=None):
@@ -50,7 +55,7 @@ def test_what_is_installed_is_what_is_tested():
     extras = {extra: stated(extra) for extra in EXTRAS}
     for file in sorted(set(EXTRAS.values())):
         theirs = {n for extra, part in EXTRAS.items() if part == file for n in extras[extra]}
-        assert theirs - OF_TESTS == pinned(f"requirements/{file}.txt").keys()
+        assert theirs - OF_TESTS == pinned(f"requirements/{file}.txt").keys() - COMPARED
         pins |= pinned(f"requirements/{file}.txt")
     for name, requirement in {
         **asked,
@@ -131,7 +136,7 @@ def predicted(program, folder, **environment):
     assert re.search(r"1 maps? written to predictions/", done.stdout)
     shown = cv2.imread(str(folder / "predictions/picture.png"), cv2.IMREAD_GRAYSCALE)
     assert shown.shape == (200, 300) and shown.max() == 255 and shown.std() > 10
-    assert cv2.imread(str(folder / "predictions/picture_overlay.png")) is not None
+    assert cv2.imread(str(folder / "predictions/picture.overlay.png")) is not None
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 import pytest
 from conftest import PROJECT
 
-PARTS = ("base", "dev", "engines", "backends", "audit", "demo")
+PARTS = ("base", "dev", "engines", "backends", "audit", "demo", "dinov2")
 
 
 def script(name):

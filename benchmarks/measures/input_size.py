@@ -1,6 +1,6 @@
 """Scores and cost of the included weights at another input size.
 
-    python benchmarks/input_size.py --data PATH/TO/osie
+    python benchmarks/measures/input_size.py --data PATH/TO/osie
 
 The network is built at each size and scored on OSIE's validation pictures. Processor time is that
 of `predict` with Keras, without reading the picture; the sizes take turns for each picture.
@@ -12,7 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parents[2]
 if not __package__:  # run as a file: the program is not in this folder
     sys.path[0] = str(HERE)
 
