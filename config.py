@@ -847,18 +847,24 @@ class Config(TruthConfig):
         ]
         return "+".join(words)[:120]
 
-    def check_set(self, of_set: str | None) -> None:
-        """Check that a network of these settings has the numbers of a data set.
+    def check_set(self, of_set: object) -> None:
+        """Check that a network of these settings can use the numbers of a data set.
+
+        Args:
+            of_set: name of the set; `SetNumbers` that were fitted; or None.
 
         Raises:
             UserError: it was not trained on the set, or has no numbers of sets.
         """
+        is_name = isinstance(of_set, str)
         if of_set is not None and not self.own.has_numbers:
+            flag = f"--set {of_set}" if is_name else "--adaptation with numbers in the network"
             raise UserError(
-                f"--set {of_set}: {self.model} has no numbers of data sets. Leave it out, or name "
+                f"{flag}: {self.model} has no numbers of data sets. Leave it out, or name "
                 "weights of multiscale."
             )
-        row_of(self.dataset, of_set if self.own.has_numbers else None)
+        if is_name:
+            row_of(self.dataset, of_set)
 
     @property
     def run_folder(self) -> Path:

@@ -164,9 +164,8 @@ def load_model(
         path = weight_files.named(Path(weights), Config.weights_dir)
     card = weight_files.read_card(path)
     config = config_of(card, path)
-    if not isinstance(of_set, SetNumbers):
-        config.check_set(of_set)
     finish = finish_of(card, path, adaptation, of_set)
+    config.check_set(finish.numbers)
     with quiet.keras_conventions():
         model = system_module(config.model).build(config)
         weight_files.load(model, path)
@@ -178,14 +177,8 @@ def load_model(
 
 
 def with_set(model: keras.Model, config: Config, of_set: str | SetNumbers | None) -> keras.Model:
-    """Return a model that uses the numbers of a data set; see `load_model`.
-
-    Raises:
-        UserError: there are fitted numbers, and the network has none of data sets.
-    """
+    """Return a model that uses the numbers of a data set; see `load_model`."""
     if not config.own.has_numbers:
-        if isinstance(of_set, SetNumbers):
-            raise UserError(f"The adaptation has numbers of a network; {config.model} has none.")
         return model
     return system_module(config.model).with_set(model, config.dataset, of_set)
 

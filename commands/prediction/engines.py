@@ -180,7 +180,7 @@ def load(
         UserError: the engine is not installed, or the weights cannot be used.
     """
     name = choose(name)
-    if isinstance(of_set, str):
+    if of_set is not None:
         check_set(weights, of_set)
     if name == "keras":
         return keras_engine(weights, of_set)
@@ -194,11 +194,11 @@ def load(
         return keras_engine(weights, of_set)
 
 
-def check_set(weights: Path, of_set: str) -> None:
-    """Check that a weights file has the numbers of a data set, without Keras.
+def check_set(weights: Path, of_set: str | SetNumbers) -> None:
+    """Check that the network of a weights file can use numbers of a data set, without Keras.
 
     Raises:
-        UserError: it has not, or cannot be read.
+        UserError: it cannot, or the file cannot be read.
     """
     from config import Config, from_json
     from salience.networks.weight_files import read_card

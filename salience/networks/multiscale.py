@@ -91,7 +91,8 @@ NUMBERS = {
 }
 SCALE_WEIGHT = Number(1.0, "exp")
 PACE = 3.0  # coordinates move this many times faster than other weights, by the same optimiser
-STEP = 0.5  # ordinary difference of two data sets, in what `Number.value` takes
+# ordinary difference of two data sets by kind of a number, in what `Number.value` takes
+STEPS = {"exp": 0.5, "share": 1.5, "sum": 0.5}
 CHUNK = 8  # pictures whose densities are computed at once
 Row = str | int | tuple[float, ...]  # MEAN, ALL, the index of a data set, or a row of coordinates
 
@@ -547,7 +548,7 @@ class AtRows(keras.Model):
 class ReadoutRows:
     """The rows of numbers that the read-out of a network can have, for a fit (`row_fit.py`).
 
-    Places of the fit are coordinates in units of STEP / PACE.
+    Places of the fit are coordinates in units of STEPS.
 
     Args:
         model: from `build`.
@@ -557,7 +558,9 @@ class ReadoutRows:
         self.layer, given = readout_of(model)
         self.trunk = keras.Model(model.input, given)
         table = ops.convert_to_numpy(self.layer.numbers).astype(np.float64)
-        self.mean = table.mean(axis=0) * (PACE / STEP)
+        kinds = [NUMBERS.get(name, SCALE_WEIGHT).kind for name in number_names(self.layer.scales)]
+        self.step = np.array([STEPS[kind] / PACE for kind in kinds])  # of coordinates
+        self.mean = table.mean(axis=0) / self.step
         self.channels = 4 + sum(x.shape[-1] for x in given[1:])
         self._compiled: dict[tuple[int, ...], AtRows] = {}  # by the numbers of pictures and rows
 
@@ -580,7 +583,7 @@ class ReadoutRows:
             features: of each picture, [rows, columns, channels].
             places: [n, numbers].
         """
-        table = (np.asarray(places) * (STEP / PACE)).astype(np.float32)
+        table = (np.asarray(places) * self.step).astype(np.float32)
         _, first, which = np.unique(
             table[:, len(NUMBERS) :], axis=0, return_index=True, return_inverse=True
         )
@@ -600,12 +603,12 @@ class ReadoutRows:
 
     def numbers(self, place: NDArray) -> SetNumbers:
         """Return the numbers at a place, [numbers]."""
-        row = tuple((np.asarray(place) * (STEP / PACE)).tolist())
+        row = tuple((np.asarray(place) * self.step).tolist())
         return SetNumbers(as_floats(self.layer.values(row)))
 
     def place(self, numbers: SetNumbers) -> NDArray[np.float64]:
         """Return the place of numbers."""
-        return np.array(row_at(numbers, self.layer.scales)) * (PACE / STEP)
+        return np.array(row_at(numbers, self.layer.scales)) / self.step
 
 
 def for_training(model: keras.Model, sets: int) -> keras.Model:

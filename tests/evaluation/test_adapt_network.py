@@ -265,3 +265,6 @@ def test_networks_without_numbers_of_sets_are_told(trained, tmp_path):
     )
     with pytest.raises(UserError, match="--numbers network: mlnet has no numbers of data sets"):
         adapt.adapt(settings, say=lambda line: None)
+    numbers = SetNumbers({"contrast": 2.0})
+    with pytest.raises(UserError, match="--adaptation with numbers in the network: mlnet has no"):
+        engines.load("openvino", trained, lambda line: None, numbers)
