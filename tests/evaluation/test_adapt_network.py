@@ -124,6 +124,7 @@ def test_numbers_are_found_and_foretell_unseen_pictures(rows):
     assert "numbers in the network: contrast" in adaptation.fit_line(fit)
 
 
+@pytest.mark.slow
 def test_the_mean_is_kept_where_nothing_is_gained(rows):
     mean = rows.numbers(rows.mean)
     fit = fit_adaptation(looked_at(rows, mean, 6, 3, 30), 0, "ig", in_network(rows))
