@@ -120,6 +120,7 @@ def test_no_seed_starts_dead(rng, seeds):
                 assert np.abs(gradient).max() > 0, seed
 
 
+@pytest.mark.slow
 @needs(VGG16)
 @pytest.mark.parametrize("seeds", SEEDS)
 def test_no_seed_starts_dead_on_imagenet_features(picture, seeds):
@@ -139,6 +140,7 @@ def test_no_seed_starts_dead_on_imagenet_features(picture, seeds):
         assert alive.mean(axis=(1, 2)).min() > 0.5, seed
 
 
+@pytest.mark.slow
 def test_few_steps_lower_the_loss(tiny):
     for loss, optimizer in (("mlnet", "sgd"), ("kld", "adam")):
         config = tiny(loss=loss, optimizer=optimizer, dropout=0.0)

@@ -279,6 +279,7 @@ def test_exit_codes_of_the_command(cli, tmp_path):
     assert "--data" in cli("data", "check", "--help").stdout
 
 
+@pytest.mark.slow
 @needs(SHARED / "osie")
 def test_real_osie_is_well(look):
     well, _, report = look("osie", SHARED / "osie")

@@ -110,6 +110,7 @@ def test_rows_that_are_fitted_are_those_of_the_network(network, rows):
     np.testing.assert_allclose(by_name, by_numbers, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_numbers_are_found_and_foretell_unseen_pictures(rows):
     truth = away(rows)
     fitting = in_network(rows)

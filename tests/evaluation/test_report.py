@@ -703,8 +703,9 @@ def test_phone_never_scrolls_sideways(visit, scheme):
 
 @pytest.mark.parametrize(
     ("scheme", "width"),
-    [("light", 1280), *(pytest.param("dark", n, marks=pytest.mark.slow) for n in (1280, 390))],
+    [("light", 1280), ("dark", 1280), ("dark", 390)],
 )
+@pytest.mark.slow  # the smaller pages are quick: pictures and regions
 def test_axe_finds_no_barrier(visit, scheme, width):
     from axe_playwright_python.sync_playwright import Axe
 

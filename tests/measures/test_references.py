@@ -200,6 +200,7 @@ def test_the_gold_standard_has_the_likelihood_of_its_fit(agreeing):
     assert gained == pytest.approx((gold.log_likelihood - centre) / np.log(2), abs=0.01)
 
 
+@pytest.mark.slow
 def test_each_picture_may_have_a_gold_standard_of_its_own(agreeing):
     own = TruthSplit(agreeing.samples, by_picture=True)
     standards = own.gold_standards()

@@ -255,7 +255,13 @@ def test_cells_are_centred_where_the_table_says(name, rng):
 # ours, and one of Keras'
 @pytest.mark.parametrize(
     "name",
-    light_first(["vgg16", "mobilenet_v2", "convnext_tiny", "dinov2_small"]),
+    [
+        "vgg16",
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("mobilenet_v2", "convnext_tiny", "dinov2_small")
+        ),
+    ],
 )
 def test_a_seed_makes_the_network_and_another_another(name, rng):
     image = rng.uniform(0, 255, (1, 64, 96, 3))

@@ -347,12 +347,14 @@ def test_screenshots_are_named_once_with_the_limits_of_the_card(run, pictures, t
     for name in ("page.png", "site.png"):
         cv2.imwrite(str(pictures / name), page)
     _, said = run(pictures)
-    assert not [line for line in said if "screenshots" in line]  # the card states no limits
+    assert not [
+        line for line in said if predict_module.SCREENS in line
+    ]  # the card states no limits
     limited = tmp_path / "limited.weights.h5"
     limited.write_bytes(trained.read_bytes())
     weight_files.amend(limited, {"limits": "Photographs.\nNot for web pages."})
     _, said = run(pictures, weights=limited, output=tmp_path / "other")
-    (line,) = [line for line in said if "screenshots" in line]
+    (line,) = [line for line in said if predict_module.SCREENS in line]
     assert line == (
         "note: 2 pictures look like screenshots, the first is page.png. The weights' card: "
         "Photographs. Not for web pages."

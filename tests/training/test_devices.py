@@ -276,8 +276,9 @@ def say_to(port, words):
 
 @pytest.mark.parametrize(
     ("kind", "failing"),
-    [(UserError, 0), pytest.param(StorageError, 1, marks=pytest.mark.slow)],
+    [(UserError, 0), (StorageError, 1)],
 )
+@pytest.mark.slow
 def test_one_that_fails_ends_all_in_one_line(failing, kind):
     needs_jax()
     port, fails = free_port(), f"raise {kind.__name__}('x.png is not a picture.')"

@@ -64,6 +64,7 @@ def test_frozen_moves_no_weight_of_the_trunk_and_finetuned_moves_all(tiny, loss)
             assert moved == (not frozen or not weight.path.startswith("block")), weight.path
 
 
+@pytest.mark.slow
 @pytest.mark.graphs
 def test_same_seed_gives_the_same_weights_bit_for_bit(tiny, tmp_path):
     runs = [

@@ -75,6 +75,7 @@ def changes(way: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_no_module_changes_the_settings_of_the_program_that_imports_it():
     assert changes("with keras") == ""
 
