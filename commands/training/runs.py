@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -168,9 +169,9 @@ def as_typed(value: Any) -> str:
 
 
 def history_of(folder: Path) -> list[dict[str, float]]:
-    """Return the results and the costs of each epoch of a run."""
+    """Return the results of each epoch of a run, and those of its costs that were measured."""
     results, costs = (rows_of(folder / name) for name in ("history.csv", "speed.csv"))
-    cost = {row["epoch"]: row for row in costs}
+    cost = {row["epoch"]: {k: v for k, v in row.items() if not math.isnan(v)} for row in costs}
     return [{**row, **cost.get(row["epoch"], {})} for row in results]
 
 
