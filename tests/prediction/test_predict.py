@@ -349,8 +349,6 @@ def test_screenshots_are_named_once_with_the_limits_of_the_card(run, pictures, t
     _, said = run(pictures)
     # the card states no limits
     assert not [line for line in said if predict_module.SCREENS in line]
-        line for line in said if predict_module.SCREENS in line
-    ]  # the card states no limits
     limited = tmp_path / "limited.weights.h5"
     limited.write_bytes(trained.read_bytes())
     weight_files.amend(limited, {"limits": "Photographs.\nNot for web pages."})
