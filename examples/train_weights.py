@@ -144,7 +144,25 @@ def main(words: argparse.Namespace) -> None:
         call("calibrate", "--dataset", "osie", "--data", words.osie, "--weights", output)
         call("calibrate", "--dataset", "osie", "eyecrowd", "--data", words.osie, words.eyecrowd,
              "--weights", output)  # fmt: skip
+        weight_files.amend(
+            output, {weight_files.SCORES_ON: scores_on(folders, output, recipe, runs)}
+        )
         print(f"wrote {output}, {output.stat().st_size / 1e6:.1f} MB")
+
+
+def scores_on(
+    folders: dict[str, Path], weights: Path, recipe: Recipe, runs: Path
+) -> dict[str, dict[str, Any]]:
+    """Return the scores of the finished weights on the test pictures of each data set."""
+    found = {}
+    for name, folder in folders.items():
+        scored, own = runs / f"test-{name}", ("--set", name) if recipe.set else ()
+        call("evaluate", "--dataset", name, "--data", folder, "--weights", weights, "--metrics",
+             ",".join(SCORES), "--output", scored, *own)  # fmt: skip
+        pictures = json.loads((scored / "metrics.json").read_text(encoding="utf-8"))["pictures"]
+        about = {"split": "test", "pictures": pictures, **({"set": name} if own else {})}
+        found[name] = about | model_scores(scored / "metrics.json")
+    return found
 
 
 def call(*words: object) -> None:

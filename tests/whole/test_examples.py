@@ -76,6 +76,31 @@ def test_their_card_tells_how_they_came_about_and_no_paths(trained, tmp_path):
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-6)
 
 
+def test_the_finished_weights_are_scored_on_each_set_by_its_own_numbers(tmp_path, monkeypatch):
+    examples = script("train_weights")
+    asked = []
+
+    def evaluate(*words):
+        asked.append(words)
+        row = {"kind": "model", "means": {name: {"mean": 0.12346} for name in examples.SCORES}}
+        found = {"pictures": 7, "rows": {"a network": row}}
+        folder = words[words.index("--output") + 1]
+        folder.mkdir()
+        (folder / "metrics.json").write_text(json.dumps(found))
+
+    monkeypatch.setattr(examples, "call", evaluate)
+    folders = {"osie": Path("o"), "eyecrowd": Path("e")}
+    found = examples.scores_on(folders, Path("w"), examples.RECIPES["multiscale"], tmp_path)
+    assert found.keys() == folders.keys()
+    for name, words in zip(folders, asked, strict=True):
+        assert words[-2:] == ("--set", name)
+        flags = vars(main.parser().parse_args([str(word) for word in words]))
+        assert (flags["dataset"], flags["data"]) == (name, Path(folders[name]))
+        expected = {"split": "test", "pictures": 7, "set": name, "cc": 0.1235}
+        assert {key: found[name][key] for key in expected} == expected
+    assert weight_files.scores_by_set({weight_files.SCORES_ON: found}) == found
+
+
 def test_a_stage_that_fails_ends_the_script(monkeypatch):
     examples = script("train_weights")
     with pytest.raises(SystemExit) as ended:
