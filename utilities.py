@@ -4,10 +4,8 @@
 here. `salience.pictures` reads the files. This module does not depend on any network.
 """
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 
 from salience.pictures.fixations import count_map, within
 from salience.pictures.letterbox import Letterbox, OutputGrid, postprocess, preprocess, read_input
+from salience.pictures.picture_files import opencv_threads
 from salience.pictures.reading import sample_density, stamp
 from salience.pictures.sample import Sample, Stored
 from salience.system.arrays import Array
@@ -308,25 +307,6 @@ class SaliencyBatches(keras.utils.PyDataset):
             truth_name(sample, box),
             lambda: make_truth(sample, box, self.grid, self.sigma_pixels),
         )
-
-
-@contextmanager
-def opencv_threads(workers: int) -> Iterator[None]:
-    """Divide the cores between reading threads and OpenCV's own, while the block runs.
-
-    OpenCV starts a thread a core for each resizing and blurring, whoever calls it.
-
-    Args:
-        workers: number of threads that call OpenCV.
-    """
-    before = cv2.getNumThreads()
-    allowed = getattr(os, "sched_getaffinity", None)  # not available on macOS and Windows
-    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
-    cv2.setNumThreads(max(1, cores // workers))
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
 
 
 def mirrored(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

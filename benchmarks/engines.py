@@ -14,7 +14,7 @@ which does not affect the speed.
     python benchmarks/engines.py --data PATH/TO/osie --stub
 
 replaces the network by one that costs nothing, on both sides: what is left is decoding, resizing
-and writing PNGs.
+and writing PNGs. With `--main PATH/TO/ANOTHER/CHECKOUT`, its `test` takes turns with them.
 """
 
 import argparse
@@ -35,7 +35,7 @@ if not __package__:  # run as a file: the program is not in this folder
 
 import numpy as np
 
-PLAIN, STUB = "plain loop", "stub"
+PLAIN, STUB, OTHER = "plain loop", "stub", "test of --main"
 SIDE = 2048  # rows and columns of the matrices
 
 
@@ -167,6 +167,7 @@ def main() -> None:
     parser.add_argument("--cols", type=int, default=320)
     parser.add_argument("--engines", nargs="+", default=["keras", "onnx", "openvino"])
     parser.add_argument("--stub", action="store_true", help="with a network that costs nothing")
+    parser.add_argument("--main", type=Path, help="another checkout, to compare with --stub")
     parser.add_argument("--serve", help=argparse.SUPPRESS)  # internal: name of the side
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
@@ -181,7 +182,8 @@ def main() -> None:
 
 def words_of(name: str, given: argparse.Namespace, weights: Path, output: Path) -> list[str]:
     """Return the arguments of the process of a side."""
-    return [str(HERE / "benchmarks/engines.py"), "--data", str(given.data), "--pictures",
+    home, name = (given.main, STUB) if name == OTHER else (HERE, name)
+    return [str(home / "benchmarks/engines.py"), "--data", str(given.data), "--pictures",
             str(given.pictures), "--rows", str(given.rows), "--cols", str(given.cols),
             *(["--stub"] if given.stub else []), "--serve", name, "--weights", str(weights),
             "--output", str(output)]  # fmt: skip
@@ -215,7 +217,7 @@ def compare_stub(given: argparse.Namespace, pictures: list[Path], scratch: Path)
     """Run the plain loop and `test` in turns with a network that costs nothing; print the table."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as in main.py
     sides, rows = {}, {}
-    for name in (PLAIN, STUB):
+    for name in (PLAIN, *([OTHER] if given.main else []), STUB):
         (scratch / name).mkdir()
         sides[name] = started(name, given, scratch, scratch / name)
         rows[name] = []

@@ -101,6 +101,8 @@ def test_saliency_map_has_maximum_one_and_zero_stays_zero(rng):
     box = Letterbox.fit((33, 44), (48, 64))
     assert postprocess(rng.random((6, 8, 1)) * 70, box).max() == pytest.approx(1)
     assert not postprocess(np.zeros((6, 8)), box).any()
+    below = postprocess(rng.normal(size=(6, 8)), box)
+    assert below.min() == 0 and below.max() == 1
     smooth = postprocess(rng.random((6, 8, 1)), box, smooth_pixels=5)
     rough = postprocess(rng.random((6, 8, 1)), box)
     assert np.abs(np.diff(smooth)).max() < np.abs(np.diff(rough)).max()

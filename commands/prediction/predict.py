@@ -28,12 +28,13 @@ from salience.measures.density import log_density
 from salience.networks import weight_files
 from salience.pictures.headers import room
 from salience.pictures.letterbox import Letterbox, postprocess, read_input
+from salience.pictures.picture_files import opencv_threads
 from salience.pictures.screens import is_like_a_screen
 from salience.system.errors import StorageError, UserError
 from salience.system.files import make_folder
 from salience.system.notes import Notes
 from salience.system.terminal import REPORT_SECONDS, progress, tell
-from salience.system.threads import groups, in_order
+from salience.system.threads import groups, in_order, keep_freed_memory
 
 SCREENS = "look like screenshots"
 
@@ -222,12 +223,15 @@ def predict_and_write(engine: Engine, jobs: PendingJobs, writer: OutputWriter) -
     Each thread processes one batch, from its files to its maps, so that reading, the network and
     writing overlap. `engine.at_once` threads predict, and `workers` more read and write.
     """
+    keep_freed_memory()
     failed, settings, note_counts = 0, writer.settings, Counter[str]()
     first: dict[str, str] = {}
     bar = progress(jobs.total - jobs.kept - jobs.unrecorded, "pictures")
     slots = BoundedSemaphore(engine.at_once)
     threads = settings.workers + engine.at_once
-    with bar, ThreadPoolExecutor(threads) as pool:
+    # a single picture gets all of OpenCV's threads
+    alone = opencv_threads(min(threads, max(1, jobs.total)))
+    with bar, alone, ThreadPoolExecutor(threads) as pool:
         batches = groups(iter(jobs), settings.batch_size)
         done = in_order(pool, lambda batch: _process_batch(batch, engine, slots, writer), batches,
                         threads)  # fmt: skip

@@ -6,6 +6,7 @@ a network's map. `preprocess`, `read_input` and `postprocess` apply both.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -141,14 +142,12 @@ class Letterbox:
         """
         offsets = (self.top, self.left)
         rows, cols = (
-            linear_sampling(
-                # positions of the picture's pixel centres in the input, then in the map
-                (pixel_centres(self.image_shape[i], self.scaled_shape[i]) + offsets[i] - crop)
-                * (cells / (self.input_shape[i] - 2 * crop)),
+            placed_sampling(
+                self.image_shape[i], self.scaled_shape[i], self.input_shape[i], offsets[i], crop,
                 cells,
             )
             for i, cells in enumerate(saliency_map.shape)
-        )
+        )  # fmt: skip
         return rows @ saliency_map.astype(np.float32) @ cols.T
 
 
@@ -198,6 +197,27 @@ def linear_sampling(where: NDArray, cells: int) -> Array:
     return matrix
 
 
+@lru_cache(4)  # pictures of a collection often have the same size; four sides, as memory is limited
+def placed_sampling(
+    length: int, scaled: int, placed: int, offset: int, crop: int, cells: int
+) -> Array:
+    """Return the [length, cells] matrix of `Letterbox.undo` for rows or columns, read-only.
+
+    Args:
+        length: rows of the picture.
+        scaled: rows of the input that the picture covers.
+        placed: rows of the input.
+        offset: rows of the input before the picture.
+        crop: rows at each side of the input that the map does not cover.
+        cells: rows of the map.
+    """
+    # positions of the picture's pixel centres in the input, then in the map
+    where = (pixel_centres(length, scaled) + offset - crop) * (cells / (placed - 2 * crop))
+    matrix = linear_sampling(where, cells)
+    matrix.flags.writeable = False
+    return matrix
+
+
 def preprocess(
     image: NDArray[np.uint8], input_shape: tuple[int, int]
 ) -> tuple[NDArray[np.uint8], Letterbox]:
@@ -225,9 +245,10 @@ def read_input(
         UserError: the picture cannot be read.
     """
     # caches depend on these pixels through `input_identity`, which includes this code
-    with room(known_shape(sample)):
+    known = known_shape(sample)
+    with room(known):
         image, shape = reduced_image(
-            sample, lambda full: Letterbox.fit(full, input_shape).reduction, notes
+            sample, lambda full: Letterbox.fit(full, input_shape).reduction, notes, known
         )
         box = Letterbox.fit(shape, input_shape)
         return box.place(image), box
@@ -276,7 +297,8 @@ def postprocess(
     # in place, since the map of 20,000 x 20,000 pixels takes 1.6 GB
     if smooth_pixels:
         gaussian_filter(saliency_map, smooth_pixels, output=saliency_map)
-    np.maximum(saliency_map, 0, out=saliency_map)
+    if not cells.size or not cells.min() >= 0:  # interpolation and blur keep values at or above 0
+        np.maximum(saliency_map, 0, out=saliency_map)
     peak = saliency_map.max()
     if peak > 0:
         saliency_map /= peak

@@ -4,8 +4,10 @@ All functions work at the original picture's size and depend on no network.
 """
 
 import io
+import os
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +45,25 @@ REDUCED = {
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
+
+
+@contextmanager
+def opencv_threads(workers: int) -> Iterator[None]:
+    """Divide the cores between reading threads and OpenCV's own, while the block runs.
+
+    OpenCV starts a thread a core for each resizing and blurring, whoever calls it.
+
+    Args:
+        workers: number of threads that call OpenCV.
+    """
+    before = cv2.getNumThreads()
+    allowed = getattr(os, "sched_getaffinity", None)  # not available on macOS and Windows
+    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
+    cv2.setNumThreads(max(1, cores // workers))
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 class Whole(NamedTuple):

@@ -44,7 +44,10 @@ def sample_image(sample: Sample, notes: Notes | None = None) -> NDArray[np.uint8
 
 
 def reduced_image(
-    sample: Sample, reduction: Callable[[tuple[int, int]], int], notes: Notes | None = None
+    sample: Sample,
+    reduction: Callable[[tuple[int, int]], int],
+    notes: Notes | None = None,
+    known: tuple[int, int] | None = None,
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """Return a sample's picture, possibly decoded at a reduced size, and its full shape.
 
@@ -52,12 +55,13 @@ def reduced_image(
         sample: as for `sample_image`.
         reduction: function of the full shape that returns the allowed reduction of a JPEG, 1 to 8.
         notes: as for `sample_image`.
+        known: `known_shape` of the sample, where the caller has it.
 
     Raises:
         UserError: as `sample_image` does.
     """
-    path = sample.image
-    large = sample.shape is None or reduction(sample.shape) > 1  # else there is no need of a header
+    path, known = sample.image, known or sample.shape
+    large = known is None or reduction(known) > 1  # else there is no need of a header
     if isinstance(path, Path) and large and (jpeg := _jpeg_shape(path, sample.shape)):
         shape, turn = jpeg
         times = reduction(shape)

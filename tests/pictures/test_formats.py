@@ -335,6 +335,15 @@ def test_a_jpeg_that_lacks_its_end_marker_alone_is_read(tmp_path, kind, lacking,
     assert capfd.readouterr().err == ""
 
 
+def test_a_marker_may_have_fill_bytes_and_restarts_do_not_end_a_scan():
+    data = saved(noise(), "JPEG", restart_marker_blocks=2)
+    scan = data.index(b"\xff\xda")
+    filled = data[:scan] + b"\xff\xff" + data[scan:-2] + b"\xff\xff\xff\xd9"
+    assert b"\xff\xd0" in data[scan:]
+    assert jpeg_end(filled + b"more").end == len(filled)
+    assert jpeg_end(filled).scans == jpeg_end(data).scans == 1
+
+
 @pytest.mark.parametrize("lacking", [1, 5, 12])
 def test_a_png_that_lacks_its_end_chunk_alone_is_read(tmp_path, lacking):
     path = tmp_path / "p.png"

@@ -1,4 +1,5 @@
 import errno
+import os
 from dataclasses import replace
 
 import cv2
@@ -179,6 +180,23 @@ def test_batches_and_threads_do_not_change_the_maps(run, pictures, tmp_path, bat
         np.testing.assert_allclose(
             np.load(tmp_path / "out" / name), np.load(tmp_path / "plain" / name), atol=1e-5
         )
+
+
+def test_threads_of_opencv_are_divided_between_those_of_test(run, pictures, monkeypatch):
+    """OpenCV's own threads would fight for the cores with those that read and write."""
+    before, seen, read = cv2.getNumThreads(), [], predict_module._read
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.setattr(
+        predict_module, "_read", lambda *about: seen.append(cv2.getNumThreads()) or read(*about)
+    )
+    cv2.setNumThreads(3)
+    try:
+        run(pictures, recursive=True, workers=1)
+        run(pictures / "a.jpg", overwrite=True, workers=1)
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
+    assert max(seen[:3]) < seen[3] == 8  # a single picture has all of them
 
 
 def test_unreadable_pictures_are_named_and_the_rest_is_done(run, pictures, tmp_path, capsys):

@@ -1,10 +1,12 @@
 """One thread does jobs in order, waits for no one, and fails in the caller's thread."""
 
+import platform
 import threading
 
+import numpy as np
 import pytest
 
-from salience.system.threads import Background
+from salience.system.threads import Background, keep_freed_memory
 
 
 @pytest.fixture
@@ -68,3 +70,16 @@ def test_after_a_failure_nothing_more_is_done_and_all_methods_raise_it(backgroun
     background.close()
     assert done == []
     assert "tested" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries stay as they are")
+def test_the_memory_of_a_freed_array_serves_the_next():
+    import resource  # here: not on Windows
+
+    keep_freed_memory()
+    np.ones(2**22, np.uint8)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        np.ones(2**22, np.uint8)
+    # at least one huge page, and 1024 small ones, of each array otherwise
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 50
