@@ -447,7 +447,7 @@ def test_devices_and_processes_give_the_losses_of_one_device(tmp_path, own_set, 
     assert said["process1"][0] == ""  # the others are silent, and write nothing
     assert list((pair.folder / "process1").iterdir()) == []
     lines = [said[name][0].splitlines() for name in ("one", "two", "process0")]
-    assert [len(some) for some in lines] == [8, 10, 10], lines
+    assert [len(some) for some in lines] == [9, 11, 11], lines
     for some in lines[1:]:
         assert any("not scored in a training on several devices" in line for line in some)
     assert lines[1][3] == "2 devices of 1 processes share each batch, by JAX"

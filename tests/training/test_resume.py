@@ -172,7 +172,7 @@ def test_other_backends_come_to_the_same_end_too(backend):
         env={**os.environ, "KERAS_BACKEND": backend}, cwd=PROJECT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
-    assert re.search(r"\b6 passed", done.stdout), done.stdout
+    assert re.search(r"\b7 passed", done.stdout), done.stdout
 
 
 SHALLOW = {**KINDS["another system"], "checkpoint_minutes": 0.0, "batch_size": 6}
