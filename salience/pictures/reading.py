@@ -61,7 +61,8 @@ def reduced_image(
         UserError: as `sample_image` does.
     """
     path, known = sample.image, known or sample.shape
-    large = known is None or reduction(known) > 1  # else there is no need of a header
+    # else there is no need of a header; one that states no pixels is damaged, which is told below
+    large = known is None or 0 in known or reduction(known) > 1
     if isinstance(path, Path) and large and (jpeg := _jpeg_shape(path, sample.shape)):
         shape, turn = jpeg
         times = reduction(shape)
