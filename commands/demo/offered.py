@@ -21,7 +21,6 @@ from salience.pictures.letterbox import postprocess, read_input
 from salience.pictures.picture_files import to_8_bit, write_image
 from salience.pictures.reading import sample_image
 from salience.pictures.sample import Sample
-from salience.pictures.screens import is_like_a_screen
 from salience.system.arrays import write_array
 from salience.system.errors import UserError
 from salience.system.files import real_path, telling
@@ -149,8 +148,8 @@ def predict_picture(path: Path, engine: Engine, folder: Path, name: str) -> Resu
             shown = panels.view(sample_image(sample), saliency_map)
     except MemoryError as error:
         raise UserError(f"{path} needs more memory than is available. Scale it down.") from error
-    is_screen = bool(engine.limits) and is_like_a_screen(box.without_padding(placed))
-    return Result(shown, box.image_shape, png, npy, density, engine.limits if is_screen else "")
+    note = engine.limits if engine.is_outside_limits(placed, box) else ""
+    return Result(shown, box.image_shape, png, npy, density, note)
 
 
 def overlay_file(result: Result, picture: NDArray[np.uint8]) -> Path:

@@ -309,8 +309,7 @@ class RowMaps(ModelMaps):
                     density, counts = np.moveaxis(
                         make_truth(sample, box, self.engine.grid, sigma_pixels), -1, 0
                     )
-                    is_map = sample.fixations is None or OBJECTIVES[objective].from_map
-                    truth = density if is_map else counts
+                    truth = density if is_fitted_to_map(sample, objective) else counts
                     usable = truth.any() and np.isfinite(own).all()
                     picture = FeaturesAndTruth(own.astype(np.float16), truth)
                     found.append(picture if usable else None)
@@ -408,6 +407,11 @@ class FolderMaps:
         self.notes.explain(why)
 
 
+def is_fitted_to_map(sample: Sample, objective: str) -> bool:
+    """Return whether a fit uses a picture's density map, and not its fixations."""
+    return sample.fixations is None or OBJECTIVES[objective].from_map
+
+
 def maps_to_fit(
     source: Source, samples: list[Sample], sigma_pixels: float | None, objective: str = "ig"
 ) -> list[LowResolutionMaps | None]:
@@ -435,7 +439,7 @@ def maps_to_fit(
                 found.append(None)
                 continue
             points, density = sample.fixations, None
-            if points is None or OBJECTIVES[objective].from_map:
+            if is_fitted_to_map(sample, objective):
                 points, density = None, sample_density(sample, shape, sigma_pixels)
             found.append(low_resolution_maps(as_distribution(saliency_map), points, density))
     return found

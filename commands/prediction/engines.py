@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from salience.measures.adaptation import IDENTITY, SUFFIX, Adaptation, SetNumbers, save
 from salience.measures.density import calibration_or_identity
 from salience.measures.finish import NONE, UNFINISHED, Finish, finish_of
-from salience.pictures.letterbox import OutputGrid, of_both_ways
+from salience.pictures.letterbox import Letterbox, OutputGrid, of_both_ways
+from salience.pictures.screens import is_like_a_screen
 from salience.system import cache, quiet
 from salience.system.arrays import Array
 from salience.system.code_digest import code_digest
@@ -63,6 +64,15 @@ class Engine:
     finish: Finish = UNFINISHED
     calibration: Adaptation = IDENTITY
     limits: str = ""
+
+    def is_outside_limits(self, placed: NDArray[np.uint8], box: Letterbox) -> bool:
+        """Return whether a picture looks like a screenshot, if the card states limits.
+
+        Args:
+            placed: the network's input, uint8 [rows, cols, 3].
+            box: the letterbox that placed the picture in it.
+        """
+        return bool(self.limits) and is_like_a_screen(box.without_padding(placed))
 
 
 @dataclass(frozen=True)
@@ -237,11 +247,17 @@ def load_adapted(
     """
     from salience.networks import weight_files  # here: it imports h5py
 
-    own = finish_for(weights, adaptation, of_set, smooth, say)
-    to_density = own.calibration or (calibration(weights, say) if density else IDENTITY)
-    engine = load(name, weights, say, own.numbers)
-    limits = weight_files.limits_of(weight_files.read_card(weights))
-    engine = replace(engine, finish=own, calibration=to_density, limits=limits)
+    card = weight_files.read_card(weights)
+    own = finish_of(card, weights, adaptation, of_set, smooth, say)
+    to_density = own.calibration or IDENTITY
+    if density and own.calibration is None:
+        to_density = calibration_or_identity(card, weights, say)
+    engine = replace(
+        load(name, weights, say, own.numbers),
+        finish=own,
+        calibration=to_density,
+        limits=weight_files.limits_of(card),
+    )
     return replace(engine, maps=of_both_ways(engine.maps)) if mirror else engine
 
 

@@ -29,14 +29,12 @@ from salience.networks import weight_files
 from salience.pictures.headers import room
 from salience.pictures.letterbox import Letterbox, postprocess, read_input
 from salience.pictures.picture_files import opencv_threads
-from salience.pictures.screens import is_like_a_screen
+from salience.pictures.screens import LOOK
 from salience.system.errors import StorageError, UserError
 from salience.system.files import make_folder
 from salience.system.notes import Notes
 from salience.system.terminal import REPORT_SECONDS, progress, tell
 from salience.system.threads import groups, in_order, keep_freed_memory
-
-SCREENS = "look like screenshots"
 
 
 def run(settings: PredictConfig) -> bool:
@@ -243,12 +241,12 @@ def predict_and_write(engine: Engine, jobs: PendingJobs, writer: OutputWriter) -
                 note_counts[kind] += len(names)
                 first.setdefault(kind, names[0])
             jobs.end(bar, len(batch))
-    screens = note_counts.pop(SCREENS, 0)
+    screens = note_counts.pop(LOOK, 0)
     for kind, count in note_counts.items():
         jobs.say(f"note: {count} pictures {kind}; they were read, the first is {first[kind]}")
     if screens:
         jobs.say(
-            f"note: {screens} pictures {SCREENS}, the first is {first[SCREENS]}. The weights' "
+            f"note: {screens} pictures {LOOK}, the first is {first[LOOK]}. The weights' "
             f"card: {engine.limits}"
         )
     return failed
@@ -270,8 +268,8 @@ def _process_batch(
         try:
             x, box = _read(job, engine.input_shape, notes)
             good.append((job, x, box))
-            if engine.limits and is_like_a_screen(box.without_padding(x)):
-                notes.add(SCREENS, job.source.name)
+            if engine.is_outside_limits(x, box):
+                notes.add(LOOK, job.source.name)
         except UserError as error:
             errors.append(error)
         except MemoryError:

@@ -20,7 +20,7 @@ from salience.pictures.headers import room
 from salience.pictures.letterbox import postprocess, read_input
 from salience.pictures.reading import sample_image
 from salience.pictures.sample import Sample
-from salience.pictures.screens import is_like_a_screen
+from salience.pictures.screens import LOOK
 from salience.system.errors import UserError
 from salience.system.notes import Notes
 from salience.system.threads import in_order
@@ -82,9 +82,8 @@ def measure_all(
 
     def density(sample: Sample) -> NDArray[np.float64]:
         x, box = read_input(sample, engine.input_shape, notes)
-        if engine.limits and is_like_a_screen(box.without_padding(x)):
-            notes.add(f"pictures look like screenshots. The weights' card: {engine.limits}",
-                      sample.name)  # fmt: skip
+        if engine.is_outside_limits(x, box):
+            notes.add(f"pictures {LOOK}. The weights' card: {engine.limits}", sample.name)
         with slots:
             prediction = engine.maps(x[None])[0]
         with room(box.image_shape):

@@ -12,6 +12,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
+from one_place import X, Y, everybody_looks_there
 
 from commands.evaluation import adapt, evaluate
 from commands.evaluation.map_sources import ModelMaps
@@ -500,24 +501,14 @@ def test_the_command_fits_scores_writes_and_sees_each_picture_once(
 
 
 def test_a_strong_centre_bias_is_found_and_scores_rise(weights, tmp_path, monkeypatch):
-    """Everybody looks at one place of the scenes, whatever is there."""
-    real = loading.load
-
-    def biased(name, root, split, *rest, **options):
-        rng = np.random.default_rng(len(split))
-        return [
-            dataclasses.replace(s, fixations=rng.normal((110, 50), 8, s.fixations.shape))
-            for s in real(name, root, split, *rest, **options)
-        ]
-
-    monkeypatch.setattr(loading, "load", biased)
+    everybody_looks_there(monkeypatch, deviation=8)
     settings = AdaptConfig(
         dataset="synthetic", weights=weights, n=(6,), output=tmp_path / "out", name="own-set",
         metrics="cc,nss,auc_judd",
     )  # fmt: skip
     found = adapt.adapt(settings, say=lambda line: None)
     own = adaptation.load(adaptation.path_of("own-set", weights), weights)
-    assert (own.centre_x, own.centre_y) == pytest.approx((110 / 160, 50 / 120), abs=0.04)
+    assert (own.centre_x, own.centre_y) == pytest.approx((X / 160, Y / 120), abs=0.04)
     for line in found["summary"]:
         if line["fitted_on"] == "6":
             assert line["gain_low"] > 0

@@ -1,11 +1,11 @@
 """Adapting the numbers inside a network: what is fitted, its file, and all who use it."""
 
-import dataclasses
 import json
 import subprocess
 
 import numpy as np
 import pytest
+from one_place import everybody_looks_there
 
 from commands.evaluation import adapt, evaluate
 from commands.evaluation.map_sources import RowMaps
@@ -15,7 +15,6 @@ from commands.settings import AdaptConfig, EvaluateConfig, ExportConfig
 from config import resolve, to_json
 from main import parser
 from model import load_model
-from salience.data import loading
 from salience.measures import adaptation
 from salience.measures.adaptation import BOUNDS, IDENTITY, Adaptation, SetNumbers, fit_adaptation
 from salience.measures.finish import Finish, finish_of
@@ -221,17 +220,8 @@ def test_numbers_on_the_map_are_no_part_of_an_export(weights, cli):
 def test_the_command_fits_numbers_in_the_network_or_on_maps(
     weights, tmp_path, picture, monkeypatch, where
 ):
-    """Everybody looks at one place of the scenes, whatever is there."""
-    real, name = loading.load, f"by-{where}"
-
-    def biased(name, root, split, *rest, **options):
-        rng = np.random.default_rng(len(split))
-        return [
-            dataclasses.replace(s, fixations=rng.normal((110, 50), 12, s.fixations.shape))
-            for s in real(name, root, split, *rest, **options)
-        ]
-
-    monkeypatch.setattr(loading, "load", biased)
+    name = f"by-{where}"
+    everybody_looks_there(monkeypatch, deviation=12)
     monkeypatch.setattr(adaptation, "FOLDS", 2)  # for time
     monkeypatch.setattr(adaptation, "SIDE", 24)
     about = {"dataset": "synthetic", "metrics": "nss", "weights": weights}

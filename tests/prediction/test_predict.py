@@ -366,12 +366,12 @@ def test_screenshots_are_named_once_with_the_limits_of_the_card(run, pictures, t
         cv2.imwrite(str(pictures / name), page)
     _, said = run(pictures)
     # the card states no limits
-    assert not [line for line in said if predict_module.SCREENS in line]
+    assert not [line for line in said if predict_module.LOOK in line]
     limited = tmp_path / "limited.weights.h5"
     limited.write_bytes(trained.read_bytes())
     weight_files.amend(limited, {"limits": "Photographs.\nNot for web pages."})
     _, said = run(pictures, weights=limited, output=tmp_path / "other")
-    (line,) = [line for line in said if predict_module.SCREENS in line]
+    (line,) = [line for line in said if predict_module.LOOK in line]
     assert line == (
         "note: 2 pictures look like screenshots, the first is page.png. The weights' card: "
         "Photographs. Not for web pages."

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from salience.networks.backbone_table import Backbone, whole
 from salience.networks.foreign_weights import ForeignWeights
 from salience.networks.trunks.applications import seeds_of
-from salience.networks.trunks.resampling import sampling
+from salience.networks.trunks.resampling import resampled, sampling
 from salience.system.errors import UserError
 
 BLOCKS = 12
@@ -95,11 +95,9 @@ class WholePatches(layers.Layer):
         self.patch = patch
 
     def call(self, inputs):
-        rows, cols = (
-            ops.cast(ops.convert_to_tensor(self.matrix(length)), self.compute_dtype)
-            for length in inputs.shape[1:3]
-        )
-        return ops.einsum("pr,brcd,qc->bpqd", rows, inputs, cols)
+        # not by `Resampled`: a network at several scales calls this layer at several sizes
+        rows, cols = map(self.matrix, inputs.shape[1:3])
+        return resampled(inputs, rows, cols, self.compute_dtype)
 
     def matrix(self, length: int) -> NDArray[np.float32]:
         """Return the [wanted, length] matrix that resamples rows or columns."""
@@ -269,8 +267,7 @@ def hub_backbone(about: Backbone, size: int = POSITIONS) -> Any:
     """
     import keras_hub  # pyright: ignore[reportMissingImports]
 
-    channels = HEAD * about.heads
-    whole = about.patch * POSITIONS
+    channels, side = HEAD * about.heads, about.patch * POSITIONS
     return keras_hub.models.DINOV2Backbone(
         patch_size=about.patch,
         num_layers=BLOCKS,
@@ -278,7 +275,7 @@ def hub_backbone(about: Backbone, size: int = POSITIONS) -> Any:
         num_heads=about.heads,
         intermediate_dim=WIDENING * channels,
         image_shape=(about.patch * size, about.patch * size, 3),
-        position_embedding_shape=(whole, whole, 3),
+        position_embedding_shape=(side, side, 3),
     )
 
 

@@ -38,6 +38,19 @@ def sampling(
     return linear_sampling(where, cells).reshape(wanted, points, cells).mean(axis=1)
 
 
+def resampled(inputs, rows: NDArray, cols: NDArray, dtype: str):
+    """Return maps [b, rows, columns, channels] by two matrix products: rows @ map @ cols^T.
+
+    Args:
+        inputs: the maps.
+        rows: resampling matrix, [wanted rows, rows].
+        cols: resampling matrix, [wanted columns, columns].
+        dtype: type of the products.
+    """
+    down, across = (ops.cast(ops.convert_to_tensor(matrix), dtype) for matrix in (rows, cols))
+    return ops.einsum("pr,brcd,qc->bpqd", down, inputs, across)
+
+
 @keras.saving.register_keras_serializable(package="saliency")
 class Resampled(layers.Layer):
     """Resample maps to another grid by two matrix products: rows @ map @ transpose(cols).
@@ -59,11 +72,7 @@ class Resampled(layers.Layer):
         self.rows, self.cols = (np.asarray(matrix, np.float32) for matrix in (rows, cols))
 
     def call(self, inputs):
-        rows, cols = (
-            ops.cast(ops.convert_to_tensor(matrix), self.compute_dtype)
-            for matrix in (self.rows, self.cols)
-        )
-        return ops.einsum("pr,brcd,qc->bpqd", rows, inputs, cols)
+        return resampled(inputs, self.rows, self.cols, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], len(self.rows), len(self.cols), input_shape[3])
