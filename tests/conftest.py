@@ -24,7 +24,8 @@ from hypothesis import settings
 
 # a processor as two devices, for JAX in a process of its own
 TWO_DEVICES = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
-collect_ignore = ["helpers/pysaliency_probe.py"]  # runs in an environment of its own
+# the first runs in an environment of its own, the second needs PyTorch
+collect_ignore = ["helpers/pysaliency_probe.py", "helpers/torch_trunks.py"]
 PROJECT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("SALIENCY_DATA", PROJECT.parent / "shared" / "data"))
 VGG16 = SHARED.parent / "weights" / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"

@@ -20,6 +20,7 @@ from commands.regions.measured import predicted_rows
 from salience.data import regions
 from salience.data.regions import LARGEST, Region, corners
 from salience.pictures.marks import BLACK, WHITE
+from salience.system.arrays import read_array
 from salience.system.errors import UserError
 
 MOST = 40  # regions of a picture
@@ -141,7 +142,7 @@ def shares(density: Path, text: str) -> tuple[Share, ...]:
     found = parsed(text)
     if not found:
         return ()
-    logs = np.load(density, allow_pickle=False)
+    logs = read_array(density)
     windows = {region.name: region.window(logs.shape) for region in found}
     rows = predicted_rows(np.exp(logs, dtype=np.float64), windows)
     return tuple(

@@ -37,6 +37,7 @@ from salience.pictures.picture_files import read_map
 from salience.pictures.reading import sample_image
 from salience.pictures.sample import IMAGE_SUFFIXES
 from salience.pictures.video_files import open_clip
+from salience.system.arrays import read_array
 from salience.system.errors import UserError
 from salience.system.files import read_json
 from salience.system.flags import typed_flags
@@ -185,7 +186,7 @@ def view_of(
         picture = sample_image(job_sample(job))
         outlines: list[dict[str, Any]] = []
         if own_regions:
-            logs = np.load(job.outputs["density"], allow_pickle=False)
+            logs = read_array(job.outputs["density"])
             version = Version(job_sample(job), own_regions)
             windows = windows_of(version, (rows, columns), notes)
             measured = predicted_rows(np.exp(logs, dtype=np.float64), windows)

@@ -92,7 +92,7 @@ def copy_licences(folder: Path) -> None:
     """
     import onnxruntime  # pyright: ignore[reportMissingImports]
 
-    installed = Path(onnxruntime.__file__).parent
+    installed = Path(str(onnxruntime.__file__)).parent
     for name, copy in LICENCES.items():
         if not (installed / name).is_file():
             raise UserError(

@@ -8,7 +8,9 @@ import re
 import struct
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 from zipfile import BadZipFile, ZipFile
 
@@ -24,6 +26,8 @@ Array = NDArray[np.floating]
 UNREADABLE = (OSError, ValueError, EOFError, BadZipFile, zlib.error, lzma.LZMAError, RuntimeError,
               struct.error, OverflowError, MemoryError)  # fmt: skip
 MOST_BYTES = 2**32  # largest size of the arrays of a .npz, whose compression may be a thousandfold
+TRIES = 20  # of a header, if the interpreter fails
+_parsing = Lock()
 LONGEST_HEADER = 10_000  # characters, NumPy's limit
 MOST_BEGIN = 12 + LONGEST_HEADER  # bytes: signature, length and header
 # Python 2 wrote (10L, 2L), which NumPy reads with a warning
@@ -101,10 +105,9 @@ def _header(
         ValueError: the header is damaged, or it claims objects or more data than the file has.
     """
     head = io.BytesIO(LONG.sub(rb"\1 ", begin))
-    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     found, why = None, ""
     try:
-        found = readers[npy.read_magic(head)](head, LONGEST_HEADER)
+        found = _parsed(head)
     except Exception as error:  # Python parses the header, which may raise many errors
         why = " ".join(str(error).split())[:200] or "it is nested too deep"
     if found is None:  # not raised from a MemoryError, which deep nesting causes
@@ -118,6 +121,25 @@ def _header(
             f"it claims {kind} of shape {shape}, but has {left} bytes of numbers or text"
         )
     return tuple(map(int, shape)), kind, "F" if is_fortran else "C", head.tell()
+
+
+def _parsed(head: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Return what NumPy reads of a header: shape, whether in Fortran's order, and type.
+
+    NumPy makes a syntax tree of it. In Python 3.11, two threads that make some at the same time can
+    raise a SystemError, whatever they read: see `code_digest._names`.
+    """
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+    def once() -> tuple[tuple[int, ...], bool, np.dtype]:
+        head.seek(0)
+        with _parsing:
+            return readers[npy.read_magic(head)](head, LONGEST_HEADER)
+
+    for _ in range(TRIES):
+        with suppress(SystemError):  # by a thread of another library, which does not wait for ours
+            return once()
+    return once()
 
 
 def joined(kind: str, arrays: Sequence[NDArray | None], empty: NDArray) -> dict[str, NDArray]:
