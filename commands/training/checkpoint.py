@@ -18,6 +18,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from salience.system.arrays import UNREADABLE, arrays_in
 from salience.system.errors import StorageError, UserError
 from salience.system.files import atomic, make_folder, read_bytes, telling
 
@@ -25,7 +26,7 @@ VERSION = 1
 ABOUT = "about"  # name of the array with the JSON text
 KEPT = 2  # checkpoints per run
 # errors of reading a damaged file: in the zip file, a header, the text, or its content
-DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+DAMAGED = (*UNREADABLE, KeyError, TypeError)
 
 Arrays = dict[str, NDArray]
 
@@ -284,8 +285,7 @@ def read(data: bytes) -> Checkpoint:
     Raises:
         one of DAMAGED: the checkpoint is damaged.
     """
-    with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+    arrays = arrays_in(io.BytesIO(data))
     about = json.loads(arrays.pop(ABOUT).tobytes())
     if about.pop("version") != VERSION:
         raise ValueError("of another version of this program")

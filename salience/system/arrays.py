@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
@@ -68,13 +68,19 @@ def read_array(path: Path, mapped: bool = False, table: bool = False) -> NDArray
 
 
 def read_arrays(path: Path) -> dict[str, NDArray]:
-    """Return the arrays of a .npz file by name.
+    """Return the arrays of a .npz file by name; see `arrays_in`."""
+    with open_regular(path) as file:
+        return arrays_in(file)
+
+
+def arrays_in(raw: BinaryIO) -> dict[str, NDArray]:
+    """Return the arrays of an open .npz file by name.
 
     Raises:
-        one of UNREADABLE: the file is missing or damaged, or holds anything but numbers or text.
+        one of UNREADABLE: the file is damaged, or holds anything but numbers or text.
     """
     found = {}
-    with open_regular(path) as raw, ZipFile(raw) as file:
+    with ZipFile(raw) as file:
         members = file.infolist()
         if sum(member.file_size for member in members) > MOST_BYTES:
             raise ValueError(f"its arrays take more than {MOST_BYTES} bytes")
