@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import PROJECT, TINY
@@ -142,33 +143,30 @@ class Training:
         return self.process.returncode, said
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_training_stops_by_a_signal_with_its_own_code_and_goes_on(tmp_path, number):
-    training = Training(tmp_path / "run")
+def test_training_is_alone_in_its_folder_stops_by_a_signal_and_goes_on(tmp_path):
+    run = tmp_path / "run"
+    training = Training(run)
     training.wait_for("epoch 2:")
+    code, said = Training(run).ended()
+    assert code == 2
+    assert f"error: Another training writes to {run} (process {training.process.pid}" in said
+    _stopped(training, signal.SIGINT, run)  # it was not disturbed
+    rows = len((run / "history.csv").read_text().splitlines())
+    again = Training(run)
+    again.wait_for(f"resuming from epoch {rows}, ")
+    again.wait_for(f"epoch {rows}:")
+    _stopped(again, signal.SIGTERM, run)
+
+
+def _stopped(training: Training, number: signal.Signals, run: Path) -> None:
+    """Stop a training and check how it ends."""
     asked = time.monotonic()
     code, said = training.ended(number)
     assert time.monotonic() - asked < 30
     assert code == 75
-    assert f"{number.name}: a checkpoint is saved in {tmp_path / 'run'}. The same" in said
+    assert f"{number.name}: a checkpoint is saved in {run}. The same" in said
     assert "Traceback" not in said
-    assert not list((tmp_path / "run").rglob(".*"))
-    rows = len((tmp_path / "run" / "history.csv").read_text().splitlines())
-    again = Training(tmp_path / "run")
-    again.wait_for(f"resuming from epoch {rows}, ")
-    again.wait_for(f"epoch {rows}:")
-    code, said = again.ended(signal.SIGTERM)
-    assert code == 75
-
-
-def test_a_second_training_in_the_same_folder_is_refused(tmp_path):
-    training = Training(tmp_path / "run")
-    training.wait_for("epoch 1:")
-    code, said = Training(tmp_path / "run").ended()
-    assert code == 2
-    assert f"error: Another training writes to {tmp_path / 'run'} (process {training.process.pid}"\
-        in said  # fmt: skip
-    assert training.ended(signal.SIGTERM)[0] == 75  # it was not disturbed
+    assert not list(run.rglob(".*"))
 
 
 def test_the_folder_is_free_after_a_run_and_after_a_mistake(tiny, monkeypatch):
