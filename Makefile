@@ -43,6 +43,9 @@ endif
 $(DEMO)/comparison/index.html: .venv/installed
 	$(MAKE) demo
 
+# what a test starts as a process of its own need not compile the program's files again
+unexport PYTHONDONTWRITEBYTECODE
+
 # a file's tests in one process, since they share what they have trained; in the order of tests/conftest.py
 PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --durations 15 --durations-min 10
 

@@ -114,7 +114,7 @@ def test_imports_of_every_kind_are_followed(tmp_path, monkeypatch, text, found):
 def test_many_threads_may_ask_while_others_make_syntax_trees(monkeypatch):
     """As pictures are read while TensorFlow traces a step: Python 3.11 ends `ast.parse` so."""
     code = Path(inspect.__file__).read_text(encoding="utf-8")
-    parts = [Path(module.__file__).read_bytes() for module in (rows, code_digest, npy)] * 100
+    parts = [Path(module.__file__).read_bytes() for module in (rows, code_digest, npy)] * 20
     stop = threading.Event()
 
     def parse():

@@ -311,6 +311,7 @@ def test_one_that_vanishes_ends_all_in_one_line(gone):
         assert line.startswith(f"error: process {gone} of 3 (") and "has gone." in line
 
 
+@pytest.mark.slow
 def test_settings_that_differ_are_refused_by_all():
     needs_jax()
     port = free_port()
