@@ -55,14 +55,22 @@ def open_checked(path: Path) -> h5py.File:
 
 @lru_cache(256)
 def reads_safely(path: Path, size: int, _time: int) -> bool:
-    """Return whether a child process reads a file of `size` bytes within its limits."""
+    """Return whether a child process reads a file of `size` bytes within its limit of memory.
+
+    Raises:
+        UserError: it took too long; another call tries again.
+    """
     seconds, name = SECONDS + size / BYTES_A_SECOND, os.fsencode(path.absolute())
-    with suppress(subprocess.TimeoutExpired):
+    try:
         done = subprocess.run(
             CHILD, input=name.hex().encode(), capture_output=True, timeout=seconds
         )
-        return done.stdout.strip() == b"fine"
-    return False
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"{path} was not read within {seconds:.0f} s: it is damaged, or this machine is very "
+            "busy. Try again; if it fails again, get the file again."
+        ) from None
+    return done.stdout.strip() == b"fine"
 
 
 def read_everything(path: Path) -> None:

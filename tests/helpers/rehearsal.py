@@ -19,18 +19,18 @@ class Rehearsal:
         self.process: subprocess.Popen | None = None
         self.lock = threading.Lock()  # one question at a time, or threads get each other's answers
 
-    def __call__(self, path: Path, _size: int = 0, _time: int = 0) -> bool:
+    def __call__(self, path: Path, size: int = 0, _time: int = 0) -> bool:
         """Return whether the process survives the reading of a file."""
         with self.lock:
-            return self._survives(path)
+            return self._survives(path, size)
 
-    def _survives(self, path: Path) -> bool:
-        seconds = SECONDS
+    def _survives(self, path: Path, size: int) -> bool:
+        seconds = SECONDS + size / hdf5.BYTES_A_SECOND
         if self.process is None:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
             self.process = subprocess.Popen(hdf5.CHILD, **pipes)
             atexit.register(self.stop)
-            seconds = FIRST_SECONDS
+            seconds += FIRST_SECONDS
         assert self.process.stdin and self.process.stdout
         name = os.fsencode(Path(path).absolute())
         self.process.stdin.write(name.hex().encode() + b"\n")

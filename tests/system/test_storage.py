@@ -284,7 +284,8 @@ def done_once(command, inputs, folder, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", SLOWER)
+# LiteRT's file is written as ONNX's is, and takes longest to make
+@pytest.mark.parametrize("command", [name for name in SLOWER if name != "export litert"])
 def test_what_was_there_stays_or_is_replaced_as_a_whole(
     command, inputs, tmp_path, refusals, capsys
 ):
