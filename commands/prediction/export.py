@@ -110,6 +110,10 @@ def export(
     if form.fetch:
         form.fetch()
     make_folder(output.parent)
+    say(
+        f"writing {output}, and comparing it with Keras: about {engines.EXPORT_SECONDS} s on two "
+        "cores"
+    )
     model = load_model(weights, finish.numbers, NONE)
     card = export_card(model, weights, settings.format, finish)
     with telling(f"Cannot write {output}"), scratch(output.parent) as scratch_folder:
