@@ -40,7 +40,7 @@ from salience.system.errors import UserError
 from salience.system.files import read_json
 from salience.system.flags import typed_flags
 from salience.system.notes import Notes
-from salience.system.terminal import COMMAND_LINE, tell
+from salience.system.terminal import COMMAND_LINE, counted, tell
 from salience.system.threads import in_order
 
 PAGE = "index.html"
@@ -130,7 +130,7 @@ def write_page(
     })  # fmt: skip
     for line in notes.lines():
         say(f"note: {line}")
-    say(f"wrote {path}: {len(shown)} pictures, {path.stat().st_size / 1e6:.1f} MB")
+    say(f"wrote {path}: {counted(len(shown), 'picture')}, {path.stat().st_size / 1e6:.1f} MB")
     return failed
 
 

@@ -176,7 +176,7 @@ def test_the_page_has_shares_of_regions_and_another_version(run, pictures, tmp_p
     words = [pictures, "--page", "--regions", tmp_path / "regions.csv", "--against", other]
     code, said = run(*words, "--peaks", "2")
     assert code == 0, said
-    assert "1 maps written" in said and "shown alone" in said
+    assert "1 map written" in said and "shown alone" in said
     data = data_of((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
     first, second = data["pictures"]
     assert (len(first["sides"]), len(second["sides"])) == (2, 1)
