@@ -1024,8 +1024,8 @@ class PredictConfig(Checked):
     )
     against: str | None = option(
         None,
-        "a folder of other versions of the pictures, or other weights (file or name): the page "
-        "shows both side by side with their difference",
+        "a folder of other versions of the pictures or videos, or other weights (file or name): "
+        "the page shows both side by side with their difference",
         metavar="WHAT",
     )
     every: int = option(

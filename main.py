@@ -263,10 +263,10 @@ def main(words: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in OURS:
             raise  # a defect
+        activate = "activate the environment (source .venv/bin/activate), or "
+        remedy = how_to_install("train", f"{activate}pip install -r requirements.txt")
         print(
-            f"error: the package {error.name} is not installed in {sys.executable}. Activate the "
-            "environment (source .venv/bin/activate), or "
-            f"{how_to_install('train', 'pip install -r requirements.txt')}.",
+            f"error: the package {error.name} is not installed in {sys.executable}: {remedy}.",
             file=sys.stderr,
         )
         return EXIT_USER_ERROR

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from commands.prediction.engines import require_packages
 from commands.settings import (
-    WEB,
     CalibrateConfig,
     ExportConfig,
     PrepareConfig,
     ProbeConfig,
     ScoringConfig,
 )
-from commands.web.runtime import runtime_folder
+from commands.web.runtime import check_archive
 from config import Config, folders_of
 from salience.data import loading
 from salience.networks import weight_files
@@ -77,8 +77,10 @@ def check_inputs(settings: Checked) -> None:
             BACKBONES[name].need_hub()
     for name, root in _sets(settings):
         loading.module_of(name, root)
-    if isinstance(settings, ExportConfig) and settings.format == WEB:
-        runtime_folder(settings.runtime)
+    if isinstance(settings, ExportConfig):
+        require_packages(settings.format)
+        if settings.runtime:
+            check_archive(settings.runtime, f"--runtime {settings.runtime}")
 
 
 def _backbones(settings: Any) -> tuple[str, ...]:

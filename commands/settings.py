@@ -44,7 +44,15 @@ AUTO, NETWORK, MAPS = NUMBERS = ("auto", "network", "maps")  # where adapt fits 
 EXPORTERS = ("eyelink", "tobii", "pupil", "gazepoint", "smi", "csv")
 EYES = ("auto", "left", "right", "both")
 WEB = "web"  # a format of `export`: a folder with a page
-FORMATS = ("onnx", "openvino", "litert", "saved_model", WEB)
+ONNX_PACKAGES = ("onnx", "tf2onnx", "onnxruntime")
+# formats of `export`, each with the packages that it needs besides those of the extra `train`
+FORMATS: dict[str, tuple[str, ...]] = {
+    "onnx": ONNX_PACKAGES,
+    "openvino": ("openvino",),
+    "litert": (),
+    "saved_model": (),
+    WEB: ONNX_PACKAGES,
+}
 DATA_FORMATS, STIMULI = ("pysaliency",), ("files", "pixels")
 
 
@@ -96,7 +104,7 @@ class ExportConfig(Checked):
     format: str = option(
         "openvino",
         "format of the exported network; onnx and web need the extra: pip install '.[onnx]'",
-        choices=FORMATS,
+        choices=tuple(FORMATS),
     )
     weights: Path | None = shared("weights")
     weights_dir: Path = shared("weights_dir")

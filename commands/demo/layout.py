@@ -21,7 +21,6 @@ ABOUT = (
     "A network trained on people's eye movements predicts which parts of a picture draw the eye. "
     "Nothing leaves this computer."
 )
-HINT = "Drop, paste or photograph a picture, or try an example: its saliency map appears here."
 NOTHING = "(nothing)"  # no second network for comparison
 SESSIONS = 16  # open pages with a state; beyond that, the oldest pages lose their pictures
 # age at which files of an abandoned page are removed, and interval of the search
@@ -179,7 +178,7 @@ def compose(gr: Any, networks: Networks, folder: Path, colormap: str) -> Any:
             with gr.Column(min_width=0, elem_id="results"):
                 with gr.Row():
                     drawing_controls = controls(gr)
-                hint = gr.HTML(HINT, elem_id="hint")
+                hint = gr.HTML(hint_text(), elem_id="hint")
                 with gr.Row():
                     sides = [Side(gr, number) for number in range(2)]
                 with gr.Column(visible=False) as below:
@@ -313,6 +312,12 @@ def is_valid(gr: Any, component: Any, value: Any, is_known_file: Callable[[Any],
             isinstance(one, str) and one in choices for one in (value if several else [value])
         )
     return False
+
+
+def hint_text() -> str:
+    """Return what to do on the empty page."""
+    examples = ", or try an example" if panels.photographs() else ""
+    return f"Drop, paste or photograph a picture{examples}: its saliency map appears here."
 
 
 def picture(gr: Any) -> Any:

@@ -100,7 +100,7 @@ def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str,
     if max(settings.n) > len(training):
         raise UserError(
             f"--n {max(settings.n)}: the train split of {settings.dataset} has {len(training)} "
-            "pictures."
+            f"pictures. Fit on fewer, such as --n {len(training)}."
         )
     make_folder(settings.output)
 
@@ -204,6 +204,7 @@ def fitted_groups(
                 fits.append(fit_adaptation(usable, settings.seed, settings.objective, fitting))
                 bar.update()
             groups.append(AdaptedGroup(name, tuple(fits)))
+            bar.clear()  # else the line would follow the bar on its line
             say(f"{name} pictures{', first draw' * (len(drawn) > 1)}: {fit_line(fits[0])}")
     return groups
 
@@ -307,11 +308,15 @@ def effect_lines(evaluation: Evaluation, lines: list[dict[str, Any]]) -> Iterato
         line["fitted_on"] for line in lines if line["fitted_on"] not in (BEFORE, REFERENCE)
     )
     for name in fitted_on:
+        own = [line for line in lines if line["fitted_on"] == name]
+        if not any(line["gain_low"] or line["gain_high"] for line in own):
+            yield f"fitted on {name} pictures: no score changes"
+            continue
         parts_of_line = []
         for kind, words in ((GAIN, "gains in"), (LOSS, "loses in"), (UNCLEAR, "unclear in")):
             found = []
-            for line in lines:
-                if (line["fitted_on"], line["effect"]) == (name, kind):
+            for line in own:
+                if line["effect"] == kind:
                     metric, d = evaluation.metrics[line["metric"]], DIGITS.get(line["metric"], 3)
                     low = "" if metric.higher_is_better else " (lower is better)"
                     found.append(f"{metric.name} {round(line['gain'], d) + 0.0:+.{d}f}{low}")
@@ -350,6 +355,7 @@ def write_results(
         "scores": {"split": settings.split, "pictures": len(evaluation.pictures),
                    "before": means[BEFORE], "after": means[chosen.rows[0]]},
     }  # fmt: skip
+    make_folder(path.parent)
     save(path, fit.adaptation, weights, about)
     found = {
         "settings": to_json(settings),

@@ -40,7 +40,7 @@ from salience.system.errors import UserError
 from salience.system.files import make_folder, write_json
 from salience.system.flags import to_json, typed_flags
 from salience.system.notes import Notes
-from salience.system.terminal import COMMAND_LINE, tell
+from salience.system.terminal import COMMAND_LINE, progress, tell
 
 # the summary is about the first of these metrics that was computed
 MAIN_METRICS = ("nss", "ig", "cc", "auc_judd")
@@ -422,18 +422,20 @@ def gallery(
     samples = [split.samples[i] for i in indices]
     shapes = [split.pictures[i][1] for i in indices]
     streams = {name: source.maps(samples, shapes) for name, source in sources.items()}
-    for sample, shape in zip(samples, shapes, strict=True):
-        density = sample_density(sample, shape, split.sigma_pixels)
-        fixations = [] if sample.fixations is None else sample.fixations.tolist()
-        yield {
-            "picture": sample.name,
-            "width": shape[1],
-            "height": shape[0],
-            "fixations": fixations,
-            "image": thumbnail_jpeg(sample_image(sample)),
-            "truth": map_png(density),
-            "maps": {name: map_png(not_negative(next(maps))) for name, maps in streams.items()},
-        }
+    with progress(len(samples), "pictures of the page") as bar:
+        for sample, shape in zip(samples, shapes, strict=True):
+            density = sample_density(sample, shape, split.sigma_pixels)
+            fixations = [] if sample.fixations is None else sample.fixations.tolist()
+            yield {
+                "picture": sample.name,
+                "width": shape[1],
+                "height": shape[0],
+                "fixations": fixations,
+                "image": thumbnail_jpeg(sample_image(sample)),
+                "truth": map_png(density),
+                "maps": {name: map_png(not_negative(next(maps))) for name, maps in streams.items()},
+            }
+            bar.update()
 
 
 def not_negative(saliency_map: NDArray | None) -> NDArray:

@@ -366,6 +366,10 @@ def note_reading(evaluation: Evaluation) -> None:
             + (f"; {' and '.join(others)} are against half of them, uncorrected" if others else "")
         )
     total = len(evaluation.pictures)
+    if total == 1 and "sauc" in evaluation.metrics:
+        evaluation.notes.explain(
+            "sAUC needs fixations of other pictures: one picture has no value."
+        )
     for row in evaluation.rows:
         fewer: dict[int, list[str]] = {}
         for key, metric in evaluation.metrics.items():

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from commands.settings import FORMATS
 from salience.measures.adaptation import IDENTITY, SUFFIX, Adaptation, SetNumbers, save
 from salience.measures.density import calibration_or_identity
 from salience.measures.finish import NONE, UNFINISHED, Finish, finish_of
@@ -296,6 +297,23 @@ def fastest() -> str:
 def installed(package: str) -> bool:
     """Return True if a package can be imported; does not import it."""
     return find_spec(package) is not None
+
+
+def require_packages(format: str) -> None:
+    """Check that the packages which a format of `export` needs are installed.
+
+    Args:
+        format: key of `FORMATS`.
+
+    Raises:
+        UserError: a package is missing.
+    """
+    missing = [package for package in FORMATS[format] if not installed(package)]
+    if missing:
+        raise UserError(
+            f"--format {format} needs {' and '.join(missing)}: "
+            f"{how_to_install('onnx', 'pip install -r requirements/engines.txt')}."
+        )
 
 
 def has_gpu() -> bool:

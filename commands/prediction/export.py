@@ -33,7 +33,6 @@ from salience.system.errors import UserError
 from salience.system.files import (
     error_number,
     file_digest,
-    how_to_install,
     make_folder,
     move,
     refusal_in,
@@ -72,20 +71,20 @@ class ExportFormat:
     """A format of exported networks.
 
     Attributes:
-        packages: Python packages that the conversion needs besides the program's own.
         suffix: suffix of the file; "" for a folder.
         write: writes a network and its card to a path in an empty folder.
         open: loads the exported network; returns its prediction function.
         main: for a folder, a file by which an earlier export is recognised.
         tolerance: largest difference from Keras, of a map's maximum.
+        fetch: gets files that the export needs, after all checks; None if there are none.
     """
 
-    packages: tuple[str, ...]
     suffix: str
     write: Callable[[keras.Model, dict[str, Any], Path], None]
     open: Callable[[Path], Maps]
     main: str = ""
     tolerance: float = TOLERANCE
+    fetch: Callable[[], object] | None = None
 
 
 def export(
@@ -104,11 +103,17 @@ def export(
             file is left in these cases.
     """
     form = form or EXPORT_FORMATS[settings.format]
-    require_converter(settings.format, form)
+    require_converter(settings.format)
     weights = weight_files.choose(settings.weights, settings.weights_dir, say)
     output = output_path(settings, form, weights)
-    make_folder(output.parent)
     finish = finish_for(settings, weights)
+    if form.fetch:
+        form.fetch()
+    make_folder(output.parent)
+    say(
+        f"writing {output}, and comparing it with Keras: about {engines.EXPORT_SECONDS} s on two "
+        "cores"
+    )
     model = load_model(weights, finish.numbers, NONE)
     card = export_card(model, weights, settings.format, finish)
     with telling(f"Cannot write {output}"), scratch(output.parent) as scratch_folder:
@@ -144,7 +149,7 @@ def finish_for(settings: ExportConfig, weights: Path) -> Finish:
     return finish
 
 
-def require_converter(name: str, form: ExportFormat) -> None:
+def require_converter(name: str) -> None:
     """Check the requirements of a conversion before anything is loaded.
 
     Raises:
@@ -155,12 +160,7 @@ def require_converter(name: str, form: ExportFormat) -> None:
             f"export needs the TensorFlow backend, not {keras.backend.backend()}. Run it with "
             "KERAS_BACKEND=tensorflow: the weights files are the same on every backend."
         )
-    missing = [package for package in form.packages if not engines.installed(package)]
-    if missing:
-        raise UserError(
-            f"--format {name} needs {' and '.join(missing)}: "
-            f"{how_to_install('onnx', 'pip install -r requirements/engines.txt')}."
-        )
+    engines.require_packages(name)
 
 
 def output_path(settings: ExportConfig, form: ExportFormat, weights: Path) -> Path:
@@ -397,10 +397,8 @@ def open_saved_model(path: Path) -> Maps:
 
 
 EXPORT_FORMATS = {
-    "onnx": ExportFormat(
-        ("onnx", "tf2onnx", "onnxruntime"), ".onnx", write_onnx, engines.open_onnx
-    ),
-    "openvino": ExportFormat(("openvino",), ".xml", write_openvino, engines.open_openvino),
-    "litert": ExportFormat((), ".tflite", write_litert, open_litert),
-    "saved_model": ExportFormat((), "", write_saved_model, open_saved_model, "saved_model.pb"),
+    "onnx": ExportFormat(".onnx", write_onnx, engines.open_onnx),
+    "openvino": ExportFormat(".xml", write_openvino, engines.open_openvino),
+    "litert": ExportFormat(".tflite", write_litert, open_litert),
+    "saved_model": ExportFormat("", write_saved_model, open_saved_model, "saved_model.pb"),
 }

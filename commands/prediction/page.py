@@ -6,15 +6,13 @@ and nothing is predicted twice.
 
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
-from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
-from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +20,9 @@ from numpy.typing import NDArray
 from commands.pages.pictures_page import Shown, View, compared, view, write_pictures_page
 from commands.prediction import predict
 from commands.prediction.inputs import Job, find_pictures
+from commands.prediction.key_frames import POINTS, are_videos, key_frames, with_other_videos
 from commands.prediction.map_record import MapRecord, State
 from commands.prediction.outputs import OutputWriter, job_sample
-from commands.prediction.video import outputs_of
 from commands.regions.measured import outline, predicted_rows, windows_of
 from commands.regions.pairs import Version
 from config import PredictConfig
@@ -35,20 +33,18 @@ from salience.pictures.headers import room
 from salience.pictures.marks import Peak, peaks
 from salience.pictures.picture_files import read_map
 from salience.pictures.reading import sample_image
-from salience.pictures.sample import IMAGE_SUFFIXES
-from salience.pictures.video_files import open_clip
+from salience.pictures.sample import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from salience.pictures.video_files import is_video
 from salience.system.arrays import read_array
 from salience.system.errors import UserError
 from salience.system.files import read_json
 from salience.system.flags import typed_flags
 from salience.system.notes import Notes
-from salience.system.terminal import COMMAND_LINE, tell
+from salience.system.terminal import COMMAND_LINE, counted, tell
 from salience.system.threads import in_order
 
 PAGE = "index.html"
 OTHERS = "against.maps"  # folder of the maps of --against, inside the output folder
-POINTS = 5  # numbered points without --peaks
-KEY_FRAMES = 6  # of a video, evenly spaced among the predicted frames
 
 Choose = Callable[[], Path]
 
@@ -82,10 +78,18 @@ def write_page(
     names = {job.source: name_of(job, settings.output) for job in jobs}
     assigned = assigned_regions(settings, list(names.values()), notes)
     others: dict[Path, Job] = {}
-    if settings.against is not None and jobs:
-        others, failed = other_versions(settings, jobs, weights, notes, say)
-    elif settings.against is not None:
-        notes.explain("--against compares pictures: key frames of videos are shown alone.")
+    other_clips: dict[Path, tuple[Path, Path]] = {}
+    if settings.against is not None:
+        own, other_weights = other_settings(settings, weights, say)
+        say(f"against {settings.against}:")
+        if jobs and are_videos(settings.against):
+            notes.explain("--against names videos: pictures are shown alone.")
+        elif jobs:
+            others, failed = other_versions(settings, own, jobs, other_weights, notes, say)
+        if clips:
+            files = settings.against if are_files(settings.against) else None
+            other_clips, missing = with_other_videos(clips, own, files, other_weights, notes, say)
+            failed += missing
     record = MapRecord(settings, weights()) if jobs else None
     shown: list[Shown] = []
 
@@ -109,10 +113,12 @@ def write_page(
                 reason = f": {one}" if one else ""
                 notes.add(f"pictures have no map of this call: left out{reason}", names[job.source])
     for clip in clips:
-        shown += key_frames(clip, clips, settings, notes)
+        shown += key_frames(clip, clips, settings, other_clips.get(clip), notes)
     path = settings.output / PAGE
     labels = (
-        labels_of(settings, weights) if others else [f"weights {weight_files.name_of(weights())}"]
+        labels_of(settings, weights)
+        if any(one.other for one in shown)
+        else [f"weights {weight_files.name_of(weights())}"]
     )
     write_pictures_page(path, {
         "shown": shown,
@@ -124,7 +130,7 @@ def write_page(
     })  # fmt: skip
     for line in notes.lines():
         say(f"note: {line}")
-    say(f"wrote {path}: {len(shown)} pictures, {path.stat().st_size / 1e6:.1f} MB")
+    say(f"wrote {path}: {counted(len(shown), 'picture')}, {path.stat().st_size / 1e6:.1f} MB")
     return failed
 
 
@@ -204,8 +210,33 @@ def peaks_of(job: Job, saliency_map: NDArray, settings: PredictConfig) -> list[P
     return [Peak(**point) for point in read_json(path)]
 
 
+def other_settings(
+    settings: PredictConfig, weights: Choose, say: Callable[[str], None]
+) -> tuple[PredictConfig, Choose]:
+    """Return the settings and the weights by which the other version is predicted.
+
+    The outputs are maps, and densities if there are regions, in a folder of the output folder.
+
+    Args:
+        settings: the settings of the page.
+        weights: returns its weights, which other pictures are predicted by, too.
+        say: called with the choice of other weights.
+    """
+    assert settings.against is not None
+    own = replace(
+        settings, output=settings.output / OTHERS, page=False, against=None, regions=None,
+        images=(), density=settings.regions is not None, overlay=False, float_maps=False,
+        contours=False, peaks=0, crop=None, mask=0.0, side_by_side=False,
+    )  # fmt: skip
+    if are_files(settings.against):
+        return own, weights
+    own = replace(own, weights=Path(settings.against))
+    return own, cache(lambda: weight_files.choose(own.weights, own.weights_dir, say))
+
+
 def other_versions(
     settings: PredictConfig,
+    own: PredictConfig,
     jobs: list[Job],
     weights: Choose,
     notes: Notes,
@@ -213,43 +244,41 @@ def other_versions(
 ) -> tuple[dict[Path, Job], int]:
     """Predict what `--against` names; return a job for each picture, and the number without a map.
 
-    The outputs are maps, and densities if there are regions, in a folder of the output folder.
+    Args:
+        settings: the settings of the page.
+        own: the settings of the other version, see `other_settings`.
+        jobs: the pictures of the page.
+        weights: returns the weights of the other version.
+        notes: notes of the page.
+        say: called with each message.
     """
-    against = settings.against
-    assert against is not None
-    folder = settings.output / OTHERS
-    own = replace(
-        settings, output=folder, page=False, against=None, regions=None, images=(),
-        density=settings.regions is not None, overlay=False, float_maps=False, contours=False,
-        peaks=0, crop=None, mask=0.0, side_by_side=False,
-    )  # fmt: skip
+    assert settings.against is not None
+    folder = own.output
     kinds = {"map": ".png", **({"density": ".density.npy"} if own.density else {})}
 
     def outputs(job: Job) -> dict[str, Path]:
         name = job.outputs["map"].relative_to(settings.output).with_suffix("")
         return {kind: folder / f"{name}{ending}" for kind, ending in kinds.items()}
 
-    if are_pictures(against):
+    if are_files(settings.against):
         sources = other_pictures(settings, jobs, notes)
         pairs = {
             job.source: Job(sources[job.source], outputs(job))
             for job in jobs if job.source in sources
         }  # fmt: skip
     else:
-        own = replace(own, weights=Path(against))
-        weights = cache(lambda: weight_files.choose(own.weights, own.weights_dir, say))
         pairs = {job.source: Job(job.source, outputs(job), job.shape) for job in jobs}
-    say(f"against {against}:")
     failed = predict.write_maps(
         list(pairs.values()), weights, OutputWriter(own), say, lambda: MapRecord(own, weights())
     )
     return pairs, failed
 
 
-def are_pictures(against: str) -> bool:
-    """Return whether `--against` names a folder or pictures; else it names weights."""
+def are_files(against: str) -> bool:
+    """Return whether `--against` names a folder, pictures or videos; else it names weights."""
     path = Path(against)
-    return path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES or any(c in against for c in "*?")
+    suffixes = {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES}
+    return path.is_dir() or path.suffix.lower() in suffixes or any(c in against for c in "*?")
 
 
 def other_pictures(settings: PredictConfig, jobs: list[Job], notes: Notes) -> dict[Path, Path]:
@@ -290,47 +319,12 @@ def other_pictures(settings: PredictConfig, jobs: list[Job], notes: Notes) -> di
 
 
 def labels_of(settings: PredictConfig, weights: Choose) -> list[str]:
-    """Return what the page calls the two versions: the weights, or the folders."""
+    """Return what the page calls the two versions: the weights, or the folders or files."""
     against = settings.against or ""
-    if not are_pictures(against):
+    if not are_files(against):
         return [weight_files.name_of(weights()), weight_files.name_of(Path(against))]
-    folders = [text for text in settings.images if Path(text).is_dir()]
-    own = folders[0] if len(folders) == 1 else "these pictures"
+    named = [text for text in settings.images if Path(text).is_dir()]
+    named = named or [text for text in settings.images if is_video(Path(text))]
+    own = named[0] if len(named) == 1 else "these"
     names = [Path(text).name or text for text in (own, against)]
     return names if names[0] != names[1] else [own, against]
-
-
-def key_frames(
-    clip: Path, clips: list[Path], settings: PredictConfig, notes: Notes
-) -> Iterator[Shown]:
-    """Yield some predicted frames of a video, evenly spaced."""
-    path = outputs_of(clips, settings.output, settings.video_maps)[clip].get("maps")
-    if path is None or path.suffix == ".mp4" or not path.exists():
-        notes.add("videos have no key frames on the page, which needs --maps png or npz", clip.name)
-        return
-    maps = stored_maps(path)
-    numbers = sorted(maps)
-    places = np.linspace(0, len(numbers) - 1, min(KEY_FRAMES, len(numbers))).round().astype(int)
-    wanted = [numbers[place] for place in places]
-    opened = open_clip(clip)
-    frames = enumerate(opened.frames())
-    for number, (seconds, frame) in islice(frames, wanted[-1] + 1 if wanted else 0):
-        if number in wanted:
-            saliency_map = maps[number]()
-            points = peaks(saliency_map, settings.peaks or POINTS)
-            name = f"{clip.name}, {seconds:.1f} s (frame {number})"
-            yield Shown(name, view(frame, saliency_map, points, []))
-
-
-def stored_maps(path: Path) -> dict[int, Callable[[], NDArray]]:
-    """Return, by number of the frame, a function that reads its map, 0 to 1."""
-    if path.is_dir():
-        return {int(one.stem): lambda one=one: read_map(one) for one in path.glob("*.png")}
-
-    def read(name: str) -> NDArray:
-        with ZipFile(path) as archive, archive.open(name) as file:
-            values = np.lib.format.read_array(file, allow_pickle=False)
-        return values.astype(np.float32) / (255 if values.dtype == np.uint8 else 1)
-
-    with ZipFile(path) as archive:
-        return {int(name[:-4]): lambda name=name: read(name) for name in archive.namelist()}

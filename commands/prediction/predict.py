@@ -33,7 +33,7 @@ from salience.pictures.screens import LOOK
 from salience.system.errors import StorageError, UserError
 from salience.system.files import make_folder
 from salience.system.notes import Notes
-from salience.system.terminal import REPORT_SECONDS, progress, tell
+from salience.system.terminal import REPORT_SECONDS, counted, progress, tell
 from salience.system.threads import groups, in_order, keep_freed_memory
 
 
@@ -122,11 +122,11 @@ def write_maps(
             writer,
         )
     say(
-        f"{pending.begun - failed} maps written to {settings.output}/"
+        f"{counted(pending.begun - failed, 'map')} written to {settings.output}/"
         + (f" at {pending.rate:.1f} images/s" if pending.begun > failed else "")
         + (f", {pending.replaced} of them in place of outdated ones" if pending.replaced else "")
         + (f", {pending.kept} kept (--overwrite predicts them again)" if pending.kept else "")
-        + (f", {failed} pictures skipped" if failed else "")
+        + (f", {counted(failed, 'picture')} skipped" if failed else "")
         + (
             f", {pending.unrecorded} left unchanged because they have no record"
             if pending.unrecorded

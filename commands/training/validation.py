@@ -80,7 +80,7 @@ def score_shipped(
         config: settings of the training to compare with.
         batches: the validation pictures.
         stop: true after a signal to end.
-        say: called with the reason if there are no scores.
+        say: called with each message.
     """
     if config.dataset_name in BUILT_IN:
         return {}
@@ -89,6 +89,7 @@ def score_shipped(
         say("there is no included network to score on the validation pictures")
         return {}
     samples, rows = batches.samples, []
+    say("scoring the included network on the validation pictures, for comparison")
     try:
         source = ModelMaps(
             included, weight_files.name_of(included), config.batch_size, config.workers

@@ -6,7 +6,8 @@ it. No picture leaves the browser.
 
 import shlex
 import shutil
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def run(settings: ExportConfig) -> bool:
     if settings.format != WEB:
         export(settings)
         return True
-    output = export(settings, form=web_format(runtime_folder(settings.runtime)))
+    output = export(settings, form=web_format(settings.runtime))
     tell(
         f"open it: python -m http.server {PORT} --directory {shlex.quote(str(output))}   then "
         f"http://localhost:{PORT} (browsers do not load a network from a file:// address)"
@@ -42,30 +43,31 @@ def run(settings: ExportConfig) -> bool:
     return True
 
 
-def web_format(runtime: Path) -> ExportFormat:
+def web_format(archive: Path | None) -> ExportFormat:
     """Return the format `web`.
 
     Args:
-        runtime: folder of the runtime's files, see `runtime_folder`.
+        archive: the runtime's package, or None to download it; see `runtime_folder`.
     """
+    runtime = cache(partial(runtime_folder, archive))
     return ExportFormat(
-        packages=("onnx", "tf2onnx", "onnxruntime"),
         suffix="",
         write=partial(write_web, runtime=runtime),
         open=open_web,
         main=NETWORK,
         tolerance=TOLERANCE,
+        fetch=runtime,
     )
 
 
-def write_web(model: Any, card: dict[str, Any], path: Path, runtime: Path) -> None:
+def write_web(model: Any, card: dict[str, Any], path: Path, runtime: Callable[[], Path]) -> None:
     """Write the folder of a network.
 
     Args:
         model: the Keras model.
         card: its card, see `export_card`.
         path: the folder, which does not exist.
-        runtime: folder of the runtime's files.
+        runtime: returns the folder of the runtime's files, see `runtime_folder`.
 
     Raises:
         UserError: the installed ONNX Runtime has no licence beside it.
@@ -79,7 +81,7 @@ def write_web(model: Any, card: dict[str, Any], path: Path, runtime: Path) -> No
     onnx.checker.check_model(network)
     onnx.save(network, path / NETWORK)
     for name in FILES:
-        shutil.copyfile(runtime / name, path / name)
+        shutil.copyfile(runtime() / name, path / name)
     copy_licences(path)
     write_web_page(path, card, {"network": NETWORK, "script": SCRIPT, "wasm": WASM})
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from salience.measures.metrics import EPSILON, as_distribution
 from salience.pictures.fixations import blurred, count_map, rescaled, within
 from salience.system.errors import UserError
-from salience.system.files import file_digest, is_name, read_json, write_json
+from salience.system.files import file_digest, in_program, is_name, read_json, write_json
 from salience.system.terminal import PROGRAM
 
 if TYPE_CHECKING:
@@ -505,6 +505,8 @@ def fit_line(fit: AdaptationFit) -> str:
 def path_of(name: str | Path, weights: Path) -> Path:
     """Return the file of an adaptation, from its path or from a name beside the weights.
 
+    For the included weights of an installed program, it is in the working folder's `weights/`.
+
     >>> path_of("eyecrowd", Path("weights/mlnet-frozen-osie.weights.h5")).name
     'mlnet-frozen-osie.eyecrowd.adapt.json'
 
@@ -518,7 +520,8 @@ def path_of(name: str | Path, weights: Path) -> Path:
             f"--adaptation {name}: expected a file that ends in .json, or the name that adapt "
             "printed."
         )
-    return weights.with_name(f"{weights.name.removesuffix('.weights.h5')}.{name}{SUFFIX}")
+    folder = Path(weights.parent.name) if in_program(weights) else weights.parent
+    return folder / f"{weights.name.removesuffix('.weights.h5')}.{name}{SUFFIX}"
 
 
 def load_named(

@@ -33,6 +33,11 @@ def is_installed() -> bool:
     return HERE.name in ("site-packages", "dist-packages")
 
 
+def in_program(path: Path) -> bool:
+    """Return whether a path lies in the folder of an installed program, which updates replace."""
+    return is_installed() and path.resolve().is_relative_to(HERE)
+
+
 def how_to_install(extra: str, words: str) -> str:
     """Return the command that installs missing packages.
 

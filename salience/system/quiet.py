@@ -101,8 +101,8 @@ def import_keras() -> None:
 
 
 def announce_keras(say: Callable[[str], None]) -> None:
-    """Say that Keras is about to be imported and how long that takes, unless it is there."""
-    if "keras" not in sys.modules:
+    """Say how long the import of Keras takes, unless it is already imported, or missing."""
+    if "keras" not in sys.modules and find_spec("keras"):
         say(STARTING)
 
 

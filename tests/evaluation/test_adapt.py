@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -39,6 +40,7 @@ from salience.networks import weight_files
 from salience.pictures.picture_files import write_image
 from salience.pictures.reading import sample_image
 from salience.pictures.sample import Sample
+from salience.system import files
 from salience.system.errors import UserError
 from salience.system.flags import typed_flags
 
@@ -260,6 +262,9 @@ def test_what_a_fit_costs_is_told_as_a_loss(rng):
     )
     table = adapt.adaptation_table(found, groups, lines, "set")
     assert re.search(r"^CC .*\] loss *$", table, re.MULTILINE)
+    found.rows["n"] = found.rows["before"]  # the identity is kept
+    (line,) = adapt.effect_lines(found, adapt.summary(found, groups, 0))
+    assert line == "fitted on n pictures: no score changes"
     assert re.search(r"^KLD .*\] loss *$", table, re.MULTILINE)
 
 
@@ -300,6 +305,14 @@ def test_an_adaptation_is_read_as_it_was_saved(weights):
     assert adaptation.load(path, weights) == CHANGED
     assert json.loads(path.read_text())["n"] == 50
     assert adaptation.path_of(path, weights) == path
+
+
+def test_nothing_is_written_into_an_installed_program(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "HERE", tmp_path / "site-packages")
+    included = tmp_path / "site-packages/weights/mlnet-osie.weights.h5"
+    assert adaptation.path_of("own", included) == Path("weights/mlnet-osie.own.adapt.json")
+    weights = tmp_path / "weights" / included.name
+    assert adaptation.path_of("own", weights).parent == weights.parent
 
 
 def test_other_weights_are_refused(weights):
@@ -540,7 +553,7 @@ def test_outputs_that_are_kept_are_not_computed_again(trained, tmp_path, picture
 
 def test_more_pictures_than_there_are_is_an_error(weights, tmp_path):
     settings = AdaptConfig(dataset="synthetic", weights=weights, n=(5, 13), output=tmp_path / "out")
-    with pytest.raises(UserError, match="--n 13: the train split of synthetic has 12 pictures"):
+    with pytest.raises(UserError, match=r"--n 13: the train split of .* 12 pictures.*--n 12\."):
         adapt.adapt(settings, say=lambda line: None)
 
 

@@ -398,6 +398,18 @@ def test_fixations_outside_and_missing_are_noted(run, tmp_path, picture, rng):
     assert done.row("maps").means["nss"].pictures == 2
 
 
+def test_one_picture_has_no_sauc_and_a_note_says_why(run, tmp_path, picture):
+    for kind in ("images", "maps", "fixations"):
+        (tmp_path / "set/test" / kind).mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "set/test/images/0.png"), picture())
+    cv2.imwrite(str(tmp_path / "set/test/maps/0.png"), picture()[..., 0])
+    np.save(tmp_path / "set/test/fixations/0.npy", np.array([[5.0, 5.0], [9.0, 5.0]]))
+    maps = tmp_path / "set/test/maps"
+    done, lines = run(maps=maps, dataset="folder", data=tmp_path / "set", metrics="cc,sauc")
+    assert done.row("maps").means["sauc"].pictures == 0
+    assert any("sAUC needs fixations of other pictures" in line for line in lines)
+
+
 OWN = "folder: the default for own data, whose degree is not known"
 MADE = "density maps: made from fixations with a Gaussian of"
 ANGLE = {"distance_cm": 57.0, "screen_cm": "10x7.5", "screen": "40x30"}

@@ -171,7 +171,7 @@ def test_maps_that_are_there_are_kept_and_give_the_same_archive(run, tmp_path, m
     assert problems == []
     assert archive.read_bytes() == first
     assert {path: path.stat().st_mtime_ns for path in times} == times
-    assert any("1 maps written" in line and "2 kept" in line for line in lines)
+    assert any("1 map written" in line and "2 kept" in line for line in lines)
 
 
 def test_maps_of_other_weights_settings_or_benchmarks_are_never_mixed_in(

@@ -535,7 +535,7 @@ def test_a_picture_beyond_the_machines_memory_costs_that_picture_alone(trained, 
         "test", folder, "--weights", trained, "--output", tmp_path / "out", "--workers", 1,
         complaint=f"skipped: {folder}/a.png needs more memory than is available. Scale it down.",
     )  # fmt: skip
-    assert "1 maps written" in told
+    assert "1 map written" in told
     assert (tmp_path / "out/b.png").exists()
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from markup import MARKUP
 
-from commands.demo import areas, server, view
+from commands.demo import areas, layout, server, view
 from commands.demo import offered as networks
 from commands.demo.offered import Networks, predict_picture
 from commands.prediction.engines import Engine
@@ -168,8 +168,10 @@ def test_the_photographs_are_there_and_may_be_missing(monkeypatch):
     found = view.photographs()
     assert [path.name for path in found] == list(view.PHOTOGRAPHS)
     assert all(cv2.imread(str(path)) is not None for path in found)
+    assert "or try an example" in layout.hint_text()
     monkeypatch.setitem(sys.modules, "skimage", None)
     assert view.photographs() == []
+    assert "example" not in layout.hint_text()
 
 
 # ---------- the networks ----------

@@ -78,6 +78,7 @@ def test_every_system_in_every_format_is_what_keras_predicts(weights_of, tmp_pat
     card = json.loads(card_path(output).read_text())
     assert 0 <= card["difference"] < 1e-4
     assert "differs from Keras by at most" in lines[-1]
+    assert lines[-2].startswith(f"writing {output}, and comparing it with Keras: about ")
     assert card["weights"] == {"file": weights.name, "sha256": file_digest(weights)}
     for file, digest in card["files"].items():
         assert file_digest(tmp_path / file) == digest

@@ -345,7 +345,7 @@ def test_a_later_run_does_what_is_missing_and_names_what_is_not_there(eight, cap
     assert predict(PredictConfig(**eight), said.append) == 1
     assert before.items() <= written().items()
     assert len(written()) == 8
-    assert "1 maps written" in said[-1]
+    assert "1 map written" in said[-1]
     assert "7 kept" in said[-1]
     assert predict(PredictConfig(**eight), said.append) == 1
     assert said[-1].startswith("0 maps written to predictions/, 8 kept")

@@ -91,7 +91,7 @@ def test_maps_without_a_record_are_left_and_told(run, pictures, tmp_path):
     failed, lines = run(pictures)
     assert failed == 1
     assert any("has no record of its weights" in x and "--overwrite" in x for x in lines)
-    assert "1 maps written" in lines[-1] and "1 left unchanged" in lines[-1]
+    assert "1 map written" in lines[-1] and "1 left unchanged" in lines[-1]
     assert (tmp_path / "out/a.png").read_bytes() == b"of another program"
     assert run(pictures, overwrite=True)[0] == 0
     assert "2 kept" in run(pictures)[1][-1]
@@ -128,7 +128,7 @@ def test_a_kill_while_a_map_is_replaced_leaves_none_that_counts(
     with monkeypatch.context() as patch:
         patch.setattr(map_record.MapRecord, "end", lambda *a: None)
         run(pictures / "a.jpg", weights=others)
-    assert "1 maps written" in run(pictures / "a.jpg", weights=others)[1][-1]
+    assert "1 map written" in run(pictures / "a.jpg", weights=others)[1][-1]
     # and of a first map, the record is there before the map is
     (tmp_path / "out/a.png").unlink()
     assert run(pictures / "a.jpg", weights=others)[0] == 0

@@ -259,7 +259,7 @@ def test_what_is_there_is_kept_and_what_is_missing_made(run, pictures, out):
     (out / "a.crop.png").write_bytes(b"mine")
     (out / "b.peaks.json").unlink()
     _, said = run(pictures, *ALL)
-    assert "1 maps written" in said
+    assert "1 map written" in said
     assert "1 kept" in said
     assert (out / "a.crop.png").read_bytes() == b"mine"
     assert files(out) == first
@@ -293,7 +293,7 @@ def test_nothing_unfinished_is_left_where_one_output_cannot_be_written(run, pict
     (out / "a.mask.png").mkdir(parents=True)
     code, said = run(pictures, *ALL)
     assert code == 1
-    assert "1 pictures skipped" in said
+    assert "1 picture skipped" in said
     assert set(of_picture("b")) <= set(files(out))
     assert not [name for name in files(out) if ".partial" in name]
 

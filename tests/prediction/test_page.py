@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 
 import cv2
 import numpy as np
 import pytest
+from conftest import write_film
 from markup import elements, hostile
 from pages import overflow, visits
 
@@ -13,9 +15,11 @@ import main
 from commands.pages import pictures_page
 from commands.pages.pictures_page import Shown, compared, figures, render_pictures, view
 from commands.pages.report import THIN_SPACE
+from commands.prediction import key_frames
 from commands.prediction import page as page_module
 from salience.pictures.marks import peaks
 from salience.pictures.picture_files import read_map
+from salience.pictures.video_files import open_clip
 
 NAMES = ["<img src=x onerror=alert(1)>.jpg", "b.jpg", "c.jpg"]
 REGIONS = "image,name,x,y,width,height\na.jpg,left,0,0,20,30\na.jpg,corner,30,20,10,10\n"
@@ -172,7 +176,7 @@ def test_the_page_has_shares_of_regions_and_another_version(run, pictures, tmp_p
     words = [pictures, "--page", "--regions", tmp_path / "regions.csv", "--against", other]
     code, said = run(*words, "--peaks", "2")
     assert code == 0, said
-    assert "1 maps written" in said and "shown alone" in said
+    assert "1 map written" in said and "shown alone" in said
     data = data_of((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
     first, second = data["pictures"]
     assert (len(first["sides"]), len(second["sides"])) == (2, 1)
@@ -205,9 +209,47 @@ def test_key_frames_of_a_video_are_on_the_page(run, tmp_path):
     assert code == 0, said
     data = data_of((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
     assert data["pictures"][0]["name"] == "clip.mp4, 0.0 s (frame 0)"
-    assert len(data["pictures"]) <= page_module.KEY_FRAMES
+    assert len(data["pictures"]) <= key_frames.KEY_FRAMES
     code, said = run(tmp_path / "clip.mp4", "--page", "--maps", "none", "--overwrite")
     assert "needs --maps png or npz" in said
+
+
+def test_key_frames_are_compared_with_another_version_of_the_video(run, trained, tmp_path):
+    clip = write_film(tmp_path / "clip.mp4")
+    for folder in ("turned", "others"):
+        (tmp_path / folder).mkdir()
+    writer = cv2.VideoWriter(
+        str(tmp_path / "turned/clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48)
+    )
+    for _, frame in open_clip(clip).frames():
+        writer.write(frame[:, ::-1])
+    writer.release()
+    for name in ("a.avi", "b.avi"):
+        shutil.copy(tmp_path / "turned/clip.avi", tmp_path / "others" / name)
+
+    def shown(against):
+        code, said = run(clip, "--every", "4", "--page", "--against", against)
+        assert code == 0, said
+        return data_of((tmp_path / "out" / "index.html").read_text(encoding="utf-8")), said
+
+    same, _ = shown(trained)  # the same weights
+    frames = [0, 4, 8]
+    assert [one["name"][-2] for one in same["pictures"]] == [str(number) for number in frames]
+    assert all(len(one["sides"]) == 2 for one in same["pictures"])
+    assert all(one["figures"][4][0] == pytest.approx(0, abs=1e-6) for one in same["pictures"])
+
+    turned, _ = shown(tmp_path / "turned")
+    assert turned["labels"] == ["clip.mp4", "turned"]
+    for number, one in zip(frames, turned["pictures"], strict=True):
+        own, other = (read_map(tmp_path / "out" / folder / f"clip.maps/{number:06d}.png")
+                      for folder in ("", page_module.OTHERS))  # fmt: skip
+        a, b = (values / values.sum() for values in (own, other))
+        assert one["figures"][4][0] == pytest.approx(0.5 * np.abs(a - b).sum(), rel=1e-3)
+        assert one["sides"][0]["image"] != one["sides"][1]["image"]
+
+    alone, said = shown(tmp_path / "others")
+    assert "videos have no single namesake in" in said and "shown alone (clip.mp4)" in said
+    assert all(len(one["sides"]) == 1 for one in alone["pictures"])
 
 
 @pytest.mark.parametrize(

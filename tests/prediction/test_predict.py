@@ -80,7 +80,7 @@ def test_a_map_never_takes_the_place_of_a_picture(run, pictures, tmp_path, monke
     _, lines = run("b.png", output=pictures, overwrite=True)
     assert (pictures / "b.png").read_bytes() == before
     assert (pictures / "b.png.png").exists()
-    assert "1 maps written" in lines[-1]
+    assert "1 map written" in lines[-1]
     with pytest.raises(UserError, match="is the folder of the pictures"):
         run(pictures, output=pictures)
     # an output that holds the pictures' folder is fine
@@ -94,7 +94,7 @@ def test_one_map_that_cannot_be_written_costs_that_map_alone(run, pictures, tmp_
     assert failed == 1
     assert (tmp_path / "out" / "b.png").exists()
     assert "skipped: Cannot write" in capsys.readouterr().err
-    assert "1 pictures skipped" in lines[-1]
+    assert "1 picture skipped" in lines[-1]
     assert not [name for name in files(tmp_path / "out") if ".partial" in name]
 
 
@@ -353,7 +353,7 @@ def test_a_picture_that_may_not_be_read_is_one_pictures_fault(run, pictures, mon
     monkeypatch.setattr(predict_module, "read_input", refused)
     failed, lines = run(pictures)
     assert failed == 1
-    assert "1 maps written" in lines[-1]
+    assert "1 map written" in lines[-1]
     assert "skipped: Cannot read a.jpg" in capsys.readouterr().err
 
 

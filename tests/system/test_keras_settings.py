@@ -98,6 +98,9 @@ def test_the_seconds_of_the_import_are_announced_and_only_they(monkeypatch):
     monkeypatch.delitem(sys.modules, "keras")
     quiet.start_keras(said.append)
     assert said == [quiet.STARTING]
+    monkeypatch.setattr(quiet, "find_spec", lambda name: None)  # Keras is missing
+    quiet.start_keras(said.append)
+    assert said == [quiet.STARTING]
 
 
 def test_settings_that_come_from_weights_announce_the_import_first(monkeypatch, trained, capsys):

@@ -464,8 +464,9 @@ def test_the_network_in_the_box_is_scored_on_the_same_pictures(
     from commands.evaluation.evaluate import evaluate
     from commands.settings import EvaluateConfig
 
-    root = write_set(tmp_path / "own", picture)
-    run = train.train(tiny(dataset="folder", data=root), **QUIET)
+    root, lines = write_set(tmp_path / "own", picture), []
+    run = train.train(tiny(dataset="folder", data=root), say=lines.append)
+    assert any(line.startswith("scoring the included network") for line in lines)
     rival = weight_files.read_card(run.path("best.weights.h5"))["box"]
     assert weight_files.read_card(run.published)["box"] == rival
     assert (rival["weights"], rival["pictures"]) == ("mlnet-box", 2)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ import pytest
 from pages import overflow
 
 from commands.pages.web_page import render_web, write_web_page
+from commands.prediction import engines
 from commands.web import half, runtime
 from salience.measures.adaptation import Adaptation
 from salience.measures.finish import Finish
@@ -30,6 +32,7 @@ ABSENT = [] if "REQUIRE_BACKENDS" in os.environ else [
 ]  # fmt: skip
 WITH_ONNX = pytest.mark.skipif(bool(ABSENT), reason=f"not installed: {ABSENT}")
 FILES = {"network": "network.onnx", "script": runtime.SCRIPT, "wasm": runtime.WASM}
+INCLUDED = Path(__file__).parents[2] / "weights" / "mlnet-osie.weights.h5"
 CARD = {
     "system": "mlnet",
     "dataset": "osie",
@@ -135,6 +138,26 @@ def test_a_damaged_package_is_refused_in_one_line(cli, package, tmp_path):
     done = cli("export", "--format", "openvino", *where, "--runtime", package, code=2)
     assert "--runtime is for --format web" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_missing_packages_are_said_before_the_download(cli, package, tmp_path, monkeypatch):
+    asked = answers(monkeypatch, package.read_bytes())
+    monkeypatch.setattr(engines, "installed", lambda name: name != "tf2onnx")
+    for words in ((), ("--runtime", package)):
+        done = cli("export", "--format", "web", "--output", tmp_path / "out", *words, code=2)
+        assert re.fullmatch(r"error: --format web needs tf2onnx: pip install .*\n", done.stderr)
+    assert not asked and not (tmp_path / "out").exists()
+
+
+def test_the_download_comes_once_and_after_all_checks(cli, package, tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "installed", lambda name: True)
+    asked = answers(monkeypatch, urllib.error.URLError("no route to host"))
+    web = ("export", "--format", "web", "--weights", INCLUDED)
+    done = cli(*web, "--output", tmp_path / "a.onnx", code=2)
+    assert "is a folder" in done.stderr and not asked
+    done = cli(*web, "--output", tmp_path / "exports" / "page", code=2)
+    assert "no route to host" in done.stderr and len(asked) == 1
+    assert not (tmp_path / "exports").exists()
 
 
 # ---------- the network ----------
