@@ -21,6 +21,7 @@ from salience.pictures.marks import peaks
 from salience.pictures.picture_files import read_map
 from salience.pictures.sample import VIDEO_SUFFIXES
 from salience.pictures.video_files import open_clip
+from salience.system.arrays import array_of
 from salience.system.notes import Notes
 
 POINTS = 5  # numbered points without --peaks
@@ -158,7 +159,7 @@ def stored_maps(path: Path) -> dict[int, Callable[[], NDArray]]:
 
     def read(name: str) -> NDArray:
         with ZipFile(path) as archive, archive.open(name) as file:
-            values = np.lib.format.read_array(file, allow_pickle=False)
+            values = array_of(file.read())
         return values.astype(np.float32) / (255 if values.dtype == np.uint8 else 1)
 
     with ZipFile(path) as archive:

@@ -64,7 +64,7 @@ def read_array(path: Path, mapped: bool = False, table: bool = False) -> NDArray
         if mapped and math.prod(shape):  # an empty array cannot be mapped
             return np.memmap(path, kind, "r", start, shape, order)
         file.seek(0)
-        return _array_of(file.read(size), table)
+        return array_of(file.read(size), table)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray]:
@@ -85,12 +85,16 @@ def arrays_in(raw: BinaryIO) -> dict[str, NDArray]:
         if sum(member.file_size for member in members) > MOST_BYTES:
             raise ValueError(f"its arrays take more than {MOST_BYTES} bytes")
         for member in members:  # read completely, which verifies the checksum
-            found[member.filename.removesuffix(".npy")] = _array_of(file.read(member))
+            found[member.filename.removesuffix(".npy")] = array_of(file.read(member))
     return found
 
 
-def _array_of(data: bytes, table: bool = False) -> NDArray:
-    """Return the array in the bytes of a .npy file."""
+def array_of(data: bytes, table: bool = False) -> NDArray:
+    """Return the array in the bytes of a .npy file.
+
+    Raises:
+        one of UNREADABLE: the bytes are damaged, or hold anything but numbers or text.
+    """
     shape, kind, order, start = _header(data[:MOST_BEGIN], len(data), table)
     return np.ndarray(shape, kind, bytearray(memoryview(data)[start:]), order=order)
 
