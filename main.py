@@ -63,16 +63,16 @@ EXIT_CODES = (
 @contextmanager
 def keras(settings: Checked) -> Iterator[None]:
     """Check that the named files exist, then import Keras, which takes seconds."""
-    from commands.preflight import check_inputs  # here, since `--help` must be quick
-
-    check_inputs(settings)
-    with keras_started(tell):
+    with checked(settings), keras_started(tell):
         yield
 
 
-def keras_unless_maps(settings: EvaluateConfig) -> AbstractContextManager:
-    """Import Keras if a network is scored; maps from files do not need it."""
-    return nullcontext() if settings.maps else keras(settings)
+def checked(settings: Checked) -> AbstractContextManager:
+    """Check that the named files exist; a command imports Keras itself if its engine is Keras."""
+    from commands.preflight import check_inputs  # here, since `--help` must be quick
+
+    check_inputs(settings)
+    return nullcontext()
 
 
 def single_threaded_blas(settings: Checked) -> AbstractContextManager:
@@ -125,7 +125,7 @@ COMMANDS = {
         EvaluateConfig,
         "commands.evaluation.evaluate:run",
         "evaluate --dataset osie --data PATH --split test --output eval/",
-        keras_unless_maps,
+        checked,
     ),
     "compare": Command(
         CompareConfig,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from commands.evaluation import stored_maps
 from commands.prediction import engines
-from config import Config
+from config import Config, trained_config
 from salience.measures.adaptation import (
     OBJECTIVES,
     LowResolutionMaps,
@@ -32,6 +32,7 @@ from salience.measures.references import model_name
 from salience.measures.row_fit import FeaturesAndTruth
 from salience.pictures.fixations import blurred
 from salience.pictures.letterbox import Letterbox, of_both_ways, postprocess
+from salience.pictures.network_inputs import input_identity, make_truth, network_input
 from salience.pictures.reading import sample_density, sample_shape
 from salience.pictures.sample import Sample
 from salience.system.cache import Shelf, default_cache, make_key
@@ -48,17 +49,19 @@ LEAST_FOR_COPY = 40
 Key = TypeVar("Key")
 
 
-def engine_for(name: str, pictures: int) -> str:
+def engine_for(name: str, pictures: int, say: Callable[[str], None]) -> str:
     """Return the engine that predicts a number of pictures to be scored.
 
     Args:
         name: an engine of `config.ENGINES`; "auto" is Keras for fewer than LEAST_FOR_COPY pictures.
         pictures: how many there are.
+        say: called with a message if Keras is imported.
 
     Raises:
         UserError: the engine is not installed.
     """
-    return "keras" if name == "auto" and pictures < LEAST_FOR_COPY else engines.choose(name)
+    few = name == "auto" and pictures < LEAST_FOR_COPY
+    return engines.choose("keras" if few else name, say)
 
 
 class Source(Protocol):
@@ -138,8 +141,6 @@ class ModelMaps:
     @property
     def config(self) -> Config:
         """The settings of the network's training."""
-        from model import trained_config
-
         return trained_config(self.weights)
 
     @cached_property
@@ -208,8 +209,6 @@ class ModelMaps:
         found = {i: kept for i, kept in recalled.items() if kept is not None}
         missing = [i for i in range(len(batch)) if i not in found]
         if missing:
-            from utilities import network_input
-
             shape = self.engine.input_shape
             inputs = list(mapped(lambda i: network_input(batch[i], shape)[0], missing))
             network = of_both_ways(self.engine.maps) if self.mirror else self.engine.maps
@@ -232,8 +231,6 @@ class ModelMaps:
 
     def _name(self, sample: Sample) -> str | None:
         """Return a name for a picture, as the network sees it; None where no output is kept."""
-        from utilities import input_identity
-
         return input_identity(sample, self.engine.input_shape) if self.kept else None
 
 
@@ -297,8 +294,6 @@ class RowMaps(ModelMaps):
         They are half precision, in memory. The arguments and the missing items are those of
         `maps_to_fit`.
         """
-        from utilities import make_truth
-
         found: list[FeaturesAndTruth | None] = []
         bar = progress(len(samples), "features to fit on")
         with bar, ThreadPoolExecutor(self.workers) as pool:
