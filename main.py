@@ -75,15 +75,6 @@ def checked(settings: Checked) -> AbstractContextManager:
     return nullcontext()
 
 
-def single_threaded_blas(settings: Checked) -> AbstractContextManager:
-    """Run NumPy's matrix products on one thread each: several pictures are processed in parallel.
-
-    OpenBLAS reads the variable when NumPy is imported.
-    """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    return nullcontext()
-
-
 @dataclass(frozen=True)
 class Command:
     """A command; the docstring of its settings is its help.
@@ -94,12 +85,15 @@ class Command:
             if only a part.
         example: arguments for the example of the help.
         around: context manager that is entered before the function's module is imported.
+        many_at_once: whether several pictures are processed in parallel, so that NumPy's matrix
+            products run on one thread each.
     """
 
     settings: type[Checked]
     run: str
     example: str
     around: Callable[[Any], AbstractContextManager] = nullcontext
+    many_at_once: bool = False
 
 
 COMMANDS = {
@@ -112,20 +106,21 @@ COMMANDS = {
         PredictConfig,
         "commands.prediction.predict:run",
         "test images/ --overlay",
-        single_threaded_blas,
+        many_at_once=True,
     ),
     "regions": Command(
         RegionsConfig,
         "commands.regions.regions:run",
         "regions images/ --regions regions.csv",
-        single_threaded_blas,
+        many_at_once=True,
     ),
-    "demo": Command(DemoConfig, "commands.demo.server:run", "demo --browser", single_threaded_blas),
+    "demo": Command(DemoConfig, "commands.demo.server:run", "demo --browser", many_at_once=True),
     "evaluate": Command(
         EvaluateConfig,
         "commands.evaluation.evaluate:run",
         "evaluate --dataset osie --data PATH --split test --output eval/",
         checked,
+        many_at_once=True,
     ),
     "compare": Command(
         CompareConfig,
@@ -161,7 +156,7 @@ COMMANDS = {
         ExportMapsConfig,
         "commands.evaluation.submission:run",
         "export-maps --format mit300 --data PATH --output submission/",
-        single_threaded_blas,
+        many_at_once=True,
     ),
     "convert": Command(
         ConvertConfig,
@@ -235,6 +230,8 @@ def parser() -> Parser:
 def dispatch(flags: dict[str, Any]) -> bool:
     """Run a parsed command; return True if everything was done, False if only a part."""
     row = COMMANDS[flags.pop("command")]
+    if row.many_at_once:  # before NumPy is imported: OpenBLAS reads it then
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if flags.get("data"):
         from commands.preflight import check_data
 

@@ -45,6 +45,8 @@ from salience.system.threads import groups, in_order
 # pictures from which "auto" predicts with a copy of the network: to make it takes as long as Keras
 # takes for some tens of pictures
 LEAST_FOR_COPY = 40
+# bytes of a network's outputs that stay in memory: the page shows some of the scored maps again
+REMEMBERED = 2**26
 
 Key = TypeVar("Key")
 
@@ -101,6 +103,7 @@ class ModelMaps:
 
     bulky = False  # whether what is kept is large
     channels = 1  # of what the engine returns
+    most_remembered = REMEMBERED  # bytes
 
     def __init__(
         self,
@@ -120,6 +123,8 @@ class ModelMaps:
         self.finish, self.of_set = finish, finish.numbers
         self.engine = self._load(engine, say)
         self.slots = BoundedSemaphore(self.engine.at_once)
+        # by the sample's id, with the sample, since the id of a freed one may be used again
+        self.remembered: dict[int, tuple[Sample, NDArray]] = {}
         self.digest = file_digest(weights)
         about = make_key(type(self), self.digest, mirror, self.of_set, self.engine.name)
         self.kept: Shelf | None = default_cache().shelf(about, self.bulky) if keep else None
@@ -205,8 +210,12 @@ class ModelMaps:
             mapped: applies a function to each item, as `map` does.
         """
         names = [self._name(sample) for sample in batch]
-        recalled = {i: self._recalled(name) for i, name in enumerate(names)}
-        found = {i: kept for i, kept in recalled.items() if kept is not None}
+        found = {}
+        for i, (sample, name) in enumerate(zip(batch, names, strict=True)):
+            known = self.remembered.get(id(sample))
+            kept = known[1] if known else self._recalled(name)
+            if kept is not None:
+                found[i] = kept
         missing = [i for i in range(len(batch)) if i not in found]
         if missing:
             shape = self.engine.input_shape
@@ -216,6 +225,8 @@ class ModelMaps:
                 predictions = network(np.stack(inputs))
             for i, prediction in zip(missing, predictions, strict=True):
                 found[i] = prediction
+                if (len(self.remembered) + 1) * prediction.nbytes <= self.most_remembered:
+                    self.remembered[id(batch[i])] = batch[i], np.array(prediction)
                 if self.kept and (name := names[i]):
                     self.kept.keep(name, {"prediction": prediction})
         return [found[i] for i in range(len(batch))]
@@ -250,6 +261,7 @@ class RowMaps(ModelMaps):
     """
 
     bulky = True
+    most_remembered = 0  # features are large, and each is asked for once
 
     def __init__(self, weights: Path, name: str, batch_size: int, workers: int) -> None:
         self._lock = Lock()

@@ -635,7 +635,9 @@ def copies(monkeypatch):
         return found if fails else replace(found, name=name, at_once=2)
 
     monkeypatch.setattr(engines, "load", load)
-    monkeypatch.setattr(engines, "choose", lambda name: "openvino" if name == "auto" else name)
+    monkeypatch.setattr(
+        engines, "choose", lambda name, say=None: "openvino" if name == "auto" else name
+    )
     return loaded
 
 
@@ -656,6 +658,30 @@ def test_a_copy_is_used_from_some_tens_of_pictures_on(run, trained, copies, monk
     monkeypatch.setattr(map_sources, "LEAST_FOR_COPY", len(samples()))
     run(weights=trained)
     assert [name for name, _ in copies] == ["keras", "openvino", "openvino"]
+
+
+def test_the_page_shows_scored_maps_without_predicting_them_again(
+    run, trained, tmp_path, monkeypatch
+):
+    load, predicted = engines.load, []
+
+    def counted(*about):
+        engine = load(*about)
+        return replace(engine, maps=lambda x: predicted.append(len(x)) or engine.maps(x))
+
+    monkeypatch.setattr(engines, "load", counted)
+    run(weights=trained, metrics="cc", output=tmp_path / "out")
+    assert (tmp_path / "out/index.html").is_file()
+    assert sum(predicted) == len(samples())
+    found = samples()
+    shapes = [sample_image(sample).shape[:2] for sample in found]
+    source = ModelMaps(trained, "m", 2, 1)
+    once, again = (list(source.maps(found, shapes)) for _ in range(2))
+    np.testing.assert_array_equal(once, again)
+    # other samples of the same names are other pictures
+    others = [replace(sample, image=found[0].image) for sample in found]
+    for shown in source.maps(others, shapes):
+        np.testing.assert_allclose(shown, once[0], atol=1e-5)
 
 
 def test_networks_that_are_compared_have_one_engine(trained, copies, tmp_path):
