@@ -127,6 +127,7 @@ COMMANDS = {
         "commands.evaluation.compare:run",
         "compare runs/frozen runs/finetuned --split test",
         keras,
+        many_at_once=True,
     ),
     "probe": Command(
         ProbeConfig,
