@@ -1159,3 +1159,44 @@ def from_json(values: dict[str, Any], where: str) -> dict[str, Any]:
 def save(settings: Config, file: Path) -> None:
     """Write a run's resolved settings as JSON; `--config FILE` reads them."""
     write_json(file, to_json(settings))
+
+
+def config_of(card: dict[str, Any], path: Path) -> Config:
+    """Return the training settings that the card of a weights file records.
+
+    Raises:
+        UserError: it lacks them, or they are not valid.
+    """
+    if not isinstance(card.get("config"), dict):
+        raise UserError(f"{path}: its card lacks the settings of the model.")
+    return Config(**from_json(card["config"], where=f"the card of {path}"))
+
+
+def trained_config(path: Path) -> Config:
+    """Return the settings that the weights of a file were trained with.
+
+    Raises:
+        UserError: the file cannot be read, or its card lacks the settings.
+    """
+    from salience.networks import weight_files  # here: it imports h5py, and `--help` must be quick
+
+    return config_of(weight_files.read_card(path), path)
+
+
+def lineage(trained: Config) -> tuple[list[Config], Path | None]:
+    """Return the settings of a training and of all trainings that its initial weights came from.
+
+    Args:
+        trained: the settings of the last training.
+
+    Returns:
+        The settings, the last training's first; and the file of initial weights that cannot be read
+        any more, or None.
+    """
+    found = [trained]
+    while (path := found[-1].init_weights) is not None:
+        try:
+            found.append(trained_config(path))
+        except UserError:
+            return found, path
+    return found, None

@@ -63,24 +63,15 @@ EXIT_CODES = (
 @contextmanager
 def keras(settings: Checked) -> Iterator[None]:
     """Check that the named files exist, then import Keras, which takes seconds."""
-    from commands.preflight import check_inputs  # here, since `--help` must be quick
-
-    check_inputs(settings)
-    with keras_started(tell):
+    with checked(settings), keras_started(tell):
         yield
 
 
-def keras_unless_maps(settings: EvaluateConfig) -> AbstractContextManager:
-    """Import Keras if a network is scored; maps from files do not need it."""
-    return nullcontext() if settings.maps else keras(settings)
+def checked(settings: Checked) -> AbstractContextManager:
+    """Check that the named files exist; a command imports Keras itself if its engine is Keras."""
+    from commands.preflight import check_inputs  # here, since `--help` must be quick
 
-
-def single_threaded_blas(settings: Checked) -> AbstractContextManager:
-    """Run NumPy's matrix products on one thread each: several pictures are processed in parallel.
-
-    OpenBLAS reads the variable when NumPy is imported.
-    """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    check_inputs(settings)
     return nullcontext()
 
 
@@ -94,12 +85,15 @@ class Command:
             if only a part.
         example: arguments for the example of the help.
         around: context manager that is entered before the function's module is imported.
+        many_at_once: whether several pictures are processed in parallel, so that NumPy's matrix
+            products run on one thread each.
     """
 
     settings: type[Checked]
     run: str
     example: str
     around: Callable[[Any], AbstractContextManager] = nullcontext
+    many_at_once: bool = False
 
 
 COMMANDS = {
@@ -112,26 +106,28 @@ COMMANDS = {
         PredictConfig,
         "commands.prediction.predict:run",
         "test images/ --overlay",
-        single_threaded_blas,
+        many_at_once=True,
     ),
     "regions": Command(
         RegionsConfig,
         "commands.regions.regions:run",
         "regions images/ --regions regions.csv",
-        single_threaded_blas,
+        many_at_once=True,
     ),
-    "demo": Command(DemoConfig, "commands.demo.server:run", "demo --browser", single_threaded_blas),
+    "demo": Command(DemoConfig, "commands.demo.server:run", "demo --browser", many_at_once=True),
     "evaluate": Command(
         EvaluateConfig,
         "commands.evaluation.evaluate:run",
         "evaluate --dataset osie --data PATH --split test --output eval/",
-        keras_unless_maps,
+        checked,
+        many_at_once=True,
     ),
     "compare": Command(
         CompareConfig,
         "commands.evaluation.compare:run",
         "compare runs/frozen runs/finetuned --split test",
         keras,
+        many_at_once=True,
     ),
     "probe": Command(
         ProbeConfig,
@@ -161,7 +157,7 @@ COMMANDS = {
         ExportMapsConfig,
         "commands.evaluation.submission:run",
         "export-maps --format mit300 --data PATH --output submission/",
-        single_threaded_blas,
+        many_at_once=True,
     ),
     "convert": Command(
         ConvertConfig,
@@ -235,6 +231,8 @@ def parser() -> Parser:
 def dispatch(flags: dict[str, Any]) -> bool:
     """Run a parsed command; return True if everything was done, False if only a part."""
     row = COMMANDS[flags.pop("command")]
+    if row.many_at_once:  # before NumPy is imported: OpenBLAS reads it then
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if flags.get("data"):
         from commands.preflight import check_data
 

@@ -20,8 +20,7 @@ from keras import layers, ops
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-import config as settings
-from config import SYSTEMS, Config
+from config import SYSTEMS, Config, config_of
 from eltwise_product import EltWiseProduct
 from salience.measures import density as densities
 from salience.measures.adaptation import SetNumbers
@@ -233,41 +232,6 @@ def predict(
         return finish.apply(saliency_map)
     calibration = finish.calibration or densities.calibration_or_identity(card, card["path"], tell)
     return densities.log_density(saliency_map, calibration)
-
-
-def config_of(card: dict[str, Any], path: Path) -> Config:
-    """Return the training settings that the card of a weights file records."""
-    if not isinstance(card.get("config"), dict):
-        raise UserError(f"{path}: its card lacks the settings of the model.")
-    return Config(**settings.from_json(card["config"], where=f"the card of {path}"))
-
-
-def trained_config(path: Path) -> Config:
-    """Return the settings that the weights of a file were trained with.
-
-    Raises:
-        UserError: the file cannot be read, or its card lacks the settings.
-    """
-    return config_of(weight_files.read_card(path), path)
-
-
-def lineage(trained: Config) -> tuple[list[Config], Path | None]:
-    """Return the settings of a training and of all trainings that its initial weights came from.
-
-    Args:
-        trained: the settings of the last training.
-
-    Returns:
-        The settings, the last training's first; and the file of initial weights that cannot be read
-        any more, or None.
-    """
-    found = [trained]
-    while (path := found[-1].init_weights) is not None:
-        try:
-            found.append(trained_config(path))
-        except UserError:
-            return found, path
-    return found, None
 
 
 def system_module(name: str) -> ModuleType:

@@ -1,13 +1,13 @@
-"""Inputs and ground truth of networks, and the generators of batches.
+"""The generators of batches: network inputs with their truth.
 
-`letterbox.py` places a picture in an input and takes its map out again; its names are also exported
-here. `salience.pictures` reads the files. This module does not depend on any network.
+`salience.pictures` reads the files: `network_inputs.py` makes the input and the truth of a sample,
+and `letterbox.py` takes a map out again. Their names are also exported here. This module does not
+depend on any network.
 """
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
@@ -15,15 +15,18 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from salience.pictures.fixations import count_map, within
 from salience.pictures.letterbox import Letterbox, OutputGrid, postprocess, preprocess, read_input
+from salience.pictures.network_inputs import (
+    input_identity,
+    make_truth,
+    network_input,
+    truth_name,
+)
 from salience.pictures.picture_files import opencv_threads
-from salience.pictures.reading import sample_density, stamp
-from salience.pictures.sample import Sample, Stored
+from salience.pictures.sample import Sample
 from salience.system.arrays import Array
 from salience.system.cache import Cache, default_cache, make_key
 from salience.system.errors import UserError
-from salience.system.files import real_path
 
 __all__ = [
     "Features",
@@ -39,44 +42,6 @@ __all__ = [
     "preprocess",
     "read_input",
 ]
-
-
-def network_input(
-    sample: Sample, input_shape: tuple[int, int]
-) -> tuple[NDArray[np.uint8], Letterbox]:
-    """Return a sample's picture as a network input, and the letterbox that placed the picture.
-
-    The input comes from the sample's store if the store has this size, else from the picture file.
-
-    Raises:
-        UserError: the file cannot be read, or only a store of another size exists.
-    """
-    kept = sample.prepared
-    if kept is None or (kept.input_shape != input_shape and isinstance(sample.image, Path)):
-        return read_input(sample, input_shape)
-    kept.require(rows=input_shape[0], cols=input_shape[1])
-    assert sample.shape is not None  # a store records the shape of every picture
-    return kept.picture(), Letterbox.fit(sample.shape, input_shape)
-
-
-def input_identity(sample: Sample, input_shape: tuple[int, int]) -> str | None:
-    """Return a digest that identifies the result of `network_input`, without reading the picture.
-
-    None for pictures of a built-in data set and for missing files.
-    """
-    kept = sample.prepared
-    if kept is not None and kept.input_shape == input_shape:
-        about: tuple = ("store", kept.digest)
-    else:
-        try:
-            about = stamp(sample.image)
-        except OSError:
-            return None
-        if not about:
-            return None
-        file = sample.image.file if isinstance(sample.image, Stored) else sample.image
-        about = (str(real_path(Path(file))), *about, sample.shape)  # type: ignore[arg-type]
-    return make_key(network_input, cv2.__version__, input_shape, about)
 
 
 class Features(Protocol):
@@ -313,25 +278,3 @@ def mirrored(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return a picture with left and right exchanged."""
     # cv2.flip takes a tenth of the time of a copy of picture[:, ::-1]
     return np.asarray(cv2.flip(picture, 1), np.uint8)
-
-
-def make_truth(
-    sample: Sample, box: Letterbox, grid: OutputGrid, sigma_pixels: float | None
-) -> Array:
-    """Return density map and fixation counts on the output grid, [map rows, map cols, 2]."""
-    density = grid.reduced(box.place(sample_density(sample, box.image_shape, sigma_pixels)))
-    density /= max(float(density.max()), 1e-12)
-    counts = np.zeros_like(density)
-    if sample.fixations is not None:
-        points = box.place_points(within(sample.fixations, box.image_shape))
-        counts = count_map(grid.points(points), grid.shape(box.input_shape))
-    return np.stack([density, counts], axis=-1).astype(np.float32)
-
-
-def truth_name(sample: Sample, box: Letterbox) -> str:
-    """Return the name of a sample's truth; with the shelf's key, it covers all dependencies."""
-    about: tuple = ()
-    if sample.map is not None:
-        file = sample.map if isinstance(sample.map, Path) else sample.map.file
-        about = (str(real_path(file)), *stamp(sample.map))
-    return make_key(box, sample.sigma_pixels, sample.fixations, about)

@@ -27,11 +27,13 @@ import numpy as np
 from commands.curation.prepare import prepare
 from commands.settings import PrepareConfig
 from salience.data import loading
+from salience.pictures.letterbox import OutputGrid, preprocess
+from salience.pictures.network_inputs import network_input
 from salience.pictures.picture_files import read_image
 from salience.pictures.reading import sample_image
 from salience.pictures.sample import Sample
 from salience.system.cache import Cache
-from utilities import OutputGrid, SaliencyBatches, network_input, preprocess
+from utilities import SaliencyBatches
 
 SIZES = ((240, 320), (480, 640))
 JPEGS = ((800, 600), (1280, 960), (1600, 1200), (1920, 1080), (4000, 3000))  # columns and rows

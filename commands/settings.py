@@ -25,6 +25,7 @@ from config import (
     recipe_of,
     resolve,
     shared,
+    trained_config,
 )
 from salience.data.columns import ROLES, parse_columns
 from salience.data.plan import ALL_SPLITS, SPLITS
@@ -33,8 +34,6 @@ from salience.pictures.visual_angle import degree_of, parse_screen
 from salience.system.errors import UserError, did_you_mean
 from salience.system.files import is_name
 from salience.system.flags import Checked, option
-from salience.system.quiet import announce_keras
-from salience.system.terminal import tell
 
 PROFILES = ("tuebingen", "mit")
 CARD_WORDS = ("general", "none")  # values of --adaptation that are no file (measures/finish.py)
@@ -389,11 +388,7 @@ def training_of(weights: Path | None, folder: Path) -> Config:
     """
     from salience.networks import weight_files
 
-    chosen = weight_files.choose(weights, folder, lambda line: None)
-    announce_keras(tell)
-    from model import trained_config  # here: the import takes seconds, and `choose` may fail before
-
-    return trained_config(chosen)
+    return trained_config(weight_files.choose(weights, folder, lambda line: None))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The program as its users start it: by its words, from another folder."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -49,6 +50,25 @@ def test_help_is_complete_without_loading_a_network(words):
     assert done.stderr == ""
     assert "usage: main.py" in done.stdout
     assert len(done.stdout.splitlines()) > 10
+
+
+def test_matrix_products_of_pictures_scored_side_by_side_run_on_one_thread_each(tmp_path):
+    """With more, threads that wait for each other double the processor time of scores."""
+    code = (
+        "import os, sys, main\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, *about):\n"
+        "        if name == 'numpy': print('threads:', os.environ.get('OPENBLAS_NUM_THREADS'))\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "main.main(sys.argv[1:])"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "evaluate", "--dataset", "synthetic", "--maps",
+         str(tmp_path / "none"), "--metrics", "cc", "--human", "False"],
+        cwd=PROJECT, capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert done.stdout.startswith("threads: 1\n"), done.stdout + done.stderr
 
 
 def test_train_test_evaluate_from_end_to_end(shell, cli, tmp_path, pictures):

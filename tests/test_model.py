@@ -9,8 +9,8 @@ from PIL import Image
 
 import model
 from commands.training import objective, train
-from config import Config
-from model import grid_of, trained_config
+from config import Config, trained_config
+from model import grid_of
 from salience.networks import backbone, weight_files
 from salience.system.errors import UserError
 

@@ -22,7 +22,8 @@ from salience.system import quiet
 
 quiet.import_keras()
 
-from model import predict, system_module, trained_config
+from config import trained_config
+from model import predict, system_module
 from salience.data import loading
 from salience.measures import metrics
 from salience.networks import weight_files

@@ -26,6 +26,8 @@ from model import grid_of, system_module
 from salience.data import loading, store
 from salience.data.plan import SPLITS
 from salience.data.store import JOURNAL, KINDS, MANIFEST, PREPARING
+from salience.pictures.letterbox import OutputGrid
+from salience.pictures.network_inputs import make_truth, network_input
 from salience.pictures.sample import Sample, Stored
 from salience.system import archives
 from salience.system.arrays import UNREADABLE, read_array, write_array
@@ -42,7 +44,6 @@ from salience.system.files import (
     write_text,
 )
 from salience.system.terminal import progress, tell
-from utilities import OutputGrid, make_truth, network_input
 
 AHEAD = 8  # pictures per thread that may wait to be written
 Place = tuple[str, int]  # a split, and the index of a picture in it

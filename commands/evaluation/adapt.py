@@ -34,6 +34,7 @@ from commands.evaluation.tables import DIGITS, metric_definitions, write_per_ima
 from commands.pages import figures
 from commands.pages.report import verdict
 from commands.settings import AUTO, MAPS, NETWORK, AdaptConfig
+from config import trained_config
 from salience.measures.adaptation import (
     LEAST_PICTURES,
     ON_MAPS,
@@ -117,7 +118,7 @@ def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str,
         }  # fmt: skip
 
     pictures = len(split.samples) + min(len(training), max(settings.n) * settings.draws)
-    engine = "keras" if where == NETWORK else engine_for(settings.engine, pictures)
+    engine = "keras" if where == NETWORK else engine_for(settings.engine, pictures, say)
     sources = of_one_engine(maps_by, engine)
     source = sources[BEFORE]
     note_training_pictures(source.config, settings, split, notes, source.weights)
@@ -145,8 +146,6 @@ def where_of(settings: AdaptConfig, weights: Path) -> str:
     Raises:
         UserError: the network has no numbers of data sets, or there are too many pictures.
     """
-    from model import trained_config
-
     trained = trained_config(weights)
     has_numbers = trained.own.has_numbers
     if settings.numbers == NETWORK and not has_numbers:

@@ -77,7 +77,7 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
             for run in runs
         }  # fmt: skip
 
-    sources = of_one_engine(maps_by, engine_for(settings.engine, len(split.samples)))
+    sources = of_one_engine(maps_by, engine_for(settings.engine, len(split.samples), say))
     rows = [model_row(source, split) for source in sources.values()]
     log = ScoreLog(settings.output / LOG, settings.overwrite)
     rows += all_reference_rows(split, notes)

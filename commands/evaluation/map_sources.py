@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from commands.evaluation import stored_maps
 from commands.prediction import engines
-from config import Config
+from config import Config, trained_config
 from salience.measures.adaptation import (
     OBJECTIVES,
     LowResolutionMaps,
@@ -32,6 +32,7 @@ from salience.measures.references import model_name
 from salience.measures.row_fit import FeaturesAndTruth
 from salience.pictures.fixations import blurred
 from salience.pictures.letterbox import Letterbox, of_both_ways, postprocess
+from salience.pictures.network_inputs import input_identity, make_truth, network_input
 from salience.pictures.reading import sample_density, sample_shape
 from salience.pictures.sample import Sample
 from salience.system.cache import Shelf, default_cache, make_key
@@ -44,21 +45,25 @@ from salience.system.threads import groups, in_order
 # pictures from which "auto" predicts with a copy of the network: to make it takes as long as Keras
 # takes for some tens of pictures
 LEAST_FOR_COPY = 40
+# bytes of a network's outputs that stay in memory: the page shows some of the scored maps again
+REMEMBERED = 2**26
 
 Key = TypeVar("Key")
 
 
-def engine_for(name: str, pictures: int) -> str:
+def engine_for(name: str, pictures: int, say: Callable[[str], None]) -> str:
     """Return the engine that predicts a number of pictures to be scored.
 
     Args:
         name: an engine of `config.ENGINES`; "auto" is Keras for fewer than LEAST_FOR_COPY pictures.
         pictures: how many there are.
+        say: called with a message if Keras is imported.
 
     Raises:
         UserError: the engine is not installed.
     """
-    return "keras" if name == "auto" and pictures < LEAST_FOR_COPY else engines.choose(name)
+    few = name == "auto" and pictures < LEAST_FOR_COPY
+    return engines.choose("keras" if few else name, say)
 
 
 class Source(Protocol):
@@ -98,6 +103,7 @@ class ModelMaps:
 
     bulky = False  # whether what is kept is large
     channels = 1  # of what the engine returns
+    most_remembered = REMEMBERED  # bytes
 
     def __init__(
         self,
@@ -117,6 +123,8 @@ class ModelMaps:
         self.finish, self.of_set = finish, finish.numbers
         self.engine = self._load(engine, say)
         self.slots = BoundedSemaphore(self.engine.at_once)
+        # by the sample's id, with the sample, since the id of a freed one may be used again
+        self.remembered: dict[int, tuple[Sample, NDArray]] = {}
         self.digest = file_digest(weights)
         about = make_key(type(self), self.digest, mirror, self.of_set, self.engine.name)
         self.kept: Shelf | None = default_cache().shelf(about, self.bulky) if keep else None
@@ -138,8 +146,6 @@ class ModelMaps:
     @property
     def config(self) -> Config:
         """The settings of the network's training."""
-        from model import trained_config
-
         return trained_config(self.weights)
 
     @cached_property
@@ -204,12 +210,14 @@ class ModelMaps:
             mapped: applies a function to each item, as `map` does.
         """
         names = [self._name(sample) for sample in batch]
-        recalled = {i: self._recalled(name) for i, name in enumerate(names)}
-        found = {i: kept for i, kept in recalled.items() if kept is not None}
+        found = {}
+        for i, (sample, name) in enumerate(zip(batch, names, strict=True)):
+            known = self.remembered.get(id(sample))
+            kept = known[1] if known else self._recalled(name)
+            if kept is not None:
+                found[i] = kept
         missing = [i for i in range(len(batch)) if i not in found]
         if missing:
-            from utilities import network_input
-
             shape = self.engine.input_shape
             inputs = list(mapped(lambda i: network_input(batch[i], shape)[0], missing))
             network = of_both_ways(self.engine.maps) if self.mirror else self.engine.maps
@@ -217,6 +225,8 @@ class ModelMaps:
                 predictions = network(np.stack(inputs))
             for i, prediction in zip(missing, predictions, strict=True):
                 found[i] = prediction
+                if (len(self.remembered) + 1) * prediction.nbytes <= self.most_remembered:
+                    self.remembered[id(batch[i])] = batch[i], np.array(prediction)
                 if self.kept and (name := names[i]):
                     self.kept.keep(name, {"prediction": prediction})
         return [found[i] for i in range(len(batch))]
@@ -232,8 +242,6 @@ class ModelMaps:
 
     def _name(self, sample: Sample) -> str | None:
         """Return a name for a picture, as the network sees it; None where no output is kept."""
-        from utilities import input_identity
-
         return input_identity(sample, self.engine.input_shape) if self.kept else None
 
 
@@ -253,6 +261,7 @@ class RowMaps(ModelMaps):
     """
 
     bulky = True
+    most_remembered = 0  # features are large, and each is asked for once
 
     def __init__(self, weights: Path, name: str, batch_size: int, workers: int) -> None:
         self._lock = Lock()
@@ -297,8 +306,6 @@ class RowMaps(ModelMaps):
         They are half precision, in memory. The arguments and the missing items are those of
         `maps_to_fit`.
         """
-        from utilities import make_truth
-
         found: list[FeaturesAndTruth | None] = []
         bar = progress(len(samples), "features to fit on")
         with bar, ThreadPoolExecutor(self.workers) as pool:

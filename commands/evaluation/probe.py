@@ -38,6 +38,8 @@ from salience.measures.ridge import PENALTIES, Moments, RidgeFit, solve
 from salience.networks import backbone
 from salience.networks.backbone import BACKBONES
 from salience.networks.linear_probe import GRID, features
+from salience.pictures.letterbox import Letterbox, OutputGrid, postprocess
+from salience.pictures.network_inputs import network_input
 from salience.pictures.picture_files import overlay
 from salience.pictures.reading import sample_density, sample_image
 from salience.pictures.sample import Sample
@@ -46,7 +48,7 @@ from salience.system.files import as_csv, make_folder, write_json, write_text
 from salience.system.flags import to_json, typed_flags
 from salience.system.notes import Notes
 from salience.system.terminal import COMMAND_LINE, aligned, progress, tell
-from utilities import Letterbox, OutputGrid, SaliencyBatches, network_input, postprocess
+from utilities import SaliencyBatches
 
 ALL, GLOBAL = "all stages", "global"
 TRAINED, RANDOM = "ImageNet", "random weights"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.settings import ScoringConfig
-from config import Config
+from config import Config, lineage
 from salience.data import loading
 from salience.data.plan import Plan
 from salience.measures.metrics import metric_names
@@ -159,8 +159,6 @@ def note_pictures_of_plans(
     trained: Config, settings: ScoringConfig, split: TruthSplit, notes: Notes
 ) -> None:
     """Note which of the scored pictures the splits of a training contain, by path."""
-    from model import lineage
-
     trainings, unknown = lineage(trained)
     if unknown:
         notes.explain(

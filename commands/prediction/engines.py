@@ -148,12 +148,13 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def choose(name: str) -> str:
-    """Return the name of an installed engine.
+def choose(name: str, say: Callable[[str], None] | None = None) -> str:
+    """Return the name of an installed engine; Keras is imported if it is the engine.
 
     Args:
         name: an engine of `config.ENGINES`. "auto" chooses the fastest installed engine, or Keras
             if there is a GPU or if the user chose another backend than TensorFlow.
+        say: called with a message if Keras is imported; None for no message.
 
     Raises:
         UserError: the engine is not installed.
@@ -161,7 +162,7 @@ def choose(name: str) -> str:
     if name == "auto":
         name = fastest()
     if name == "keras":
-        quiet.start_keras()
+        quiet.start_keras(say)
     elif not installed(RUNTIMES[name].package):
         raise UserError(
             f"--engine {name}: the package {RUNTIMES[name].package} is not installed. "
@@ -190,7 +191,7 @@ def load(
     Raises:
         UserError: the engine is not installed, or the weights cannot be used.
     """
-    name = choose(name)
+    name = choose(name, say)
     if of_set is not None:
         check_set(weights, of_set)
     if name == "keras":
@@ -202,6 +203,7 @@ def load(
             raise  # nothing else can run it
         reason = " ".join(str(error).split()) or type(error).__name__
         say(f"{name} cannot run {weights}, Keras is used instead: {reason}")
+        quiet.start_keras(say)
         return keras_engine(weights, of_set)
 
 

@@ -30,12 +30,14 @@ from commands.training.devices import Devices
 from config import Config
 from salience.data.feature_store import FeatureStore, KnownPicture
 from salience.networks.weight_files import versions
+from salience.pictures.letterbox import Letterbox
+from salience.pictures.network_inputs import input_identity, network_input
 from salience.pictures.sample import Sample
 from salience.system.cache import default_cache, make_key
 from salience.system.code_digest import is_ours
 from salience.system.files import make_folder
 from salience.system.terminal import tell
-from utilities import Letterbox, SaliencyBatches, input_identity, mirrored, network_input
+from utilities import SaliencyBatches, mirrored
 
 FLOAT16_MOST = 65504.0  # largest finite float16
 LEAST_SHARE = 0.05  # least share of the features that must fit on disk for the cache to pay off

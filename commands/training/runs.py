@@ -64,9 +64,7 @@ class Run:
     def config(self) -> Config:
         """The settings of the run."""
         if self.is_file:
-            from model import trained_config  # here: the import takes seconds
-
-            return trained_config(self.folder)
+            return config_files.trained_config(self.folder)
         return Config(**config_files.read_settings(self.folder / "config.json"))
 
     @property

@@ -164,7 +164,7 @@ class FeatureStore:
         """Record a picture, so that later runs need not read it.
 
         Args:
-            identity: digest of the picture's file, see `utilities.input_identity`.
+            identity: digest of the picture's file, see `network_inputs.input_identity`.
             seen: digest and shape of the picture.
         """
         with self._lock:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from conftest import PROJECT
 
-import utilities
 from commands.evaluation import rows
 from commands.prediction.engines import EXPORTER
 from salience.data.sets import npy
 from salience.data.sets.osie import parse
+from salience.pictures import network_inputs
 from salience.pictures.reading import stamp
 from salience.pictures.sample import Stored
 from salience.system import code_digest
@@ -25,7 +25,7 @@ MAKERS = {
     "scores": rows.score_rows,
     "exported networks": EXPORTER,
     "parsed fixations": parse,
-    "truth": utilities.make_truth,
+    "truth": network_inputs.make_truth,
 }
 
 

@@ -11,6 +11,8 @@ import pytest
 from conftest import PROJECT
 
 from commands import settings
+from commands.evaluation.map_sources import LEAST_FOR_COPY, engine_for
+from commands.prediction import engines
 from model import load_model
 from salience.system import quiet
 from salience.system.errors import UserError
@@ -103,7 +105,20 @@ def test_the_seconds_of_the_import_are_announced_and_only_they(monkeypatch):
     assert said == [quiet.STARTING]
 
 
-def test_settings_that_come_from_weights_announce_the_import_first(monkeypatch, trained, capsys):
+def test_settings_that_come_from_weights_need_no_keras(monkeypatch, trained, capsys):
+    for name in ("keras", "model", "utilities"):
+        monkeypatch.setitem(sys.modules, name, None)  # an import would fail
+    assert settings.training_of(trained, trained.parent).dataset == ("synthetic",)
+    assert capsys.readouterr().out == ""
+
+
+def test_scoring_announces_keras_only_where_it_predicts(monkeypatch):
+    monkeypatch.setattr(quiet, "import_keras", lambda: None)
+    monkeypatch.setattr(engines, "has_gpu", lambda: False)
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
     monkeypatch.delitem(sys.modules, "keras")
-    settings.training_of(trained, trained.parent)
-    assert capsys.readouterr().out == f"{quiet.STARTING}\n"
+    said = []
+    assert engine_for("auto", LEAST_FOR_COPY, said.append) == "openvino"
+    assert said == []
+    assert engine_for("auto", LEAST_FOR_COPY - 1, said.append) == "keras"
+    assert said == [quiet.STARTING]
