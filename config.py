@@ -1191,12 +1191,15 @@ def lineage(trained: Config) -> tuple[list[Config], Path | None]:
 
     Returns:
         The settings, the last training's first; and the file of initial weights that cannot be read
-        any more, or None.
+        any more, or that one of these trainings has replaced since, or None.
     """
     found = [trained]
     while (path := found[-1].init_weights) is not None:
         try:
-            found.append(trained_config(path))
+            earlier = trained_config(path)
         except UserError:
             return found, path
+        if earlier in found:
+            return found, path
+        found.append(earlier)
     return found, None

@@ -162,8 +162,8 @@ def note_pictures_of_plans(
     trainings, unknown = lineage(trained)
     if unknown:
         notes.explain(
-            f"Training began with {unknown}, which does not exist: it is unknown whether these "
-            "pictures were among its training pictures."
+            f"Training began with {unknown}, which was removed or replaced since: it is unknown "
+            "whether these pictures were among its training pictures."
         )
     plans = {step.plan for step in trainings if settings.dataset in step.dataset}
 
