@@ -39,6 +39,7 @@ from salience.networks import weight_files
 from salience.pictures.reading import sample_density, sample_shape
 from salience.pictures.sample import Sample
 from salience.system.errors import UserError
+from salience.system.files import in_program
 from salience.system.terminal import progress, tell
 
 MOST_PICTURES = 100  # some thousand fixations determine nine numbers
@@ -62,6 +63,12 @@ def run(settings: CalibrateConfig) -> bool:
     card = weight_files.read_card(weights)
     if "versions" not in card:
         raise UserError(f"{weights} is a file of another program: `convert` it first.")
+    if in_program(weights):
+        raise UserError(
+            f"{weights} belongs to the installed program, and an update would replace it. Copy the "
+            f"file and {weight_files.card_path(weights).name} to a folder of your own, and name "
+            "the copy: --weights FILE."
+        )
     sets = {
         name: loading.load(name, root, settings.split, settings.plan, "drop")
         for name, root in settings.sets

@@ -23,6 +23,7 @@ from salience.measures.adaptation import IDENTITY
 from salience.measures.density import CALIBRATION
 from salience.measures.finish import GENERAL, MAP_BLUR, finish_of
 from salience.networks import weight_files
+from salience.system import files
 from salience.system.errors import UserError
 
 QUIET = {"say": lambda line: None}
@@ -420,6 +421,20 @@ def test_the_best_weights_are_calibrated_on_the_validation_fixations(tiny, cli, 
     assert again[CALIBRATION] == best
     assert json.loads(weight_files.card_path(run.published).read_text()) == again
     assert all(np.array_equal(before[n], v) for n, v in weights_of(run.published).items())
+
+
+def test_the_weights_of_an_installed_program_are_not_changed(
+    trained, tmp_path, monkeypatch, capsys
+):
+    from main import main
+
+    monkeypatch.setattr(files, "HERE", tmp_path / "site-packages")
+    weights = tmp_path / "site-packages/weights" / trained.name
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(before := trained.read_bytes())
+    assert main(["calibrate", "--weights", str(weights), "--dataset", "synthetic"]) == 2
+    assert "belongs to the installed program, and an update" in capsys.readouterr().err
+    assert weights.read_bytes() == before
 
 
 @pytest.mark.calibration
