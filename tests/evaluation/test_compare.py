@@ -154,7 +154,7 @@ def test_what_the_first_weights_of_each_run_had_learned_from_is_asked(two_runs, 
     for order in ([other, two_runs[0]], [two_runs[0], other]):
         lines = []
         compare.compare(of(order, {**FEW, "output": tmp_path / "o"}), lines.append)
-        assert "lost.weights.h5, which does not exist" in "\n".join(lines)
+        assert "lost.weights.h5, which was removed or replaced" in "\n".join(lines)
 
 
 def test_an_arm_named_like_a_reference_keeps_its_own_scores(two_runs, tmp_path):

@@ -30,7 +30,7 @@ def test_the_file_has_a_log_density_for_each_picture_under_its_name(
     cli, samples, tmp_path, trained, monkeypatch
 ):
     monkeypatch.setattr(tuebingen, "pictures_of", lambda settings: samples)
-    monkeypatch.setattr(tuebingen.engines, "choose", lambda name: "keras")  # ready at once
+    monkeypatch.setattr(tuebingen.engines, "choose", lambda *_: "keras")  # ready at once
     words = ["export-maps", "--format", "tuebingen", "--weights", trained, "--output"]
     for half, kind in (("False", np.float32), ("True", np.float16)):
         done = cli(*words, half, "--half", half)

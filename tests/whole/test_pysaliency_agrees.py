@@ -82,7 +82,7 @@ def test_what_pysaliency_reads_and_writes_again_is_equal_to_the_bit(cli, tmp_pat
 
 @needs(OSIE)
 def test_pysaliency_scores_the_densities_as_we_do(cli, exported, tmp_path, trained, monkeypatch):
-    monkeypatch.setattr("commands.prediction.engines.choose", lambda name: "keras")
+    monkeypatch.setattr("commands.prediction.engines.choose", lambda *_: "keras")
     words = ["export-maps", "--format", "tuebingen", "--dataset", "pysaliency", "--split", "train"]
     cli(*words, "--data", exported, "--weights", trained, "--output", "maps")
     [densities] = (tmp_path / "maps").glob("*.hdf5")
@@ -108,7 +108,7 @@ def test_pysaliency_scores_the_densities_as_we_do(cli, exported, tmp_path, train
 
 @needs(OSIE)
 def test_a_network_is_a_model_of_pysaliency(cli, exported, tmp_path, trained, monkeypatch):
-    monkeypatch.setattr("commands.prediction.engines.choose", lambda name: "keras")
+    monkeypatch.setattr("commands.prediction.engines.choose", lambda *_: "keras")
     words = ["export-maps", "--format", "tuebingen", "--dataset", "pysaliency"]
     cli(*words, "--data", exported, "--weights", trained, "--output", "maps")
     [densities] = (tmp_path / "maps").glob("*.hdf5")
