@@ -12,6 +12,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # as main.py has it
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as main.py has it for scoring
 # XLA's and oneDNN's own threads would make tiny models slower on two cores, not faster
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 # JAX compiles a tiny network for longer than it runs: without optimisation it takes half the time

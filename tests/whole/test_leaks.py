@@ -30,9 +30,9 @@ from salience.system.errors import Interrupted
 from utilities import SaliencyBatches
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-pytestmark = linux
+pytestmark = [linux, pytest.mark.waits]
 
-EPOCHS, PICTURES, TIMES = 40, 4000, 6
+EPOCHS, PICTURES, TIMES = 100, 10000, 6  # fewer give too few samples on a quick machine
 # KiB for each epoch or picture. What examples.png is drawn on, 900x480 pixels of 4 bytes, would be
 # 1,700 an epoch; the network's input 9 a picture.
 EPOCH_KB, PICTURE_KB = 200.0, 1.0
