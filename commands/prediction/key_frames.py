@@ -19,19 +19,13 @@ from commands.prediction.video import outputs_of, predict_videos, split_videos
 from config import PredictConfig
 from salience.pictures.marks import peaks
 from salience.pictures.picture_files import read_map
-from salience.pictures.sample import VIDEO_SUFFIXES
-from salience.pictures.video_files import open_clip
+from salience.pictures.video_files import has_video_suffix, open_clip
 from salience.system.arrays import array_of
 from salience.system.notes import Notes
 
 POINTS = 5  # numbered points without --peaks
 KEY_FRAMES = 6  # of a video, evenly spaced among the predicted frames
 READABLE = ("png", "npz")  # formats of `--maps` whose frames can be read singly
-
-
-def are_videos(against: str) -> bool:
-    """Return whether `--against` names videos only, by their suffix."""
-    return Path(against).suffix.lower() in VIDEO_SUFFIXES
 
 
 def with_other_videos(
@@ -81,7 +75,7 @@ def paired(clips: list[Path], against: str, recursive: bool, notes: Notes) -> di
     path = Path(against)
     if path.is_dir():
         found = path.rglob("*") if recursive else path.iterdir()
-        videos = sorted(one for one in found if are_videos(one.name) and one.is_file())
+        videos = sorted(one for one in found if has_video_suffix(one) and one.is_file())
     else:
         videos, _ = split_videos([against], recursive)
     if len(clips) == len(videos) == 1:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from commands.pages.pictures_page import Shown, View, compared, view, write_pictures_page
 from commands.prediction import predict
 from commands.prediction.inputs import Job, find_pictures
-from commands.prediction.key_frames import POINTS, are_videos, key_frames, with_other_videos
+from commands.prediction.key_frames import POINTS, key_frames, with_other_videos
 from commands.prediction.map_record import MapRecord, State
 from commands.prediction.outputs import OutputWriter, job_sample
 from commands.regions.measured import outline, predicted_rows, windows_of
@@ -33,8 +33,8 @@ from salience.pictures.headers import room
 from salience.pictures.marks import Peak, peaks
 from salience.pictures.picture_files import read_map
 from salience.pictures.reading import sample_image
-from salience.pictures.sample import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from salience.pictures.video_files import is_video
+from salience.pictures.sample import IMAGE_SUFFIXES
+from salience.pictures.video_files import has_video_suffix, is_video
 from salience.system.arrays import read_array
 from salience.system.errors import UserError
 from salience.system.files import read_json
@@ -82,7 +82,7 @@ def write_page(
     if settings.against is not None:
         own, other_weights = other_settings(settings, weights, say)
         say(f"against {settings.against}:")
-        if jobs and are_videos(settings.against):
+        if jobs and has_video_suffix(Path(settings.against)):
             notes.explain("--against names videos: pictures are shown alone.")
         elif jobs:
             others, failed = other_versions(settings, own, jobs, other_weights, notes, say)
@@ -277,8 +277,8 @@ def other_versions(
 def are_files(against: str) -> bool:
     """Return whether `--against` names a folder, pictures or videos; else it names weights."""
     path = Path(against)
-    suffixes = {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES}
-    return path.is_dir() or path.suffix.lower() in suffixes or any(c in against for c in "*?")
+    is_named = path.suffix.lower() in IMAGE_SUFFIXES or has_video_suffix(path)
+    return path.is_dir() or is_named or any(c in against for c in "*?")
 
 
 def other_pictures(settings: PredictConfig, jobs: list[Job], notes: Notes) -> dict[Path, Path]:

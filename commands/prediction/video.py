@@ -35,8 +35,15 @@ from salience.pictures.headers import room
 from salience.pictures.letterbox import Letterbox, postprocess
 from salience.pictures.marks import draw_contours
 from salience.pictures.picture_files import overlay, to_8_bit
-from salience.pictures.sample import VIDEO_SUFFIXES
-from salience.pictures.video_files import Clip, Movie, add_sound, is_video, open_clip, steady
+from salience.pictures.video_files import (
+    Clip,
+    Movie,
+    add_sound,
+    has_video_suffix,
+    is_video,
+    open_clip,
+    steady,
+)
 from salience.system.arrays import Array
 from salience.system.errors import NotBegun, UserError, printable
 from salience.system.files import make_folder, move, real_path, scratch
@@ -95,7 +102,7 @@ def split_videos(images: list[str], recursive: bool) -> tuple[list[Path], list[s
             (clips if is_video(Path(text)) else rest).append(text)
             continue
         matches = [] if os.path.isdir(text) else sorted(iglob(text, recursive=recursive))  # noqa: PTH112
-        videos = [path for path in matches if Path(path).suffix.lower() in VIDEO_SUFFIXES]
+        videos = [path for path in matches if has_video_suffix(Path(path))]
         clips += [path for path in videos if os.path.isfile(path)]  # noqa: PTH113
         others = set(matches) - set(videos)
         if not videos or any(os.path.isfile(path) for path in others):  # noqa: PTH113

@@ -84,6 +84,11 @@ def _reader(path: Path) -> Iterator[cv2.VideoCapture]:
         capture.release()
 
 
+def has_video_suffix(path: Path) -> bool:
+    """Return whether a path has the suffix of a video; the file need not exist."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
 def is_video(path: Path) -> bool:
     """Return whether to read a file as a video.
 
@@ -92,7 +97,7 @@ def is_video(path: Path) -> bool:
     """
     if path.suffix.lower() in IMAGE_SUFFIXES or header_shape(path):
         return False
-    if path.suffix.lower() in VIDEO_SUFFIXES:
+    if has_video_suffix(path):
         return True
     if not _nameable(path):
         return False

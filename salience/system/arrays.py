@@ -26,12 +26,12 @@ Array = NDArray[np.floating]
 UNREADABLE = (OSError, ValueError, EOFError, BadZipFile, zlib.error, lzma.LZMAError, RuntimeError,
               struct.error, OverflowError, MemoryError)  # fmt: skip
 MOST_BYTES = 2**32  # largest size of the arrays of a .npz, whose compression may be a thousandfold
-TRIES = 20  # of a header, if the interpreter fails
-_parsing = Lock()
 LONGEST_HEADER = 10_000  # characters, NumPy's limit
 MOST_BEGIN = 12 + LONGEST_HEADER  # bytes: signature, length and header
+TRIES = 20  # of a header, if the interpreter fails
 # Python 2 wrote (10L, 2L), which NumPy reads with a warning
 LONG = re.compile(rb"(\d)L(?=[,)])")
+_parsing = Lock()  # of headers, one at a time
 
 
 def write_array(path: Path, array: NDArray) -> None:
