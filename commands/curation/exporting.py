@@ -34,7 +34,7 @@ from salience.pictures.reading import sample_image
 from salience.pictures.sample import Sample
 from salience.system.errors import UserError
 from salience.system.files import make_folder, move, real_path, scratch, telling
-from salience.system.terminal import progress, tell
+from salience.system.terminal import counted, progress, tell
 
 PICTURES = "pictures"  # folder of pictures that are written
 TEXT = h5py.string_dtype()
@@ -104,7 +104,7 @@ def note_losses(samples: list[Sample], say: Callable[[str], None]) -> None:
     if len(bare) == len(samples):
         raise UserError("The data set has maps but no fixations, which pysaliency's files need.")
     if bare:
-        say(f"note: {len(bare)} pictures have no fixations, the first is {bare[0].name}")
+        say(f"note: {counted(len(bare), 'picture')} without fixations, first: {bare[0].name}")
     if any(sample.map is not None for sample in samples):
         say("note: density maps are not written, since pysaliency makes its own of the fixations")
     if outside := sum(sample.outside for sample in samples):

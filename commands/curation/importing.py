@@ -33,7 +33,7 @@ from salience.pictures.sample import IMAGE_SUFFIXES
 from salience.pictures.visual_angle import parse_screen
 from salience.system.errors import UserError
 from salience.system.files import make_folder, move, scratch, telling, write_json, write_text
-from salience.system.terminal import aligned, progress, tell
+from salience.system.terminal import aligned, counted, progress, tell
 
 TABLE = "fixations.csv"
 COLUMNS = ("image", "subject", "order", "x", "y", "t", "duration")
@@ -134,15 +134,16 @@ def import_recordings(settings: ImportConfig, say: Callable[[str], None] = tell)
 
 def say_found(read: Recordings, files: int, say: Callable[[str], None]) -> None:
     """Tell what was read, what was left out, and the sums by observer."""
-    say(f"{read.rows:,} rows of {files} files: {len(read.found):,} fixations on pictures")
+    fixations = counted(len(read.found), "fixation")
+    say(f"{counted(read.rows, 'row')} of {counted(files, 'file')}: {fixations} on pictures")
     for reason, count in read.skipped.most_common():
-        say(f"left out: {count:,} rows {reason}")
+        say(f"left out: {counted(count, 'row')} {reason}")
     if read.unknown:
         say(f"no picture of --images: {some(read.unknown)}")
     if read.bare:
         more = ", ..." if len(read.bare) > NAMED else ""
         names = ", ".join(read.bare[:NAMED])
-        say(f"left out: {len(read.bare)} pictures without a fixation ({names}{more})")
+        say(f"left out: {counted(len(read.bare), 'picture')} without a fixation ({names}{more})")
     say(aligned(subject_table(read.found)))
     say_outside(read.found, say)
 
@@ -367,7 +368,9 @@ def grouped(found: list[Placed]) -> dict[str, list[Placed]]:
 def refuse_nothing(read: Recordings, settings: ImportConfig) -> None:
     """Raise UserError if no fixation lies on a picture."""
     if not read.found:
-        reasons = "; ".join(f"{n:,} rows {reason}" for reason, n in read.skipped.most_common())
+        reasons = "; ".join(
+            f"{counted(n, 'row')} {reason}" for reason, n in read.skipped.most_common()
+        )
         names = f" The exports name {some(read.unknown)}." if read.unknown else ""
         raise UserError(
             f"No fixation on a picture of {settings.images}: {reasons or 'no rows'}.{names}"
@@ -416,8 +419,8 @@ def say_outside(found: list[Placed], say: Callable[[str], None]) -> None:
         advice = "; check --screen and --placed" if warning else ""
         say(
             f"{warning}{len(outside):,} of {len(found):,} fixations lie outside their picture, on "
-            f"{len(pictures)} pictures ({', '.join(pictures[:NAMED])}); they are in {TABLE}, and "
-            f"--out_of_bounds decides about them{advice}"
+            f"{counted(len(pictures), 'picture')} ({', '.join(pictures[:NAMED])}); they are in "
+            f"{TABLE}, and --out_of_bounds decides about them{advice}"
         )
 
 

@@ -53,7 +53,7 @@ from salience.system.errors import UserError
 from salience.system.files import as_csv, make_folder, write_json, write_text
 from salience.system.flags import to_json, typed_flags
 from salience.system.notes import Notes
-from salience.system.terminal import COMMAND_LINE, aligned, progress, tell
+from salience.system.terminal import COMMAND_LINE, aligned, counted, progress, tell
 
 BEFORE, ALL, REFERENCE = "before", "all", "reference"
 MOST_PICTURES = 400  # whose features are kept in memory: a dozen numbers need no more
@@ -296,8 +296,8 @@ def adaptation_table(
     target = next((name for name in (REFERENCE, ALL) if name in names), None)
     of = f"; %: share of the gap to {target} that is closed" if target else ""
     return (
-        f"{caption}: {len(evaluation.pictures)} pictures, means [bootstrap 95 %] by the number of "
-        f"pictures fitted on{of}\n{aligned(cells)}"
+        f"{caption}: {counted(len(evaluation.pictures), 'picture')}, means [bootstrap 95 %] by the "
+        f"number of pictures fitted on{of}\n{aligned(cells)}"
     )
 
 

@@ -36,7 +36,7 @@ from salience.pictures.fixations import within
 from salience.system.cache import Shelf, default_cache, make_key
 from salience.system.errors import UserError
 from salience.system.notes import Notes
-from salience.system.terminal import progress
+from salience.system.terminal import counted, progress
 
 
 @dataclass(frozen=True)
@@ -283,8 +283,8 @@ def score_rows(
 def scoring_line(split: TruthSplit, rows: list[Row]) -> str:
     """Return what is about to be scored, and how fast that usually is."""
     return (
-        f"scoring {len(split.samples)} pictures, {len(rows)} rows of scores: usually 1 to 3 "
-        "pictures a second, the first time"
+        f"scoring {counted(len(split.samples), 'picture')}, {len(rows)} rows of scores: usually 1 "
+        "to 3 pictures a second, the first time"
     )
 
 

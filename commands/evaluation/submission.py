@@ -49,7 +49,7 @@ from salience.system.files import (
     telling,
     write_json,
 )
-from salience.system.terminal import progress, tell
+from salience.system.terminal import counted, progress, tell
 
 MAX_JPEG_LOSS = 8  # levels of 255 that a map's maximum may lose in JPEGs of other programs
 MAX_MAP_BYTES = 64 * 2**20  # more than ten times the size of a map of 1920 x 1080
@@ -137,7 +137,7 @@ def export_maps(settings: ExportMapsConfig, say: Callable[[str], None] = tell) -
         archive.unlink()  # an earlier archive does not hold the new maps
     failed = write_maps(jobs, lambda: weights, OutputWriter(predict_settings), say)
     if failed:
-        problem = f"{failed} pictures have no map, so no archive is written"
+        problem = f"{counted(failed, 'picture')} without a map, so no archive is written"
         say(f"problem: {problem}")
         return [problem]
     prefix = f"{model}/" if benchmark.in_folder else ""

@@ -11,7 +11,7 @@ from commands.evaluation.rows import Evaluation, Scored
 from salience.measures.metrics import Metric, mean_scores
 from salience.measures.references import CENTRE_BIAS, GOLD, HALVES, Scores, mark_of
 from salience.system.files import as_csv, write_json, write_text
-from salience.system.terminal import WIDTH, aligned
+from salience.system.terminal import WIDTH, aligned, counted
 
 METRICS_PAGE = "docs/METRICS.md"  # what each metric asks, and which to look at
 DIGITS = {"mse": 4}  # decimals; three for all other metrics
@@ -27,7 +27,7 @@ def score_table(evaluation: Evaluation, caption: str) -> str:
         name = metric.name + ("" if metric.higher_is_better else " (lower is better)")
         lines.append([name, *(cell(row, key) for row in evaluation.rows)])
     count = len(evaluation.pictures)
-    text = [f"{caption}: {count} pictures, means [bootstrap 95 %]", aligned(lines)]
+    text = [f"{caption}: {counted(count, 'picture')}, means [bootstrap 95 %]", aligned(lines)]
     if any(row.name in (GOLD, HALVES) for row in evaluation.rows):
         text.append("%: 0 is the centre bias, 100 the row of the humans")
     # needed to compare scores with those of others

@@ -40,7 +40,7 @@ from salience.pictures.reading import sample_density, sample_shape
 from salience.pictures.sample import Sample
 from salience.system.errors import UserError
 from salience.system.files import in_program
-from salience.system.terminal import progress, tell
+from salience.system.terminal import counted, progress, tell
 
 MOST_PICTURES = 100  # some thousand fixations determine nine numbers
 
@@ -123,7 +123,7 @@ def fitted(
     found: dict[str, Any] = {}
     if calibrates:
         fit = fit_adaptation(low, seed)
-        say(f"calibration for densities, on {len(low)} pictures: {fit_line(fit)}")
+        say(f"calibration for densities, on {counted(len(low), 'picture')}: {fit_line(fit)}")
         found[CALIBRATION] = calibration_entry(fit, about)
     if len(enough) > 1:
         general = fit_general(

@@ -243,10 +243,10 @@ def predict_and_write(engine: Engine, jobs: PendingJobs, writer: OutputWriter) -
             jobs.end(bar, len(batch))
     screens = note_counts.pop(LOOK, 0)
     for kind, count in note_counts.items():
-        jobs.say(f"note: {count} pictures {kind}; they were read, the first is {first[kind]}")
+        jobs.say(f"note: {counted(count, 'picture')} {kind}; read, first: {first[kind]}")
     if screens:
         jobs.say(
-            f"note: {screens} pictures {LOOK}, the first is {first[LOOK]}. The weights' "
+            f"note: {counted(screens, 'picture')} {LOOK}, first: {first[LOOK]}. The weights' "
             f"card: {engine.limits}"
         )
     return failed

@@ -30,7 +30,7 @@ from salience.system.files import (
 )
 from salience.system.flags import typed_flags
 from salience.system.notes import Notes
-from salience.system.terminal import COMMAND_LINE, aligned, progress, tell
+from salience.system.terminal import COMMAND_LINE, aligned, counted, progress, tell
 
 PRINTED = 40  # rows of the printed table
 TABLE, RECORD, PAGE = "regions.csv", "regions.json", "index.html"
@@ -261,7 +261,7 @@ def summary_lines(lines: list[Row]) -> list[str]:
         share, gap = line["share"], line.get("difference")
         text = (
             f"{line['name']}: {share['mean']:.1%} of the predicted density on average "
-            f"[{share['low']:.1%}, {share['high']:.1%}], {line['pictures']} pictures"
+            f"[{share['low']:.1%}, {share['high']:.1%}], {counted(line['pictures'], 'picture')}"
         )
         if gap:
             low, mean, high = (100 * gap[key] for key in ("low", "difference", "high"))

@@ -29,7 +29,7 @@ from salience.networks.backbone_table import BACKBONES
 from salience.system.cache import default_cache
 from salience.system.errors import Interrupted, UserError
 from salience.system.signals import Stop, heeded
-from salience.system.terminal import tell
+from salience.system.terminal import counted, tell
 from utilities import OutputGrid, SaliencyBatches, opencv_threads
 
 FIRST_STEP = "the first step compiles the network: usually 10 to 60 s, less where it is kept"
@@ -403,7 +403,7 @@ def check_truth_of_loss(loss: str, dataset_name: str, training: SaliencyBatches)
     bare = [sample.name for sample in training.samples if sample.fixations is None]
     if bare and ("nss" in loss or "nll" in loss):
         raise UserError(
-            f"--loss {loss} needs fixations, but {len(bare)} pictures of "
+            f"--loss {loss} needs fixations, but {counted(len(bare), 'picture')} of "
             f"{dataset_name} have only maps; first: {bare[0]}. Choose a loss without nss and nll, "
             "such as kld."
         )
@@ -424,10 +424,10 @@ def describe(
         f"{config.system} ({config.strategy}) at {size}: {trainable:,} of "
         f"{model.count_params():,} weights are trainable; start: "
         f"{weights or 'random'}\n{config.dataset_name}: {training.count} training and "
-        f"{validation.count} validation pictures{outside(config.out_of_bounds, training)}; loss "
-        f"{config.loss}, {config.optimizer}, learning rate {config.learning_rate:g}, batch "
-        f"{config.batch_size}{speed(config.precision, config.part_size)}\nwriting to "
-        f"{config.run_folder}/"
+        f"{counted(validation.count, 'validation picture')}"
+        f"{outside(config.out_of_bounds, training)}; loss {config.loss}, {config.optimizer}, "
+        f"learning rate {config.learning_rate:g}, batch {config.batch_size}"
+        f"{speed(config.precision, config.part_size)}\nwriting to {config.run_folder}/"
     )
 
 
@@ -443,4 +443,4 @@ def outside(out_of_bounds: str, training: SaliencyBatches) -> str:
     """Return the number of fixations outside their picture and their treatment as text, or ""."""
     count = sum(sample.outside for sample in training.samples)
     done = "clipped to the border" if out_of_bounds == "clip" else "dropped"
-    return f" ({count} fixations outside their picture {done})" if count else ""
+    return f" ({counted(count, 'fixation')} outside {done})" if count else ""

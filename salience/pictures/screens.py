@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-LOOK = "look like screenshots"  # in notes, after the number of pictures
+LOOK = "like screenshots"  # in notes, after the number of pictures
 STEP = 32  # grey levels between two neighbours: a sharp edge
 FLAT = np.ones((3, 3), np.uint8)  # pixels without any step: a flat place
 NEAR = np.ones((9, 9), np.uint8)  # within four pixels of a flat place

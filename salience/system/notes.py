@@ -13,7 +13,10 @@ class Notes:
     >>> notes = Notes()
     >>> notes.add("maps missing: left out", "a.jpg")
     >>> notes.lines()
-    ['1 maps missing: left out (a.jpg)']
+    ['maps missing: left out (a.jpg)']
+    >>> notes.add("maps missing: left out", "b.jpg")
+    >>> notes.lines()
+    ['maps missing: left out (2: a.jpg, b.jpg)']
     """
 
     def __init__(self) -> None:
@@ -50,6 +53,7 @@ class Notes:
         """Return a line for each kind with its count and first names, and then the remarks."""
         lines = []
         for kind, names in self.found.items():
+            count = f"{len(names):,}: " if len(names) > 1 else ""
             more = ", ..." if len(names) > NAMED else ""
-            lines.append(f"{len(names)} {kind} ({', '.join(names[:NAMED])}{more})")
+            lines.append(f"{kind} ({count}{', '.join(names[:NAMED])}{more})")
         return lines + self.remarks

@@ -34,9 +34,9 @@ def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural unless it is 1.
 
     >>> counted(1, "map"), counted(2000, "map")
-    ('1 map', '2000 maps')
+    ('1 map', '2,000 maps')
     """
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def progress(total: int, label: str, unit: str = "images", shown: bool = True) -> tqdm:

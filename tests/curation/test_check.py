@@ -99,7 +99,7 @@ def test_every_defect_is_found_at_once(tmp_path, small, look):
     assert problems["val: fixation records without a picture"] == ["COCO_val2014_000000000999"]
     assert problems["val: maps that cannot be read"] == ["COCO_val2014_000000000101.jpg"]
     assert len(problems) == 7  # and why the .mat file could not be read
-    assert f"problem: 1 train: pictures without maps ({names[0]})" in said
+    assert f"problem: train: pictures without maps ({names[0]})" in said
     assert any("cannot be read as SALICON's fixations" in line for line in problems["remarks"])
 
 
@@ -271,7 +271,7 @@ def test_exit_codes_of_the_command(cli, tmp_path):
     assert "no problems" in cli("data", "check", "--dataset", "npy", "--data", "npy").stdout
     np.save(tmp_path / "npy/maps.npy", np.zeros((3, *layouts.SHAPE)))
     done = cli("data", "check", "--dataset", "npy", "--data", "npy", code=1)
-    assert "7 all: pictures without maps" in done.stdout
+    assert "all: pictures without maps (7: " in done.stdout
     assert done.stderr == ""
     done = cli("data", "check", "--dataset", "npy", "--data", "nowhere", code=2)
     assert done.stderr.startswith("error: ")

@@ -18,6 +18,7 @@ from commands.settings import ImportConfig
 from salience.data import loading
 from salience.data.plan import Plan
 from salience.system.errors import UserError
+from salience.system.terminal import counted
 
 ALL = Plan(val=0, test=0)
 SCREEN = "100x80"
@@ -163,10 +164,10 @@ EXPORTS = {
         {"export.tsv": TOBII.encode("utf-16")},
         SCREEN_FLAGS,
         {
-            "no fixation": 5,
+            "without a fixation": 5,
             "without a picture": 1,
             "of a fixation that began before its picture": 1,
-            "further rows of a fixation": 1,
+            "of a fixation that is counted already": 1,
             "of which no eye is valid": 1,
         },
         True,
@@ -174,25 +175,25 @@ EXPORTS = {
     "pupil": (
         {name: PUPIL_HEAD + text for name, text in PUPIL.items()},
         {},
-        {"further rows of a fixation": 1, "whose on_surf is False": 1},
+        {"of a fixation that is counted already": 1, "whose on_surf is False": 1},
         False,
     ),
     "gazepoint": (
         {f"{name}_all_gaze.csv": text for name, text in GAZEPOINT.items()},
         SCREEN_FLAGS,
-        {"further rows of a fixation": 1, "whose FPOGV is 0": 1},
+        {"of a fixation that is counted already": 1, "whose FPOGV is 0": 1},
         False,
     ),
     "smi": (
         {"events.txt": SMI},
         SCREEN_FLAGS,
-        {"no fixation": 1, "without coordinates": 1, "of the other eye": 1},
+        {"without a fixation": 1, "without coordinates": 1, "of the other eye": 1},
         True,
     ),
     "smi-events": (
         {f"{name}_Events.txt": text for name, text in SMI_EVENTS.items()},
         SCREEN_FLAGS,
-        {"no fixation": 5, "without a picture": 1, "of the other eye": 1},
+        {"without a fixation": 5, "without a picture": 1, "of the other eye": 1},
         True,
     ),
     "csv": ({"own.csv": CSV}, {"columns": "image=Shown,x=FixX,y=FixY,subject=Who"}, {}, True),
@@ -262,7 +263,7 @@ def test_an_export_becomes_a_set_with_each_fixation_at_its_pixel(made, name):
     assert any("1 of 5 fixations lie outside their picture" in line for line in said)
     assert any(line.startswith("observer") and "2 observers" in line for line in said)
     for reason, count in left_out.items():
-        assert f"left out: {count} rows {reason}" in said
+        assert f"left out: {counted(count, 'row')} {reason}" in said
 
 
 @pytest.mark.parametrize("name", EXPORTS)
@@ -292,7 +293,7 @@ def test_the_command_prints_what_it_read(cli, tmp_path, shown):
     (tmp_path / "report.txt").write_text(EYELINK)
     printed = cli("data", "import", "--format", "eyelink", "report.txt", "--images", shown,
                   "--screen", SCREEN, "--output", "set").stdout  # fmt: skip
-    assert "7 rows of 1 files: 5 fixations on pictures" in printed
+    assert "7 rows of 1 file: 5 fixations on pictures" in printed
     assert "no picture of --images: cross.png (1)" in printed
     lines = [line.split() for line in printed.splitlines()]
     assert ["ann", "2", "4", "1", "165"] in lines
@@ -444,5 +445,5 @@ def test_nothing_is_written_where_the_folder_exists_or_the_import_fails(made, tm
 def test_pictures_that_nobody_looked_at_are_told_and_left_out(made, shown, picture):
     cv2.imwrite(str(shown / "unseen.png"), picture(20, 20))
     folder, said = made("eyelink", {"report.txt": EYELINK}, screen=SCREEN)
-    assert "left out: 1 pictures without a fixation (unseen.png)" in said
+    assert "left out: 1 picture without a fixation (unseen.png)" in said
     assert sorted(path.name for path in (folder / "images").iterdir()) == ["a.png", "b.jpg"]

@@ -84,7 +84,8 @@ def densities(tmp_path, rng):
 def test_log_densities_are_recognised_and_scored_as_they_are(run, densities):
     done, lines = run(maps=densities, metrics="ig,ll,nss")
     (line,) = (line for line in lines if "log-densities" in line)
-    assert line.startswith(f"note: {len(samples())} maps that are log-densities: scored as they")
+    count = len(samples())
+    assert line.startswith(f"note: maps that are log-densities: scored as they are ({count}: ")
     split = TruthSplit(samples(), human=False)
     for i, sample in enumerate(samples()):
         truth = split.truth(i)
@@ -302,11 +303,11 @@ def test_missing_extra_odd_and_broken_maps_are_named_counted_and_decided(run, ma
     assert {len(row.scores) for row in done.rows} == {2}
     notes = "\n".join(lines)
     for expected in (
-        f"1 maps missing: the picture is left out of every row ({first}.png)",
-        f"1 maps that cannot be read: the picture is left out of every row ({second}.png)",
-        f"1 maps of another size than the picture: scaled to it ({third}.png)",
-        f"1 8-bit maps: half a level is added, as 0 does not mean zero probability ({third}.png)",
-        "1 maps without a picture in the split: not used (nobody.npy)",
+        f"maps missing: the picture is left out of every row ({first}.png)",
+        f"maps that cannot be read: the picture is left out of every row ({second}.png)",
+        f"maps of another size than the picture: scaled to it ({third}.png)",
+        f"8-bit maps: half a level is added, as 0 does not mean zero probability ({third}.png)",
+        "maps without a picture in the split: not used (nobody.npy)",
     ):
         assert expected in notes
 
@@ -399,8 +400,8 @@ def test_fixations_outside_and_missing_are_noted(run, tmp_path, picture, rng):
     np.save(tmp_path / "set/test/fixations/2.npy", np.zeros((0, 2)))
     done, lines = run(maps=tmp_path / "set/test/maps", dataset="folder", data=tmp_path / "set")
     text = "\n".join(lines)
-    assert "1 pictures with fixations outside: those are left out (1.png)" in text
-    assert "1 pictures without fixations: only metrics from maps count them (2.png)" in text
+    assert "pictures with fixations outside: those are left out (1.png)" in text
+    assert "pictures without fixations: only metrics from maps count them (2.png)" in text
     assert "maps: NSS, AUC-Judd, IG are means over the 2 of 3 pictures with a value" in text
     assert done.row("maps").means["cc"].pictures == 3
     assert done.row("maps").means["nss"].pictures == 2
@@ -576,7 +577,7 @@ def test_a_heat_map_and_numbers_that_are_none_are_refused(run, perfect):
     text = "\n".join(lines)
     assert done.left_out == [first, second]
     assert "is in colour" in text
-    assert "1 maps with negative values that are not log-densities: unchanged for NSS" in text
+    assert "maps with negative values that are not log-densities: unchanged for NSS" in text
 
 
 def test_a_network_that_gives_no_numbers_is_an_error(run, trained, monkeypatch):
@@ -590,7 +591,7 @@ def test_a_network_that_gives_no_numbers_is_an_error(run, trained, monkeypatch):
 def test_scoring_what_was_trained_on_is_said(run, trained):
     assert "WARNING" not in "\n".join(run(weights=trained)[1])
     text = "\n".join(run(weights=trained, split="train")[1])
-    assert "12 WARNING: scored pictures that a model was trained on (train_000.png" in text
+    assert "WARNING: scored pictures that a model was trained on (12: train_000.png" in text
 
 
 def test_a_model_is_scored_on_the_split_it_was_trained_for(tiny, tmp_path):
@@ -610,7 +611,7 @@ def test_pictures_that_the_first_weights_were_trained_on_are_counted(tiny, tmp_p
     changes = {"init_weights": first, "backbone_weights": None, "split_seed": 1}
     second = train(tiny(**changes), say=lambda line: None).published
     lines = "\n".join(run(weights=second, split="train", split_seed=0)[1])
-    assert "12 WARNING: scored pictures that a model was trained on" in lines
+    assert "WARNING: scored pictures that a model was trained on (12: " in lines
     chosen = "\n".join(run(weights=second, split="train", split_seed=0)[1])
     assert "chosen on" not in chosen  # the built-in scenes' validation pictures are others
     first.write_bytes(second.read_bytes())  # as where both are published under one name

@@ -56,14 +56,14 @@ def test_maps_below_a_sub_folder_are_found_by_the_end_of_their_path(tmp_path):
     assert files == {
         "p0.jpg": "pred/val/p0.png", "p1.jpg": "pred/val/p1.npy", "a/b.jpg": "pred/val/a/b.png",
     }  # fmt: skip
-    assert "3 maps found in pred/val/, by the end of their path (a/b.jpg, p0.jpg, p1.jpg)" in notes
+    assert "maps found in pred/val/, by the end of their path (3: a/b.jpg, p0.jpg, p1.jpg)" in notes
 
 
 def test_a_path_below_the_folder_itself_comes_before_one_below_a_sub_folder(tmp_path):
     put(tmp_path, "p0.png", "old/p0.png")
     files, notes = found(tmp_path, "p0.jpg")
     assert files == {"p0.jpg": "p0.png"}
-    assert "1 maps without a picture in the split: not used" in notes
+    assert "maps without a picture in the split: not used" in notes
     # and a map that is one picture's by its whole path is no other's by its end
     put(tmp_path / "b", "a/p1.png")
     assert found(tmp_path / "b", "a/p1.jpg", "p1.jpg")[0] == {"a/p1.jpg": "a/p1.png"}
@@ -91,8 +91,8 @@ def test_what_systems_leave_behind_is_no_map_and_other_files_are_named(tmp_path)
         "sub/p0.png", "p0.pkl", "p1.pkl", "README")  # fmt: skip
     files, notes = found(tmp_path, "p0.jpg")
     assert files == {"p0.jpg": "sub/p0.png"}
-    assert "2 .pkl files among the maps: not read (p0.pkl, p1.pkl)" in notes
-    assert "1 nameless files among the maps: not read (README)" in notes
+    assert ".pkl files among the maps: not read (2: p0.pkl, p1.pkl)" in notes
+    assert "nameless files among the maps: not read (README)" in notes
     assert "MACOSX" not in notes
 
 
@@ -164,12 +164,12 @@ def scored(values, notes=None):
 @pytest.mark.parametrize(
     ("logarithm", "told"),
     [
-        (np.log, "1 maps that are log-densities: scored as they are (p0)"),
-        (lambda d: np.log(d) + 0.002, "1 maps of natural logarithms of densities: exponentiated"),
-        (np.log2, "1 maps of logarithms to base 2 of densities: exponentiated (p0)"),
-        (np.log10, "1 maps of logarithms to base 10 of densities: exponentiated (p0)"),
-        (lambda d: np.log(d) - 3, "1 maps of only negative values that are not a log-density"),
-        (lambda d: np.log(d / d.max()), "1 maps of only negative values"),
+        (np.log, "maps that are log-densities: scored as they are (p0)"),
+        (lambda d: np.log(d) + 0.002, "maps of natural logarithms of densities: exponentiated"),
+        (np.log2, "maps of logarithms to base 2 of densities: exponentiated (p0)"),
+        (np.log10, "maps of logarithms to base 10 of densities: exponentiated (p0)"),
+        (lambda d: np.log(d) - 3, "maps of only negative values that are not a log-density"),
+        (lambda d: np.log(d / d.max()), "maps of only negative values"),
     ],
 )  # fmt: skip
 def test_log_densities_score_as_their_densities(density, logarithm, told, kind):
@@ -195,13 +195,13 @@ def test_other_negative_values_are_kept_and_told(density):
     notes = Notes()
     values = density / density.max() - 0.5
     np.testing.assert_array_equal(scored(values, notes), values)
-    assert "1 maps with negative values that are not log-densities: unchanged" in notes.lines()[0]
+    assert "maps with negative values that are not log-densities: unchanged" in notes.lines()[0]
     for positive in (density / density.max(), 255 * density, np.zeros(SHAPE)):
         notes = Notes()
         scored(positive, notes)
         assert notes.lines() == []
     scored(density, notes)
-    assert notes.lines() == ["1 maps that are densities: scored as they are (p0)"]
+    assert notes.lines() == ["maps that are densities: scored as they are (p0)"]
 
 
 def test_densities_of_test_precede_the_maps_beside_them(tmp_path):
@@ -267,7 +267,7 @@ def test_a_fault_of_one_map_is_its_picture_s_alone(data, tmp_path, density):
     assert done.left_out == ["p0.png", "p1.png"]
     assert "p0.npy holds float64 of shape (0, 64)" in text
     assert "p1.npy: the map is 30 x 40 but its picture 40 x 30 (are rows and col" in text
-    assert "1 constant maps: their scores are at chance level (p2.png)" in text
+    assert "constant maps: their scores are at chance level (p2.png)" in text
     assert done.row("maps").means["cc"].mean == 0
     assert run(data, maps, stretch=True)[0].left_out == ["p0.png"]
     for i in range(3):

@@ -214,7 +214,7 @@ def test_an_interrupted_overwrite_does_not_leave_old_maps_for_new(
 def test_a_picture_without_a_map_gives_no_archive(run, tmp_path, model, capsys):
     (tmp_path / "mit300" / "i2.jpg").write_text("no picture")
     problems, lines = run("mit300")
-    assert problems == ["1 pictures have no map, so no archive is written"]
+    assert problems == ["1 picture without a map, so no archive is written"]
     assert lines[-1] == f"problem: {problems[0]}"
     assert "skipped: " in capsys.readouterr().err
     assert not (tmp_path / "out" / f"{model}.zip").exists()

@@ -282,7 +282,7 @@ def test_data_check_names_a_colour_map_and_why_it_is_none(tmp_path, picture):
     lines = []
     settings = CheckConfig(dataset="folder", data=tmp_path / "set", output=tmp_path / "check")
     assert not check(settings, lines.append)
-    assert any("2 test: maps that cannot be read (a.png, b.png)" in line for line in lines)
+    assert any("test: maps that cannot be read (2: a.png, b.png)" in line for line in lines)
     assert sum("is in colour: the colours of a heat-map" in line for line in lines) == 1
 
 
@@ -301,8 +301,8 @@ def test_bytes_after_the_end_are_no_fault(tmp_path):
         assert not notes.lines()
         path.write_bytes(path.read_bytes() + film)
         np.testing.assert_array_equal(read_image(path, notes=notes), alone)
-        assert notes.lines() == [f"1 have bytes after their end ({path})"]
-        assert whole_picture(path).remark == "have bytes after their end"
+        assert notes.lines() == [f"with bytes after their end ({path})"]
+        assert whole_picture(path).remark == "with bytes after their end"
 
 
 def test_a_jpeg_of_several_pictures_is_none_with_bytes_after_its_end(tmp_path):
@@ -330,7 +330,7 @@ def test_a_jpeg_that_lacks_its_end_marker_alone_is_read(tmp_path, kind, lacking,
     notes = Notes()
     np.testing.assert_array_equal(read_image(path, notes=notes), whole)
     np.testing.assert_array_equal(read_image(path, reduction=2), half)
-    assert notes.lines() == [f"1 lack their end marker, and nothing else ({path})"]
+    assert notes.lines() == [f"that lack their end marker only ({path})"]
     assert whole_picture(path).shape == (48, 64)
     assert capfd.readouterr().err == ""
 
@@ -351,7 +351,7 @@ def test_a_png_that_lacks_its_end_chunk_alone_is_read(tmp_path, lacking):
     whole, data = read_image(path), path.read_bytes()
     path.write_bytes(data[:-lacking])
     np.testing.assert_array_equal(read_image(path), whole)
-    assert whole_picture(path).remark == "lack their end marker, and nothing else"
+    assert whole_picture(path).remark == "that lack their end marker only"
     last = data.rindex(b"IDAT") - 4
     for shorter in (data[: -12 - lacking], data[:last], data[:last] + data[-12:]):
         path.write_bytes(shorter)
@@ -393,11 +393,11 @@ def test_what_was_odd_and_read_is_said_once_with_its_number(trained, pictures, t
     assert predict(settings, said.append) == 0
     notes = [line for line in said if line.startswith("note: ")]
     odd = {
-        "have bytes after their end": (2, "x"),
-        "lack their end marker, and nothing else": (1, "z"),
+        "with bytes after their end": (2, "x"),
+        "that lack their end marker only": (1, "z"),
     }
     assert notes == [
-        f"note: {count} pictures {kind}; they were read, the first is {pictures}/{name}.jpg"
+        f"note: {count} picture{'s' * (count > 1)} {kind}; read, first: {pictures}/{name}.jpg"
         for kind, (count, name) in odd.items()
     ]
 

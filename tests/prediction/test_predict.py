@@ -373,6 +373,6 @@ def test_screenshots_are_named_once_with_the_limits_of_the_card(run, pictures, t
     _, said = run(pictures, weights=limited, output=tmp_path / "other")
     (line,) = [line for line in said if predict_module.LOOK in line]
     assert line == (
-        "note: 2 pictures look like screenshots, the first is page.png. The weights' card: "
+        "note: 2 pictures like screenshots, first: page.png. The weights' card: "
         "Photographs. Not for web pages."
     )

@@ -33,8 +33,8 @@ MESSAGE = re.compile(r"#\s*Message:\s*(.+)")  # SMI
 ENDINGS = re.compile(r"[_ -]?(fixations|all_gaze)$", re.I)
 # reasons for which a row is left out
 OTHER, LATER, BARE, PLACELESS, BEFORE = (
-    "no fixation",
-    "further rows of a fixation",
+    "without a fixation",
+    "of a fixation that is counted already",
     "without a picture",
     "without coordinates",
     "of a fixation that began before its picture",
