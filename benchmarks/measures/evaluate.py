@@ -13,7 +13,8 @@ runs the whole command instead. Both score the same weights on a split of OSIE, 
 cache of its own that is empty at first, and then other weights: the same ones in a file with
 another card. So the first evaluation contains what is computed once a data set, and the making of
 the network's copy. Wall time, and processor time of all processes, are from the start of the
-command to its end. The scores of all pictures are compared.
+command to its end. The scores of all pictures are compared. `--engine NAME` adds a third side, this
+checkout with that engine.
 """
 
 import argparse
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pictures", type=int, default=8)
     parser.add_argument("--commands", action="store_true", help="time the whole command")
+    parser.add_argument("--engine", help="with --commands: this checkout with an engine, too")
     given = parser.parse_args()
     checkouts = {"before": given.main.resolve(), "now": HERE}
     if given.commands:
@@ -141,8 +143,11 @@ def main() -> None:
 
 def compare_commands(given: argparse.Namespace, checkouts: dict[str, Path]) -> None:
     """Print the times of the first evaluation and of that of other weights."""
+    sides = {side: (checkout, []) for side, checkout in checkouts.items()}
+    if given.engine:
+        sides[f"now, {given.engine}"] = HERE, ["--engine", given.engine]
     times: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    apart = 0.0
+    gaps: dict[str, list[float]] = {}
     for _ in range(given.rounds):
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
@@ -153,18 +158,18 @@ def compare_commands(given: argparse.Namespace, checkouts: dict[str, Path]) -> N
                     subprocess.run([sys.executable, "-c", OTHER, str(HERE), str(weights)],
                                    check=True)  # fmt: skip
                 found = {}
-                for side, checkout in checkouts.items():
+                for side, (checkout, engine) in sides.items():
                     output = place / f"{side} {kind}"
                     words = ["evaluate", "--dataset", "osie", "--data", str(given.data.resolve()),
                              "--split", given.split, "--metrics", given.metrics, "--weights",
-                             str(weights), "--output", str(output)]  # fmt: skip
+                             str(weights), "--output", str(output), *engine]  # fmt: skip
                     took = timed(checkout, words, place / f"cache {side}")
                     times.setdefault((kind, side), []).append(took)
                     found[side] = scores(output / "per_image.csv", side)
                     print(f"{kind}, {side}: {took[0]:.1f} s, {took[1]:.1f} processor s", flush=True)
-                pairs = zip(found["before"], found["now"], strict=True)
-                gaps = [abs(one - other) for one, other in pairs if one == one]
-                apart = max(apart, *gaps)
+                for side in found.keys() - {"before"}:
+                    pairs = zip(found["before"], found[side], strict=True)
+                    gaps.setdefault(side, []).extend(b - a for a, b in pairs if a == a)
     print("| evaluation | | wall, s | processor s | times faster, wall | processor |\n"
           "| --- | --- | ---: | ---: | ---: | ---: |")  # fmt: skip
     for (kind, side), took in times.items():
@@ -175,7 +180,9 @@ def compare_commands(given: argparse.Namespace, checkouts: dict[str, Path]) -> N
         wall, processor = (median(one[i] for one in took) for i in range(2))
         print(f"| {kind} | {side} | {wall:.1f} | {processor:.1f} "
               f"| {ratios[0]:.2f} | {ratios[1]:.2f} |")  # fmt: skip
-    print(f"greatest difference of a score: {apart:.1e}")
+    for side, found in gaps.items():
+        print(f"{side}: a picture's scores differ by {max(map(abs, found)):.1e} at most, on "
+              f"average by {sum(found) / len(found):+.1e}")  # fmt: skip
 
 
 if __name__ == "__main__":

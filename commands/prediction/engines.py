@@ -10,6 +10,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,6 +39,7 @@ Maps = Callable[[NDArray[np.uint8]], Array]
 AT_ONCE = 2
 # the modules that make an exported network; importing the first would import Keras
 EXPORTER, DIRECT = "commands.prediction.export", "salience.networks.mlnet_openvino"
+REDUCED = "openvino-bf16"  # the engine whose maps are not Keras' to a grey level
 EXPORT_SECONDS = 40  # of an export and its check, on two cores
 
 
@@ -46,7 +48,7 @@ class Engine:
     """A loaded network.
 
     Attributes:
-        name: keras, openvino or onnx.
+        name: keras, or a key of `RUNTIMES`.
         input_shape: rows and columns of the input, pixels.
         grid: position of the output cells on the input.
         maps: function from pictures (as `preprocess` returns them, uint8 [b, rows, cols, 3]) to
@@ -82,6 +84,7 @@ class Runtime:
 
     Attributes:
         package: name of its Python package.
+        format: format of `export` that it runs.
         suffix: suffix of the exported file.
         makers: the packages that an export is made by, besides the runtime. A package that is
             installed later and is not among them does not remake what is there.
@@ -89,16 +92,17 @@ class Runtime:
     """
 
     package: str
+    format: str
     suffix: str
     makers: tuple[str, ...]
     open: Callable[[Path, int], Maps]
 
 
-def open_openvino(path: Path, at_once: int = 1) -> Maps:
+def open_openvino(path: Path, at_once: int = 1, precision: str = "f32") -> Maps:
     """Return the prediction function of an OpenVINO network (.xml or .onnx)."""
     how = {
-        # the default is bfloat16 on processors that support it, which changes the maps
-        "INFERENCE_PRECISION_HINT": "f32",
+        # OpenVINO's default is bfloat16 on processors that support it, which changes the maps
+        "INFERENCE_PRECISION_HINT": precision,
         "NUM_STREAMS": at_once,
         "INFERENCE_NUM_THREADS": cores(),
         "ENABLE_CPU_PINNING": False,  # the cores also read and write pictures
@@ -134,11 +138,21 @@ def open_onnx(path: Path, at_once: int = 1) -> Maps:
     return lambda batch: np.asarray(session.run(None, {name: batch.astype(np.float32)})[0])
 
 
+EXACT = Runtime("openvino", "openvino", ".xml", ("keras", "tensorflow"), open_openvino)
 # by engine, in order of preference
 RUNTIMES = {
-    "openvino": Runtime("openvino", ".xml", ("keras", "tensorflow"), open_openvino),
-    "onnx": Runtime("onnxruntime", ".onnx", ("keras", "tensorflow", "tf2onnx", "onnx"), open_onnx),
+    "openvino": EXACT,
+    REDUCED: replace(EXACT, open=partial(open_openvino, precision="bf16")),
+    "onnx": Runtime(
+        "onnxruntime", "onnx", ".onnx", ("keras", "tensorflow", "tf2onnx", "onnx"), open_onnx
+    ),
 }
+
+
+def has_bfloat16() -> bool:
+    """Return whether this processor multiplies numbers of bfloat16, by OpenVINO's word."""
+    core = quiet.import_openvino().Core()
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def cores() -> int:
@@ -157,7 +171,7 @@ def choose(name: str, say: Callable[[str], None] | None = None) -> str:
         say: called with a message if Keras is imported; None for no message.
 
     Raises:
-        UserError: the engine is not installed.
+        UserError: the engine is not installed, or the processor cannot run it.
     """
     if name == "auto":
         name = fastest()
@@ -168,6 +182,10 @@ def choose(name: str, say: Callable[[str], None] | None = None) -> str:
             f"--engine {name}: the package {RUNTIMES[name].package} is not installed. "
             f"{how_to_install('onnx', 'pip install -r requirements/engines.txt')}, or choose "
             "--engine keras."
+        )
+    elif name == REDUCED and not has_bfloat16():
+        raise UserError(
+            f"--engine {name}: this processor has no bfloat16. Choose --engine openvino."
         )
     return name
 
@@ -383,7 +401,7 @@ def exported_engine(
             f"{EXPORT_SECONDS} s"
         )
         with waiting("making the network", EXPORT_SECONDS):
-            make(name, weights, folder / file, of_set)
+            make(RUNTIMES[name].format, weights, folder / file, of_set)
 
     shelf = cache.default_cache().shelf(key(name, weights, of_set, bool(direct)))
     path = shelf.files(made, lambda folder: whole(folder / file)) / file
@@ -401,7 +419,7 @@ def direct_settings(name: str, weights: Path) -> Any:
     from salience.networks.backbone_table import VGG_BLOCKS
     from salience.networks.weight_files import read_card
 
-    if name != "openvino":
+    if RUNTIMES[name].format != "openvino":
         return None
     card = read_card(weights)
     about = card.get("config")
@@ -423,7 +441,7 @@ def from_card(name: str, card: dict[str, Any], maps: Maps, at_once: int = 1) -> 
     )
 
 
-def make(name: str, weights: Path, output: Path, of_set: str | SetNumbers | None = None) -> None:
+def make(format: str, weights: Path, output: Path, of_set: str | SetNumbers | None = None) -> None:
     """Export a network to a file, in a process of its own.
 
     Raises:
@@ -435,7 +453,7 @@ def make(name: str, weights: Path, output: Path, of_set: str | SetNumbers | None
         save(fitted, of_set, weights, {})
         more = ["--adaptation", str(fitted)]
     done = subprocess.run(
-        quiet.program("export", "--format", name, "--weights", str(real_path(weights)),
+        quiet.program("export", "--format", format, "--weights", str(real_path(weights)),
                        "--output", str(output), *more),
         env={**os.environ, "KERAS_BACKEND": "tensorflow"},
         capture_output=True, text=True, check=False,
@@ -452,12 +470,12 @@ def key(
     """Return a name for an exported network, made from all that it depends on.
 
     Args:
-        name: openvino or onnx.
+        name: key of `RUNTIMES`; those of one format share their exports.
         weights: the weights file.
         of_set: see `load`.
         direct: whether it is made without Keras.
     """
-    parts = [name, file_digest(weights), *([f"set {of_set}"] if of_set else [])]
+    parts = [RUNTIMES[name].format, file_digest(weights), *([f"set {of_set}"] if of_set else [])]
     makers = () if direct else RUNTIMES[name].makers
     for package in (*makers, RUNTIMES[name].package):
         try:

@@ -19,7 +19,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.prediction.engines import finish_for
+from commands.prediction.engines import REDUCED, finish_for
 from commands.prediction.inputs import hash64
 from config import PredictConfig
 from salience.system.files import file_digest, open_regular, stamp_or_nothing, telling
@@ -86,6 +86,7 @@ class MapRecord:
             settings.smooth,
             settings.threshold,
             settings.match and stamp_or_nothing(settings.match),
+            *([REDUCED] if settings.engine == REDUCED else []),  # the others' maps are equal
         )
         self._lock = Lock()
         self._keys, self._digests, self._is_torn = self._read()

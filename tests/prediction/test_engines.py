@@ -178,3 +178,36 @@ def test_other_weights_are_another_network(trained, tmp_path):
     other.write_bytes(trained.read_bytes() + b"x")
     keys = {engines.key(name, path) for name in ("onnx", "openvino") for path in (trained, other)}
     assert len(keys) == 4
+
+
+@pytest.mark.skipif(not engines.has_bfloat16(), reason="this processor has no bfloat16")
+def test_reduced_precision_shares_the_copy_and_is_near(trained, batch):
+    lines = []
+    wanted = engines.load("openvino", trained, lines.append).maps(batch)
+    lines.clear()
+    found = engines.load(engines.REDUCED, trained, lines.append)
+    assert (found.name, lines) == (engines.REDUCED, [])  # nothing is made again
+    gap = np.abs(found.maps(batch) - wanted).max() / wanted.max()
+    assert 1e-5 < gap < 0.05
+
+
+def test_reduced_precision_needs_a_processor_that_has_it(monkeypatch):
+    monkeypatch.setattr(engines, "has_bfloat16", lambda: False)
+    with pytest.raises(UserError, match="this processor has no bfloat16"):
+        engines.choose(engines.REDUCED)
+
+
+def test_maps_of_reduced_precision_are_not_kept_for_exact_ones(
+    trained, pictures, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(engines, "has_bfloat16", lambda: True)  # OpenVINO computes exactly then
+    settings = PredictConfig(weights=trained, images=(str(pictures),), output=tmp_path / "out")
+    for engine, words in (
+        (engines.REDUCED, "2 maps written"),
+        (engines.REDUCED, "2 kept"),
+        ("openvino", "2 of them in place of outdated ones"),
+        ("keras", "2 kept"),
+    ):
+        lines = []
+        assert predict(replace(settings, engine=engine), lines.append) == 0
+        assert words in lines[-1]
