@@ -8,7 +8,7 @@ TOY := --dataset synthetic --rows 240 --cols 320 --init_weights weights/mlnet-os
 	--loss kld --optimizer adam --learning_rate 1e-4 --decay 0 --epochs 2 --precision mixed_bfloat16 \
 	--weights_dir $(DEMO)/weights
 
-.PHONY: demo weights pictures test test-quick test-signals test-slow coverage fuzz lint lock licences audit pysaliency clean
+.PHONY: demo weights pictures adapting test test-quick test-signals test-slow coverage fuzz lint lock licences audit pysaliency clean
 
 # every package at the version and with the hash that the lock names
 INSTALL := pip install --quiet --disable-pip-version-check --require-hashes
@@ -30,7 +30,8 @@ weights: .venv/installed
 	$(BIN)/python examples/train_weights.py "$(OSIE)" "$(EYECROWD)" $(if $(VGG16),--vgg16 "$(VGG16)")
 
 # Draw the pictures of docs/: from its tables, from the example photographs, and of pages in Chromium. With
-# OSIE=PATH also those that are made from OSIE, which take an hour on a CPU.
+# OSIE=PATH also those that are made from OSIE, which take an hour on a CPU; with EYECROWD=PATH (and VGG16=FILE)
+# also that of docs/ADAPTING.md, which takes another.
 pictures: $(DEMO)/comparison/index.html
 	$(BIN)/python examples/draw_what_helped.py docs/RESULTS.md docs/pictures/what_helped.png
 	$(BIN)/python examples/draw_predictions.py docs/pictures/predictions.jpg
@@ -38,7 +39,30 @@ pictures: $(DEMO)/comparison/index.html
 ifdef OSIE
 	$(BIN)/python main.py probe --backbone vgg16 --dataset osie --data "$(OSIE)" --output $(DEMO)/probe
 	cp $(DEMO)/probe/alignment.png docs/pictures/alignment.png
+ifdef EYECROWD
+	$(MAKE) adapting
 endif
+endif
+
+# the networks of docs/RESULTS.md that were trained on one set, one of them adapted to the other
+ADAPTING := runs/adapting
+SETTINGS := --loss kld+cc+0.2*nss --optimizer adam --decay 0 --precision mixed_bfloat16 --rows 240 --cols 320 \
+	--weights_dir $(ADAPTING)/weights --resume
+HEAD := --freeze_backbone True --learning_rate 1e-3 --learning_rate_end 1e-4 --epochs 6 \
+	$(if $(VGG16),--backbone_weights "$(VGG16)")
+BLOCKS := --freeze_backbone False --fixed_blocks 3 --flip True --learning_rate 1e-4 --learning_rate_end 6.4e-5 --epochs 3
+
+adapting: .venv/installed
+	for set in osie eyecrowd; do \
+		case $$set in osie) data="$(OSIE)";; *) data="$(EYECROWD)";; esac; run=$(ADAPTING)/$$set; \
+		$(BIN)/python main.py train $(SETTINGS) $(HEAD) --dataset $$set --data "$$data" --output $$run-head && \
+		$(BIN)/python main.py train $(SETTINGS) $(BLOCKS) --dataset $$set --data "$$data" --output $$run \
+			--init_weights $$run-head/best.weights.h5 || exit; \
+	done
+	$(BIN)/python main.py adapt --dataset eyecrowd --data "$(EYECROWD)" --n 5 10 20 50 --draws 5 --overwrite \
+		--weights $(ADAPTING)/osie/best.weights.h5 --reference $(ADAPTING)/eyecrowd/best.weights.h5 \
+		--output $(ADAPTING)/adapted
+	cp $(ADAPTING)/adapted/adapt.png docs/pictures/adapting.png
 
 $(DEMO)/comparison/index.html: .venv/installed
 	$(MAKE) demo
