@@ -126,7 +126,7 @@ COMMANDS = {
         CompareConfig,
         "commands.evaluation.compare:run",
         "compare runs/frozen runs/finetuned --split test",
-        keras,
+        checked,
         many_at_once=True,
     ),
     "probe": Command(

@@ -300,8 +300,7 @@ def cost(arm: Arm, source: ModelMaps) -> dict[str, float | None]:
         return float(function(values)) if values else None
 
     return {
-        "trainable_weights": sum(int(np.prod(w.shape)) for w in source.model.trainable_weights),
-        "weights": source.model.count_params(),
+        **source.counts,
         "seconds_per_epoch": over("seconds"),
         "images_per_second": over("images_per_second"),
         "peak_memory_mb": over("peak_memory_mb", max),

@@ -30,11 +30,13 @@ from salience.measures.finish import NONE, UNFINISHED, Finish
 from salience.measures.metrics import as_distribution
 from salience.measures.references import model_name
 from salience.measures.row_fit import FeaturesAndTruth
+from salience.networks import weight_files
 from salience.pictures.fixations import blurred
 from salience.pictures.letterbox import Letterbox, of_both_ways, postprocess
 from salience.pictures.network_inputs import input_identity, make_truth, network_input
 from salience.pictures.reading import sample_density, sample_shape
 from salience.pictures.sample import Sample
+from salience.system import quiet
 from salience.system.cache import Shelf, default_cache, make_key
 from salience.system.errors import UserError
 from salience.system.files import content_stamp, file_digest
@@ -148,9 +150,15 @@ class ModelMaps:
         """The settings of the network's training."""
         return trained_config(self.weights)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers of all weights and of those that were trained, for the costs of a run."""
+        return weight_files.read_card(self.weights).get("counts") or weight_files.counts(self.model)
+
     @cached_property
     def model(self) -> Any:
         """The Keras network; it is loaded when it is asked for."""
+        quiet.start_keras()
         from model import load_model  # here: an exported copy needs no Keras
 
         return load_model(self.weights, self.of_set, NONE)

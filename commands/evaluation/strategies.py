@@ -77,10 +77,10 @@ def run_strategies(
     say("")
     folders = tuple(run.run_folder for run in runs)
     flags = {"runs": folders, "output": root / "comparison", "workers": config.workers}
-    with keras_started(say):  # not earlier, as Keras would take memory from the runs
-        from commands.evaluation.compare import compare
+    # here: it would take memory from the runs
+    from commands.evaluation.compare import compare
 
-        return compare(CompareConfig.from_flags(flags), say)
+    return compare(CompareConfig.from_flags(flags), say)
 
 
 def runs_of(config: Config, strategies: list[str], seeds: list[int]) -> list[Config]:

@@ -143,6 +143,7 @@ class RunFolder:
         unpublished_reason: why the best weights are not in `weights/`; "" if they are.
         pictures: provenance of the pictures, for the weights' cards; see `provenance`.
         costs: measurements of the run, which `speed.csv` repeats in each epoch.
+        counts: numbers of the network's weights, for the cards.
         resumed: checkpoint from which the run is resumed, as bytes, or None.
         is_interrupted: whether the run was stopped early and can be resumed.
 
@@ -156,6 +157,7 @@ class RunFolder:
     resumed: bytes | None = None
     pictures: dict[str, str] | None = None
     costs: Mapping[str, float] = MappingProxyType({})
+    counts: Mapping[str, int] = MappingProxyType({})
 
     def __init__(
         self,
@@ -393,6 +395,7 @@ class RunFolder:
             "date": _now(),
             "versions": versions(),
             "config": to_json(self.config),
+            "counts": dict(self.counts),
             **({"pictures": self.pictures} if self.pictures else {}),
         }
 

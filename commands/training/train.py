@@ -90,7 +90,7 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
     # last, so that bad input leaves no empty folder behind; only the chief writes
     run = RunFolder(config, same, kept.mode, say, devices.is_chief)
     run.pictures = picture_hashes(config, training, validation, say) if devices.is_chief else None
-    run.costs = kept.costs
+    run.costs, run.counts = kept.costs, weight_files.counts(model)
     with contextlib.closing(run):
         standing, arrays = start_of(run, devices)
         say(describe(config, model, training, validation, weights))
@@ -417,12 +417,12 @@ def describe(
     weights: Path | None,
 ) -> str:
     """Return a description of the training: network, data and settings."""
-    trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    counts = weight_files.counts(model)
     note = BACKBONES[config.backbone].size_note(config.rows, config.cols)
     size = f"{config.rows}x{config.cols}" + (f" ({note})" if note else "")
     return (
-        f"{config.system} ({config.strategy}) at {size}: {trainable:,} of "
-        f"{model.count_params():,} weights are trainable; start: "
+        f"{config.system} ({config.strategy}) at {size}: {counts['trainable_weights']:,} of "
+        f"{counts['weights']:,} weights are trainable; start: "
         f"{weights or 'random'}\n{config.dataset_name}: {training.count} training and "
         f"{counted(validation.count, 'validation picture')}"
         f"{outside(config.out_of_bounds, training)}; loss {config.loss}, {config.optimizer}, "

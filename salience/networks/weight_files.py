@@ -549,6 +549,12 @@ def validation_cc(card: dict[str, Any]) -> float:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else -1.0
 
 
+def counts(model: keras.Model) -> dict[str, int]:
+    """Return the number of a network's weights, and of those that are trained."""
+    trained = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    return {"weights": model.count_params(), "trainable_weights": trained}
+
+
 def versions() -> dict[str, str]:
     """Return the versions of the software that a result depends on."""
     import keras

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -264,11 +265,14 @@ def test_maps_that_test_wrote_score_as_their_weights_do(run, trained, tmp_path, 
 def test_scoring_maps_and_copies_of_networks_imports_no_backend(maps, trained, tmp_path):
     """Keras takes seconds and half a gigabyte; a copy of the network runs without."""
     engines.load("openvino", trained, lambda line: None)  # made by now
+    again = shutil.copy(trained, tmp_path / "again.weights.h5")
     about = ["--dataset", "synthetic", "--metrics", FEW]
     commands = [
         ["evaluate", "--maps", str(maps), *about],
         ["evaluate", "--weights", str(trained), *about, "--engine", "openvino",
          "--output", str(tmp_path / "scores")],
+        ["compare", str(trained), str(again), *about, "--engine", "openvino", "--output",
+         str(tmp_path / "comparison")],
     ]  # fmt: skip
     code = (
         "import sys, main\n"
