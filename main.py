@@ -139,7 +139,7 @@ COMMANDS = {
         AdaptConfig,
         "commands.evaluation.adapt:run",
         "adapt --dataset folder --data PATH --n 50 --weights FILE",
-        keras,
+        checked,
     ),
     "calibrate": Command(
         CalibrateConfig,

@@ -276,7 +276,8 @@ class RowMaps(ModelMaps):
         super().__init__(weights, name, batch_size, workers, keep=True)
 
     def _load(self, engine: str, say: Callable[[str], None]) -> engines.Engine:
-        from model import grid_of  # here: it imports Keras
+        quiet.start_keras(say)
+        from model import grid_of
         from salience.networks.multiscale import ReadoutRows
 
         self.rows = ReadoutRows(self.model)

@@ -273,11 +273,13 @@ def test_scoring_maps_and_copies_of_networks_imports_no_backend(maps, trained, t
          "--output", str(tmp_path / "scores")],
         ["compare", str(trained), str(again), *about, "--engine", "openvino", "--output",
          str(tmp_path / "comparison")],
+        ["adapt", "--weights", str(again), *about, "--engine", "openvino", "--n", "4", "--output",
+         str(tmp_path / "adapted")],
     ]  # fmt: skip
     code = (
         "import sys, main\n"
         "from salience.data.sets import synthetic\n"
-        "synthetic.COUNTS['test'] = 4\n"
+        "synthetic.COUNTS.update(train=8, test=4)\n"
         f"codes = [main.main(words) for words in {commands!r}]\n"
         "loaded = {'tensorflow', 'keras', 'jax', 'torch'} & set(sys.modules)\n"
         "sys.exit(f'{codes} {loaded}' if any(codes) or loaded else 0)"
