@@ -32,7 +32,8 @@ from utilities import SaliencyBatches
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 pytestmark = [linux, pytest.mark.waits]
 
-EPOCHS, PICTURES, TIMES = 100, 10000, 6  # fewer give too few samples on a quick machine
+EPOCHS, PICTURES, TIMES = 60, 6000, 6
+SECONDS = 0.1  # between samples, of which a quick machine would give too few
 # KiB for each epoch or picture. What examples.png is drawn on, 900x480 pixels of 4 bytes, would be
 # 1,700 an epoch; the network's input 9 a picture.
 EPOCH_KB, PICTURE_KB = 200.0, 1.0
@@ -114,7 +115,8 @@ def check_flat(looks, kb_each):
 
 
 @pytest.mark.slow
-def test_epochs_and_pictures_take_no_more_and_more(tmp_path):
+def test_epochs_and_pictures_take_no_more_and_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(leaks, "SECONDS", SECONDS)
     check_flat(leaks.train(tmp_path, EPOCHS), EPOCH_KB)
     check_flat(leaks.predict(tmp_path, PICTURES), PICTURE_KB)
 
