@@ -29,7 +29,7 @@ def rows_of(text: str) -> dict[str, list[Cell]]:
     >>> rows_of("## What helped\n| step | IG |\n|---|--:|\n| **a** | **1.5** (1.0 to 2.0) |\n")
     {'a': [Cell(mean=1.5, low=1.0, high=2.0, words='')]}
     """
-    part = text.partition(HEADING)[2].partition("\n## ")[0]
+    part = re.split(r"\n##+ ", text.partition(HEADING)[2])[0]
     lines = [line for line in part.splitlines() if line.startswith("|")]
     found = {}
     for line in lines[2:]:
