@@ -209,13 +209,19 @@ def losses(folder):
 
 
 def sbatch(queue, *words, code=0, **environment):
-    """Submit a job, wait for its end and return what it logged."""
+    """Submit a job, wait for its end and return what it logged.
+
+    `sbatch --wait` would ask at ever longer intervals, and notice the end half a minute late.
+    """
     done = subprocess.run(
-        ["sbatch", "--wait", "--output=job.log", *map(str, words)],
+        ["sbatch", "--parsable", "--output=job.log", *map(str, words)],
         env={**queue, **environment}, capture_output=True, text=True, timeout=WAIT,
     )  # fmt: skip
-    log = Path("job.log").read_text()
-    assert done.returncode == code, done.stdout + done.stderr + log
+    assert done.returncode == 0, done.stderr
+    wait_for_the_end(queue)
+    log, ended = Path("job.log").read_text(), ["scontrol", "show", "job", done.stdout.strip()]
+    codes = re.findall(r"ExitCode=(\d+):", slurm.called(ended, queue))
+    assert set(codes) == {str(code)}, log
     return log
 
 
