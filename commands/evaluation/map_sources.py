@@ -153,7 +153,8 @@ class ModelMaps:
     @property
     def counts(self) -> dict[str, int]:
         """The numbers of all weights and of those that were trained, for the costs of a run."""
-        return weight_files.read_card(self.weights).get("counts") or weight_files.counts(self.model)
+        kept = weight_files.counts_in_card(weight_files.read_card(self.weights))
+        return kept or weight_files.counts(self.model)
 
     @cached_property
     def model(self) -> Any:

@@ -443,4 +443,4 @@ def outside(out_of_bounds: str, training: SaliencyBatches) -> str:
     """Return the number of fixations outside their picture and their treatment as text, or ""."""
     count = sum(sample.outside for sample in training.samples)
     done = "clipped to the border" if out_of_bounds == "clip" else "dropped"
-    return f" ({counted(count, 'fixation')} outside {done})" if count else ""
+    return f" ({counted(count, 'fixation')} outside the picture {done})" if count else ""

@@ -555,6 +555,21 @@ def counts(model: keras.Model) -> dict[str, int]:
     return {"weights": model.count_params(), "trainable_weights": trained}
 
 
+def counts_in_card(card: dict[str, Any]) -> dict[str, int]:
+    """Return what `counts` said of the network of a card; {} for earlier or odd cards.
+
+    >>> counts_in_card({"counts": {"weights": 9, "trainable_weights": 4}})
+    {'weights': 9, 'trainable_weights': 4}
+    >>> counts_in_card({"counts": [9]}), counts_in_card({"counts": {"weights": "9"}})
+    ({}, {})
+    """
+    found = card.get("counts")
+    names = ("weights", "trainable_weights")
+    if not isinstance(found, dict) or not all(type(found.get(name)) is int for name in names):
+        return {}
+    return {name: found[name] for name in names}
+
+
 def versions() -> dict[str, str]:
     """Return the versions of the software that a result depends on."""
     import keras
