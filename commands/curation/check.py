@@ -291,7 +291,7 @@ def shapes_of(part: FileGroup, key: str, findings: Findings) -> list[Shape]:
     if grey:
         findings.remarks.add(f"{part.title}: grey pictures", part.name(key))
     if remark:
-        findings.remarks.add(f"{part.title}: pictures that {remark}", part.name(key))
+        findings.remarks.add(f"{part.title}: pictures {remark}", part.name(key))
     return [header_shape(image) or stored, stored]
 
 

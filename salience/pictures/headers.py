@@ -44,7 +44,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 # what decides about a PNG's pixels; texts, profiles and gamma may be damaged or unpack to anything
 PNG_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf")
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-TRAILING, LACKING = "with bytes after their end", "that lack their end marker only"
+TRAILING, LACKING = "with bytes after the end", "without an end marker, but otherwise whole"
 # formats that people have, by the bytes at a place of their files, and what makes another of them
 OTHERS = (
     (4, (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1"), "a HEIC picture",

@@ -114,6 +114,8 @@ def test_what_is_no_problem_is_noted(tmp_path, small, look):
     grey = cv2.imread(str(stimuli / "Art/001.jpg"), cv2.IMREAD_GRAYSCALE)
     cv2.imwrite(str(stimuli / "Art/001.jpg"), grey)
     shutil.copy(stimuli / "Art/002.jpg", stimuli / "Art/009.jpg")
+    with (stimuli / "Art/003.jpg").open("ab") as file:
+        file.write(b"a film")
     empty = {"fixLocs": np.zeros(layouts.SHAPE, np.uint8)}
     savemat(root / "trainSet/FIXATIONLOCS/Art/005.mat", empty)
     flat = np.zeros(layouts.SHAPE, np.uint8)
@@ -124,6 +126,7 @@ def test_what_is_no_problem_is_noted(tmp_path, small, look):
     turned = "trainSet: pictures with an EXIF rotation; read in the orientation of their truth"
     assert notes[turned] == ["Pattern/004.jpg"]
     assert notes["trainSet: grey pictures"] == ["Art/001.jpg"]
+    assert notes["trainSet: pictures with bytes after the end"] == ["Art/003.jpg"]
     assert notes["trainSet: pictures that repeat another"] == ["Art/009 = Art/002"]
     assert notes["trainSet: pictures without a fixation"] == ["Art/005.jpg"]
     assert notes["trainSet: constant maps"] == ["Art/005.jpg"]

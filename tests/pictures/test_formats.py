@@ -301,8 +301,8 @@ def test_bytes_after_the_end_are_no_fault(tmp_path):
         assert not notes.lines()
         path.write_bytes(path.read_bytes() + film)
         np.testing.assert_array_equal(read_image(path, notes=notes), alone)
-        assert notes.lines() == [f"with bytes after their end ({path})"]
-        assert whole_picture(path).remark == "with bytes after their end"
+        assert notes.lines() == [f"with bytes after the end ({path})"]
+        assert whole_picture(path).remark == "with bytes after the end"
 
 
 def test_a_jpeg_of_several_pictures_is_none_with_bytes_after_its_end(tmp_path):
@@ -330,7 +330,7 @@ def test_a_jpeg_that_lacks_its_end_marker_alone_is_read(tmp_path, kind, lacking,
     notes = Notes()
     np.testing.assert_array_equal(read_image(path, notes=notes), whole)
     np.testing.assert_array_equal(read_image(path, reduction=2), half)
-    assert notes.lines() == [f"that lack their end marker only ({path})"]
+    assert notes.lines() == [f"without an end marker, but otherwise whole ({path})"]
     assert whole_picture(path).shape == (48, 64)
     assert capfd.readouterr().err == ""
 
@@ -351,7 +351,7 @@ def test_a_png_that_lacks_its_end_chunk_alone_is_read(tmp_path, lacking):
     whole, data = read_image(path), path.read_bytes()
     path.write_bytes(data[:-lacking])
     np.testing.assert_array_equal(read_image(path), whole)
-    assert whole_picture(path).remark == "that lack their end marker only"
+    assert whole_picture(path).remark == "without an end marker, but otherwise whole"
     last = data.rindex(b"IDAT") - 4
     for shorter in (data[: -12 - lacking], data[:last], data[:last] + data[-12:]):
         path.write_bytes(shorter)
@@ -393,12 +393,11 @@ def test_what_was_odd_and_read_is_said_once_with_its_number(trained, pictures, t
     assert predict(settings, said.append) == 0
     notes = [line for line in said if line.startswith("note: ")]
     odd = {
-        "with bytes after their end": (2, "x"),
-        "that lack their end marker only": (1, "z"),
+        "2 pictures with bytes after the end": "x",
+        "1 picture without an end marker, but otherwise whole": "z",
     }
     assert notes == [
-        f"note: {count} picture{'s' * (count > 1)} {kind}; read, first: {pictures}/{name}.jpg"
-        for kind, (count, name) in odd.items()
+        f"note: {what}; read, first: {pictures}/{name}.jpg" for what, name in odd.items()
     ]
 
 
