@@ -51,14 +51,15 @@ SETTINGS := --loss kld+cc+0.2*nss --optimizer adam --decay 0 --precision mixed_b
 HEAD := --freeze_backbone True --learning_rate 1e-3 --learning_rate_end 1e-4 --epochs 6 \
 	$(if $(VGG16),--backbone_weights "$(VGG16)")
 BLOCKS := --freeze_backbone False --fixed_blocks 3 --flip True --learning_rate 1e-4 --learning_rate_end 6.4e-5 --epochs 3
+$(ADAPTING)/osie/done.json: DATA = $(OSIE)
+$(ADAPTING)/eyecrowd/done.json: DATA = $(EYECROWD)
 
-adapting: .venv/installed
-	for set in osie eyecrowd; do \
-		case $$set in osie) data="$(OSIE)";; *) data="$(EYECROWD)";; esac; run=$(ADAPTING)/$$set; \
-		$(BIN)/python main.py train $(SETTINGS) $(HEAD) --dataset $$set --data "$$data" --output $$run-head && \
-		$(BIN)/python main.py train $(SETTINGS) $(BLOCKS) --dataset $$set --data "$$data" --output $$run \
-			--init_weights $$run-head/best.weights.h5 || exit; \
-	done
+$(ADAPTING)/%/done.json: | .venv/installed
+	$(BIN)/python main.py train $(SETTINGS) $(HEAD) --dataset $* --data "$(DATA)" --output $(ADAPTING)/$*-head
+	$(BIN)/python main.py train $(SETTINGS) $(BLOCKS) --dataset $* --data "$(DATA)" --output $(ADAPTING)/$* \
+		--init_weights $(ADAPTING)/$*-head/best.weights.h5
+
+adapting: $(ADAPTING)/osie/done.json $(ADAPTING)/eyecrowd/done.json
 	$(BIN)/python main.py adapt --dataset eyecrowd --data "$(EYECROWD)" --n 5 10 20 50 --draws 5 --overwrite \
 		--weights $(ADAPTING)/osie/best.weights.h5 --reference $(ADAPTING)/eyecrowd/best.weights.h5 \
 		--output $(ADAPTING)/adapted
