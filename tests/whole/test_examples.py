@@ -145,10 +145,10 @@ def test_the_weights_in_the_box_are_whole_small_and_say_what_they_are(name):
 @needs(SHARED / "osie")
 @pytest.mark.parametrize("name", BOX)
 def test_the_weights_in_the_box_score_what_their_card_says_on_pictures_of_the_test_split(name):
-    """On the first 5, whose mean is 0.76 for one network and 0.77 for the other."""
+    """On the first 5, whose mean is 0.757 for one network and 0.778 for the other."""
     model = load_model(PROJECT / "weights" / f"{name}.weights.h5")
     scores = []
     for sample in loading.load("osie", SHARED / "osie", "test")[:5]:
         saliency_map = predict(model, sample.image)
         scores.append(cc(saliency_map, sample_density(sample, saliency_map.shape, None)))
-    assert np.mean(scores) > 0.73
+    assert np.mean(scores) > 0.75
