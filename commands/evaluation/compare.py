@@ -40,7 +40,7 @@ from salience.system.errors import UserError
 from salience.system.files import make_folder, write_json
 from salience.system.flags import to_json, typed_flags
 from salience.system.notes import Notes
-from salience.system.terminal import COMMAND_LINE, progress, tell
+from salience.system.terminal import COMMAND_LINE, counted, progress, tell
 
 # the summary is about the first of these metrics that was computed
 MAIN_METRICS = ("nss", "ig", "cc", "auc_judd")
@@ -313,8 +313,7 @@ def sentence(comparison: dict[str, Any], metric: str) -> str:
     name, sign = METRICS[metric].name, 1 if METRICS[metric].higher_is_better else -1
     best = max(arms, key=lambda arm: sign * arm["means"][metric]["mean"])
     mean, share = best["means"][metric]["mean"], best["share"].get(metric, float("nan"))
-    count = comparison["pictures"]
-    where = f"On {count} picture{'s' * (count != 1)} of {comparison['dataset']}"
+    where = f"On {counted(comparison['pictures'], 'picture')} of {comparison['dataset']}"
     clauses = [
         clause(comparison, best["name"], other["name"], metric) for other in arms if other != best
     ]

@@ -206,8 +206,8 @@ def report_problems(submission: Path, problems: list[str], say: Callable[[str], 
         say(f"problem: {problem}")
     if len(problems) > MAX_SHOWN:
         say(f"... and {len(problems) - MAX_SHOWN} more")
-    count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
-    say(f"{submission}: {count if problems else 'read again, no problems'}")
+    count = counted(len(problems), "problem") if problems else "read again, no problems"
+    say(f"{submission}: {count}")
     return problems
 
 

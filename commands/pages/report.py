@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from commands.pages.explained import METRIC_HELP
 from commands.pages.figures import alignment, new_figure, shrink
 from salience.system.files import write_text
+from salience.system.terminal import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -332,7 +333,7 @@ def verdict_text(found: str, difference: Row, differences: list[Row]) -> str:
     ]
     # fewer than two pictures have no p; NaN is unequal to itself
     count = sum(row.get("p") is not None and row["p"] == row["p"] for row in pair)
-    return f"not significant after correcting for {count} metric{'s' * (count != 1)}"
+    return f"not significant after correcting for {counted(count, 'metric')}"
 
 
 def headline(comparison: dict[str, Any]) -> str:
@@ -358,10 +359,10 @@ def _headline(pair: Row, digits: dict[str, int], shown: int) -> str:
     else:
         gaps = [_gap(row, digits) for row in wins[:shown]]
         more = [f"{len(wins) - shown} more"] if len(wins) > shown else []
-        count = len(pair["rows"])
+        of = counted(len(pair["rows"]), "metric")
         lead = (
-            f"{better} is better than {worse} on {len(wins)} of {count} metric{'s' * (count != 1)}"
-            f", with 95{THIN_SPACE}% intervals that exclude zero: {_named([*gaps, *more])}"
+            f"{better} is better than {worse} on {len(wins)} of {of}, with 95{THIN_SPACE}% "
+            f"intervals that exclude zero: {_named([*gaps, *more])}"
         )
         sentences = [lead]
     if losses:

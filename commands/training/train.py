@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import keras
@@ -93,7 +93,7 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
     run.costs, run.counts = kept.costs, weight_files.counts(model)
     with contextlib.closing(run):
         standing, arrays = start_of(run, devices)
-        say(describe(config, model, training, validation, weights))
+        say(describe(config, run.counts, training, validation, weights))
         if line := recipe_remark(config, training.count):
             say(line)
         for remark in remarks(devices, config, model, kept.message, standing if arrays else None):
@@ -411,13 +411,12 @@ def check_truth_of_loss(loss: str, dataset_name: str, training: SaliencyBatches)
 
 def describe(
     config: Config,
-    model: keras.Model,
+    counts: Mapping[str, int],
     training: SaliencyBatches,
     validation: SaliencyBatches,
     weights: Path | None,
 ) -> str:
     """Return a description of the training: network, data and settings."""
-    counts = weight_files.counts(model)
     note = BACKBONES[config.backbone].size_note(config.rows, config.cols)
     size = f"{config.rows}x{config.cols}" + (f" ({note})" if note else "")
     return (
