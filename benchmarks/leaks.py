@@ -4,7 +4,7 @@
     python benchmarks/leaks.py --epochs 0 --pictures 100000
 
 The command line runs on tiny pictures with a tiny network, and its process is sampled from outside
-until it ends. A line is fitted to the memory after the first quarter, in which libraries still
+until it ends. Lines are fitted to the memory after the first quarter, in which libraries still
 allocate. `tests/whole/test_leaks.py` does the same for shorter runs. Linux only, as it reads /proc.
 """
 
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ import numpy as np
 
 SECONDS = 0.25  # between two samples
 WARM_UP = 0.25  # share of a run
+PARTS = 5  # of what comes after
 FILES = 10  # different pictures; all others are links to them
 TINY = ("--rows", "48", "--cols", "64", "--width", "0.05", "--backbone_weights", "none",
         "--batch_size", "2", "--loss", "kld", "--optimizer", "adam", "--patience", "100000",
@@ -107,10 +109,15 @@ def at_work(looks: list[Look]) -> list[Look]:
 
 
 def slope(looks: list[Look]) -> float:
-    """Return the growth of the memory after the warm-up, KiB per epoch or picture."""
-    steady = at_work(looks)
-    done, memory = np.array([(one.done, one.memory) for one in steady]).T
-    return float(1024 * np.polyfit(done, memory, 1)[0])
+    """Return the growth of the memory after the warm-up, KiB per epoch or picture.
+
+    The median of the growth in five parts of the run: a leak grows in all of them, while libraries
+    take some MiB once, late in a run.
+    """
+    done, memory = np.array([(one.done, one.memory) for one in at_work(looks)]).T
+    ends = np.linspace(done[0], done[-1], PARTS + 1)
+    parts = [(start <= done) & (done <= end) for start, end in pairwise(ends)]
+    return float(1024 * np.median([np.polyfit(done[part], memory[part], 1)[0] for part in parts]))
 
 
 def make_pictures(folder: Path, count: int) -> None:

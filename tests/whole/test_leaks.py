@@ -52,6 +52,10 @@ def test_a_leak_is_seen():
     assert leaks.slope(leaking) == pytest.approx(1024)
     warming = [Look(done, 500.0 + min(done, 20), 9, 20, 0) for done in range(100)]
     assert abs(leaks.slope(warming)) < 1e-6
+    once = [Look(done, 500.0 + 8 * (done > 80), 9, 20, 0) for done in range(100)]
+    assert abs(leaks.slope(once)) < EPOCH_KB / 10
+    in_steps = [Look(done, 500.0 + done // 8 * 8, 9, 20, 0) for done in range(100)]
+    assert leaks.slope(in_steps) > EPOCH_KB
 
 
 def test_what_a_process_has_is_counted():
@@ -102,7 +106,7 @@ def until(fact, seconds):
 
 def check_flat(looks, kb_each):
     steady = leaks.at_work(looks)
-    assert len(steady) > 10
+    assert len(steady) > 4 * leaks.PARTS
     assert leaks.slope(looks) < kb_each
     # what is open for the moment aside, the last has no more than the first
     third = len(steady) // 3
