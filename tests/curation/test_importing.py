@@ -7,6 +7,7 @@ The screen has 100 x 80 pixels. a.png has 60 x 40 of them, in its centre from (2
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import cv2
@@ -447,3 +448,17 @@ def test_pictures_that_nobody_looked_at_are_told_and_left_out(made, shown, pictu
     folder, said = made("eyelink", {"report.txt": EYELINK}, screen=SCREEN)
     assert "left out: 1 picture without a fixation (unseen.png)" in said
     assert sorted(path.name for path in (folder / "images").iterdir()) == ["a.png", "b.jpg"]
+
+
+def test_pictures_that_cannot_be_used_are_told_in_a_line(made, shown, tmp_path):
+    def refused(message, **settings):
+        with pytest.raises(UserError, match=message):
+            made("eyelink", {"report.txt": EYELINK}, screen=SCREEN, **settings)
+
+    refused("--images .*nowhere: no such folder", images=tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    refused("--images .*empty has no pictures", images=tmp_path / "empty")
+    (shown / "b.jpg").write_bytes(b"no picture")
+    refused(r"b\.jpg cannot be read as a picture")
+    shutil.copy(shown / "a.png", shown / "a.jpg")
+    refused(r"a\.png and a\.jpg have one name")

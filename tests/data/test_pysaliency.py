@@ -163,6 +163,20 @@ def replace(file, name, values):
     file[name] = values
 
 
+def numbers_for_names(stimuli, fixations):
+    del stimuli["filenames"]
+    made = stimuli.create_dataset("filenames", (3,), h5py.vlen_dtype(np.int64))
+    for n in range(3):
+        made[n] = np.arange(3)
+
+
+def no_stimuli(stimuli, fixations):
+    for name in ("filenames", "shapes"):
+        kind = stimuli[name].dtype
+        del stimuli[name]
+        stimuli.create_dataset(name, (0,), kind)
+
+
 def outside(folder):
     """Keep an array's data in another file, by a link and by what an array may say itself."""
     with h5py.File(folder / "other.hdf5", "w") as file:
@@ -199,6 +213,10 @@ BAD = {
                  "two stimuli of the name a;"),
     "names": (damage(lambda s, f: replace(s, "filenames", [b"a.png"])), "1 file names but 3"),
     "no names": (damage(lambda s, f: s.pop("filenames")), "has no 'filenames'"),
+    "numbers for names": (damage(numbers_for_names), "filenames does not hold texts"),
+    "no UTF-8": (damage(lambda s, f: replace(s, "filenames", [b"\xff"] * 3)), "is not UTF-8"),
+    "flat": (damage(lambda s, f: replace(f, "train_xs", np.ones(3))), "2 dimensions are expected"),
+    "no stimuli": (damage(no_stimuli), "holds no stimuli"),
     "a link out": (outside, "has no 'train_xs'"),
     "data outside": (stored_outside, "stores its data in another file"),
 }  # fmt: skip
@@ -212,6 +230,16 @@ def test_a_bad_file_is_one_line(pair, tmp_path, case):
     with pytest.raises(UserError, match=expected) as refused:
         loaded(root)
     assert "\n" not in str(refused.value)
+
+
+def test_bad_pixels_inside_a_file_are_one_line(pair, tmp_path):
+    root = pair(inside=True)
+    damage(lambda s, f: replace(s, "1", np.zeros(7, np.uint8)))(tmp_path)
+    with pytest.raises(UserError, match=r"s\.hdf5: 1 is not a picture"):
+        loaded(root)
+    damage(lambda s, f: s.attrs.modify("size", -1))(tmp_path)
+    with pytest.raises(UserError, match="has no 'size', the number of its stimuli"):
+        loaded(root)
 
 
 def test_rows_that_share_their_bytes_are_refused(tmp_path):
@@ -361,6 +389,20 @@ def test_maps_alone_cannot_go_out(cli, tmp_path, rng):
     words = ["data", "export", "--dataset", "folder", "--data", "set", "--output", "out"]
     assert "maps but no fixations" in cli(*words, code=2).stderr
     assert not (tmp_path / "out").exists()
+    assert "--output is required" in cli(*words[:-2], code=2).stderr
+    assert "set exists. Choose another --output" in cli(*words[:-1], "set", code=2).stderr
+
+
+def test_one_split_goes_out_with_a_note_of_what_does_not(cli, tmp_path, rng):
+    recordings(tmp_path / "set", rng)
+    split = loading.load("folder", tmp_path / "set", "val")
+    with (tmp_path / "set/fixations.csv").open("a") as file:
+        for sample in split:
+            file.write(f"\n{sample.name},-40,-40,1,1,1")
+    words = ["data", "export", "--dataset", "folder", "--data", "set", "--output", "out"]
+    done = cli(*words, "--split", "val", "--out_of_bounds", "drop")
+    assert f"{len(split)} fixations outside their picture are dropped or clipped" in done.stdout
+    assert_equal(loading.load("pysaliency", tmp_path / "out", "val"), split)
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
