@@ -265,6 +265,38 @@ def test_what_cannot_be_done_is_said(run, pictures, words, message):
     assert code == 2 and message in said
 
 
+def test_what_does_not_fit_the_pictures_of_the_page_is_said(run, pictures, tmp_path, picture):
+    def regions(*names):
+        rows = "".join(f"{name},logo,0,0,9,9\n" for name in names)
+        (file := tmp_path / "r.csv").write_text(f"image,name,x,y,width,height\n{rows}")
+        return "--page", "--regions", file
+
+    code, said = run(pictures, *regions("z.jpg"))
+    assert code == 2 and "names z.jpg, but none of the 2 pictures of the page, such as" in said
+    code, said = run(pictures, *regions("a.jpg", "z.jpg"))
+    assert code == 0 and "r.csv names are not on the page (z.jpg)" in said
+
+    (other := tmp_path / "other").mkdir()
+    cv2.imwrite(str(other / "z.png"), picture(30, 40))
+    code, said = run(pictures, "--page", "--against", other)
+    assert code == 2 and "other holds no picture called like a.jpg" in said
+    for name in ("a.png", "a.bmp"):
+        cv2.imwrite(str(other / name), picture(30, 40))
+    code, said = run(pictures, "--page", "--against", other)
+    assert code == 2 and re.search(r"a\.jpg has two other versions: .*a\.bmp and .*a\.png", said)
+
+    write_film(tmp_path / "clip.mp4")
+    code, said = run(pictures, "--page", "--against", tmp_path / "clip.mp4")
+    assert code == 0 and "--against names videos: pictures are shown alone" in said
+
+    (pictures / "b.png").write_bytes(b"no picture")
+    (other / "a.bmp").unlink()
+    (other / "a.png").write_bytes(b"no picture")
+    code, said = run(pictures, "--page", "--against", other, "--overwrite")
+    assert code == 1 and "pictures have no map of this call: left out (b.png)" in said
+    assert "pictures have no other map: shown alone (a.jpg)" in said
+
+
 # ---------- in a browser ----------
 
 
