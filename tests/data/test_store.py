@@ -1,5 +1,6 @@
 """A store gives what its sources give, says when it cannot, and is never half there."""
 
+import io
 import itertools
 import json
 import os
@@ -435,6 +436,23 @@ def test_a_source_that_changes_under_the_work_leaves_no_finished_store(
 # --- damage ---
 
 
+def changed(field=None, **values):
+    """Return a function that changes values of a manifest, or of one of its fields."""
+
+    def change(data):
+        manifest = json.loads(data)
+        (manifest[field] if field else manifest).update(values)
+        return json.dumps(manifest).encode()
+
+    return change
+
+
+def as_npy(array):
+    """Return the bytes of an array's file."""
+    np.save(file := io.BytesIO(), array)
+    return file.getvalue()
+
+
 def test_a_damaged_picture_is_named_and_mended(own, prepared):
     root = own()
     folder = prepared(root)
@@ -465,6 +483,14 @@ def test_a_damaged_picture_is_named_and_mended(own, prepared):
         ("store.json", lambda data: data[:-30], "is not valid JSON"),
         ("store.json", lambda data: b"[]", "is of version None, 1 is needed"),
         ("store.json", lambda data: b'{"version": 1}', "is damaged: it has no 'inventory'"),
+        ("store.json", changed(model=3), "damaged: 'model' is not what a preparation writes"),
+        ("store.json", changed(settings={}), r"damaged: 'settings' without '\w+' is not what"),
+        ("store.json", changed("settings", rows=0), "damaged: rows 0 is not what"),
+        ("store.json", changed(splits=[]), "damaged: 'splits' is not what"),
+        ("store.json", changed("splits", train=3), "damaged: 'splits', 'train' is not what"),
+        ("store.json", changed("splits", train=[{}]), "damaged: picture 0 of 'train' is not what"),
+        ("train.truth.npy", lambda data: as_npy(np.zeros((2, 3))), r"holds float64 .*\(2, 3\)"),
+        ("train.points.npz", lambda data: as_npy(np.zeros(3)), "missing or damaged"),
     ],
 )
 def test_a_damaged_file_is_one_error(own, prepared, name, cut, message):
