@@ -61,13 +61,8 @@ def step(given: argparse.Namespace, kind: str, precision: str) -> Iterator[Row]:
 def plain(given: argparse.Namespace, kind: str, precision: str) -> Iterator[Row]:
     """Time the same step in plain PyTorch, channels last, where it finds the GPU."""
     what = f"step, {kind}, {precision}, plain PyTorch"
-    try:
-        import torch  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        yield {"what": what, "note": "PyTorch is not installed"}
-        return
-    if not (given.tiny or torch.cuda.is_available()):
-        yield {"what": what, "note": "PyTorch finds no GPU"}
+    if note := why_no_torch(given):
+        yield {"what": what, "note": note}
         return
     from benchmarks.step import Plain
 
@@ -76,6 +71,26 @@ def plain(given: argparse.Namespace, kind: str, precision: str) -> Iterator[Row]
     side.steps()
     rate = rate_of(side, arguments)
     yield {"what": what, "rate": rate, "device": side.device_memory()}
+
+
+def on_torch(given: argparse.Namespace, kind: str, precision: str) -> Iterator[Row]:
+    """Time the step with Keras on PyTorch, in a process that has not imported Keras."""
+    what = f"step, {kind}, {precision}, Keras on PyTorch"
+    if note := why_no_torch(given):
+        yield {"what": what, "note": note}
+        return
+    os.environ["KERAS_BACKEND"] = "torch"
+    for row in step(given, kind, precision):
+        yield row | {"what": what}
+
+
+def why_no_torch(given: argparse.Namespace) -> str:
+    """Return why PyTorch is not measured; "" if it is."""
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return "PyTorch is not installed"
+    return "" if given.tiny or torch.cuda.is_available() else "PyTorch finds no GPU"
 
 
 def rate_of(side: Any, arguments: argparse.Namespace) -> float:
@@ -255,8 +270,8 @@ def show(rows: list[Row]) -> None:
 
 def main() -> None:
     """Measure some parts, or print the table."""
-    parts = {"step": step, "plain": plain, "feed": feed, "train": fit, "test": test,
-             "evaluate": evaluate}  # fmt: skip
+    parts = {"step": step, "plain": plain, "on_torch": on_torch, "feed": feed, "train": fit,
+             "test": test, "evaluate": evaluate}  # fmt: skip
     parser = argparse.ArgumentParser(description="Measure parts of benchmarks/gpu.sh.")
     parser.add_argument("parts", nargs="*", help="such as 'step frozen bf16' or 'feed'")
     parser.add_argument("--table", type=Path, required=True, help="file that rows are added to")
