@@ -111,8 +111,8 @@ def at_work(looks: list[Look]) -> list[Look]:
 def slope(looks: list[Look]) -> float:
     """Return the growth of the memory after the warm-up, KiB per epoch or picture.
 
-    The median of the growth in five parts of the run: a leak grows in all of them, while libraries
-    take some MiB once, late in a run.
+    The median of the growth in five parts of the run: a leak grows in all of them. Objects that the
+    garbage collector frees late, such as figures, add some MiB in one or two.
     """
     done, memory = np.array([(one.done, one.memory) for one in at_work(looks)]).T
     ends = np.linspace(done[0], done[-1], PARTS + 1)

@@ -79,6 +79,8 @@ def on_torch(given: argparse.Namespace, kind: str, precision: str) -> Iterator[R
     if note := why_no_torch(given):
         yield {"what": what, "note": note}
         return
+    if "keras" in sys.modules:  # the row would be another backend's
+        raise SystemExit("on_torch: Keras is imported already; measure it in a process of its own")
     os.environ["KERAS_BACKEND"] = "torch"
     for row in step(given, kind, precision):
         yield row | {"what": what}
