@@ -59,6 +59,7 @@ export KERAS_BACKEND=${KERAS_BACKEND:-jax} SALIENCY_CACHE=$scratch/cache
 parts=(
 	"step finetuned bf16" "step frozen bf16" "train finetuned off" "train frozen off"
 	"train frozen on" "train frozen auto" "feed" "test" "evaluate" "step finetuned float32"
+	"memory finetuned float32 kept" "memory finetuned float32 untried"
 	"plain finetuned bf16" "plain frozen bf16" "plain finetuned float32" "step frozen float32"
 	"on_torch finetuned bf16"
 )
@@ -78,8 +79,15 @@ measure() { # PART ...: in one process, with the time that is left
 	running=''
 }
 if [ -n "$tiny" ]; then
-	measure "${parts[@]:0:${#parts[@]}-1}" # imports Keras once
-	measure "${parts[-1]}"                  # on another backend
+	together=() alone=()
+	for part in "${parts[@]}"; do
+		case $part in
+		memory* | on_torch*) alone+=("$part") ;; # other flags, or another backend
+		*) together+=("$part") ;;
+		esac
+	done
+	measure "${together[@]}" # imports Keras once
+	for part in "${alone[@]}"; do measure "$part"; done
 else
 	# each in its own process, since JAX and PyTorch keep the device's memory
 	for part in "${parts[@]}"; do

@@ -42,11 +42,16 @@ def of_step(given: argparse.Namespace, kind: str, precision: str) -> argparse.Na
 def step(given: argparse.Namespace, kind: str, precision: str) -> Iterator[Row]:
     """Time the step alone, and a matrix product beside it."""
     from benchmarks.step import Ours
+    from commands.training.backends import compilations_kept
+    from salience.system.cache import default_cache
 
     arguments = of_step(given, kind, precision)
     Ours.width = 0.05 if given.tiny else 1.0
     side = Ours(arguments)
-    side.steps()  # compiles
+    began = time.perf_counter()
+    with compilations_kept(default_cache()):
+        side.steps()
+    first = time.perf_counter() - began
     speed = product(precision, 256 if given.tiny else PRODUCT)
     rate = rate_of(side, arguments)
     yield {
@@ -54,7 +59,7 @@ def step(given: argparse.Namespace, kind: str, precision: str) -> Iterator[Row]:
         "rate": rate,
         "share": rate * side.about["gflop"] / speed,
         "device": side.device_memory(),
-        "note": f"the product: {speed:,.0f} GFLOP/s",
+        "note": f"the product: {speed:,.0f} GFLOP/s; the first steps: {first:.1f} s",
     }
 
 
@@ -82,6 +87,25 @@ def on_torch(given: argparse.Namespace, kind: str, precision: str) -> Iterator[R
     if "keras" in sys.modules:  # the row would be another backend's
         raise SystemExit("on_torch: Keras is imported already; measure it in a process of its own")
     os.environ["KERAS_BACKEND"] = "torch"
+    for row in step(given, kind, precision):
+        yield row | {"what": what}
+
+
+def memory(given: argparse.Namespace, kind: str, precision: str, how: str) -> Iterator[Row]:
+    """Time the step under JAX without XLA's trials of convolutions, which need memory, too.
+
+    A step that an earlier process compiled is read ("kept") and so not tried; "untried" compiles it
+    anew, by flag without trials. Each needs a process that has not imported JAX.
+    """
+    what = f"step, {kind}, {precision}, {'compiled before' if how == 'kept' else 'no autotuning'}"
+    if os.environ.get("KERAS_BACKEND") != "jax":
+        yield {"what": what, "note": "only JAX compiles by trials"}
+        return
+    if "jax" in sys.modules:  # its memory's peak and its flags are those of the process
+        raise SystemExit("memory: JAX is imported already; measure it in a process of its own")
+    if how == "untried":
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0".strip()
     for row in step(given, kind, precision):
         yield row | {"what": what}
 
@@ -272,8 +296,8 @@ def show(rows: list[Row]) -> None:
 
 def main() -> None:
     """Measure some parts, or print the table."""
-    parts = {"step": step, "plain": plain, "on_torch": on_torch, "feed": feed, "train": fit,
-             "test": test, "evaluate": evaluate}  # fmt: skip
+    parts = {"step": step, "plain": plain, "on_torch": on_torch, "memory": memory, "feed": feed,
+             "train": fit, "test": test, "evaluate": evaluate}  # fmt: skip
     parser = argparse.ArgumentParser(description="Measure parts of benchmarks/gpu.sh.")
     parser.add_argument("parts", nargs="*", help="such as 'step frozen bf16' or 'feed'")
     parser.add_argument("--table", type=Path, required=True, help="file that rows are added to")

@@ -14,6 +14,7 @@ ROWS = {
     **{f"step, {kind}, {p}": True for kind in ("finetuned", "frozen") for p in ("bf16", "float32")},
     **{f"step, {kind}, bf16, plain PyTorch": False for kind in ("finetuned", "frozen")},
     "step, finetuned, bf16, Keras on PyTorch": False,
+    **{f"step, finetuned, float32, {h}": True for h in ("compiled before", "no autotuning")},
     "train, finetuned, last epoch": True,
     **{f"train, frozen, feature cache {c}, last epoch": True for c in ("off", "on", "auto")},
     "the feed alone, 2 threads": True,
