@@ -352,7 +352,7 @@ class RunFolder:
                 `validation.score_shipped`.
 
         Returns:
-            A message if the included weights are better, else "".
+            A message if the included weights are better in all metrics, else "".
         """
         self.amend_best({"box": scores})
         return weight_files.included_is_better({**self.card(self.best_epoch), "box": scores})

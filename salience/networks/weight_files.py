@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import json
-import math
 import platform
 import tomllib
 from collections import Counter
@@ -47,6 +46,8 @@ CARD = "card"  # name of the attribute; a large card is a dataset of bytes inste
 LARGEST_ATTRIBUTE = 60_000  # bytes: HDF5's limit is 64 KB
 PIN = ".pinned.json"  # file beside the weights that names the default weights
 SCORES_ON = "scores_on"  # field of a card: scores by data set, with `split` and `pictures`
+# metrics of validation by which weights and the included ones are compared
+COMPARED = {"val_cc": "CC", "val_nss": "NSS", "val_auc_judd": "AUC-Judd"}
 NEWEST = "newest"  # value of `weights --use` that removes the pin
 # the included weights, trained by us (docs/RESULTS.md)
 SHIPPED = HERE / "weights" / f"mlnet-osie{SUFFIX}"  # included, and the default
@@ -413,18 +414,28 @@ def trained_at(path: Path, card: dict[str, Any]) -> float:
 
 
 def included_is_better(card: dict[str, Any]) -> str:
-    """Return a line that recommends the included weights if their CC is higher, else "".
+    """Return a line that recommends the included weights if all their scores are higher, else "".
 
-    `train` scored both on the same validation pictures, at the end of the training.
+    These are the scores of `COMPARED` that both have. `train` scored both weights on the same
+    validation pictures, at the end of the training.
     """
-    scores = card.get("box")  # the included weights' scores, under the name of earlier versions
-    included_cc = validation_cc({"metrics": scores})
-    if not isinstance(scores, dict) or not SHIPPED.exists() or included_cc <= validation_cc(card):
+    box = card.get("box")  # the included weights' scores, under the name of earlier versions
+    own, included = validation_scores(card), validation_scores({"metrics": box})
+    names = own.keys() & included.keys()
+    if not isinstance(box, dict) or not names or not SHIPPED.exists():
         return ""
+    if any(included[name] <= own[name] for name in names):
+        return ""
+    texts = [
+        ", ".join(
+            f"{title} {scores[name]:.3f}" for name, title in COMPARED.items() if name in names
+        )
+        for scores in (included, own)
+    ]
     return (
-        f"the included network does better: on the same {scores.get('pictures')} validation "
-        f"pictures its CC is {included_cc:.3f}, that of these weights {validation_cc(card):.3f}; "
-        f"choose it with --weights {relative_to_cwd(SHIPPED)}"
+        f"the included network does better: on the same {box.get('pictures')} validation pictures "
+        f"it has {texts[0]}, these weights {texts[1]}; choose it with --weights "
+        f"{relative_to_cwd(SHIPPED)}"
     )
 
 
@@ -542,11 +553,24 @@ def is_synthetic(card: dict[str, Any]) -> bool:
     return card.get("dataset") == "synthetic"
 
 
+def validation_scores(card: dict[str, Any]) -> dict[str, float]:
+    """Return the validation scores of a card's weights that are numbers, of `COMPARED`.
+
+    >>> validation_scores({"metrics": {"val_cc": 0.5, "val_nss": "high", "val_loss": 2}})
+    {'val_cc': 0.5}
+    """
+    found = {name: _dict_field(card, "metrics").get(name) for name in COMPARED}
+    return {
+        name: float(value)
+        for name, value in found.items()
+        # false for NaN and for an integer that no float can hold
+        if isinstance(value, int | float) and abs(value) < 1e9
+    }
+
+
 def validation_cc(card: dict[str, Any]) -> float:
     """Return the validation CC of a card's weights, -1 to 1; -1 if the card has none."""
-    metrics = card.get("metrics")
-    value = metrics.get("val_cc") if isinstance(metrics, dict) else None
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else -1.0
+    return validation_scores(card).get("val_cc", -1.0)
 
 
 def counts(model: keras.Model) -> dict[str, int]:

@@ -111,14 +111,27 @@ def test_where_the_box_does_better_a_line_says_so_with_both_figures(put, monkeyp
     name, lines = chosen(folder)
     assert name == "mine.weights.h5"
     assert lines[-1] == (
-        "the included network does better: on the same 26 validation pictures its CC is 0.790, "
-        f"that of these weights 0.400; choose it with --weights {box}"
+        "the included network does better: on the same 26 validation pictures it has CC 0.790, "
+        f"these weights CC 0.400; choose it with --weights {box}"
     )
     write("mine", cc=0.8, box={"val_cc": 0.79, "pictures": 26})
     assert len(chosen(folder)[1]) == 1
-    for odd in ({"val_cc": float("nan")}, {"val_cc": "high"}, "text", {}):
+    for odd in ({"val_cc": float("nan")}, {"val_cc": "high"}, {"val_cc": 10**400}, "text", {}):
         write("mine", cc=0.4, box=odd)
         assert len(chosen(folder)[1]) == 1
+
+
+@pytest.mark.parametrize(("nss", "is_better"), [(3.047, True), (3.335, False)])
+def test_the_box_is_better_only_if_it_is_in_all_metrics(nss, is_better, trained, monkeypatch):
+    monkeypatch.setattr(weight_files, "SHIPPED", trained)
+    card = {
+        "metrics": {"val_cc": 0.782, "val_nss": nss},
+        "box": {"val_cc": 0.792, "val_nss": 3.147, "val_auc_judd": 0.914, "pictures": 50},
+    }
+    line = weight_files.included_is_better(card)
+    assert bool(line) == is_better
+    said = "it has CC 0.792, NSS 3.147, these weights CC 0.782, NSS 3.047; choose it"
+    assert not is_better or said in line
 
 
 def test_of_two_included_networks_the_first_is_the_default(put, monkeypatch, tmp_path):
