@@ -35,13 +35,19 @@ class Recipe:
             others from the first.
         averaged: weights files whose mean is the network; the first determines the architecture.
         data: what the network was trained on, for the card.
-        set: data set whose numbers score OSIE's pictures; () for a network without such numbers.
+        scored: data sets of which test pictures were kept back.
+        has_sets: whether the network has numbers of each data set (`--set`).
     """
 
     stages: dict[str, list[str]]
     averaged: tuple[str, ...]
     data: str
-    set: tuple[str, ...] = ()
+    scored: tuple[str, ...] = ("osie", "eyecrowd")
+    has_sets: bool = False
+
+    def of_set(self, name: str) -> tuple[str, ...]:
+        """Return the words of `evaluate` that choose the numbers of a data set."""
+        return ("--set", name) if self.has_sets else ()
 
 
 LOSS = ["--loss", "kld+cc+0.2*nss", "--optimizer", "adam", "--decay", "0"]
@@ -86,13 +92,14 @@ RECIPES = {
         ("both/best", "both/last", "osie/best"),
         "OSIE: 450 training pictures of its split.json (the test split is never trained or "
         "chosen on); EyeCrowd: 450 of 500 pictures; the others validated.",
+        scored=("osie",),
     ),
     "multiscale": Recipe(
         MULTISCALE_STAGES,
         tuple(f"{stage}/best" for stage in MULTISCALE_STAGES if stage != "head"),
         "OSIE: 450 training pictures of its split.json; EyeCrowd: 350 of 500 pictures; 50 of each "
         "validated. The test pictures of both are never trained or chosen on.",
-        ("--set", "osie"),
+        has_sets=True,
     ),
 }
 SCORES = ("cc", "nss", "auc_judd", "sauc", "ig", "sim", "kld")
@@ -138,7 +145,7 @@ def main(words: argparse.Namespace) -> None:
             scored = runs / split
             call("evaluate", "--dataset", "osie", "--data", words.osie, "--split", split,
                  "--weights", output, "--metrics", ",".join(SCORES), "--output", scored,
-                 *recipe.set)  # fmt: skip
+                 *recipe.of_set("osie"))  # fmt: skip
             scores[split] = model_scores(scored / "metrics.json")
         save(network, files, output, scores, held_out)
         call("calibrate", "--dataset", "osie", "--data", words.osie, "--weights", output)
@@ -155,10 +162,10 @@ def scores_on(
 ) -> dict[str, dict[str, Any]]:
     """Return the scores of the finished weights on the test pictures of each data set."""
     found = {}
-    for name, folder in folders.items():
-        scored, own = runs / f"test-{name}", ("--set", name) if recipe.set else ()
-        call("evaluate", "--dataset", name, "--data", folder, "--weights", weights, "--metrics",
-             ",".join(SCORES), "--output", scored, *own)  # fmt: skip
+    for name in recipe.scored:
+        scored, own = runs / f"test-{name}", recipe.of_set(name)
+        call("evaluate", "--dataset", name, "--data", folders[name], "--weights", weights,
+             "--metrics", ",".join(SCORES), "--output", scored, *own)  # fmt: skip
         pictures = json.loads((scored / "metrics.json").read_text(encoding="utf-8"))["pictures"]
         about = {"split": "test", "pictures": pictures, **({"set": name} if own else {})}
         found[name] = about | model_scores(scored / "metrics.json")

@@ -89,6 +89,7 @@ def score_lines(path: Path, card: dict[str, Any]) -> Iterator[str]:
             if isinstance(value := scores.get(key), int | float)
         )
         about = f"{scores.get('split')} split, {scores.get('pictures')} pictures"
+        about += f", --set {scores['set']}" if "set" in scores else ""
         yield f"{name_of(path)} on {name} ({about}): {values}"
 
 

@@ -61,7 +61,8 @@ def test_the_list_shows_size_licence_and_the_scores_on_each_set(folder):
     path = folder / "mlnet-frozen-osie.weights.h5"
     scores = {"split": "test", "pictures": 199, "cc": 0.8112, "nss": 3.5, "ig": None}
     licences = {"OSIE": "MIT", "these weights": "as the program"}
-    fields = {weight_files.SCORES_ON: {"osie": scores, "odd": 3}, "licences": licences}
+    by_set = {"osie": scores, "odd": 3, "eyecrowd": scores | {"set": "eyecrowd"}}
+    fields = {weight_files.SCORES_ON: by_set, "licences": licences}
     weight_files.amend(path, fields)
     _, lines = listed(folder)
     last = lines[0].split("\n\n")[-1].splitlines()  # of the blocks that fit 100 columns
@@ -69,7 +70,8 @@ def test_the_list_shows_size_licence_and_the_scores_on_each_set(folder):
     assert last[2].endswith("as the program")
     assert f"{path.stat().st_size / 1e6:.1f} MB" in lines[0]
     assert lines[1] == "mlnet-frozen-osie on osie (test split, 199 pictures): CC 0.811, NSS 3.500"
-    assert lines[2].startswith("* default without --weights")
+    assert "on eyecrowd (test split, 199 pictures, --set eyecrowd): CC 0.811" in lines[2]
+    assert lines[3].startswith("* default without --weights")
 
 
 def test_a_name_that_is_not_there_lists_the_others(folder):

@@ -76,7 +76,12 @@ def test_their_card_tells_how_they_came_about_and_no_paths(trained, tmp_path):
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-6)
 
 
-def test_the_finished_weights_are_scored_on_each_set_by_its_own_numbers(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("network", "sets"), [("mlnet", ["osie"]), ("multiscale", ["osie", "eyecrowd"])]
+)
+def test_finished_weights_are_scored_on_each_set_with_test_pictures(
+    tmp_path, monkeypatch, network, sets
+):
     examples = script("train_weights")
     asked = []
 
@@ -90,13 +95,20 @@ def test_the_finished_weights_are_scored_on_each_set_by_its_own_numbers(tmp_path
 
     monkeypatch.setattr(examples, "call", evaluate)
     folders = {"osie": Path("o"), "eyecrowd": Path("e")}
-    found = examples.scores_on(folders, Path("w"), examples.RECIPES["multiscale"], tmp_path)
-    assert found.keys() == folders.keys()
-    for name, words in zip(folders, asked, strict=True):
-        assert words[-2:] == ("--set", name)
+    recipe = examples.RECIPES[network]
+    # no test picture of a set is left by --test_share 0
+    for stage in recipe.stages.values():
+        kept_back = ["osie"] if "--test_share" in stage else ["osie", "eyecrowd"]
+        assert set(sets) <= set(kept_back)
+    found = examples.scores_on(folders, Path("w"), recipe, tmp_path)
+    assert list(found) == sets
+    for name, words in zip(sets, asked, strict=True):
+        assert ("--set" in words) == recipe.has_sets
         flags = vars(main.parser().parse_args([str(word) for word in words]))
         assert (flags["dataset"], flags["data"]) == (name, Path(folders[name]))
-        expected = {"split": "test", "pictures": 7, "set": name, "cc": 0.1235}
+        assert flags.get("of_set") == (name if recipe.has_sets else None)
+        own = {"set": name} if recipe.has_sets else {}
+        expected = {"split": "test", "pictures": 7, "cc": 0.1235, **own}
         assert {key: found[name][key] for key in expected} == expected
     assert weight_files.scores_by_set({weight_files.SCORES_ON: found}) == found
 
