@@ -103,6 +103,8 @@ def memory(given: argparse.Namespace, kind: str, precision: str, how: str) -> It
         return
     if "jax" in sys.modules:  # its memory's peak and its flags are those of the process
         raise SystemExit("memory: JAX is imported already; measure it in a process of its own")
+    if how == "kept" and f'"step, {kind}, {precision}"' not in given.table.read_text():
+        raise SystemExit(f"memory: step {kind} {precision} was not measured, so nothing is kept")
     if how == "untried":
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0".strip()

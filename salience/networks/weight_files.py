@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import json
+import math
 import platform
 import tomllib
 from collections import Counter
@@ -416,14 +417,15 @@ def trained_at(path: Path, card: dict[str, Any]) -> float:
 def included_is_better(card: dict[str, Any]) -> str:
     """Return a line that recommends the included weights if all their scores are higher, else "".
 
-    These are the scores of `COMPARED` that both have. `train` scored both weights on the same
-    validation pictures, at the end of the training.
+    These are the scores of `COMPARED` that both have; one that is no number is lower. `train`
+    scored both weights on the same validation pictures, at the end of the training.
     """
     box = card.get("box")  # the included weights' scores, under the name of earlier versions
-    own, included = validation_scores(card), validation_scores({"metrics": box})
-    names = own.keys() & included.keys()
+    names = _dict_field(card, "metrics").keys() & validation_scores({"metrics": box}).keys()
     if not isinstance(box, dict) or not names or not SHIPPED.exists():
         return ""
+    included = validation_scores({"metrics": box})
+    own = dict.fromkeys(names, -math.inf) | validation_scores(card)
     if any(included[name] <= own[name] for name in names):
         return ""
     texts = [
