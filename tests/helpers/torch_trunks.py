@@ -91,45 +91,41 @@ def pad_as_tensorflow(network):
             module.register_forward_pre_hook(lambda _, x: functional.pad(x[0], (0, 1, 0, 1)))
 
 
-def convnext_tiny():
-    """Return torchvision's network and the modules whose outputs are the stages."""
-    network = torchvision_models().convnext_tiny()
+def convnext(network):
+    """Return a network with the modules whose outputs are the stages."""
     norm = network.classifier[0]  # behind the pooling there, of each cell here
     parts = torch.nn.Sequential(network.features, norm)
     return parts, [network.features[1], network.features[3], network.features[5], norm]
 
 
-def efficientnet_v2_s():
-    """Return torchvision's network, padded as Keras', and the modules of the stages."""
-    features = torchvision_models().efficientnet_v2_s().features
+def efficientnet(network):
+    """Return a network, padded as Keras', with the modules of the stages."""
+    features = network.features
     pad_as_tensorflow(features)
     widest = [features[4][0].block[0], features[6][0].block[0]]
-    return features, [features[1], features[2], *widest, features[7]]
+    return features, [features[1], features[2], *widest, features[-1]]
 
 
-def densenet201():
-    """Return torchvision's network and the modules of the stages."""
-    features = torchvision_models().densenet201().features
+def densenet201(network):
+    """Return a network with the modules of the stages."""
+    features = network.features
     network = torch.nn.Sequential(features, torch.nn.ReLU())
     return network, [*(features[i].relu for i in (5, 7, 9)), network[1]]
 
 
-TORCHVISION = {
-    "convnext_tiny": convnext_tiny,
-    "efficientnet_v2_s": efficientnet_v2_s,
-    "densenet201": densenet201,
-}
+FAMILIES = {"convnext": convnext, "efficientnet": efficientnet, "densenet201": densenet201}
 
 
 def torchvision_stages(name, layers, pixels):
     """Return the stages of torchvision's network with the weights of Keras' layers.
 
     Args:
-        name: key of TORCHVISION.
+        name: the network's name, there as here.
         layers: Keras' layers with weights, in order.
         pixels: [b, rows, cols, 3], prepared as the network expects.
     """
-    network, ends = TORCHVISION[name]()
+    whole = getattr(torchvision_models(), name)()
+    network, ends = FAMILIES[name.partition("_")[0]](whole)
     carry(layers, network)
     found = []
     for end in ends:
