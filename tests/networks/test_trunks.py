@@ -17,12 +17,19 @@ from salience.networks.backbone_table import BACKBONES
 from salience.networks.trunks import dinov2
 from salience.system.errors import UserError
 
-NEWER = [
-    *(f"convnext_{size}" for size in ("tiny", "small", "base", "large")),
-    *(f"efficientnet_v2_{size}" for size in ("s", "m", "l")),
-    "densenet201",
-    *(f"dinov2_{size}" for size in ("small", "base")),
-]
+# by network: the published channels of its stages
+NEWER = {
+    "efficientnet_v2_s": [24, 48, 256, 960, 1280],
+    "efficientnet_v2_m": [24, 48, 320, 1056, 1280],
+    "efficientnet_v2_l": [32, 64, 384, 1344, 1280],
+    "convnext_tiny": [96, 192, 384, 768],
+    "convnext_small": [96, 192, 384, 768],
+    "convnext_base": [128, 256, 512, 1024],
+    "convnext_large": [192, 384, 768, 1536],
+    "densenet201": [256, 512, 1792, 1920],
+    "dinov2_small": [384] * 4,
+    "dinov2_base": [768] * 4,
+}
 
 
 def need(package, part):
@@ -49,10 +56,7 @@ def prepared(name, image):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NEWER)
 def test_features_equal_those_of_an_independent_implementation(name, rng):
-    """Equal random weights give equal stages in PyTorch, to 1e-3 of their spread.
-
-    So channels are the published ones; strides are those of the table, too.
-    """
+    """Equal random weights give equal stages in PyTorch, to 1e-3 of their spread."""
     is_dinov2 = name.startswith("dinov2")
     for package in ("torch",) if is_dinov2 else ("torch", "torchvision"):
         need(package, "backends")
@@ -72,6 +76,7 @@ def test_features_equal_those_of_an_independent_implementation(name, rng):
     else:
         theirs = torch_trunks.torchvision_stages(name, layers, pixels)
     assert len(ours) == len(theirs) == len(BACKBONES[name].stages)
+    assert [a.shape[-1] for a in ours.values()] == NEWER[name]
     for (stage, a), b in zip(ours.items(), theirs, strict=True):
         assert a.shape == b.shape, stage
         stride = BACKBONES[name].stages[stage]
