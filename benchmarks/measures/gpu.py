@@ -103,7 +103,8 @@ def memory(given: argparse.Namespace, kind: str, precision: str, how: str) -> It
         return
     if "jax" in sys.modules:  # its memory's peak and its flags are those of the process
         raise SystemExit("memory: JAX is imported already; measure it in a process of its own")
-    if how == "kept" and f'"step, {kind}, {precision}"' not in given.table.read_text():
+    measured = {row["what"] for row in rows_of(given.table)}
+    if how == "kept" and f"step, {kind}, {precision}" not in measured:
         raise SystemExit(f"memory: step {kind} {precision} was not measured, so nothing is kept")
     if how == "untried":
         flags = os.environ.get("XLA_FLAGS", "")
@@ -278,6 +279,11 @@ def command(given: argparse.Namespace, words: list[Any]) -> tuple[float, str]:
     return time.perf_counter() - began, done.stdout + done.stderr
 
 
+def rows_of(table: Path) -> list[Row]:
+    """Return the rows that were measured."""
+    return [json.loads(line) for line in table.read_text().splitlines()]
+
+
 def show(rows: list[Row]) -> None:
     """Print the table."""
     print("| what | images/s | share of the product | of the step | device, MiB | |\n"
@@ -321,7 +327,7 @@ def main() -> None:
             with given.table.open("a") as file:
                 file.write(json.dumps(row) + "\n")
     if not given.parts:
-        show([json.loads(line) for line in given.table.read_text().splitlines()])
+        show(rows_of(given.table))
 
 
 if __name__ == "__main__":
