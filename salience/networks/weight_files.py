@@ -421,10 +421,10 @@ def included_is_better(card: dict[str, Any]) -> str:
     scored both weights on the same validation pictures, at the end of the training.
     """
     box = card.get("box")  # the included weights' scores, under the name of earlier versions
-    names = _dict_field(card, "metrics").keys() & validation_scores({"metrics": box}).keys()
+    included = validation_scores({"metrics": box})
+    names = _dict_field(card, "metrics").keys() & included.keys()
     if not isinstance(box, dict) or not names or not SHIPPED.exists():
         return ""
-    included = validation_scores({"metrics": box})
     own = dict.fromkeys(names, -math.inf) | validation_scores(card)
     if any(included[name] <= own[name] for name in names):
         return ""
