@@ -605,7 +605,8 @@ class CompareConfig(ScoringConfig):
         Path("comparison"), "folder for comparison.json, index.html and the scores"
     )
     gallery: int = option(24, "pictures shown on the page", unit="pictures", least=0, most=10**4)
-    engine: str = shared("engine", help=SCORING_ENGINE, group="maps")
+    adaptation: Path | None = shared("adaptation", group="maps")
+    engine: str = shared("engine", help=SCORING_ENGINE)
 
     def training(self) -> Config | None:
         """Return the settings of the first run."""

@@ -32,9 +32,11 @@ from commands.pages.report import map_png, thumbnail_jpeg, verdict, verdict_text
 from commands.settings import CompareConfig, EvaluateConfig
 from commands.training.runs import Arm, Run, arms_of, differing_settings, run_of
 from salience.measures.density import LOG_DENSITY, density_kind
+from salience.measures.finish import finish_of
 from salience.measures.metrics import METRICS
 from salience.measures.references import CENTRE_BIAS, TruthSplit, model_name, observers_row
 from salience.measures.significance import Difference, compare_metrics
+from salience.networks.weight_files import read_card
 from salience.pictures.reading import sample_density, sample_image
 from salience.system.errors import UserError
 from salience.system.files import make_folder, write_json
@@ -70,10 +72,16 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
     make_folder(settings.output)
     split = load_split(settings, settings.split, notes)
 
+    finishes = {
+        run.folder: finish_of(read_card(run.weights), run.weights, settings.adaptation, say=say)
+        for run in runs
+    }
+
     def maps_by(engine: str) -> dict[Path, ModelMaps]:
         return {
             run.folder: ModelMaps(run.weights, str(run.folder), settings.batch_size,
-                                  settings.workers, engine=engine, say=say)
+                                  settings.workers, finish=finishes[run.folder], engine=engine,
+                                  say=say)
             for run in runs
         }  # fmt: skip
 

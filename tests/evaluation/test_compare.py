@@ -16,6 +16,8 @@ from commands.evaluation.map_sources import ModelMaps
 from commands.settings import CompareConfig
 from commands.training import runs
 from config import Config
+from salience.measures.finish import MAP_BLUR
+from salience.networks import weight_files
 from salience.system.errors import UserError
 
 FEW = {"metrics": "cc,nss,kld", "gallery": 3}
@@ -208,6 +210,19 @@ def test_weights_are_compared_beside_runs(two_runs, trained, tmp_path):
     assert [entry["name"] for entry in models] == ["frozen", runs.weight_files.name_of(trained)]
     assert models[1]["history"] == []
     assert done["metrics"][0]["people"].startswith("humans")
+
+
+def test_maps_are_those_that_the_cards_say_and_none_leaves_them(trained, tmp_path):
+    blurred = Path(shutil.copy(trained, tmp_path / "blurred.weights.h5"))
+    weight_files.amend(blurred, {MAP_BLUR: {"blur": 0.05}})
+    flags = {"metrics": "cc,nss", "dataset": "synthetic", "gallery": 1, "output": tmp_path / "o"}
+    lines = []
+    by_card = compare.compare(of([trained, blurred], flags), lines.append)
+    assert sum("maps get a blur of 5.0% of the diagonal" in line for line in lines) == 1
+    assert all(row["difference"] for row in by_card["differences"])
+    flags["adaptation"] = Path("none")
+    own = compare.compare(of([trained, blurred], flags), **QUIET)
+    assert not any(row["difference"] for row in own["differences"])
 
 
 def test_a_name_of_nothing_is_named():
