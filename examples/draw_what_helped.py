@@ -2,15 +2,18 @@
 
     python examples/draw_what_helped.py docs/RESULTS.md docs/pictures/what_helped.png
 
-A row without a number is left empty. Brackets with an interval become error bars.
+A row without a number shows its words instead of a bar. Brackets with an interval become error
+bars.
 """
 
 import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
 HEADING = "## What helped"
+LABEL_WIDTH = 33  # characters
 COLUMNS = ("OSIE: IG, bits", "OSIE: NSS", "EyeCrowd, unseen: IG, bits", "EyeCrowd, unseen: NSS")
 
 
@@ -56,18 +59,20 @@ def main(table: Path, file: Path) -> None:
 
     rows = rows_of(table.read_text(encoding="utf-8"))
     names = list(rows)[::-1]
-    figure, axes = plt.subplots(1, len(COLUMNS), figsize=(13, 0.42 * len(names) + 1), sharey=True)
+    labels = ["\n".join(textwrap.wrap(name, LABEL_WIDTH)) for name in names]
+    figure, axes = plt.subplots(1, len(COLUMNS), figsize=(11, 0.45 * len(names) + 1), sharey=True)
     for i, (axis, title) in enumerate(zip(axes, COLUMNS, strict=True)):
         cells = [rows[name][i] for name in names]
         # people come last in the table, which is the first bar from below
         colours = ["#888888" if name.startswith("people") else "#2b6ca3" for name in names]
-        axis.barh(names, [cell.mean for cell in cells], color=colours)
+        axis.barh(labels, [cell.mean for cell in cells], color=colours)
         for place, cell in enumerate(cells):
             if cell.mean != cell.mean:
-                axis.text(0.0, place, f" {cell.words}", va="center", fontsize=7, color="#888888")
+                axis.text(0.0, place, f" {cell.words}", va="center", fontsize=8, color="#555555")
             elif cell.low == cell.low:
                 axis.plot([cell.low, cell.high], [place, place], color="black", linewidth=1)
         axis.set_title(title, fontsize=10)
+        axis.tick_params(axis="y", length=0)
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(file, dpi=110)

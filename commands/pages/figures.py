@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, float]
 BARS = 40  # largest number of bars in a histogram
+ADAPTATION_COLUMNS = 3  # panels side by side
 # the thread in which trainings draw: matplotlib keeps its fonts open for each thread that draws
 DRAWING = ThreadPoolExecutor(1, "figures")
 
@@ -254,10 +255,10 @@ def _alignment_panel(
             where = [places[row["stage"]] for row in chosen]
             axis.errorbar(where, values, spans, fmt=fmt, label=label, **look)
             label = "_"  # only once in the legend
-    strides = {row["stage"]: f"\n1/{row['stride']}" if row["stride"] else "" for row in rows}
+    strides = {row["stage"]: f", 1/{row['stride']}" if row["stride"] else "" for row in rows}
     axis.set_xticks(
         list(places.values()), [f"{stage}{strides[stage]}" for stage in stages], fontsize=7,
-        rotation=35, ha="right", rotation_mode="anchor",
+        rotation=45, ha="right", rotation_mode="anchor",
     )  # fmt: skip
     axis.set_title(f"{rows[0]['network'].split(',')[0]}: {metric['name']}", fontsize=9, color=ink)
     axis.tick_params(colors=ink, labelsize=7.5)
@@ -280,10 +281,14 @@ def adaptation(
         metrics: the metrics.
         path: the PNG.
     """
-    figure = new_figure((3.4 * len(metrics), 3.4), 120)
-    axes = figure.subplots(1, len(metrics), squeeze=False)[0]
+    columns = min(len(metrics), ADAPTATION_COLUMNS)
+    lines_of_panels = -(-len(metrics) // columns)
+    figure = new_figure((3.4 * columns, 3.2 * lines_of_panels + 0.2), 120)
+    axes = figure.subplots(lines_of_panels, columns, squeeze=False).ravel()
+    for axis in axes[len(metrics) :]:
+        axis.set_axis_off()
     names = [name for name in draws if name != "reference"]
-    for axis, (key, metric) in zip(axes, metrics.items(), strict=True):
+    for axis, (key, metric) in zip(axes, metrics.items(), strict=False):
         found = {line["fitted_on"]: line for line in lines if line["metric"] == key}
         for place, name in enumerate(names):
             line = found[name]

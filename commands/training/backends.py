@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ import keras
 from keras import tree
 
 from config import Config
+from salience.networks.weight_files import versions
 from salience.system.cache import Cache, make_key
 from salience.system.errors import UserError
 from salience.system.files import make_folder
@@ -140,19 +142,38 @@ def _flags() -> str:
     return ""
 
 
-def has_accelerator() -> bool:
-    """Return True if the backend finds a GPU or TPU."""
+def accelerators() -> list[str]:
+    """Return the names of the GPUs or TPUs that the backend finds, of all hosts; [] without one."""
     if backend() == "tensorflow":
         import tensorflow as tf
 
-        return any(device.device_type != "CPU" for device in tf.config.list_physical_devices())
+        others = [one for one in tf.config.list_physical_devices() if one.device_type != "CPU"]
+        details = [tf.config.experimental.get_device_details(one) for one in others]
+        return [
+            about.get("device_name", one.device_type)
+            for one, about in zip(others, details, strict=True)
+        ]
     if backend() == "jax":
         import jax  # pyright: ignore[reportMissingImports]
 
-        return jax.default_backend() != "cpu"
+        return [one.device_kind for one in jax.devices() if one.platform != "cpu"]
     import torch  # pyright: ignore[reportMissingImports]
 
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
+    if torch.backends.mps.is_available():
+        return ["Apple GPU"]
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def has_accelerator() -> bool:
+    """Return True if the backend finds a GPU or TPU."""
+    return bool(accelerators())
+
+
+def devices_line() -> str:
+    """Return the backend, its version and what it computes on, as text."""
+    found = Counter(accelerators())
+    devices = ", ".join(f"{name} ({count})" for name, count in found.items())
+    return f"{versions()['backend']} computes on {devices or 'the CPU; it finds no GPU'}"
 
 
 def available_memory() -> int:

@@ -416,7 +416,7 @@ def describe(
     validation: SaliencyBatches,
     weights: Path | None,
 ) -> str:
-    """Return a description of the training: network, data and settings."""
+    """Return a description of the training: network, data, settings and devices."""
     note = BACKBONES[config.backbone].size_note(config.rows, config.cols)
     size = f"{config.rows}x{config.cols}" + (f" ({note})" if note else "")
     return (
@@ -426,7 +426,8 @@ def describe(
         f"{counted(validation.count, 'validation picture')}"
         f"{outside(config.out_of_bounds, training)}; loss {config.loss}, {config.optimizer}, "
         f"learning rate {config.learning_rate:g}, batch {config.batch_size}"
-        f"{speed(config.precision, config.part_size)}\nwriting to {config.run_folder}/"
+        f"{speed(config.precision, config.part_size)}\n{backends.devices_line()}\n"
+        f"writing to {config.run_folder}/"
     )
 
 

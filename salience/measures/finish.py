@@ -2,7 +2,7 @@
 
 Fixations depend on how a data set was recorded. The *general adaptation* is fitted on several data
 sets together. It is kept only if it helps each of them when it is fitted on the others, since the
-pictures of a user belong to none: fixations must be foretold better, and the metrics of maps must
+pictures of a user belong to none: fixations must be predicted better, and the metrics of maps must
 not lose. The *blur of maps* concerns maps alone: a network that is trained by the
 likelihood of fixations makes densities that are sharper than the blurred truth of CC, SIM and KLD.
 Densities are never blurred.

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -150,10 +151,22 @@ def test_precision_that_the_machine_does_not_compute_in_is_told(tiny, tmp_path, 
     assert backends.remarks(model, tiny()) == []
 
 
+def test_what_the_backend_computes_on_is_told(monkeypatch):
+    found = ["NVIDIA H200", "NVIDIA H200"]
+    monkeypatch.setattr(backends, "accelerators", lambda: found)
+    assert backends.devices_line().endswith(" computes on NVIDIA H200 (2)")
+    assert backends.has_accelerator()
+    found.clear()
+    line = backends.devices_line()
+    assert re.fullmatch(r"\w+ \d[\w.+]+ computes on the CPU; it finds no GPU", line)
+    assert not backends.has_accelerator()
+
+
 def test_weights_of_mixed_precision_load_in_float32_and_go_on_in_another(tiny, tmp_path):
     lines = []
     run = train.train(tiny(precision="mixed_bfloat16"), say=lines.append)
     assert "mixed_bfloat16" in lines[0]
+    assert backends.devices_line() in lines[0].splitlines()
     path = run.path("best.weights.h5")
     model = load_model(path)
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
