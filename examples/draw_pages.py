@@ -80,7 +80,7 @@ def draw_demo(browser: Browser, folder: Path, file: Path) -> None:
             if not line:
                 sys.exit("demo ended before it showed its page")
             found = re.match(r"(http://\S+) shows the page", line)
-        page = opened(browser, found[1], 1240, 880)
+        page = opened(browser, found[1], 1240, 1120)
         (place,) = [i for i, one in enumerate(photographs()) if one.stem == "chelsea"]
         page.locator("#examples .gallery-item").nth(place).click()
         page.wait_for_selector("#side-0 img >> nth=1")
