@@ -28,6 +28,7 @@ from commands.evaluation.scored_split import (
     load_part,
     load_split,
     note_training_pictures,
+    pictures_of_training,
     truth_of,
 )
 from commands.evaluation.tables import DIGITS, metric_definitions, write_per_image
@@ -36,6 +37,7 @@ from commands.pages.report import verdict
 from commands.settings import AUTO, MAPS, NETWORK, AdaptConfig
 from config import trained_config
 from salience.measures.adaptation import (
+    IDENTITY,
     LEAST_PICTURES,
     ON_MAPS,
     AdaptationFit,
@@ -44,6 +46,7 @@ from salience.measures.adaptation import (
     path_of,
     save,
 )
+from salience.measures.finish import UNFINISHED, finish_of
 from salience.measures.metrics import Metric
 from salience.measures.row_fit import in_network
 from salience.measures.significance import Interval, mean_interval
@@ -121,15 +124,24 @@ def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str,
     engine = "keras" if where == NETWORK else engine_for(settings.engine, pictures, say)
     sources = of_one_engine(maps_by, engine)
     source = sources[BEFORE]
-    note_training_pictures(source.config, settings, split, notes, source.weights)
-    groups = [AdaptedGroup(BEFORE), *fitted_groups(settings, source, training, say)]
-    rows = [model_row(source, split)]
+    # numbers are fitted on the network's own maps, and compared with the maps that `test` writes
+    by_card = {
+        name: one.finished(finish_of(weight_files.read_card(one.weights), one.weights))
+        for name, one in sources.items()
+    }
+    for name, one in by_card.items():
+        note_training_pictures(one.config, settings, split.samples, notes, one.weights)
+        if one.finish != UNFINISHED:
+            notes.explain(f"{name}: the maps that `test` writes, as the card of the weights says")
+    groups = [AdaptedGroup(BEFORE), *fitted_groups(settings, source, training, notes, say)]
+    rows = [model_row(by_card[BEFORE], split)]
     for group in groups:
         for name, fit in zip(group.rows, group.fits, strict=False):
-            rows.append(adapted_row(name, source, split, fit.adaptation))
+            changed = by_card[BEFORE] if fit.adaptation == IDENTITY else source
+            rows.append(adapted_row(name, changed, split, fit.adaptation))
     if settings.reference:
         groups.append(AdaptedGroup(REFERENCE))
-        rows.append(model_row(sources[REFERENCE], split))
+        rows.append(model_row(by_card[REFERENCE], split))
     log = ScoreLog(settings.output / LOG, settings.overwrite)
     evaluation = score_rows(split, rows, log, notes, settings.seed, settings.workers)
     lines = summary(evaluation, groups, settings.seed)
@@ -163,7 +175,11 @@ def where_of(settings: AdaptConfig, weights: Path) -> str:
 
 
 def fitted_groups(
-    settings: AdaptConfig, source: ModelMaps, training: list[Sample], say: Callable[[str], None]
+    settings: AdaptConfig,
+    source: ModelMaps,
+    training: list[Sample],
+    notes: Notes,
+    say: Callable[[str], None],
 ) -> list[AdaptedGroup]:
     """Return the fits for each number of pictures, and for all pictures if several are compared.
 
@@ -180,7 +196,19 @@ def fitted_groups(
     parts = {str(n): [order[:n] for order in orders] for n in numbers}
     if len(numbers) > 1:  # the upper limit for more pictures
         parts[ALL] = [orders[0][:MOST_PICTURES] if isinstance(source, RowMaps) else orders[0]]
+        if len(parts[ALL][0]) < len(training):
+            notes.explain(
+                f"{ALL}: {MOST_PICTURES} of {len(training)} pictures, whose features fit in memory"
+            )
     needed = sorted({i for drawn in parts.values() for order in drawn for i in order})
+    known_pictures = pictures_of_training(
+        source.config, settings, [training[i] for i in needed], source.weights
+    )
+    if known_pictures:
+        notes.explain(
+            f"The network was trained on {len(known_pictures)} of the {len(needed)} pictures to "
+            "fit on. Its maps are better there than on new pictures, so the numbers fit those less."
+        )
     samples, about = [training[i] for i in needed], (settings.gaussian_pixels, settings.objective)
     found: list[Any]
     if isinstance(source, RowMaps):

@@ -73,7 +73,9 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
     split = load_split(settings, settings.split, notes)
 
     finishes = {
-        run.folder: finish_of(read_card(run.weights), run.weights, settings.adaptation, say=say)
+        run.folder: finish_of(
+            read_card(run.weights), run.weights, settings.adaptation, say=notes.explain
+        )
         for run in runs
     }
 
@@ -98,7 +100,7 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
         (run.config.sets_name, run.config.plan, run.config.init_weights): run for run in runs
     }
     for run in trainings.values():
-        note_training_pictures(run.config, settings, split, notes, run.weights)
+        note_training_pictures(run.config, settings, split.samples, notes, run.weights)
     add_notes(notes, runs, arms, scored, settings.dataset)
     comparison = comparison_values(evaluation, arms, sources, settings)
     comparison["command"] = shlex.join([*COMMAND_LINE, "compare", *typed_flags(settings)])

@@ -29,7 +29,7 @@ from salience.measures.adaptation import (
     fit_adaptation,
     fit_line,
 )
-from salience.measures.finish import finish_of
+from salience.measures.finish import UNFINISHED, finish_of
 from salience.measures.references import TruthSplit
 from salience.system.errors import UserError
 from salience.system.files import make_folder, real_path
@@ -63,7 +63,7 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = tell) -> Eva
         make_folder(settings.output)
     source = source_of(settings, split, notes, say)
     if isinstance(source, ModelMaps):
-        note_training_pictures(source.config, settings, split, notes, source.weights)
+        note_training_pictures(source.config, settings, split.samples, notes, source.weights)
     rows = [model_row(source, split)]
     if settings.tune:
         rows.append(tuned_row(settings, source, split, notes, say))
@@ -165,7 +165,7 @@ def density_rows(
         return [optimal_row(source, split, IDENTITY)]
     from commands.prediction.engines import calibration  # here: finished maps need no network
 
-    own = source.unfinished()
+    own = source.finished(UNFINISHED)
     found = source.finish.calibration or calibration(source.weights, say)
     rows = [optimal_row(own, split, found)]
     if source.finish != replace(source.finish, adaptation=found, map_blur=0.0):

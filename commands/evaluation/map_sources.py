@@ -139,10 +139,10 @@ class ModelMaps:
         """Return the map's cells, made of what the engine returned."""
         return prediction
 
-    def unfinished(self) -> "ModelMaps":
-        """Return a source of the same network's maps to which nothing is done."""
+    def finished(self, finish: Finish) -> "ModelMaps":
+        """Return a source of the same network's maps to which something else is done."""
         own = copy(self)
-        own.finish = UNFINISHED
+        own.finish = finish
         return own
 
     @property

@@ -1,5 +1,6 @@
 """The split of a data set that a command scores, with notes on its fixations and its training."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def load_part(settings: ScoringConfig, split: str, plan: Plan | None = None) -> 
     """Return the samples of a split of the data set, to fit on or to compare with.
 
     Args:
-        settings: settings of the scoring.
+        settings: the data set, its folder and how its files are read.
         split: train, val or test.
         plan: division into splits; default: that of the settings.
 
@@ -127,7 +128,7 @@ USES = {"train": "that a model was trained on", "val": "that a model's epoch was
 def note_training_pictures(
     trained: Config,
     settings: ScoringConfig,
-    split: TruthSplit,
+    samples: Sequence[Sample],
     notes: Notes,
     weights: Path | None = None,
 ) -> None:
@@ -136,13 +137,20 @@ def note_training_pictures(
     Args:
         trained: settings of the training.
         settings: settings of the scoring, with the data set's current folder.
-        split: the scored pictures.
+        samples: the scored pictures.
         notes: receives the result.
         weights: weights file; its card also identifies pictures in a copy or a subset.
     """
-    if weights:
-        note_pictures_of_card(weights, settings, split, notes)
-    note_pictures_of_plans(trained, settings, split, notes)
+    for part, use in USES.items():
+        if part == "val" and settings.split == "val":
+            continue
+        for sample in pictures_of_training(trained, settings, samples, weights, part):
+            notes.add(warning(use), sample.name)
+    if unknown := lineage(trained)[1]:
+        notes.explain(
+            f"Training began with {unknown}, which was removed or replaced since: it is unknown "
+            "whether these pictures were among its training pictures."
+        )
     if any(notes.found.get(warning(use)) for use in USES.values()):
         notes.explain(
             "Scores on pictures that a model has seen are too good. Score --split test, or other "
@@ -155,51 +163,42 @@ def warning(use: str) -> str:
     return f"WARNING: scored pictures {use}"
 
 
-def note_pictures_of_plans(
-    trained: Config, settings: ScoringConfig, split: TruthSplit, notes: Notes
-) -> None:
-    """Note which of the scored pictures the splits of a training contain, by path."""
-    trainings, unknown = lineage(trained)
-    if unknown:
-        notes.explain(
-            f"Training began with {unknown}, which was removed or replaced since: it is unknown "
-            "whether these pictures were among its training pictures."
-        )
-    plans = {step.plan for step in trainings if settings.dataset in step.dataset}
+def pictures_of_training(
+    trained: Config,
+    where: ScoringConfig,
+    samples: Sequence[Sample],
+    weights: Path | None = None,
+    part: str = "train",
+) -> list[Sample]:
+    """Return those of some pictures that a training, or one that it began with, has seen.
 
-    def identity(sample: Sample) -> Path | Stored | str:
-        if sample.prepared:  # both samples are of the same store
-            return sample.prepared.origin
-        # the path, as two splits may each have a 0.png; built-in scenes have unique names and no
-        # file
-        return sample.image if isinstance(sample.image, Path | Stored) else sample.name
+    They are found by path in the splits of the training, and by content in the card of the weights.
 
-    for part, use in USES.items():
-        if part == "val" and settings.split == "val":
-            continue
-        used: set[Path | Stored | str] = set()
-        for plan in plans:
-            with suppress(UserError):  # the part has no pictures here
-                used |= {identity(sample) for sample in load_part(settings, part, plan)}
-        for sample in split.samples:
-            if identity(sample) in used:
-                notes.add(warning(use), sample.name)
-
-
-def note_pictures_of_card(
-    weights: Path, settings: ScoringConfig, split: TruthSplit, notes: Notes
-) -> None:
-    """Note which of the scored pictures a card lists as training pictures, by content hash."""
+    Args:
+        trained: settings of the training.
+        where: the data set of the pictures, with its current folder.
+        samples: the pictures.
+        weights: weights file; None to look for paths only.
+        part: a key of USES.
+    """
     from salience.networks import provenance, weight_files
 
-    card = weight_files.read_card(weights)
-    known = {part: provenance.hashes_in_card(card, part) for part in USES}
-    if not any(known.values()):
-        return
-    scored = provenance.hashes(split.samples, settings.workers)
-    for part, use in USES.items():
-        if part == "val" and settings.split == "val":
-            continue
-        for sample, found in zip(split.samples, scored, strict=True):
-            if found in known[part]:
-                notes.add(warning(use), sample.name)
+    used: set[Path | Stored | str] = set()
+    for plan in {one.plan for one in lineage(trained)[0] if where.dataset in one.dataset}:
+        with suppress(UserError):  # the part has no pictures here
+            used |= {identity(sample) for sample in load_part(where, part, plan)}
+    known = provenance.hashes_in_card(weight_files.read_card(weights), part) if weights else set()
+    found = provenance.hashes(samples) if known else [None] * len(samples)
+    return [
+        sample
+        for sample, own in zip(samples, found, strict=True)
+        if identity(sample) in used or own in known
+    ]
+
+
+def identity(sample: Sample) -> Path | Stored | str:
+    """Return what two samples of the same picture of a data set have in common."""
+    if sample.prepared:  # both samples are of the same store
+        return sample.prepared.origin
+    # the path, as two splits may each have a 0.png; built-in scenes have unique names and no file
+    return sample.image if isinstance(sample.image, Path | Stored) else sample.name

@@ -140,13 +140,14 @@ def is_done(run: Config) -> bool:
     """
     if run.overwrite or not (run.run_folder / "config.json").exists():
         return False
-    changed = changed_settings(run)
+    done = (run.run_folder / DONE).exists()
+    changed = changed_settings(run, moved=not done)
     if changed:
         raise UserError(
             f"{run.run_folder} holds a run with other settings: {changed}. Choose another folder "
             "with --output, or train again with --overwrite."
         )
-    return (run.run_folder / DONE).exists() and not has_more_epochs(run)
+    return done and not has_more_epochs(run)
 
 
 def train_in_subprocess(run: Config) -> None:

@@ -487,7 +487,7 @@ def fit_line(fit: AdaptationFit) -> str:
     """Return the result of a fit as text."""
     gain = fit.gain
     unit = OBJECTIVES[fit.objective].unit
-    won = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] {unit} on unseen pictures"
+    won = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] {unit} on pictures left out"
     if not fit.kept:
         return f"nothing is gained ({won}), so the maps are not adapted"
     own = fit.adaptation

@@ -94,8 +94,8 @@ def finish_of(
     Args:
         card: the card of the weights.
         weights: the weights file.
-        adaptation: a file of `adapt`, or its name: nothing else is done then. NONE: nothing is
-            done. GENERAL or None: what the card says.
+        adaptation: a file of `adapt`, or its name: nothing else is done then, unless it changes
+            nothing. NONE: nothing is done. GENERAL or None: what the card says.
         of_set: the data set whose numbers the network uses, or fitted numbers: the general
             adaptation is left out.
         smooth: the user's own blur, which replaces that of the card.
@@ -110,6 +110,9 @@ def finish_of(
         return Finish(numbers=of_set)
     if name not in (None, GENERAL):
         own = load_named(Path(name), weights, say)
+        if own == IDENTITY:  # of a fit that gained nothing
+            say("this adaptation changes nothing: maps are as without it")
+            return finish_of(card, weights, None, of_set, smooth, say)
         if isinstance(own, Adaptation):
             return Finish(own, calibration=own, numbers=of_set)
         if of_set is not None:

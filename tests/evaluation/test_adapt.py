@@ -33,7 +33,7 @@ from salience.measures.adaptation import (
     fit_adaptation,
     objective_values,
 )
-from salience.measures.finish import MAP_BLUR
+from salience.measures.finish import MAP_BLUR, Finish, finish_of
 from salience.measures.metrics import METRICS, as_distribution
 from salience.measures.significance import Interval
 from salience.networks import weight_files
@@ -202,7 +202,7 @@ def test_a_fit_does_best_in_what_it_is_fitted_for(rng, objective):
     assert fit.kept
     assert fit.objective == objective
     unit = adaptation.OBJECTIVES[objective].unit
-    assert f"] {unit} on unseen pictures" in adaptation.fit_line(fit)
+    assert f"] {unit} on pictures left out" in adaptation.fit_line(fit)
     before, after = (
         objective_values(own, pictures, objective).mean() for own in (IDENTITY, fit.adaptation)
     )
@@ -437,6 +437,32 @@ def test_evaluate_scores_the_maps_that_the_card_says_and_none_leaves_them(traine
     names = {row.name: row.scores for row in evaluate.evaluate(best, lambda line: None).rows}
     assert names["blurred"] == by_card
     assert names["blurred, density"] != by_card
+
+
+def test_an_adaptation_that_gained_nothing_leaves_what_the_card_says(weights):
+    adaptation.save(adaptation.path_of("own", weights), IDENTITY, weights, {})
+    lines = []
+    found = finish_of({MAP_BLUR: {"blur": 0.05}}, Path(weights), "own", say=lines.append)
+    assert found == Finish(map_blur=0.05)
+    assert "changes nothing" in "".join(lines)
+
+
+def test_gains_are_over_the_maps_that_the_card_says(weights, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(adaptation, "FOLDS", 2)  # for time
+    monkeypatch.setattr(adaptation, "SIDE", 24)
+    weight_files.amend(Path(weights), {MAP_BLUR: {"blur": 0.05}})
+    flags = {"weights": weights, "n": (4,), "output": tmp_path / "out", "metrics": "cc"}
+    settings = AdaptConfig.from_flags({**flags, "reference": trained})
+    found = adapt.adapt(settings, say=lambda line: None)
+    means = {line["fitted_on"]: line["mean"] for line in found["summary"]}
+    for name, file in (("before", weights), ("reference", trained)):
+        asked = EvaluateConfig(dataset="synthetic", metrics="cc", weights=Path(file))
+        done = evaluate.evaluate(asked, say=lambda line: None)
+        assert means[name] == pytest.approx(done.rows[0].means["cc"].mean)
+    assert means["before"] != pytest.approx(means["reference"])
+    notes = "\n".join(found["notes"])
+    assert "before: the maps that `test` writes" in notes and "reference: the maps" not in notes
+    assert "was trained on 4 of the 4 pictures to fit on" in notes
 
 
 def test_maps_of_others_have_no_adaptation(tmp_path):

@@ -634,7 +634,7 @@ def test_a_data_set_without_training_pictures_is_scored(run, trained, tmp_path, 
     notes = Notes()
     settings = EvaluateConfig(dataset="folder", data=tmp_path / "set", metrics="cc")
     split = load_split(settings, "test", notes)
-    note_training_pictures(own, settings, split, notes)
+    note_training_pictures(own, settings, split.samples, notes)
     assert not [line for line in notes.lines() if "WARNING" in line]
 
 
