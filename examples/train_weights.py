@@ -20,6 +20,8 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
+from salience.measures.density import CALIBRATION
+from salience.measures.finish import GENERAL, MAP_BLUR
 from salience.networks import weight_files
 from salience.system import quiet
 
@@ -205,6 +207,8 @@ def save(
     from model import load_model
 
     model, card = load_model(files[0]), weight_files.read_card(files[0])
+    for of_one in (CALIBRATION, GENERAL, MAP_BLUR, "box"):  # fitted to one network, not to the mean
+        card.pop(of_one, None)
     total = model.get_weights()
     for file in files[1:]:
         weight_files.load(model, file)

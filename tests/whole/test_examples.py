@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -15,6 +16,7 @@ from model import load_model, predict
 from salience.data import loading
 from salience.measures.adaptation import IDENTITY
 from salience.measures.density import CALIBRATION, calibration_of
+from salience.measures.finish import GENERAL, MAP_BLUR
 from salience.measures.metrics import cc
 from salience.networks import weight_files
 from salience.pictures.picture_files import read_image
@@ -61,10 +63,15 @@ def test_stages_of_the_weights_in_the_box_are_trainings_that_fit_together(networ
 def test_their_card_tells_how_they_came_about_and_no_paths(trained, tmp_path):
     examples = script("train_weights")
     output = tmp_path / "mlnet-osie.weights.h5"
-    examples.save("mlnet", [trained, trained], output, {"val": {"cc": 0.5}}, {"test": ["1.jpg"]})
+    one = Path(shutil.copy(trained, tmp_path / "one.weights.h5"))
+    nine = {"parameters": vars(IDENTITY)}
+    of_one = {CALIBRATION: nine, GENERAL: nine, MAP_BLUR: {"blur": 0.05}, "box": {}}
+    weight_files.amend(one, of_one)
+    examples.save("mlnet", [one, trained], output, {"val": {"cc": 0.5}}, {"test": ["1.jpg"]})
     card = weight_files.read_card(output)
     assert card == json.loads((tmp_path / "mlnet-osie.json").read_text())
     assert set(examples.ABOUT) < set(card)
+    assert not of_one.keys() & card.keys()
     assert weight_files.validation_cc(card) == 0.5
     assert [line.split()[:2] for line in card["trained"]] == [["main.py", "train"]] * 3
     assert str(Path(trained).parent) not in json.dumps(card)
