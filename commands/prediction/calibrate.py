@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from commands.evaluation.map_sources import ModelMaps
 from commands.settings import CalibrateConfig
+from config import trained_config
 from salience.data import loading
 from salience.measures.adaptation import (
     LEAST_PICTURES,
@@ -69,8 +70,9 @@ def run(settings: CalibrateConfig) -> bool:
             f"file and {weight_files.card_path(weights).name} to a folder of your own, and name "
             "the copy: --weights FILE."
         )
+    columns = trained_config(weights).columns  # as the training read its table
     sets = {
-        name: loading.load(name, root, settings.split, settings.plan, "drop")
+        name: loading.load(name, root, settings.split, settings.plan, "drop", columns=columns)
         for name, root in settings.sets
     }
     source = ModelMaps(
@@ -92,6 +94,7 @@ def fitted(
     say: Callable[[str], None],
     before: Adaptation,
     calibrates: bool = True,
+    sigma_pixels: float | None = None,
 ) -> dict[str, Any]:
     """Return the fields of a card that are fitted to fixations, and report them.
 
@@ -106,11 +109,14 @@ def fitted(
         say: called with each message.
         before: general adaptation of maps that the card has already.
         calibrates: whether to fit a calibration.
+        sigma_pixels: standard deviation of the Gaussian for density maps; None for the data set's.
 
     Raises:
         UserError: too few pictures have fixations, or a picture cannot be predicted.
     """
-    pictures = {name: pictures_to_fit(source, samples) for name, samples in sets.items()}
+    pictures = {
+        name: pictures_to_fit(source, samples, sigma_pixels) for name, samples in sets.items()
+    }
     low = list(chain.from_iterable(own.low for own in pictures.values()))
     maps = list(chain.from_iterable(own.maps for own in pictures.values()))
     enough = {name: own for name, own in pictures.items() if len(own.low) >= LEAST_PICTURES}
@@ -139,7 +145,9 @@ def fitted(
     return {**found, MAP_BLUR: blur_entry(blur, about)}
 
 
-def pictures_to_fit(source: ModelMaps, samples: list[Sample]) -> PicturesToFit:
+def pictures_to_fit(
+    source: ModelMaps, samples: list[Sample], sigma_pixels: float | None
+) -> PicturesToFit:
     """Return maps and truth of those pictures of a data set that have fixations."""
     usable = [sample for sample in samples if sample.fixations is not None]
     taken = usable[:: max(1, -(-len(usable) // MOST_PICTURES))]
@@ -153,7 +161,8 @@ def pictures_to_fit(source: ModelMaps, samples: list[Sample]) -> PicturesToFit:
             if saliency_map is None or sample.fixations is None:
                 continue
             low = low_resolution_maps(as_distribution(saliency_map), sample.fixations)
-            own = map_and_truth(saliency_map, sample.fixations, sample_density(sample, shape, None))
+            density = sample_density(sample, shape, sigma_pixels)
+            own = map_and_truth(saliency_map, sample.fixations, density)
             if low is not None and own is not None:
                 found.low.append(low)
                 found.maps.append(own)

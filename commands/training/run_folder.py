@@ -338,11 +338,18 @@ class RunFolder:
             return "the validation CC is not finite"
         if not self.published.exists():
             return ""
-        try:
-            there = weight_files.read_card(self.published)
-        except UserError:
-            there = {}  # damaged weights may be replaced
+        start = self.config.init_weights
+        if start and real_path(start) == real_path(self.published):
+            return "this training began with it"
+        there = self.published_card()
         return weight_files.reason_to_keep(there, card) if there.get("run") != card["run"] else ""
+
+    def published_card(self) -> dict[str, Any]:
+        """Return the card of the weights in the weights folder; {} for missing or damaged ones."""
+        try:
+            return weight_files.read_card(self.published)
+        except UserError:
+            return {}  # damaged weights may be replaced
 
     def record_included(self, scores: dict[str, Any]) -> str:
         """Add the scores of the included weights to the cards of the best weights.
@@ -358,10 +365,17 @@ class RunFolder:
         return weight_files.included_is_better({**self.card(self.best_epoch), "box": scores})
 
     def amend_best(self, more: dict[str, Any]) -> None:
-        """Add fields to the cards of the best weights."""
+        """Add fields to the cards of the best weights.
+
+        Another training of the same name may have replaced or removed the published ones since.
+        """
         weight_files.amend(self.path("best.weights.h5"), more)
-        if not self.unpublished_reason:
+        if self.unpublished_reason:
+            return
+        if self.published_card().get("run") == self.card(self.best_epoch)["run"]:
             weight_files.amend(self.published, more)
+        else:
+            self.unpublished_reason = "another training has changed it since"
 
     def finish(self) -> None:
         """Mark the run as finished, after its last epoch or by patience.

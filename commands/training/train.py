@@ -20,7 +20,7 @@ from commands.training.objective import set_up
 from commands.training.run_folder import EarlierRun, RunFolder, find_earlier_run
 from commands.training.runs import history_of
 from commands.training.validation import score_shipped, scores_line
-from config import SYSTEMS, Config
+from config import SYSTEMS, Config, trained_config
 from model import grid_of, system_module
 from salience.data import loading
 from salience.measures.adaptation import IDENTITY, LEAST_PICTURES
@@ -94,8 +94,9 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
     with contextlib.closing(run):
         standing, arrays = start_of(run, devices)
         say(describe(config, run.counts, training, validation, weights))
-        if line := recipe_remark(config, training.count):
-            say(line)
+        for line in (recipe_remark(config, training.count), gains_remark(validation, config)):
+            if line:
+                say(line)
         for remark in remarks(devices, config, model, kept.message, standing if arrays else None):
             say(remark)
         say(FIRST_STEP)
@@ -114,10 +115,12 @@ def train_on(devices: Devices, config: Config, say: Callable[[str], None], stop:
             raise
         finally:
             epochs.close()
-        run.is_interrupted = epochs.is_interrupted
+        # after a signal in the last epoch, the same command calibrates; one device has no others
+        # that wait
+        run.is_interrupted = epochs.is_interrupted or (bool(stop) and devices.count == 1)
         if not run.is_interrupted:
             rival = ""
-            if devices.is_chief and not stop:
+            if devices.is_chief:
                 calibrate(run, validation, devices, say)
             if devices.is_chief and devices.count > 1:
                 say("the included network is not scored in a training on several devices")
@@ -151,7 +154,9 @@ def calibrate(
     }
     try:
         source = ModelMaps(run.path("best.weights.h5"), "best", config.batch_size, config.workers)
-        found = fitted(source, sets, about, config.seed, say, IDENTITY)
+        found = fitted(
+            source, sets, about, config.seed, say, IDENTITY, sigma_pixels=config.gaussian_pixels
+        )
     except UserError as error:
         say(f"densities are not calibrated: {error}")
         return
@@ -220,6 +225,24 @@ def recipe_remark(config: Config, pictures: int) -> str:
     return (
         f"note: the paper's recipe was made for 10,000 pictures, and these are {pictures}. Try "
         "--loss kld --optimizer adam --decay 0 --learning_rate 1e-4: docs/SMALL_SETS.md"
+    )
+
+
+def gains_remark(validation: SaliencyBatches, config: Config) -> str:
+    """Return which data sets the best epoch is chosen without, if it is chosen by their gains."""
+    if not validation.marks_sets:
+        return ""
+    ends = np.cumsum(validation.sizes).tolist()
+    bare = [
+        name
+        for name, start, end in zip(config.dataset, [0, *ends], ends, strict=False)
+        if all(sample.fixations is None for sample in validation.samples[start:end])
+    ]
+    return (
+        f"{', '.join(bare)}: without fixations there is no information gain, so the best epoch is "
+        "chosen without these pictures"
+        if bare
+        else ""
     )
 
 
@@ -365,8 +388,15 @@ def load_start(model: keras.Model, config: Config, say: Callable[[str], None]) -
     if config.init_weights is None:
         return system_module(config.model).load_pretrained(model, config)
     card = weight_files.read_card(config.init_weights)
-    weight_files.load(model, config.init_weights)
     say(weight_files.card_line(config.init_weights, card))
+    before = trained_config(config.init_weights)
+    if config.own.has_numbers and before.own.has_numbers and before.dataset != config.dataset:
+        from model import load_model
+
+        start = load_model(config.init_weights)
+        say(system_module(config.model).begin_from(model, start, before.dataset, config.dataset))
+    else:
+        weight_files.load(model, config.init_weights)
     return config.init_weights
 
 

@@ -1,9 +1,10 @@
 """Scores of a network on the validation pictures, after each epoch."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -11,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commands.evaluation.map_sources import ModelMaps
+from commands.evaluation.scored_split import pictures_of_training
+from commands.settings import EvaluateConfig
 from commands.training.devices import Devices
 from commands.training.objective import loss_function, own_maps, training_metrics
-from config import BUILT_IN, Config
+from config import BUILT_IN, Config, trained_config
 from salience.measures.metrics import METRICS, mean_scores, score
 from salience.networks import weight_files
 from salience.networks.losses import nll
@@ -73,8 +76,8 @@ def score_shipped(
 ) -> dict[str, Any]:
     """Return the scores of the included network on the validation pictures, at their original size.
 
-    Returns {} if there is no included network, for synthetic scenes, if pictures cannot be read, or
-    after a signal.
+    Returns {} if there is no included network, for synthetic scenes, if the network was trained on
+    one of the pictures, if pictures cannot be read, or after a signal.
 
     Args:
         config: settings of the training to compare with.
@@ -89,8 +92,14 @@ def score_shipped(
         say("there is no included network to score on the validation pictures")
         return {}
     samples, rows = batches.samples, []
-    say("scoring the included network on the validation pictures, for comparison")
     try:
+        if seen := sum(counts_of_training(included, config, batches)):
+            say(
+                f"the included network was trained on {seen} of the {len(samples)} validation "
+                "pictures, so it is not compared"
+            )
+            return {}
+        say("scoring the included network on the validation pictures, for comparison")
         source = ModelMaps(
             included, weight_files.name_of(included), config.batch_size, config.workers
         )
@@ -108,6 +117,15 @@ def score_shipped(
         return {}
     means = {f"val_{name}": mean for name, mean in mean_scores(rows, VALIDATED).items()}
     return {"weights": source.name, "sha256": source.digest, "pictures": len(rows), **means}
+
+
+def counts_of_training(weights: Path, config: Config, batches: SaliencyBatches) -> Iterator[int]:
+    """Yield for each data set of a run how many of its pictures other weights were trained on."""
+    trained, ends = trained_config(weights), np.cumsum(batches.sizes).tolist()
+    for (name, root), start, end in zip(config.sets, [0, *ends], ends, strict=False):
+        where = EvaluateConfig(dataset=name, data=root, columns=config.columns)
+        own = batches.samples[start:end]
+        yield len(pictures_of_training(trained, where, own, weights))
 
 
 class Validator:
@@ -215,7 +233,8 @@ class Validator:
     def gain(self, y: NDArray, predicted: NDArray) -> NDArray:
         """Return the information gain over the centre bias of each picture's set, bits, [b].
 
-        It is computed on the cells of the output, and each map uses the numbers of its own set.
+        It is computed on the cells of the output, and each map uses the numbers of its own set. It
+        is NaN for a picture without fixations.
         """
         assert self.training
         if not self.baselines:
@@ -225,17 +244,21 @@ class Validator:
         lost, before = (
             keras.ops.convert_to_numpy(nll(y, made)) for made in (maps, np.stack(own)[..., None])
         )
-        return before - lost
+        return np.where(y[..., 1].any(axis=(1, 2)), before - lost, np.nan)
 
     def gains_by_set(self, gains: NDArray) -> dict[str, float]:
-        """Return the mean information gain of each data set, and the criterion of the epoch."""
+        """Return the mean information gain of each data set, and the criterion of the epoch.
+
+        Sets whose validation pictures have no fixations are left out; {} without any other.
+        """
         parts = np.split(gains, np.cumsum(self.batches.sizes)[:-1])
         means = {
-            f"val_ig_{name}": float(np.mean(part))
+            f"val_ig_{name}": float(np.nanmean(part))
             for name, part in zip(self.config.dataset, parts, strict=True)
+            if np.isfinite(part).any()
         }
         chosen = min if self.config.criterion == "worst" else np.mean
-        return {**means, "val_ig": float(chosen(list(means.values())))}
+        return {**means, "val_ig": float(chosen(list(means.values())))} if means else {}
 
     def check_finite(self, values: NDArray) -> None:
         """Check that all losses are finite.

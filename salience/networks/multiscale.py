@@ -513,6 +513,43 @@ def with_set(
     return model if row == MEAN else with_row(model, row)
 
 
+def begin_from(
+    model: keras.Model, start: keras.Model, before: Sequence[str], now: Sequence[str]
+) -> str:
+    """Set the weights of a network to those of one with rows of other data sets; say what is done.
+
+    A data set that both know keeps its row. Another one begins with the mean of all rows.
+
+    Args:
+        model: the network that is to be trained.
+        start: the network to begin from.
+        before: data sets of `start`, in the order of its table.
+        now: data sets of `model`.
+
+    Raises:
+        UserError: the networks differ in more than their data sets.
+    """
+    numbers = readout_of(model)[0].numbers
+    table = ops.convert_to_numpy(readout_of(start)[0].numbers)
+    rows = [table[before.index(name)] if name in before else table.mean(axis=0) for name in now]
+    pairs = list(zip(model.weights, start.weights, strict=False))
+    fits = len(model.weights) == len(start.weights) and all(
+        own is numbers or own.shape == other.shape for own, other in pairs
+    )
+    if not fits or table.shape[1] != numbers.shape[1]:
+        raise UserError(
+            "The initial weights have other sizes than this network: give --backbone, --scales and "
+            "--readout as in their training."
+        )
+    for own, other in pairs:
+        own.assign(np.stack(rows) if own is numbers else other)
+    known = [name for name in now if name in before]
+    new = [name for name in now if name not in before]
+    told = [f"those of {', '.join(known)} are kept"] if known else []
+    told += [f"those of {', '.join(new)} begin as the mean of {', '.join(before)}"] if new else []
+    return f"numbers of data sets: {'; '.join(told)}"
+
+
 def row_at(numbers: SetNumbers, scales: int) -> tuple[float, ...]:
     """Return the coordinates of fitted numbers, a row as those of the table.
 

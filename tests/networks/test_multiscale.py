@@ -1,5 +1,7 @@
 """The multi-scale read-out: its density, its numbers of data sets, and joint training."""
 
+from dataclasses import replace
+
 import keras
 import layouts
 import numpy as np
@@ -189,6 +191,62 @@ def test_information_gain_of_the_centre_bias_itself_is_zero(two_sets):
         density = np.broadcast_to(np.stack(biases, -1), (len(y), *biases[0].shape, 2))
         np.testing.assert_allclose(validator.gain(y, density), 0, atol=1e-5)
     assert not np.allclose(*biases)
+
+
+def test_a_set_without_fixations_does_not_choose_the_epoch(two_sets):
+    config = resolve(two_sets)
+    grid = grid_of(multiscale.build(config))
+    training, found = (train.batches(config, split, grid) for split in ("train", "val"))
+    assert train.gains_remark(found, config) == ""
+    validator = validation.Validator(config, found, Devices(), training)
+    _, y = found[0]
+    y[1:, ..., 1] = 0
+    gains = validator.gain(y, np.ones((*y.shape[:3], 2), np.float32))
+    assert np.isfinite(gains).tolist() == [True] + [False] * (len(y) - 1)
+    (some, bare), nothing = found.sizes, np.full(sum(found.sizes), np.nan)
+    values = np.append(np.arange(some), nothing[:bare])
+    mean = np.mean(np.arange(some))
+    assert validator.gains_by_set(values) == {"val_ig_synthetic": mean, "val_ig": mean}
+    assert validator.gains_by_set(nothing) == {}
+    found.samples[some:] = [replace(one, fixations=None) for one in found.samples[some:]]
+    assert train.gains_remark(found, config).startswith("osie: without fixations")
+
+
+@pytest.mark.parametrize("now", [("toronto",), ("cat2000", "toronto", "osie")])
+def test_rows_of_numbers_go_to_their_data_sets(now):
+    before, rows = ("osie", "toronto"), {"osie": 1.0, "toronto": 3.0, "cat2000": 2.0}  # the mean
+    start, model = (
+        built(dataset=sets, data=("folder",) * len(sets), seed=seed)
+        for seed, sets in enumerate((before, now))
+    )
+    table = start.get_layer("density").numbers
+    table.assign(np.broadcast_to([[rows[name]] for name in before], table.shape))
+    told = multiscale.begin_from(model, start, before, now)
+    found = np.array(model.get_layer("density").numbers)
+    assert found.tolist() == [[rows[name]] * found.shape[1] for name in now]
+    for own, other in zip(model.weights, start.weights, strict=True):
+        if own is not model.get_layer("density").numbers:
+            np.testing.assert_array_equal(own, other)
+    assert ("cat2000 begin as the mean of osie, toronto" in told) == ("cat2000" in now)
+    assert "toronto" in told.partition(" are kept")[0]
+
+
+def test_initial_weights_of_other_sizes_are_refused():
+    with pytest.raises(UserError, match="--backbone, --scales and --readout"):
+        multiscale.begin_from(built(), built(readout=(4, 4)), ["osie"], ["toronto"])
+
+
+def test_a_training_begins_with_a_network_of_other_data_sets(two_sets):
+    lines = []
+    settings = {**two_sets, "epochs": 1}
+    first = train.train(resolve(settings), say=lambda line: None)
+    own = {"dataset": ("synthetic",), "data": (), "init_weights": first.path("best.weights.h5"),
+           "backbone_weights": None, "output": first.folder.with_name("own")}  # fmt: skip
+    run = train.train(resolve({**settings, **own}), say=lines.append)
+    assert "numbers of data sets: those of synthetic are kept" in lines
+    assert np.array(load_model(run.path("best.weights.h5")).get_layer("density").numbers).shape == (
+        1, 12,
+    )  # fmt: skip
 
 
 @pytest.mark.slow

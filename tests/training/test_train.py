@@ -22,9 +22,9 @@ from salience.data import loading
 from salience.measures.adaptation import IDENTITY
 from salience.measures.density import CALIBRATION
 from salience.measures.finish import GENERAL, MAP_BLUR, finish_of
-from salience.networks import weight_files
+from salience.networks import provenance, weight_files
 from salience.system import files
-from salience.system.errors import UserError
+from salience.system.errors import Interrupted, UserError
 
 QUIET = {"say": lambda line: None}
 
@@ -454,7 +454,7 @@ def test_without_fixations_nothing_is_calibrated(tiny, tmp_path, picture, capsys
 def test_a_calibration_that_fails_does_not_fail_the_training(tiny, monkeypatch):
     lines = []
 
-    def fitted(*about):
+    def fitted(*about, **more):
         raise UserError("p.png cannot be read.")
 
     monkeypatch.setattr(train, "fitted", fitted)
@@ -501,6 +501,61 @@ def test_the_last_line_says_where_the_box_does_better(
     train.train(config, say=lines.append)
     assert ("the included network does better" in lines[-1]) == is_better
     assert not is_better or ("0.990" in lines[-1] and f"--weights {box}" in lines[-1])
+
+
+def test_the_box_is_not_compared_on_pictures_that_it_was_trained_on(tiny, tmp_path, picture, box):
+    root, lines = write_set(tmp_path / "own", picture), []
+    known = provenance.hashes(loading.load("folder", root, "val", settings.Config().plan, "drop"))
+    weight_files.amend(box, {"pictures": {"train": provenance.encode_hashes(known[:1])}})
+    run = train.train(tiny(dataset="folder", data=root), say=lines.append)
+    assert "was trained on 1 of the 2 validation pictures, so it is not compared" in "".join(lines)
+    assert "box" not in weight_files.read_card(run.published)
+
+
+def test_weights_of_another_training_keep_their_card(tiny):
+    run = train.train(tiny(), **QUIET)
+    weight_files.amend(run.published, {"run": "another"})
+    before = run.published.read_bytes()
+    run.amend_best({MAP_BLUR: {"blur": 0.02}})
+    assert run.published.read_bytes() == before
+    assert weight_files.read_card(run.path("best.weights.h5"))[MAP_BLUR] == {"blur": 0.02}
+    assert "is kept, as another training has changed it since" in train.best_line(run)
+
+
+def test_weights_that_a_training_began_with_are_not_replaced(tiny, trained):
+    config = tiny(init_weights=trained, backbone_weights=None)
+    start = config.weights_dir / f"{config.name}.weights.h5"
+    start.parent.mkdir()
+    shutil.copy(trained, start)
+    run = train.train(replace(config, init_weights=start), **QUIET)
+    assert run.published == start and start.read_bytes() == Path(trained).read_bytes()
+    assert "as this training began with it" in train.best_line(run)
+
+
+@pytest.mark.calibration
+def test_a_signal_after_the_last_epoch_leaves_the_calibration_to_the_same_command(
+    tiny, monkeypatch
+):
+    real, sigmas = train.fit, []
+    fit_card = train.fitted
+
+    def stopped(epochs, *others):
+        real(epochs, *others)
+        epochs.stop.name = "SIGTERM"
+
+    def noted(*args, **kwargs):
+        sigmas.append(kwargs["sigma_pixels"])
+        return fit_card(*args, **kwargs)
+
+    config = tiny(sigma_pixels=4.0)
+    monkeypatch.setattr(train, "fitted", noted)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(train, "fit", stopped)
+        train.train(config, **QUIET)
+    assert not (config.run_folder / DONE).exists() and not sigmas
+    run = train.train(replace(config, resume=True), **QUIET)
+    assert run.path(DONE).exists() and sigmas == [4.0]
+    assert MAP_BLUR in weight_files.read_card(run.published)
 
 
 def test_where_the_box_cannot_be_scored_training_says_so_and_ends_well(
