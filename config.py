@@ -20,7 +20,7 @@ from salience.networks.backbone_table import BACKBONES
 from salience.networks.settings import row_of
 from salience.pictures.visual_angle import degree_of
 from salience.system.errors import UserError, did_you_mean
-from salience.system.files import HERE, read_json, real_path, write_json
+from salience.system.files import HERE, read_json, real_path, split_pair, write_json
 from salience.system.flags import (
     Checked,
     option,
@@ -1182,6 +1182,20 @@ def trained_config(path: Path) -> Config:
     from salience.networks import weight_files  # here: it imports h5py, and `--help` must be quick
 
     return config_of(weight_files.read_card(path), path)
+
+
+def is_same_data(trained: Config, name: str, root: Path | None) -> bool:
+    """Return whether a training had the data set of a name that is in a folder now.
+
+    Of one's own sets, several share a name. A folder that is there no more has moved.
+    """
+    if name not in trained.dataset:
+        return False
+    before = dict(trained.sets)[name]
+    if name not in OWN_SETS or before is None or root is None:
+        return True
+    files = split_pair(before) or (before,)
+    return real_path(before) == real_path(root) or not all(file.exists() for file in files)
 
 
 def lineage(trained: Config) -> tuple[list[Config], Path | None]:

@@ -21,6 +21,7 @@ from config import (
     check_folders,
     check_sizes,
     folders_of,
+    is_same_data,
     parse_bytes,
     recipe_of,
     resolve,
@@ -812,15 +813,16 @@ class DataExportConfig(PlanConfig):
 def data_of(trained: Config, flags: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of the data set, the split and the ground truth of a training.
 
-    Return {} if the flags name another data set: the training's paths and split do not apply to it.
+    The training's paths, split and Gaussian do not apply to another data set, nor to another one of
+    one's own of the same name.
 
     Args:
         trained: the settings of the training.
         flags: those of the scoring; without `dataset`, the first data set of the training is taken.
     """
     name = flags.get("dataset", trained.dataset[0])
-    if name not in trained.dataset:
-        return {}
+    if not is_same_data(trained, name, flags.get("data")):
+        return {"dataset": name}
     truth = {field: getattr(trained, field) for field in TRUTH_FIELDS}
     if name not in TABLE_SETS:  # the training had another data set with tables
         truth["columns"] = ""

@@ -264,12 +264,14 @@ def place_all(
         shapes: rows and columns by key.
 
     Raises:
-        UserError: the place of the pictures on the screen is unknown.
+        UserError: the place of the pictures on the screen is unknown, or two exports have the same
+            fixations.
     """
     find = finder(images)
     lower = {key.casefold(): key for key in images}
     chosen = eyes(settings.eye, exports)
     read = Recordings([], sum(export.rows for export in exports))
+    seen: dict[tuple, Path] = {}
     for export in exports:
         read.skipped += export.skipped
         for one in export.fixations:
@@ -282,6 +284,12 @@ def place_all(
                 read.unknown[one.image] += 1
             else:
                 x, y = to_picture(settings, export, one, shapes[key])
+                same = (key, one.subject, one.eye, one.t, one.x, one.y)
+                if math.isfinite(one.t) and seen.setdefault(same, export.path) != export.path:
+                    raise UserError(
+                        f"{export.path} has fixations of {one.subject} on {one.image} that "
+                        f"{seen[same]} has, too. Name one of the two files."
+                    )
                 inside = bool(are_within(np.array([[x, y]]), shapes[key])[0])
                 read.found.append(Placed(images[key].name, one.subject, x, y, inside, one))
     read.found.sort(key=lambda one: (one.name, one.subject, _order(one.source.order)))

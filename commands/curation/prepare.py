@@ -370,7 +370,10 @@ class Preparation:
             "shape": box.image_shape,
             "sigma_pixels": float(sample.sigma_pixels),
             "outside": sample.outside,
-            "image": store.source_entry(sample.image, Path(self.header["source"])),
+            "image": {
+                **store.source_entry(sample.image, Path(self.header["source"])),
+                **({} if sample.turned else {"turned": False}),
+            },
             "map": self._copied_map(sample.map, place) if sample.map else None,
             **{f"{kind}_crc32": zlib.crc32(array) for kind, array in arrays.items()},
         }

@@ -16,7 +16,8 @@ from commands.settings import SubsetConfig
 from salience.data import loading
 from salience.data.plan import SPLITS
 from salience.data.sets.folder import CARD
-from salience.pictures.picture_files import write_image
+from salience.pictures.picture_files import read_image, write_image
+from salience.pictures.reading import sample_image
 from salience.pictures.sample import Sample
 from salience.system import archives
 from salience.system.arrays import write_arrays
@@ -173,12 +174,12 @@ def write_sample(folder: Path, split: str, sample: Sample, taken: set[str]) -> s
     def path(kind: str, suffix: str) -> Path:
         return make_folder(folder / kind / split, inside=folder) / f"{stem}{suffix}"
 
-    if isinstance(sample.image, Path):
+    if isinstance(sample.image, Path) and (sample.turned or not turns(sample.image)):
         suffix = sample.image.suffix
         copy(sample.image, path("images", suffix))
     else:
         suffix = ".png"  # lossless
-        write_image(path("images", suffix), sample.image())
+        write_image(path("images", suffix), sample_image(sample))
     if isinstance(sample.map, Path):
         copy(sample.map, path("maps", sample.map.suffix))
     elif sample.map is not None:
@@ -194,6 +195,11 @@ def write_sample(folder: Path, split: str, sample: Sample, taken: set[str]) -> s
         present = {kind: array for kind, array in arrays.items() if array is not None}
         write_arrays(path("fixations", ".npz"), present)
     return f"{stem}{suffix}"
+
+
+def turns(path: Path) -> bool:
+    """Return whether the EXIF rotation of a picture's file changes it."""
+    return not np.array_equal(read_image(path), read_image(path, turn=False))
 
 
 def copy(source: Path, target: Path) -> None:

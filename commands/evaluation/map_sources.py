@@ -31,15 +31,14 @@ from salience.measures.metrics import as_distribution
 from salience.measures.references import model_name
 from salience.measures.row_fit import FeaturesAndTruth
 from salience.networks import weight_files
-from salience.pictures.fixations import blurred
-from salience.pictures.letterbox import Letterbox, of_both_ways, postprocess
+from salience.pictures.letterbox import Letterbox, of_both_ways, postprocess, smoothed
 from salience.pictures.network_inputs import input_identity, make_truth, network_input
 from salience.pictures.reading import sample_density, sample_shape
 from salience.pictures.sample import Sample
 from salience.system import quiet
 from salience.system.cache import Shelf, default_cache, make_key
 from salience.system.errors import UserError
-from salience.system.files import content_stamp, file_digest
+from salience.system.files import file_digest
 from salience.system.notes import Notes
 from salience.system.terminal import PROGRAM, progress, tell
 from salience.system.threads import groups, in_order
@@ -388,7 +387,7 @@ class FolderMaps:
         """Return a digest of the files' names and contents, the blur and the stretching as text."""
         digest = hashlib.sha256()
         for name, path in self.files.items():
-            digest.update(repr((name, path.name, content_stamp(path))).encode())
+            digest.update(repr((name, path.name, file_digest(path))).encode())
         return f"maps {digest.hexdigest()} {self.smooth}{' stretched' * self.stretch}"
 
     def maps(
@@ -416,7 +415,7 @@ class FolderMaps:
         except UserError as error:
             self._leave_out("that cannot be scored", name, f"{path}: {error}")
             return None
-        return blurred(values, self.smooth) if self.smooth else values
+        return smoothed(values, self.smooth) if self.smooth else values
 
     def _leave_out(self, kind: str, name: str, why: str) -> None:
         """Add a note on a picture whose map cannot be scored."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commands.evaluation.map_sources import RowMaps, Source
-from commands.evaluation.score_log import ScoreLog
+from commands.evaluation.score_log import Result, ScoreLog
 from salience.measures.adaptation import IDENTITY, Adaptation, SetNumbers
 from salience.measures.metrics import METRICS, PROFILES, Metric
 from salience.measures.optimal import optimal_scores
@@ -240,27 +240,32 @@ def score_rows(
     pending = [
         i for i, name in enumerate(names) if any(not log.has(row.key, name) for row in rows)
     ]  # fmt: skip
+    noted = notes.by_name()  # by the pictures' split, and what the log recalled
     waiting: list[Future] = []
     bar = progress(len(names), "scoring")
     bar.update(len(names) - len(pending))
 
-    def score(i: int, maps: dict[int, NDArray | None]) -> dict[tuple[str, str], Scores]:
-        truth, found = split.truth(i), {}
+    def score(i: int, maps: dict[int, NDArray | None]) -> list[Result]:
+        truth, found = split.truth(i), []
+        of_maps = [one for one in notes.about(truth.name) if one not in noted.get(truth.name, ())]
+        of_truth = []
         if split.samples[i].map and not np.ptp(truth.density):
-            notes.add(
-                "pictures with a constant density map: metrics from maps leave them out", truth.name
-            )
+            of_truth = ["pictures with a constant density map: metrics from maps leave them out"]
         for row in rows:
             saliency_map = maps.get(id(row.source))
             if log.has(row.key, truth.name) or (row.source and saliency_map is None):
                 continue
+            findings = [*of_truth, *(of_maps if row.source else [])]
             if saliency_map is not None and np.min(saliency_map) == np.max(saliency_map):
-                notes.add("constant maps: their scores are at chance level", truth.name)
-            found[row.key, truth.name] = row.score(truth, saliency_map)
+                findings.append("constant maps: their scores are at chance level")
+            found.append(Result(row.key, truth.name, row.score(truth, saliency_map), findings))
         return found
 
-    def add_result(future: Future) -> None:
-        log.add(future.result(), notes)
+    def add_results(future: Future) -> None:
+        log.add(future.result())
+        for one in future.result():
+            for finding in one.findings:
+                notes.add(finding, one.picture)
         bar.update()
 
     with bar, ThreadPoolExecutor(workers) as pool:
@@ -268,9 +273,9 @@ def score_rows(
             waiting.append(pool.submit(score, i, maps))
             # a map in double precision takes megabytes: limit the number that waits
             while len(waiting) > 2 * workers or (waiting and waiting[0].done()):
-                add_result(waiting.pop(0))
+                add_results(waiting.pop(0))
         for future in waiting:
-            add_result(future)
+            add_results(future)
     pictures = [name for name in names if all(log.has(row.key, name) for row in rows)]
     if not pictures:
         raise UserError(f"No picture has a map that can be scored: {no_score_reason(notes)}.")
@@ -345,7 +350,7 @@ def gather(
             kind,
             scores[name],
             means[name],
-            {metric: attainable_share(means, name, metric) for metric in split.names},
+            {metric: attainable_share(means, scores, name, metric) for metric in split.names},
         )
         for name, kind in kinds.items()
     ]
@@ -382,20 +387,39 @@ def note_reading(evaluation: Evaluation) -> None:
             )
 
 
-def attainable_share(means: dict[str, dict[str, Interval]], name: str, metric: str) -> float:
+def attainable_share(
+    means: dict[str, dict[str, Interval]],
+    scores: dict[str, list[Scores]],
+    name: str,
+    metric: str,
+) -> float:
     """Return the position of a row's mean between the centre bias (0) and the observers (1).
 
     All three are scored against the same ground truth: for metrics from fixations and CC, all
-    fixations; for SIM and KLD, the map of half of the observers. NaN for metrics without a mark of
-    the observers, or if that mark is not above the centre bias.
+    fixations; for SIM and KLD, the map of half of the observers. They are means over the pictures
+    with a mark of the observers. NaN for metrics without such a mark, or if the mark is not above
+    the centre bias.
+
+    Args:
+        means: means of the metrics, by row.
+        scores: scores of each picture, by row.
+        name: the row.
+        metric: the metric.
     """
     mark = mark_of(metric)
     if not mark or mark[0] not in means or CENTRE_BIAS not in means:
         return float("nan")
     key = mark[1]
-    floor, best = means[CENTRE_BIAS][key].mean, means[mark[0]][key]
+    marked = ~np.isnan([picture[key] for picture in scores[mark[0]]])
+    own, floor = (
+        mean_interval(np.array([picture[key] for picture in scores[row]])[marked], 0).mean
+        if not marked.all()
+        else means[row][key].mean
+        for row in (name, CENTRE_BIAS)
+    )
+    best = means[mark[0]][key]
     # the scale needs observers that are significantly better than the centre bias
     nearest = best.low if METRICS[metric].higher_is_better else best.high
     nearest = best.mean if np.isnan(nearest) else nearest  # NaN for a single picture
     is_better = nearest > floor if METRICS[metric].higher_is_better else nearest < floor
-    return (means[name][key].mean - floor) / (best.mean - floor) if is_better else float("nan")
+    return (own - floor) / (best.mean - floor) if is_better else float("nan")

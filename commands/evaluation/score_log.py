@@ -4,12 +4,25 @@ import json
 import math
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from salience.measures.references import Scores
 from salience.system.files import read_text, telling, without_nan, write_text
 from salience.system.notes import Notes
 
 LOG = "scores.jsonl"
+
+
+class Result(NamedTuple):
+    """The scores of a picture in a row, and the findings about the picture that belong to the row.
+
+    A row of references is recalled for any maps, so it has no findings about maps.
+    """
+
+    key: str
+    picture: str
+    scores: Scores
+    findings: list[str]
 
 
 class ScoreLog:
@@ -54,13 +67,13 @@ class ScoreLog:
         """Return True if the log has the scores of a picture in a row."""
         return (key, picture) in self.scores
 
-    def add(self, found: dict[tuple[str, str], Scores], notes: Notes) -> None:
-        """Add scores by (key, picture), with the notes on these pictures."""
-        self.scores |= found
-        for key, picture in found:
-            self.findings.setdefault(key, {})[picture] = notes.about(picture)
+    def add(self, found: list[Result]) -> None:
+        """Add scores."""
+        for key, picture, scores, findings in found:
+            self.scores[key, picture] = scores
+            self.findings.setdefault(key, {})[picture] = findings
         if self.path and found:
-            lines = "".join(self._line(*about) for about in found)
+            lines = "".join(self._line(one.key, one.picture) for one in found)
             with telling(f"Cannot write {self.path}"), self.path.open("a") as file:
                 file.write(lines)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.settings import ScoringConfig
-from config import Config, lineage
+from config import Config, is_same_data, lineage
 from salience.data import loading
 from salience.data.plan import Plan
 from salience.measures.metrics import metric_names
@@ -184,7 +184,8 @@ def pictures_of_training(
     from salience.networks import provenance, weight_files
 
     used: set[Path | Stored | str] = set()
-    for plan in {one.plan for one in lineage(trained)[0] if where.dataset in one.dataset}:
+    trainings = lineage(trained)[0]
+    for plan in {one.plan for one in trainings if is_same_data(one, where.dataset, where.data)}:
         with suppress(UserError):  # the part has no pictures here
             used |= {identity(sample) for sample in load_part(where, part, plan)}
     known = provenance.hashes_in_card(weight_files.read_card(weights), part) if weights else set()

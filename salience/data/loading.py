@@ -60,7 +60,8 @@ def load(
         _originals, module, split=split, plan=plan, out_of_bounds=out_of_bounds, columns=columns
     )
     if module.NEEDS_FILES and root is not None and store.is_store(root):
-        return store.load(root, name, split, plan, out_of_bounds, originals)
+        named = _options(module, columns).get("columns", "")
+        return store.load(root, name, split, plan, out_of_bounds, originals, named)
     samples = originals(root)
     if not samples and split == "test" and plan.test == 0 and not plan.folds:
         raise UserError(

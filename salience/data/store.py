@@ -63,6 +63,7 @@ def load(
     plan: Plan,
     out_of_bounds: str,
     originals: Callable[..., list[Sample]],
+    columns: str = "",
 ) -> list[Sample]:
     """Return the samples of a split from a store.
 
@@ -73,6 +74,7 @@ def load(
         plan: expected division of the pictures into splits.
         out_of_bounds: expected treatment of fixations outside their picture.
         originals: function from the source folder to the same samples, with the keyword `columns`.
+        columns: expected names of the columns of tables; "" for those of the store.
 
     Raises:
         UserError: the store is unfinished or damaged, was prepared with other settings, or its
@@ -80,7 +82,7 @@ def load(
     """
     found = Store.open(folder)
     asked = {"dataset": dataset, **plan_settings(plan), "out_of_bounds": out_of_bounds}
-    found.require(**asked)
+    found.require(**asked, **({"columns": columns} if columns else {}))
     if split not in found.splits:
         why = found.manifest["left_out"].get(split, "")
         raise UserError(f"{folder} was prepared without a '{split}' split. {why}".rstrip())
@@ -174,7 +176,7 @@ class Store:
 
     def require(self, **asked: object) -> None:
         """Raise UserError if the store was prepared with other settings."""
-        own = self.settings
+        own = {"columns": "", **self.settings}
         changes = {name: value for name, value in asked.items() if own[name] != value}
         if changes:
             before = preparation_text({name: own[name] for name in changes})
@@ -406,6 +408,7 @@ class StoredSplit:
                     (rows, cols),
                     entry["outside"],
                     kept,
+                    turned=entry["image"].get("turned") is not False,
                 )
             )
         return samples

@@ -272,6 +272,17 @@ def of_both_ways(maps: Callable[[NDArray[np.uint8]], Array]) -> Callable[..., Ar
     return both
 
 
+def smoothed(saliency_map: NDArray, smooth_pixels: float, output: NDArray | None = None) -> NDArray:
+    """Return a map blurred by a Gaussian; the border mirrors it, so that an even map stays even.
+
+    Args:
+        saliency_map: [rows, columns].
+        smooth_pixels: standard deviation of the Gaussian, pixels.
+        output: array for the result; None for a new one.
+    """
+    return gaussian_filter(saliency_map, smooth_pixels, output=output)
+
+
 def postprocess(
     prediction: NDArray,
     box: Letterbox,
@@ -296,7 +307,7 @@ def postprocess(
     saliency_map = box.undo(cells, grid.crop)
     # in place, since the map of 20,000 x 20,000 pixels takes 1.6 GB
     if smooth_pixels:
-        gaussian_filter(saliency_map, smooth_pixels, output=saliency_map)
+        smoothed(saliency_map, smooth_pixels, output=saliency_map)
     if not cells.size or not cells.min() >= 0:  # interpolation and blur keep values at or above 0
         np.maximum(saliency_map, 0, out=saliency_map)
     peak = saliency_map.max()

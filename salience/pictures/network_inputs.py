@@ -49,7 +49,7 @@ def input_identity(sample: Sample, input_shape: tuple[int, int]) -> str | None:
         if not about:
             return None
         file = sample.image.file if isinstance(sample.image, Stored) else sample.image
-        about = (str(real_path(Path(file))), *about, sample.shape)  # type: ignore[arg-type]
+        about = (str(real_path(Path(file))), *about, sample.shape, sample.turned)  # type: ignore[arg-type]
     return make_key(network_input, cv2.__version__, input_shape, about)
 
 

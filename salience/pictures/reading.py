@@ -33,7 +33,7 @@ def sample_image(sample: Sample, notes: Notes | None = None) -> NDArray[np.uint8
         UserError: the picture cannot be read, or its shape differs from the truth's.
     """
     if isinstance(sample.image, Path):
-        image = read_image(sample.image, notes=notes)
+        image = read_image(sample.image, sample.turned, notes=notes)
         same = sample.shape in (None, image.shape[:2])
         unturned = image if same else read_image(sample.image, turn=False)
     else:
@@ -63,7 +63,7 @@ def reduced_image(
     path, known = sample.image, known or sample.shape
     # else there is no need of a header; one that states no pixels is damaged, which is told below
     large = known is None or 0 in known or reduction(known) > 1
-    if isinstance(path, Path) and large and (jpeg := _jpeg_shape(path, sample.shape)):
+    if isinstance(path, Path) and large and (jpeg := _jpeg_shape(path, sample)):
         shape, turn = jpeg
         times = reduction(shape)
         image = read_image(path, turn, times, notes)
@@ -74,18 +74,16 @@ def reduced_image(
     return image, (image.shape[0], image.shape[1])
 
 
-def _jpeg_shape(
-    path: Path, expected: tuple[int, int] | None
-) -> tuple[tuple[int, int], bool] | None:
+def _jpeg_shape(path: Path, sample: Sample) -> tuple[tuple[int, int], bool] | None:
     """Return the shape of a JPEG, and whether its EXIF rotation applies.
 
     None if the file is not a JPEG, or if neither orientation has the expected shape.
     """
-    for turn in (True, False):
+    for turn in (True, False) if sample.turned else (False,):
         header = read_header(path, turn)
         if header is None or header.format not in JPEG:
             return None
-        if expected in (None, header.shape):
+        if sample.shape in (None, header.shape):
             return header.shape, turn
     return None
 
@@ -121,7 +119,7 @@ def _way(read: Callable) -> tuple[str, str]:
 def known_shape(sample: Sample) -> tuple[int, int] | None:
     """Return the shape of a sample's picture if it is known without decoding, else None."""
     if sample.shape is None and isinstance(sample.image, Path):
-        return header_shape(sample.image)
+        return header_shape(sample.image, sample.turned)
     if sample.shape is None and isinstance(sample.image, Stored):
         with suppress(UserError):  # a later read reports the error
             return sample.image.shape()

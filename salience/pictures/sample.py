@@ -105,6 +105,7 @@ class Sample:
         times: float32 [n], start of each fixation since the picture appeared, milliseconds; NaN
             where unknown. None for data sets without times, and in stores.
         durations: float32 [n], duration of each fixation, milliseconds; likewise.
+        turned: whether the EXIF rotation of the picture's file applies.
     """
 
     name: str
@@ -119,3 +120,4 @@ class Sample:
     prepared: Prepared | None = None
     times: NDArray[np.floating] | None = None
     durations: NDArray[np.floating] | None = None
+    turned: bool = True

@@ -37,6 +37,15 @@ class Notes:
             if remark not in self.remarks:
                 self.remarks.append(remark)
 
+    def by_name(self) -> dict[str, set[str]]:
+        """Return the kinds of the findings about each picture."""
+        found: dict[str, set[str]] = {}
+        with self._lock:
+            for kind, names in self.found.items():
+                for name in names:
+                    found.setdefault(name, set()).add(kind)
+        return found
+
     def about(self, name: str) -> list[str]:
         """Return the kinds of the findings about a picture."""
         return [kind for kind, names in self.found.items() if name in names]

@@ -7,6 +7,7 @@ The screen has 100 x 80 pixels. a.png has 60 x 40 of them, in its centre from (2
 import csv
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -418,6 +419,22 @@ def test_an_export_that_cannot_be_used_is_told_in_a_line(made, program, text, se
     with pytest.raises(UserError, match=message) as caught:
         made(program, {"report.txt": text}, **settings)
     assert "\n" not in str(caught.value)
+
+
+def test_both_files_of_a_recording_are_refused(made):
+    files = {f"ann_{kind}.csv": GAZEPOINT["ann"] for kind in ("fixations", "all_gaze")}
+    with pytest.raises(UserError, match=r"ann_all_gaze.csv has .* that .*ann_fixations.csv has"):
+        made("gazepoint", files, **SCREEN_FLAGS)
+
+
+def test_rows_of_fixations_alone_tell_the_unit_of_their_times(made):
+    head, *rows = TOBII.splitlines()
+    rows = [row for row in rows if "\tFixation\t" not in row or "\tValid\tValid" in row]
+    rows = [re.sub(r"^(\d+)000\t", r"\1\t", row) for row in rows]  # milliseconds
+    folder, said = made("tobii", {"export.tsv": "\n".join([head, *rows])}, **SCREEN_FLAGS)
+    assert "read as milliseconds, by the durations of its fixations" in "".join(said)
+    times = [float(row["t"]) for row in table(folder) if row["subject"] == "ann"]
+    assert times[:3] == [8, 250, 480]  # the first valid row of a fixation is its start
 
 
 def test_surfaces_are_not_placed_on_a_screen(made):

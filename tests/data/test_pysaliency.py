@@ -1,5 +1,6 @@
 """pysaliency's files: each type is read, what goes out comes back, and a bad file is one line."""
 
+import dataclasses
 import json
 
 import cv2
@@ -9,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from commands.curation.subset import write_sample
 from salience.data import hdf5, loading
 from salience.data.plan import SPLITS, Plan
 from salience.data.sets import pysaliency
 from salience.pictures.fixations import pixels
+from salience.pictures.picture_files import read_image
 from salience.pictures.reading import sample_image
 from salience.system.errors import StorageError, UserError
 from salience.system.files import joined_pair
@@ -138,6 +141,40 @@ def test_an_index_is_no_time_and_minus_one_no_observer(pair):
     one = loaded(root)["one/a.png"]
     assert one.times is None
     assert one.subjects is None
+
+
+def test_an_index_is_no_time_in_a_list_of_fixations(pair):
+    root = pair("Fixations")
+    with h5py.File(str(root).split(":")[1], "r+") as file:
+        file["t"][...] = np.concatenate([np.arange(len(row[2])) for row in PATHS])
+    assert loaded(root)["one/a.png"].times is None
+
+
+def test_each_picture_keeps_its_gaussian(pair):
+    root = pair()
+    with h5py.File(str(root).split(":")[0], "r+") as file:
+        file["sigma_pixels"] = [6.0, 8.0, 7.5]
+    assert [sample.sigma_pixels for sample in loaded(root).values()] == [6.0, 8.0, 7.5]
+    assert loading.sigma_origin("pysaliency", root) == "the file of stimuli (sigma_pixels)"
+
+
+def test_pictures_are_not_turned_as_pysaliency_does_not(pair, tmp_path):
+    from PIL import Image
+
+    root = pair()
+    path = tmp_path / "shown" / NAMES[0]
+    plain = Image.open(path).copy()
+    exif = Image.Exif()
+    exif[0x0112] = 3  # half a turn
+    plain.save(path, exif=exif)
+    sample = loaded(root)[NAMES[0]]
+    assert (sample_image(sample) == np.asarray(plain)[..., ::-1]).all()
+    assert not (
+        sample_image(dataclasses.replace(sample, turned=True)) == np.asarray(plain)[..., ::-1]
+    ).all()
+    (tmp_path / "copy").mkdir()
+    name = write_sample(tmp_path / "copy", "test", sample, set())
+    assert (read_image(tmp_path / "copy/images/test" / name) == sample_image(sample)).all()
 
 
 @given(st.floats(0, 20_000, exclude_max=True))

@@ -89,6 +89,13 @@ def damage(path, where=-7):
     path.write_bytes(data)
 
 
+def test_columns_that_a_store_was_not_prepared_with_are_refused(own, prepared):
+    folder = prepared(own())
+    columns = "x=FPOGX,y=FPOGY"
+    with pytest.raises(UserError, match=rf"prepared with --columns .*but --columns {columns}"):
+        loading.load("folder", folder, "train", Plan(), "drop", columns=columns)
+
+
 # --- what comes out of a store is what comes out of its sources ---
 
 

@@ -12,13 +12,17 @@ import numpy as np
 import pytest
 from conftest import PROJECT
 
-from commands.evaluation import evaluate, map_sources
+from commands.evaluation import evaluate, map_sources, rows
 from commands.evaluation.map_sources import FolderMaps, ModelMaps, of_one_engine
 from commands.evaluation.score_log import LOG
-from commands.evaluation.scored_split import load_split, note_training_pictures
+from commands.evaluation.scored_split import (
+    load_split,
+    note_training_pictures,
+    pictures_of_training,
+)
 from commands.prediction import engines
 from commands.settings import PROFILES as PROFILE_CHOICES
-from commands.settings import EvaluateConfig
+from commands.settings import EvaluateConfig, data_of
 from commands.training.train import train
 from config import PredictConfig, trained_config
 from salience.data import loading
@@ -26,7 +30,7 @@ from salience.measures.adaptation import Adaptation, AdaptationFit
 from salience.measures.density import CALIBRATION, log_density
 from salience.measures.metrics import PROFILES, metric_names
 from salience.measures.references import CENTRE_BIAS, GOLD, HALVES, UNIFORM, Truth, TruthSplit
-from salience.measures.significance import Interval
+from salience.measures.significance import Interval, mean_interval
 from salience.networks import weight_files
 from salience.pictures.fixations import pixels
 from salience.pictures.reading import sample_density, sample_image
@@ -636,6 +640,40 @@ def test_a_data_set_without_training_pictures_is_scored(run, trained, tmp_path, 
     split = load_split(settings, "test", notes)
     note_training_pictures(own, settings, split.samples, notes)
     assert not [line for line in notes.lines() if "WARNING" in line]
+
+
+def test_another_folder_of_one_s_own_is_not_that_of_the_training(trained, tmp_path, picture):
+    for name in ("a", "b"):
+        for i in range(10):
+            for kind in ("images", "maps"):
+                (tmp_path / name / kind).mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(tmp_path / f"{name}/{kind}/{i}.png"), picture())
+    own = replace(
+        trained_config(trained), dataset=("folder",), data=(tmp_path / "a",), sigma_pixels=40.0
+    )
+    for name, is_same in (("a", True), ("b", False)):
+        settings = EvaluateConfig(dataset="folder", data=tmp_path / name, metrics="cc")
+        samples = load_split(settings, "train", Notes()).samples
+        assert bool(pictures_of_training(own, settings, samples)) == is_same
+        inherited = data_of(own, {"data": tmp_path / name})
+        assert inherited["dataset"] == "folder"
+        assert (inherited.get("sigma_pixels") == 40) == is_same
+    (tmp_path / "a").rename(tmp_path / "moved")
+    assert data_of(own, {"data": tmp_path / "moved"})["sigma_pixels"] == 40
+
+
+def test_percentages_are_over_the_pictures_with_observers():
+    scores = {
+        "m": [{"nss": 1.5}, {"nss": 1.5}, {"nss": 9.0}],
+        CENTRE_BIAS: [{"nss": 1.0}, {"nss": 1.0}, {"nss": 4.0}],
+        GOLD: [{"nss": 2.0}, {"nss": 2.1}, {"nss": float("nan")}],
+    }
+    means = {
+        name: {"nss": mean_interval([one["nss"] for one in values], 0)}
+        for name, values in scores.items()
+    }
+    share = rows.attainable_share(means, scores, "m", "nss")
+    assert share == pytest.approx(0.5 / 1.05)
 
 
 def test_the_key_of_a_model_holds_its_blur(trained):

@@ -290,11 +290,38 @@ def test_a_map_of_tiny_or_huge_values_scores_as_its_multiples_blurred_or_not(dat
         assert means == pytest.approx([means[0]] * 5)
 
 
-def test_maps_that_were_replaced_are_another_source(tmp_path, density):
-    np.save(tmp_path / "p0.npy", density)
+def test_smoothing_adds_no_centre_bias(data, tmp_path):
+    maps = tmp_path / "even"
+    maps.mkdir()
+    for i in range(3):
+        cv2.imwrite(str(maps / f"p{i}.png"), np.full(SHAPE, 200, np.uint8))
+    source = FolderMaps(maps, "m", loading.load("folder", data, "test"), Notes(), smooth=5.0)
+    for saliency_map in source.maps(source.samples, [SHAPE] * 3):
+        assert np.ptp(saliency_map) < 1e-3 * saliency_map.max()
+
+
+def test_notes_on_maps_are_not_those_of_other_maps_in_the_same_folder(data, tmp_path, density):
+    first, second, output = tmp_path / "first", tmp_path / "second", tmp_path / "out"
+    for folder in (first, second):
+        folder.mkdir()
+    level = np.uint8(255 * density / density.max())
+    cv2.imwrite(str(first / "p0.png"), level)
+    cv2.imwrite(str(first / "p1.png"), np.zeros_like(level))
+    for i in range(3):
+        np.save(second / f"p{i}.npy", density)
+    told = [run(data, maps, output=output)[1] for maps in (first, second, first)]
+    for note in ("8-bit maps", "maps missing", "constant maps"):
+        assert [note in text for text in told] == [True, False, True], note
+
+
+@pytest.mark.parametrize("size", [1, 300_000])  # the second has more than 1 MB
+def test_maps_that_were_replaced_are_another_source(tmp_path, size):
+    values = np.zeros((size, 3, 2), np.float32)
+    np.save(tmp_path / "p0.npy", values)
     before = FolderMaps(tmp_path, "m", wanted("p0.jpg"), Notes()).fingerprint()
     status = (tmp_path / "p0.npy").stat()
-    np.save(tmp_path / "p0.npy", density + 1)
+    values[size // 2] = 1
+    np.save(tmp_path / "p0.npy", values)
     os.utime(tmp_path / "p0.npy", ns=(status.st_atime_ns, status.st_mtime_ns))
     assert FolderMaps(tmp_path, "m", wanted("p0.jpg"), Notes()).fingerprint() != before
 

@@ -27,6 +27,7 @@ SHOWN = 40  # columns that an error lists, at most
 STEPS = 1000  # rows whose times tell the unit of a clock
 # milliseconds between samples are at most 100, microseconds at least 400
 LEAST_MICROSECONDS = 200
+LEAST_RATIO = 50  # of the steps between fixations to their durations
 SUBJECT = re.compile(r"(?:##\s*)?Subject:\s*(.+)")  # SMI, before the first table
 MESSAGE = re.compile(r"#\s*Message:\s*(.+)")  # SMI
 # what Gazepoint appends to the observer
@@ -405,14 +406,13 @@ class _Reader:
     def scale(self) -> None:
         """Give all times in milliseconds."""
         t_ms = self.header.unit_ms("t", self.form.t_ms)
+        duration_ms = self.header.unit_ms("duration", self.form.duration_ms)
         if t_ms is None and "t" in self.header.places:
-            steps = [b - a for a, b in itertools.pairwise(self.clock) if b > a]
-            micro = bool(steps) and median(steps) >= LEAST_MICROSECONDS
+            micro, by = self.is_in_microseconds(duration_ms or 1.0)
             t_ms = 1e-3 if micro else 1.0
             name = self.header.names[self.header.places["t"]]
             unit = "microseconds" if micro else "milliseconds"
-            self.export.remarks.append(f"'{name}' is read as {unit}, by the steps between its rows")
-        duration_ms = self.header.unit_ms("duration", self.form.duration_ms)
+            self.export.remarks.append(f"'{name}' is read as {unit}, by {by}")
         for fixation in self.export.fixations:
             fixation.t *= t_ms or 1.0
             fixation.duration *= duration_ms or 1.0
@@ -421,6 +421,24 @@ class _Reader:
                 "times count from the first row of each observer on each picture: the export does "
                 "not tell when the picture appeared"
             )
+
+    def is_in_microseconds(self, duration_ms: float) -> tuple[bool, str]:
+        """Return whether times are in microseconds, and what says so.
+
+        Fixations begin little more than their duration apart. Without durations, rows are samples
+        of some milliseconds.
+        """
+        found = self.export.fixations
+        ratios = [
+            (b.t - a.t) / (a.duration * duration_ms)
+            for a, b in itertools.pairwise(found)
+            if b.t > a.t and a.duration > 0
+        ]
+        if ratios:
+            return median(ratios) >= LEAST_RATIO, "the durations of its fixations"
+        steps = [b - a for a, b in itertools.pairwise(self.clock) if b > a]
+        micro = bool(steps) and median(steps) >= LEAST_MICROSECONDS
+        return micro, "the steps between its rows"
 
 
 def _flag(text: str) -> str:

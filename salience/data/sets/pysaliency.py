@@ -18,6 +18,7 @@ have the index of the fixation instead of a time: this is no time. The observer 
 What `data export` adds to the stimuli (split, and the Gaussian in pixels) is used if it is there.
 """
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -65,23 +66,34 @@ class Listed:
         files: names of the picture files as stored; () if the pixels are inside.
         shapes: rows and columns of each picture.
         splits: split of each picture; () if the file has none.
-        sigma_pixels: Gaussian of the data set, or None.
+        sigmas: standard deviation of the Gaussian for each picture; () if the file has none.
     """
 
     keys: tuple[str, ...]
     files: tuple[str, ...]
     shapes: tuple[tuple[int, int], ...]
     splits: tuple[str, ...] = ()
-    sigma_pixels: float | None = None
+    sigmas: tuple[float, ...] = ()
 
 
 def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
     """Return the samples of a split: the stored one, or a share that the plan divides.
 
+    The pictures are as pysaliency shows them: not turned by EXIF.
+
     Raises:
         UserError: a file is missing, damaged or of another type, or both do not match.
     """
-    return load_parts(parts(root), root, split, plan)
+    groups = parts(root)
+    listed = listed_in(files_of(root)[0])
+    sigma_of = dict(zip(listed.keys, listed.sigmas, strict=False))
+    by_name = {
+        part.name(key): sigma_of.get(key, SIGMA_PIXELS) for part in groups for key in part.images
+    }
+    return [
+        dataclasses.replace(sample, sigma_pixels=by_name[sample.name], turned=False)
+        for sample in load_parts(groups, root, split, plan)
+    ]
 
 
 def parts(root: Path) -> list[FileGroup]:
@@ -114,7 +126,7 @@ def parts(root: Path) -> list[FileGroup]:
                     stimuli,
                     {key: images[key] for key in own},
                     read=partial(read, fixations, stimuli, frozenset(own)),
-                    sigma_pixels=listed.sigma_pixels or SIGMA_PIXELS,
+                    sigma_pixels=listed.sigmas[0] if listed.sigmas else SIGMA_PIXELS,
                     sought=fixations.name,
                     known=(stimuli, fixations),
                 )
@@ -124,7 +136,7 @@ def parts(root: Path) -> list[FileGroup]:
 
 def sigma_from(root: Path) -> str:
     """Return where the Gaussian comes from, as text."""
-    known = listed_in(files_of(root)[0]).sigma_pixels is not None
+    known = listed_in(files_of(root)[0]).sigmas
     return f"the file of stimuli ({SIGMA})" if known else SIGMA_FROM
 
 
@@ -267,7 +279,7 @@ def listed_in(path: Path) -> Listed:
         if not shapes:
             raise UserError(f"{path} holds no stimuli.")
         splits = splits_in(opened, len(shapes))
-        sigma = sigma_in(opened)
+        sigmas = sigmas_in(opened, len(shapes))
     for name in () if inside else files:
         if PurePosixPath(name).suffix.lower() not in IMAGE_SUFFIXES or "\0" in name:
             raise UserError(f"{path} names {name!r}, which is no picture file.")
@@ -280,7 +292,7 @@ def listed_in(path: Path) -> Listed:
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise UserError(f"{path} has two stimuli of the name {twice}; names must differ.")
-    return Listed(tuple(keys), () if inside else tuple(files), shapes, splits, sigma)
+    return Listed(tuple(keys), () if inside else tuple(files), shapes, splits, sigmas)
 
 
 def keys_by_split(files: list[str], splits: tuple[str, ...]) -> list[str]:
@@ -320,13 +332,14 @@ def splits_in(opened: Opened, count: int) -> tuple[str, ...]:
     return found if len(found) == count and set(found) <= set(SPLITS) else ()
 
 
-def sigma_in(opened: Opened) -> float | None:
-    """Return the Gaussian of the data set, if all stimuli have the same; else None."""
+def sigmas_in(opened: Opened, count: int) -> tuple[float, ...]:
+    """Return the Gaussian of each stimulus, if the file has them all; else ()."""
     item = opened.maybe(SIGMA)
     if item is None or item.dtype.kind != "f":
-        return None
-    values = np.unique(opened.numbers(item))
-    return float(values[0]) if len(values) == 1 and 0.1 <= values[0] <= 1000 else None
+        return ()
+    values = opened.numbers(item)
+    usable = len(values) == count and bool(((values >= 0.1) & (values <= 1000)).all())
+    return tuple(values.tolist()) if usable else ()
 
 
 def shape_in(row: Any, path: Path) -> tuple[int, int]:
@@ -505,9 +518,21 @@ def listed_fixations(opened: Opened) -> Table:
         for item in (opened.maybe("t"), opened.maybe(*DURATIONS))
     )
     refuse_lengths(opened.path, x=x, y=y, n=n, subjects=subjects, t=t, durations=durations)
-    if t is not None and not t.any():  # what pysaliency writes without times
-        t = None
-    return Table(x, y, n, subjects, t, durations)
+    return Table(x, y, n, subjects, times_or_none(t, n), durations)
+
+
+def times_or_none(t: NDArray | None, n: NDArray) -> NDArray | None:
+    """Return times; None for what pysaliency writes without them: zeros, or a fixation's index.
+
+    Args:
+        t: of each fixation, seconds.
+        n: stimulus of each fixation.
+    """
+    if t is None or (len(t) and not t.any()):
+        return None
+    _, own, counts = np.unique(n, return_inverse=True, return_counts=True)
+    is_index = bool(((t % 1 == 0) & (t >= 0) & (t < counts[own])).all())
+    return None if is_index else t
 
 
 def of_trains(
@@ -550,16 +575,13 @@ def of_trains(
     refuse_lengths(opened.path, xs=xs, n=ns, subjects=who, lengths=ends)
     inside = columns < ends[:, None]
     path_of = np.nonzero(inside)[0]
-    times = arrays.get("ts")
-    index = np.broadcast_to(columns, xs.shape)[inside]
-    if times is not None and (np.array_equal(times[inside], index) or not times[inside].any()):
-        times = None  # the index of the fixation, or nothing
+    times = arrays["ts"][inside] if "ts" in arrays else None
     return Table(
         xs[inside],
         arrays["ys"][inside],
         ns[path_of],
         None if who is None else who[path_of],
-        None if times is None else times[inside],
+        times_or_none(times, ns[path_of]),
         arrays["durations"][inside] if "durations" in arrays else None,
     )
 
