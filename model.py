@@ -302,6 +302,8 @@ def pysaliency_model() -> type:
         ) -> None:
             super().__init__(**options)
             built = isinstance(weights, keras.Model)
+            if built and of_set is not None:
+                raise UserError("of_set is for weights: give it to load_model, which built this.")
             self.network = weights if built else load_model(weights, of_set)
 
         def _log_density(self, stimulus: NDArray) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 #!/bin/bash
 # One run of a study per task. submit_array.py submits it with the study's run folders as arguments.
-# The task trains the run of its index, with the settings beside the folder, unless it is done.
+# The task trains the run of its index, with the settings beside the folder.
 #SBATCH --job-name=array
 #SBATCH --output=batch/logs/array-%A_%a.log
 #SBATCH --nodes=1
@@ -17,9 +17,5 @@ set -euo pipefail
 
 folders=("$@")
 folder=${folders[$SLURM_ARRAY_TASK_ID]}
-if [ -e "$folder/done.json" ]; then
-    echo "$folder is done"
-    exit
-fi
-# --resume continues an interrupted run
+# --resume continues an interrupted run, or one that has fewer epochs; of a finished one it says so
 run python main.py train --config "$folder.json" --resume

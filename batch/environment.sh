@@ -18,9 +18,18 @@ run() {
         printf '%q ' "$@" && echo
         exit
     fi
-    local code=0 again="" child last word words=()
+    local code=0 again="" before="" child last word words=()
     for word in "$@"; do
-        if [ "$word" != --overwrite ] || [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ]; then words+=("$word"); fi
+        if [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ]; then
+            words+=("$word")
+        else
+            case "$before $word" in
+            *" --overwrite" | *" --overwrite="*) ;;
+            --overwrite\ [Tt]rue | --overwrite\ [Ff]alse | --overwrite\ [Yy]es | --overwrite\ [Nn]o | --overwrite\ [01]) ;;
+            *) words+=("$word") ;;
+            esac
+        fi
+        before=$word
     done
     "${words[@]}" &
     child=$!

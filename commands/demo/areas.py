@@ -102,7 +102,9 @@ def text_of(found: Sequence[Region]) -> str:
             box = corners(left, top, right - left, bottom - top)
             is_box = len(polygon) == 4 and np.array_equal(polygon, box)
             values = (left, top, right - left, bottom - top) if is_box else polygon.ravel()
-            lines.append(", ".join([" ".join(name.split()), *(f"{value:g}" for value in values)]))
+            lines.append(
+                ", ".join([" ".join(name.split()), *(f"{value:.12g}" for value in values)])
+            )
     return "\n".join(lines)
 
 

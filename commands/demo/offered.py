@@ -88,7 +88,7 @@ class Networks:
         with self._lock:  # two pages load the same network once
             # with its calibration: shares of regions are sums of the density
             found = self._loaded.pop(name, None) or engines.load_adapted(
-                self._kind, self.paths[name], None, False, say, density=True
+                self._kind, self.paths[name], None, False, say, density=True, has_flag=False
             )
             self._loaded[name] = found
             if len(self._loaded) > MAX_LOADED:

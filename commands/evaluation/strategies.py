@@ -12,10 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 import config as config_files
 from commands.preflight import check_inputs, choose_engine
 from commands.settings import CompareConfig
-from commands.training.runs import DONE, changed_settings, has_more_epochs
+from commands.training.runs import DONE, LOCK, changed_settings, clear, has_more_epochs
 from config import STRATEGIES, Config, TrainConfig
 from salience.system.errors import Interrupted, StorageError, UserError
 from salience.system.files import make_folder
@@ -68,6 +70,9 @@ def run_strategies(
         config.output or Path("runs") / f"{config.system}-strategies-{config.sets_name}"
     )
     runs = runs_of(dataclasses.replace(config, output=root), strategies, seeds)
+    if config.overwrite:  # all, since the same command without --overwrite goes on after a stop
+        for run in runs:
+            clear_unless_locked(run.run_folder)
     for number, run in enumerate(runs, 1):
         if is_done(run):
             say(f"run {number} of {len(runs)}: {run.run_folder} is done")
@@ -130,6 +135,23 @@ def check_arms(
         raise UserError(
             "Without --backbone_weights, finetuned and scratch are the same: omit one of them."
         )
+
+
+def clear_unless_locked(folder: Path) -> None:
+    """Remove the files of an earlier run.
+
+    Raises:
+        UserError: another training writes to the folder.
+    """
+    if not folder.exists():
+        return
+    try:
+        with filelock.FileLock(folder / LOCK, timeout=0):
+            clear(folder)
+    except filelock.Timeout as error:
+        raise UserError(
+            f"Another training writes to {folder}. Stop it, or choose another folder with --output."
+        ) from error
 
 
 def is_done(run: Config) -> bool:

@@ -248,6 +248,8 @@ def load_adapted(
     of_set: str | None = None,
     density: bool = False,
     smooth: float = 0.0,
+    only_densities: bool = False,
+    has_flag: bool = True,
 ) -> Engine:
     """Return an engine with the finish of its maps and with averaging over mirrored pictures.
 
@@ -262,6 +264,8 @@ def load_adapted(
         of_set: data set whose numbers are used; see `model.load_model`.
         density: whether densities are asked for, which need the weights' calibration.
         smooth: the user's own blur of maps, which replaces that of the card.
+        only_densities: see `finish_of`.
+        has_flag: see `finish_of`.
 
     Raises:
         UserError: the weights, their calibration or the adaptation cannot be used.
@@ -269,7 +273,10 @@ def load_adapted(
     from salience.networks import weight_files  # here: it imports h5py
 
     card = weight_files.read_card(weights)
-    own = finish_of(card, weights, adaptation, of_set, smooth, say)
+    own = finish_of(
+        card, weights, adaptation, of_set, smooth, say, only_densities=only_densities,
+        has_flag=has_flag,
+    )  # fmt: skip
     to_density = own.calibration or IDENTITY
     if density and own.calibration is None:
         to_density = calibration_or_identity(card, weights, say)

@@ -138,10 +138,10 @@ def finish_for(settings: ExportConfig, weights: Path) -> Finish:
     Raises:
         UserError: the requested adaptation cannot be used, or changes finished maps.
     """
-    finish = finish_of(
-        weight_files.read_card(weights), weights, settings.adaptation, settings.of_set
-    )
-    if settings.adaptation and finish.adaptation != IDENTITY:
+    card = weight_files.read_card(weights)
+    finish = finish_of(card, weights, settings.adaptation, settings.of_set)
+    by_card = finish_of(card, weights, None, settings.of_set)
+    if finish.adaptation not in (IDENTITY, by_card.adaptation):
         raise UserError(
             f"--adaptation {settings.adaptation} changes finished maps, which an exported network "
             "does not contain. Leave it out, and apply it to the maps (docs/ADAPTING.md)."

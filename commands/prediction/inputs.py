@@ -13,7 +13,7 @@ import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from glob import iglob
@@ -52,11 +52,14 @@ MAX_NAME_BYTES = 255  # limit of common file systems
 VIDEOS = "videos"
 MAX_KINDS = 12  # kinds of skipped files that are reported separately
 MAX_SUFFIX = 12  # a longer text after a dot is part of the name
-# a picture whose name ends so could have a map named like another picture's output
-PNG_ENDINGS = tuple(
-    end[:-4]
-    for end in (*ENDINGS.values(), *EARLIER_ENDINGS.values())
-    if end.endswith(".png") and end != ".png"
+# a picture whose name ends so could have an output named like one of another picture: a.density's
+# .npy is a's .density.npy
+_ALL_ENDINGS = (*ENDINGS.values(), *EARLIER_ENDINGS.values())
+MARKS = tuple(
+    longer.removesuffix(shorter)
+    for longer in _ALL_ENDINGS
+    for shorter in ENDINGS.values()
+    if longer != shorter and longer.endswith(shorter)
 )
 
 
@@ -228,7 +231,7 @@ class Collection:
     def _outputs(self, name: str) -> dict[str, str]:
         """Return the paths of all kinds of output, so that names do not depend on the settings."""
         base = os.path.join(self.settings.output, name)  # noqa: PTH118
-        return {kind: _shortened(base, ending) for kind, ending in ENDINGS.items()}
+        return {kind: shortened(base, ending) for kind, ending in ENDINGS.items()}
 
     def _earlier(self, name: str, kinds: list[str]) -> dict[str, str]:
         """Return the paths of outputs that an earlier version wrote under another name.
@@ -237,16 +240,16 @@ class Collection:
         """
         base = os.path.join(self.settings.output, name)  # noqa: PTH118
         found = {
-            kind: _shortened(base, ending)
+            kind: shortened(base, ending)
             for kind, ending in EARLIER_ENDINGS.items()
             if kind in kinds
         }
         return {
             kind: path
             for kind, path in found.items()
-            if os.path.isfile(path)  # noqa: PTH113
+            if is_colour_png(path)  # a grey one is the map of another picture
             and not self.protected[self._real(path)]
-            and not os.path.isfile(_shortened(base, ENDINGS[kind]))  # noqa: PTH113
+            and not os.path.isfile(shortened(base, ENDINGS[kind]))  # noqa: PTH113
         }
 
     def _real(self, path: str) -> str:
@@ -265,6 +268,14 @@ class Collection:
         self.close()
 
 
+def is_colour_png(path: str) -> bool:
+    """Return whether a file is a PNG in colour, as overlays are."""
+    with suppress(OSError), open(path, "rb") as file:  # noqa: PTH123
+        head = file.read(26)
+        return head.startswith(b"\x89PNG") and head[25:] in (b"\2", b"\3", b"\6")
+    return False
+
+
 def requested_kinds(settings: PredictConfig) -> list[str]:
     """Return the kinds of output that the settings request.
 
@@ -281,7 +292,7 @@ def _stem(name: str) -> str:
     return os.path.splitext(name)[0]  # noqa: PTH122, Path takes ten times as long
 
 
-def _shortened(base: str, ending: str) -> str:
+def shortened(base: str, ending: str) -> str:
     """Return an output's path, with a name of at most `MAX_NAME_BYTES` bytes.
 
     A hash of the whole name replaces the part that is cut off.
@@ -302,9 +313,9 @@ def _with_hash(name: str, source: str) -> str:
 
 
 def _collision_key(name: str) -> str:
-    """Return a key that names share if their outputs may collide, as a's mask and a.mask."""
-    while name.endswith(PNG_ENDINGS):
-        name = next(name[: -len(mark)] for mark in PNG_ENDINGS if name.endswith(mark))
+    """Return a key that names share if their outputs may collide, as those of a and of a.mask."""
+    while name.endswith(MARKS):
+        name = next(name[: -len(mark)] for mark in MARKS if name.endswith(mark))
     return name
 
 

@@ -4,6 +4,7 @@ The other version is the same video by other weights, or another video of the sa
 predicted whole, since smoothing over time and cuts decide about the map of a frame.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commands.pages.pictures_page import Shown, compared, view
-from commands.prediction.map_record import MapRecord
+from commands.prediction.map_record import MapRecord, State
 from commands.prediction.outputs import OutputWriter
 from commands.prediction.video import outputs_of, predict_videos, split_videos
 from config import PredictConfig
@@ -62,9 +63,13 @@ def with_other_videos(
     failed = predict_videos(
         named, weights, OutputWriter(own), say, False, lambda: MapRecord(own, weights())
     )
-    maps = {other: paths["maps"] for other, paths in
-            outputs_of(named, own.output, own.video_maps).items()}  # fmt: skip
-    return {clip: (other, maps[other]) for clip, other in others.items()}, failed
+    maps, record = {}, MapRecord(own, weights())
+    for other, paths in outputs_of(named, own.output, own.video_maps, own.contours).items():
+        if record.state(other, paths, os.path.exists) is State.UP_TO_DATE:
+            maps[other] = paths["maps"]
+        else:
+            notes.add("videos have no other maps of this call: shown alone", other.name)
+    return {clip: (other, maps[other]) for clip, other in others.items() if other in maps}, failed
 
 
 def paired(clips: list[Path], against: str, recursive: bool, notes: Notes) -> dict[Path, Path]:
@@ -96,6 +101,7 @@ def key_frames(
     clip: Path,
     clips: list[Path],
     settings: PredictConfig,
+    record: MapRecord,
     other: tuple[Path, Path] | None,
     notes: Notes,
 ) -> Iterator[Shown]:
@@ -105,12 +111,17 @@ def key_frames(
         clip: the video.
         clips: all videos.
         settings: the settings of `test`.
+        record: the record of its output folder.
         other: another version of the video, and its maps; None to show the frames alone.
         notes: notes of the page.
     """
-    path = outputs_of(clips, settings.output, settings.video_maps)[clip].get("maps")
+    paths = outputs_of(clips, settings.output, settings.video_maps, settings.contours)[clip]
+    path = paths.get("maps")
     if path is None or settings.video_maps not in READABLE or not path.exists():
         notes.add("videos have no key frames on the page, which needs --maps png or npz", clip.name)
+        return
+    if record.state(clip, paths, os.path.exists) is not State.UP_TO_DATE:
+        notes.add("videos have no maps of this call: left out", clip.name)
         return
     maps, other_maps = stored_maps(path), {}
     if other and other[1].exists():
@@ -149,7 +160,8 @@ def frames_of(clip: Path, wanted: list[int]) -> Iterator[tuple[int, float, NDArr
 def stored_maps(path: Path) -> dict[int, Callable[[], NDArray]]:
     """Return, by number of the frame, a function that reads its map, 0 to 1."""
     if path.is_dir():
-        return {int(one.stem): lambda one=one: read_map(one) for one in path.glob("*.png")}
+        files = [one for one in path.glob("*.png") if one.stem.isdecimal()]
+        return {int(one.stem): lambda one=one: read_map(one) for one in files}
 
     def read(name: str) -> NDArray:
         with ZipFile(path) as archive, archive.open(name) as file:
@@ -157,4 +169,5 @@ def stored_maps(path: Path) -> dict[int, Callable[[], NDArray]]:
         return values.astype(np.float32) / (255 if values.dtype == np.uint8 else 1)
 
     with ZipFile(path) as archive:
-        return {int(name[:-4]): lambda name=name: read(name) for name in archive.namelist()}
+        names = [name for name in archive.namelist() if name[:-4].isdecimal()]
+        return {int(name[:-4]): lambda name=name: read(name) for name in names}

@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commands.pages.pictures_page import Shown, View, compared, view, write_pictures_page
-from commands.prediction import predict
-from commands.prediction.inputs import Job, find_pictures
+from commands.prediction import engines, predict
+from commands.prediction.inputs import Job, find_pictures, shortened
 from commands.prediction.key_frames import POINTS, key_frames, with_other_videos
 from commands.prediction.map_record import MapRecord, State
 from commands.prediction.outputs import OutputWriter, job_sample
+from commands.prediction.video import outputs_of
 from commands.regions.measured import outline, predicted_rows, windows_of
 from commands.regions.pairs import Version
 from config import PredictConfig
@@ -35,7 +36,7 @@ from salience.pictures.picture_files import read_map
 from salience.pictures.reading import sample_image
 from salience.pictures.sample import IMAGE_SUFFIXES
 from salience.pictures.video_files import has_video_suffix, is_video
-from salience.system.arrays import read_array
+from salience.system.arrays import UNREADABLE, read_array
 from salience.system.errors import UserError
 from salience.system.files import read_json
 from salience.system.flags import typed_flags
@@ -78,9 +79,12 @@ def write_page(
     names = {job.source: name_of(job, settings.output) for job in jobs}
     assigned = assigned_regions(settings, list(names.values()), notes)
     others: dict[Path, Job] = {}
+    other_record = record_of(settings, weights)
     other_clips: dict[Path, tuple[Path, Path]] = {}
     if settings.against is not None:
-        own, other_weights = other_settings(settings, weights, say)
+        refuse_names_of_others(settings, clips)
+        own, other_weights = other_settings(settings, weights, notes, say)
+        other_record = record_of(own, other_weights)
         say(f"against {settings.against}:")
         if jobs and has_video_suffix(Path(settings.against)):
             notes.explain("--against names videos: pictures are shown alone.")
@@ -90,18 +94,18 @@ def write_page(
             files = settings.against if are_files(settings.against) else None
             other_clips, missing = with_other_videos(clips, own, files, other_weights, notes, say)
             failed += missing
-    record = MapRecord(settings, weights()) if jobs else None
+    record = record_of(settings, weights)
     shown: list[Shown] = []
 
     def made(job: Job) -> Shown | UserError | None:
-        assert record
-        if record.state(job.source, job.outputs, os.path.isfile) is not State.UP_TO_DATE:
+        name, other = names[job.source], others.get(job.source)
+        if not is_current(record(), job):
             return None
+        if other and not is_current(other_record(), other):
+            notes.add("pictures have no other map of this call: shown alone", name)
+            other = None
         try:
-            return shown_picture(
-                job, names[job.source], assigned.get(names[job.source], ()),
-                others.get(job.source), settings, notes,
-            )  # fmt: skip
+            return shown_picture(job, name, assigned.get(name, ()), other, settings, notes)
         except UserError as error:
             return error
 
@@ -113,7 +117,10 @@ def write_page(
                 reason = f": {one}" if one else ""
                 notes.add(f"pictures have no map of this call: left out{reason}", names[job.source])
     for clip in clips:
-        shown += key_frames(clip, clips, settings, other_clips.get(clip), notes)
+        try:
+            shown += list(key_frames(clip, clips, settings, record(), other_clips.get(clip), notes))
+        except UserError as error:
+            notes.add(f"videos cannot be read: left out: {error}", clip.name)
     path = settings.output / PAGE
     labels = (
         labels_of(settings, weights)
@@ -134,11 +141,33 @@ def write_page(
     return failed
 
 
+def record_of(settings: PredictConfig, weights: Choose) -> Callable[[], MapRecord]:
+    """Return a function that returns the record of an output folder, read when it is asked for."""
+    return cache(lambda: MapRecord(settings, weights()))
+
+
+def is_current(record: MapRecord, job: Job) -> bool:
+    """Return whether the outputs of a picture exist and are those of this call."""
+    return record.state(job.source, job.outputs, os.path.isfile) is State.UP_TO_DATE
+
+
+def refuse_names_of_others(settings: PredictConfig, clips: list[Path]) -> None:
+    """Raise UserError if the maps of a video would lie in the folder of the other version."""
+    for clip, paths in outputs_of(clips, settings.output, settings.video_maps).items():
+        if paths.get("maps") == settings.output / OTHERS:
+            raise UserError(
+                f"The maps of {clip} are in {OTHERS}, which the page needs for those of --against. "
+                "Rename the video, or leave --against out."
+            )
+
+
 def name_of(job: Job, output: Path) -> str:
     """Return a picture's name on the page: the path of its map, with the picture's suffix."""
     path = job.outputs["map"].relative_to(output).with_suffix("")
-    suffix = job.source.suffix
-    return str(path) if path.suffix == suffix else f"{path}{suffix}"
+    is_whole = path.name == job.source.name or path.suffix == job.source.suffix
+    if path.name + job.source.suffix == job.source.name:  # x.png of a picture x.png.png
+        is_whole = False
+    return str(path) if is_whole else f"{path}{job.source.suffix}"
 
 
 def assigned_regions(
@@ -173,9 +202,7 @@ def shown_picture(
         UserError: the picture or its map cannot be read.
     """
     own, own_map = view_of(job, name, own_regions, settings, notes)
-    if other is None or not other.outputs["map"].is_file():
-        if other is not None:
-            notes.add("pictures have no other map: shown alone", name)
+    if other is None:
         return Shown(name, own)
     # on other pictures the regions are the same: a warning of one would repeat the other's
     found, other_map = view_of(other, name, own_regions, settings, Notes())
@@ -192,7 +219,7 @@ def view_of(
         picture = sample_image(job_sample(job))
         outlines: list[dict[str, Any]] = []
         if own_regions:
-            logs = read_array(job.outputs["density"])
+            logs = density_in(job.outputs["density"])
             version = Version(job_sample(job), own_regions)
             windows = windows_of(version, (rows, columns), notes)
             measured = predicted_rows(np.exp(logs, dtype=np.float64), windows)
@@ -200,6 +227,16 @@ def view_of(
             outlines = [outline(one, shares[one.name], (rows, columns)) for one in own_regions]
         points = peaks_of(job, saliency_map, settings)
         return view(picture, saliency_map, points, outlines), saliency_map
+
+
+def density_in(path: Path) -> NDArray:
+    """Return the log-density in a file; raises UserError for a damaged one."""
+    try:
+        return read_array(path)
+    except UNREADABLE as error:
+        raise UserError(
+            f"{path} is damaged ({error}). Remove the file, and run the command again."
+        ) from error
 
 
 def peaks_of(job: Job, saliency_map: NDArray, settings: PredictConfig) -> list[Peak]:
@@ -211,7 +248,7 @@ def peaks_of(job: Job, saliency_map: NDArray, settings: PredictConfig) -> list[P
 
 
 def other_settings(
-    settings: PredictConfig, weights: Choose, say: Callable[[str], None]
+    settings: PredictConfig, weights: Choose, notes: Notes, say: Callable[[str], None]
 ) -> tuple[PredictConfig, Choose]:
     """Return the settings and the weights by which the other version is predicted.
 
@@ -220,6 +257,7 @@ def other_settings(
     Args:
         settings: the settings of the page.
         weights: returns its weights, which other pictures are predicted by, too.
+        notes: notes of the page.
         say: called with the choice of other weights.
     """
     assert settings.against is not None
@@ -231,7 +269,21 @@ def other_settings(
     if are_files(settings.against):
         return own, weights
     own = replace(own, weights=Path(settings.against))
-    return own, cache(lambda: weight_files.choose(own.weights, own.weights_dir, say))
+    chosen = cache(lambda: weight_files.choose(own.weights, own.weights_dir, say))
+    flags = {
+        "of_set": ("--set", lambda: own.of_set and engines.check_set(chosen(), own.of_set)),
+        "adaptation": (
+            "--adaptation",
+            lambda: engines.finish_for(chosen(), own.adaptation, None, own.smooth, lambda _: None),
+        ),
+    }
+    for name, (flag, tried) in flags.items():
+        try:
+            tried()
+        except UserError as error:  # it belongs to the first weights
+            notes.explain(f"{flag} is left out for {settings.against}: {error}")
+            own = replace(own, **{name: None})
+    return own, chosen
 
 
 def other_versions(
@@ -258,7 +310,7 @@ def other_versions(
 
     def outputs(job: Job) -> dict[str, Path]:
         name = job.outputs["map"].relative_to(settings.output).with_suffix("")
-        return {kind: folder / f"{name}{ending}" for kind, ending in kinds.items()}
+        return {kind: Path(shortened(str(folder / name), end)) for kind, end in kinds.items()}
 
     if are_files(settings.against):
         sources = other_pictures(settings, jobs, notes)
@@ -295,27 +347,33 @@ def other_pictures(settings: PredictConfig, jobs: list[Job], notes: Notes) -> di
     )
     if len(found) == len(jobs) == 1:
         return {jobs[0].source: Path(found[0][0])}
-    by_name: dict[str, list[str]] = {}
+    # a path, with and without its suffix, comes before the name alone
+    by_kind: list[dict[str, list[str]]] = [{}, {}, {}]
     for path, relative in found:
-        stem = PurePath(relative).with_suffix("")
-        for key in {relative, str(stem), stem.name}:
-            by_name.setdefault(key, []).append(path)
+        for keys, key in zip(by_kind, keys_of(relative), strict=True):
+            keys.setdefault(key, []).append(path)
     chosen = {}
     for job in jobs:
-        name = PurePath(name_of(job, settings.output))
-        keys = (str(name), str(name.with_suffix("")), name.stem)
-        fitting = next((by_name[key] for key in keys if key in by_name), [])
+        name = name_of(job, settings.output)
+        own_keys = zip(by_kind, keys_of(name), strict=True)
+        fitting = next((keys[key] for keys, key in own_keys if key in keys), [])
         if len(fitting) > 1:
             raise UserError(f"{name} has two other versions: {fitting[0]} and {fitting[1]}.")
         if fitting:
             chosen[job.source] = Path(fitting[0])
         else:
-            notes.add(f"pictures are not in {settings.against}: shown alone", str(name))
+            notes.add(f"pictures are not in {settings.against}: shown alone", name)
     if not chosen:
         raise UserError(
             f"--against {settings.against} holds no picture called like {jobs[0].source.name}."
         )
     return chosen
+
+
+def keys_of(name: str) -> tuple[str, str, str]:
+    """Return a picture's path, its path without suffix, and its name without suffix."""
+    stem = PurePath(name).with_suffix("")
+    return name, str(stem), stem.name
 
 
 def labels_of(settings: PredictConfig, weights: Choose) -> list[str]:

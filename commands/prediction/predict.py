@@ -121,10 +121,15 @@ def write_maps(
             pending,
             writer,
         )
+    written = pending.begun - failed
     say(
-        f"{counted(pending.begun - failed, 'map')} written to {settings.output}/"
-        + (f" at {pending.rate:.1f} images/s" if pending.begun > failed else "")
-        + (f", {pending.replaced} of them in place of outdated ones" if pending.replaced else "")
+        f"{counted(written, 'map')} written to {settings.output}/"
+        + (f" at {pending.rate:.1f} images/s" if written else "")
+        + (
+            f", {min(pending.replaced, written)} of them in place of outdated ones"
+            if pending.replaced and written
+            else ""
+        )
         + (f", {pending.kept} kept (--overwrite predicts them again)" if pending.kept else "")
         + (f", {counted(failed, 'picture')} skipped" if failed else "")
         + (

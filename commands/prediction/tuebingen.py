@@ -64,7 +64,15 @@ def export(settings: ExportMapsConfig, samples: list[Sample], say: Callable[[str
     if path.exists() and not settings.overwrite:
         raise UserError(f"{path} exists. Replace it with --overwrite, or choose another --output.")
     engine = engines.load_adapted(
-        engines.choose("auto"), weights, None, False, say, None, density=True
+        engines.choose("auto"),
+        weights,
+        None,
+        False,
+        say,
+        None,
+        density=True,
+        only_densities=True,
+        has_flag=False,
     )
     make_folder(settings.output)
     slots, kind = BoundedSemaphore(engine.at_once), np.float16 if settings.half else np.float32

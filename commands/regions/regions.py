@@ -121,7 +121,9 @@ def load_engine(
     """
     weights = weight_files.choose(settings.weights, settings.weights_dir, say)
     name = engines.choose(settings.engine)
-    engine = engines.load_adapted(name, weights, settings.adaptation, settings.mirror, say)
+    engine = engines.load_adapted(
+        name, weights, settings.adaptation, settings.mirror, say, only_densities=True
+    )
     if engine.finish.calibration is not None:  # the engine's, too
         return engine
     return dataclasses.replace(engine, calibration=engines.calibration(weights, notes.explain))

@@ -167,7 +167,8 @@ class Checkpoints:
 
     def paths(self) -> list[Path]:
         """Return the files, the oldest first."""
-        return sorted(self.folder.glob("[0-9]*-[0-9]*.npz"))
+        files = self.folder.glob("[0-9]*-[0-9]*.npz")
+        return sorted(files, key=lambda file: [int(part) for part in file.stem.split("-")])
 
     def save(self, standing: Standing, arrays: Arrays) -> None:
         """Write a checkpoint, and remove those that are no longer needed.
@@ -285,7 +286,7 @@ def read(data: bytes) -> Checkpoint:
     Raises:
         one of DAMAGED: the checkpoint is damaged.
     """
-    arrays = arrays_in(io.BytesIO(data))
+    arrays = arrays_in(io.BytesIO(data), most_bytes=len(data))  # they are not compressed
     about = json.loads(arrays.pop(ABOUT).tobytes())
     if about.pop("version") != VERSION:
         raise ValueError("of another version of this program")

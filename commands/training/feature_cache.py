@@ -103,9 +103,11 @@ def attach(
     asked = earlier or config.feature_cache
     parts = cut(model, config.feature_precision) if asked != "off" else None
     cache = default_cache(config.cache_bytes)
-    if parts is None or cache.folder is None:
+    if parts is None:
         why = "feature cache: none, since no layer with weights is frozen" if asked == "on" else ""
         return Attachment(model, why, "off", {})
+    if cache.folder is None:  # features are rounded all the same: results do not depend on it
+        return Attachment(joined(parts), "", "computed", {})
     if asked == "computed":
         line = "feature cache: off, as at the start of this run; features are rounded as kept ones"
         return Attachment(joined(parts), line, asked, {})
@@ -153,7 +155,7 @@ def attach(
         line += f". {rates}. They are kept {choice}"
     costs = rates.costs(choice) if rates else {}
     if not choice.is_kept:
-        return Attachment(joined(parts) if on else model, line, "computed" if on else "off", costs)
+        return Attachment(joined(parts), line, "computed", costs)
     for batches in (training, validation):
         batches.features = features
         batches.max_queue_size = QUEUE

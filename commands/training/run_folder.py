@@ -22,10 +22,13 @@ import config as settings
 from commands.training import checkpoint
 from commands.training.checkpoint import Checkpoints, Standing
 from commands.training.runs import (
+    ABOUT,
     DONE,
+    LOCK,
     STATE,
     badness,
     changed_settings,
+    clear,
     has_more_epochs,
     has_schedule,
     history_of,
@@ -47,7 +50,6 @@ from salience.system.files import (
 from salience.system.flags import to_json
 from salience.system.terminal import tell
 
-RUN = "run.json"  # facts about a run besides its settings: pictures, start time, process
 REMEDY = "Choose another folder with --output, or replace that run with --overwrite."
 # measurements of time and memory, stored apart: the history of a repeated run is identical
 CLOCK = (
@@ -108,11 +110,13 @@ def find_earlier_run(config: Config) -> EarlierRun:
         raise UserError(
             f"{folder} holds an earlier run, which is finished. {REMEDY} More --epochs go on."
         )
-    if not (folder / RUN).exists():
-        raise UserError(f"{folder} holds an earlier run that cannot be resumed: no {RUN}. {REMEDY}")
-    about = read_json(folder / RUN)
+    if not (folder / ABOUT).exists():
+        raise UserError(
+            f"{folder} holds an earlier run that cannot be resumed: no {ABOUT}. {REMEDY}"
+        )
+    about = read_json(folder / ABOUT)
     if not isinstance(about, dict):
-        raise UserError(f"{folder / RUN} is damaged. {REMEDY}")
+        raise UserError(f"{folder / ABOUT} is damaged. {REMEDY}")
     backend = keras.backend.backend()
     if about.get("backend") != backend:
         raise UserError(
@@ -214,7 +218,8 @@ class RunFolder:
         }
         if self.resumed is None:
             self.started = _now()
-            self._clear()
+            clear(self.folder)
+            self.checkpoints.clear()
         else:
             self.resume(checkpoint.read(self.resumed).standing)
             self.path(DONE).unlink(missing_ok=True)  # before the settings name more epochs
@@ -222,7 +227,7 @@ class RunFolder:
             if then != about["versions"]:
                 say(f"warning: the run began with other versions ({then}): rounding may differ")
         settings.save(config, self.path("config.json"))
-        write_json(self.path(RUN), {"started": self.started, **about})
+        write_json(self.path(ABOUT), {"started": self.started, **about})
 
     def _locked(self, say: Callable[[str], None]) -> filelock.BaseFileLock:
         """Return the lock of the folder, acquired until it is released or this process ends.
@@ -230,7 +235,7 @@ class RunFolder:
         Raises:
             UserError: another process holds the lock.
         """
-        lock = filelock.FileLock(self.path("run.lock"), timeout=0)
+        lock = filelock.FileLock(self.path(LOCK), timeout=0)
         try:
             lock.acquire()
         except OSError as error:
@@ -242,19 +247,11 @@ class RunFolder:
 
     def _locked_error(self) -> UserError:
         """Return the error that names the process with the lock."""
-        about = read_json(self.path(RUN)) if self.path(RUN).exists() else {}
+        about = read_json(self.path(ABOUT)) if self.path(ABOUT).exists() else {}
         return UserError(
             f"Another training writes to {self.folder} (process {about.get('process')} on "
             f"{about.get('host')}). Choose another folder with --output, or stop that one."
         )
-
-    def _clear(self) -> None:
-        """Remove the files of an earlier run, so that files of two runs do not mix."""
-        for name in ("history.csv", "speed.csv", "*.weights.h5", "best.json", "last.json", "*.png",
-                     "nonfinite.json", DONE, STATE, RUN, "tensorboard/events.*"):  # fmt: skip
-            for old in self.folder.glob(name):
-                old.unlink()
-        self.checkpoints.clear()
 
     def resume(self, standing: Standing) -> None:
         """Continue from the position of an earlier process."""

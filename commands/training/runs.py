@@ -18,6 +18,8 @@ from salience.system.flags import to_json
 from salience.system.terminal import PROGRAM
 
 DONE = "done.json"  # marks the folder of a finished run
+ABOUT = "run.json"  # facts about a run besides its settings: pictures, start time, process
+LOCK = "run.lock"
 STATE = "state.npz"  # checkpoint after the last epoch of a finished run that can go on
 # settings that do not affect a run's results, or only their rounding (a resumed run keeps its
 # feature-cache mode)
@@ -76,6 +78,15 @@ class Run:
     def history(self) -> list[dict[str, float]]:
         """The results of each epoch; [] for a weights file."""
         return [] if self.is_file else history_of(self.folder)
+
+
+def clear(folder: Path) -> None:
+    """Remove the files of an earlier run, so that files of two runs do not mix."""
+    for name in ("history.csv", "speed.csv", "*.weights.h5", "best.json", "last.json", "*.png",
+                 "nonfinite.json", DONE, STATE, ABOUT, "tensorboard/events.*",
+                 "checkpoints/*.npz"):  # fmt: skip
+        for old in folder.glob(name):
+            old.unlink()
 
 
 def run_of(named: Path) -> Run:

@@ -442,6 +442,11 @@ class Kept:
         return f"{self.file} {self.entry['image'].get('index', '')}"
 
     @property
+    def stored(self) -> int:
+        """Checksum of the stored network input."""
+        return self.entry["pictures_crc32"]
+
+    @property
     def digest(self) -> str:
         """A digest of the original picture and map."""
         own_map = self.entry["map"]

@@ -85,6 +85,8 @@ def finish_of(
     of_set: str | SetNumbers | None = None,
     smooth: float = 0.0,
     say: Callable[[str], None] = lambda line: None,
+    only_densities: bool = False,
+    has_flag: bool = True,
 ) -> Finish:
     """Return what is done to the maps of weights, and report it in one line, if anything is.
 
@@ -100,6 +102,8 @@ def finish_of(
             adaptation is left out.
         smooth: the user's own blur, which replaces that of the card.
         say: called with the message.
+        only_densities: whether maps are of no use, so that the message leaves them out.
+        has_flag: whether the user may leave this out with `--adaptation`.
 
     Raises:
         UserError: the adaptation or a field of the card cannot be used, or `adaptation` is GENERAL
@@ -112,7 +116,7 @@ def finish_of(
         own = load_named(Path(name), weights, say)
         if own == IDENTITY:  # of a fit that gained nothing
             say("this adaptation changes nothing: maps are as without it")
-            return finish_of(card, weights, None, of_set, smooth, say)
+            return finish_of(card, weights, None, of_set, smooth, say, only_densities, has_flag)
         if isinstance(own, Adaptation):
             return Finish(own, calibration=own, numbers=of_set)
         if of_set is not None:
@@ -122,16 +126,24 @@ def finish_of(
             )
         return Finish(calibration=IDENTITY, numbers=own)
     general = None if of_set not in (None, MEAN) else general_of(card, weights)
+    if name == GENERAL and of_set not in (None, MEAN):
+        raise UserError(
+            f"--adaptation {GENERAL} is for pictures of no known data set, but --set {of_set} "
+            "names one: leave one of them out."
+        )
     if name == GENERAL and general is None:
         raise UserError(
             f"--adaptation {GENERAL}: {weights} has no general adaptation that helps. Fit one with "
             "`calibrate` on several data sets, or leave it out."
         )
     width = 0.0 if smooth else map_blur_of(card, weights)
-    parts = ["maps and densities get its general adaptation"] if general else []
-    parts += [f"maps get a blur of {width:.1%} of the diagonal"] if width else []
+    which = "densities" if only_densities else "maps and densities"
+    parts = [f"{which} get its general adaptation"] if general else []
+    blurred = width and not only_densities
+    parts += [f"maps get a blur of {width:.1%} of the diagonal"] if blurred else []
+    hint = f" (--adaptation {NONE} leaves them as they are)" if has_flag else ""
     if parts:
-        say(f"{weights}: {', '.join(parts)} (--adaptation {NONE} leaves them as they are)")
+        say(f"{weights}: {', '.join(parts)}{hint}")
     return Finish(general or IDENTITY, width, general, of_set)
 
 

@@ -30,7 +30,7 @@ from salience.system.errors import UserError
 
 GRID = 8  # rows and columns of a cell of the output, pixels of the input
 EPSILON = 1e-7  # least maximum of a map
-EDGE = 1e-4  # of the picture: engines round a position on its edge differently
+LEAST_OVERLAP = 0.05  # of a cell with the picture, along an axis
 FAR = -1e9  # logit of a cell outside the picture
 ALL = "all"  # the rows of all data sets, each with an output channel of its own
 
@@ -466,8 +466,18 @@ def gaussian(places, middle, width):
 
 
 def within(places):
-    """Return 1 for positions from 0 to 1, else 0; the ends are inside, however rounded."""
-    return ops.cast(ops.logical_and(places > -EDGE, places < 1 + EDGE), "float32")
+    """Return 1 for cells that overlap the picture, else 0, [b, count].
+
+    Fixations at the border fall into cells that the picture covers in part. LEAST_OVERLAP is more
+    than what features in half precision round the picture's extent by.
+
+    Args:
+        places: positions of the cells' centres, 0 to 1 inside the picture, [b, count].
+    """
+    if places.shape[1] == 1:
+        return ops.ones_like(places)
+    reach = (0.5 - LEAST_OVERLAP) * (places[:, 1:2] - places[:, :1])
+    return ops.cast(ops.logical_and(places > -reach, places < 1 + reach), "float32")
 
 
 def density(logits, inside):

@@ -40,7 +40,7 @@ def input_identity(sample: Sample, input_shape: tuple[int, int]) -> str | None:
     """
     kept = sample.prepared
     if kept is not None and kept.input_shape == input_shape:
-        about: tuple = ("store", kept.digest)
+        about: tuple = ("store", kept.digest, kept.stored, sample.shape)
     else:
         try:
             about = stamp(sample.image)

@@ -40,6 +40,11 @@ class Prepared(Protocol):
         """Hash of the contents of the picture file and the map file."""
         ...
 
+    @property
+    def stored(self) -> int:
+        """Checksum of the stored picture, which the program that prepared it decides about, too."""
+        ...
+
     def require(self, **asked: object) -> None:
         """Raise UserError if the store was prepared with settings other than `asked`."""
         ...

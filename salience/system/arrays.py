@@ -73,8 +73,12 @@ def read_arrays(path: Path) -> dict[str, NDArray]:
         return arrays_in(file)
 
 
-def arrays_in(raw: BinaryIO) -> dict[str, NDArray]:
+def arrays_in(raw: BinaryIO, most_bytes: int = MOST_BYTES) -> dict[str, NDArray]:
     """Return the arrays of an open .npz file by name.
+
+    Args:
+        raw: the file.
+        most_bytes: largest size of all arrays.
 
     Raises:
         one of UNREADABLE: the file is damaged, or holds anything but numbers or text.
@@ -82,8 +86,8 @@ def arrays_in(raw: BinaryIO) -> dict[str, NDArray]:
     found = {}
     with ZipFile(raw) as file:
         members = file.infolist()
-        if sum(member.file_size for member in members) > MOST_BYTES:
-            raise ValueError(f"its arrays take more than {MOST_BYTES} bytes")
+        if sum(member.file_size for member in members) > most_bytes:
+            raise ValueError(f"its arrays take more than {most_bytes} bytes")
         for member in members:  # read completely, which verifies the checksum
             found[member.filename.removesuffix(".npy")] = array_of(file.read(member))
     return found

@@ -18,7 +18,7 @@ from commands.training import runs
 from config import Config
 from salience.measures.finish import MAP_BLUR
 from salience.networks import weight_files
-from salience.system.errors import UserError
+from salience.system.errors import Interrupted, UserError
 
 FEW = {"metrics": "cc,nss,kld", "gallery": 3}
 QUIET = {"say": lambda line: None}
@@ -351,6 +351,25 @@ def test_arms_are_trained_with_every_seed_and_not_again(tiny, tmp_path, trained_
         strategies.run_strategies(
             dataclasses.replace(config, batch_size=2), ["frozen"], [0], **QUIET
         )
+
+
+def test_no_run_of_before_is_left_where_a_study_that_overwrites_is_stopped(
+    tiny, tmp_path, trained_here, monkeypatch
+):
+    monkeypatch.setattr(compare, "compare", lambda settings, say: {})
+    config = tiny(output=tmp_path / "study")
+    strategies.run_strategies(config, ["frozen", "scratch"], [0], **QUIET)
+
+    def stopped(run):
+        raise Interrupted("the same command without --overwrite resumes the arms")
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(strategies, "train_in_subprocess", stopped)
+        again = dataclasses.replace(config, overwrite=True)
+        strategies.run_strategies(again, ["frozen", "scratch"], [0], **QUIET)
+    trained_here.clear()
+    strategies.run_strategies(config, ["frozen", "scratch"], [0], **QUIET)
+    assert trained_here == ["frozen-seed0", "scratch-seed0"]
 
 
 @pytest.mark.parametrize(

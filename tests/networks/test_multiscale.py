@@ -47,6 +47,15 @@ def test_output_is_a_density_inside_the_picture_and_zero_on_its_padding(rng):
     assert density[1, :, :3].max() == density[1, :, 9:].max() == 0 < density[1, :, 3:9].min()
 
 
+def test_cells_that_the_picture_covers_in_part_have_density(rng):
+    """Fixations at the border fall into them."""
+    x = pictures(rng, 1)
+    x[0, :, :22] = x[0, :, 73:] = 0  # 2 of 8 columns of a cell are picture, and one
+    for array in (x, x.astype("float16")):
+        density = np.asarray(built()(array))[0, ..., 0]
+        assert (density.max(axis=0) > 0).tolist() == [False] * 2 + [True] * 8 + [False] * 2
+
+
 def test_centre_bias_follows_the_picture_and_not_its_padding(rng):
     network = built()
     set_number(network, 0, "centre_power", 20)

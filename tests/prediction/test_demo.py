@@ -217,7 +217,7 @@ def test_a_damaged_file_among_the_weights_is_passed_over(weights, capsys):
 def test_a_network_is_loaded_once_and_few_are_held(monkeypatch):
     loaded = []
 
-    def load(engine, path, *more, density):
+    def load(engine, path, *more, **flags):
         time.sleep(0.05)
         loaded.append(path.name)
         return object()

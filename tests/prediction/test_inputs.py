@@ -6,6 +6,7 @@ from itertools import chain
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -396,12 +397,17 @@ def test_an_overlay_under_its_earlier_name_stays_there_unless_it_is_a_picture(jo
         with Collection(["in"], PredictConfig(overlay=True, **settings), lambda line: None) as all_:
             return [job.outputs["overlay"].as_posix() for job in all_]
 
-    touch("in/a.jpg", "in/b.jpg", "in/c.jpg", "out/a_overlay.png", "out/b_overlay.png")
-    touch("out/b.overlay.png")
+    touch("in/a.jpg", "in/b.jpg", "in/c.jpg", "out/b.overlay.png")
+    colour = np.zeros((2, 2, 3), np.uint8)
+    for path in ("out/a_overlay.png", "out/b_overlay.png"):
+        cv2.imwrite(path, colour)
+    cv2.imwrite("out/c_overlay.png", colour[..., 0])  # grey: the map of a picture c_overlay.jpg
     assert overlays(output=Path("out")) == [
         "out/a_overlay.png", "out/b.overlay.png", "out/c.overlay.png"
     ]  # fmt: skip
-    touch("in/out/d_overlay.png", "in/d.jpg")  # a picture of this call in its output folder
+    touch("in/d.jpg")
+    (Path("in/out")).mkdir()
+    cv2.imwrite("in/out/d_overlay.png", colour)  # a picture of this call in its output folder
     settings = PredictConfig(overlay=True, output=Path("in/out"))
     with Collection(["in", "in/out/d_overlay.png"], settings, print) as found:
         (own,) = [job for job in found if job.source == Path("in/d.jpg")]

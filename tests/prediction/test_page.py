@@ -294,7 +294,7 @@ def test_what_does_not_fit_the_pictures_of_the_page_is_said(run, pictures, tmp_p
     (other / "a.png").write_bytes(b"no picture")
     code, said = run(pictures, "--page", "--against", other, "--overwrite")
     assert code == 1 and "pictures have no map of this call: left out (b.png)" in said
-    assert "pictures have no other map: shown alone (a.jpg)" in said
+    assert "pictures have no other map of this call: shown alone (a.jpg)" in said
 
 
 # ---------- in a browser ----------

@@ -100,10 +100,22 @@ def test_a_task_trains_the_run_at_its_place_by_the_settings_beside_it(project):
     assert said.resume
 
 
-def test_a_task_whose_run_is_done_trains_nothing(project):
+def test_a_task_leaves_to_the_program_whether_its_run_is_done(project):
+    """It may be asked for more epochs."""
     (project / "run").mkdir()
     (project / "run" / "done.json").write_text("{}")
-    assert script("array", "other", "run", **TASK).stdout == "run is done\n"
+    assert words_of(script("array", "other", "run", **TASK)).resume
+
+
+@pytest.mark.parametrize("flag", ["--overwrite", "--overwrite True", "--overwrite=True"])
+def test_a_job_that_is_queued_again_overwrites_nothing(project, flag):
+    command = ["printf", "%s\n", "train", *flag.split(), "--data", "a", "b"]
+    for restarts, expected in (("0", command[2:]), ("1", ["train", "--data", "a", "b"])):
+        done = subprocess.run(
+            ["bash", "-c", '. batch/environment.sh; run "$@"', "bash", *command],
+            env={**os.environ, "SLURM_RESTART_COUNT": restarts}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.stdout.split() == expected, done.stderr
 
 
 def test_what_is_done_is_compared(project):

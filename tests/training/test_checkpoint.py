@@ -37,6 +37,13 @@ def test_what_is_kept_is_read_back_to_the_bit(tmp_path):
         assert found.arrays[name].dtype == array.dtype
 
 
+def test_checkpoints_are_in_the_order_of_their_epochs(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for epoch in range(99_997, 100_001):
+        checkpoints.save(Standing(epoch=epoch), ARRAYS)
+    assert names(checkpoints) == ["100000-00000000", "100001-00000000"]
+
+
 def test_the_newest_two_are_kept_one_of_them_between_two_epochs(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     seen = []

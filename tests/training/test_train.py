@@ -147,7 +147,8 @@ def test_validation_scores_equal_the_evaluation_of_the_same_weights(tiny, traine
     results = evaluate(EvaluateConfig(weights=trained, dataset="synthetic", split="val"), **QUIET)
     means = results.row("mlnet-scratch-frozen-synthetic").means
     for name in validation.VALIDATED:
-        assert means[name].mean == pytest.approx(card["metrics"][f"val_{name}"], abs=1e-5)
+        # the features of a training are rounded to half precision
+        assert means[name].mean == pytest.approx(card["metrics"][f"val_{name}"], abs=2e-3)
 
 
 def test_density_maps_are_blurred_once_and_up_to_a_limit(tiny, monkeypatch):
