@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import pytest
@@ -84,6 +85,20 @@ def test_a_map_sharper_than_the_blurred_truth_is_blurred_as_far_as_the_bits_allo
 def card_of():
     general = {"parameters": asdict(OWN), "kept": True}
     return {GENERAL: general, MAP_BLUR: {"blur": 0.01}, CALIBRATION: None}
+
+
+def test_what_is_told_is_what_is_done(tmp_path):
+    told = []
+    ask = partial(finish_of, card_of(), tmp_path / "w.weights.h5", say=told.append)
+    ask()
+    ask(only_densities=True)
+    ask(has_flag=False)
+    assert ["a blur of 1.0%" in line for line in told] == [True, False, True]
+    assert ["--adaptation none" in line for line in told] == [True, True, False]
+    assert told[1].endswith("densities get its general adaptation (--adaptation none leaves them "
+                            "as they are)")  # fmt: skip
+    with pytest.raises(UserError, match=r"for pictures of no known data set, but --set osie"):
+        ask(adaptation=GENERAL, of_set="osie")
 
 
 @pytest.mark.parametrize(

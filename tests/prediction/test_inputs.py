@@ -414,6 +414,18 @@ def test_an_overlay_under_its_earlier_name_stays_there_unless_it_is_a_picture(jo
     assert own.outputs["overlay"].name != "d_overlay.png"
 
 
+def test_no_output_of_a_picture_is_named_like_one_of_another(jobs):
+    marks = {ending.rpartition(".")[0] for ending in ENDINGS.values()}
+    names = [f"in/a{mark}.jpg" for mark in marks]
+    touch(*names)
+    with Collection(["in"], PredictConfig(), lambda line: None) as found:
+        paths = [
+            f"{job.outputs['map'].with_suffix('')}{ending}"
+            for job in found for ending in ENDINGS.values()
+        ]  # fmt: skip
+    assert len(paths) == len(marks) * len(ENDINGS) == len(set(paths))
+
+
 @pytest.mark.parametrize("letter", ["n", "ü", "眼"])
 def test_every_output_of_a_long_name_has_one_that_the_file_system_takes(tmp_path, letter):
     """Two names that are alike where they are cut stay two; what fits stays as it is."""

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,9 +18,14 @@ from commands.pages.pictures_page import Shown, compared, figures, render_pictur
 from commands.pages.report import THIN_SPACE
 from commands.prediction import key_frames
 from commands.prediction import page as page_module
+from commands.prediction.inputs import Job
+from commands.prediction.map_record import RECORD
+from config import PredictConfig
 from salience.pictures.marks import peaks
 from salience.pictures.picture_files import read_map
 from salience.pictures.video_files import open_clip
+from salience.system.errors import UserError
+from salience.system.notes import Notes
 
 NAMES = ["<img src=x onerror=alert(1)>.jpg", "b.jpg", "c.jpg"]
 REGIONS = "image,name,x,y,width,height\na.jpg,left,0,0,20,30\na.jpg,corner,30,20,10,10\n"
@@ -195,6 +201,90 @@ def test_other_weights_are_shown_beside(run, pictures, trained, tmp_path):
     data = data_of((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
     assert data["pictures"][0]["figures"][4][0] == pytest.approx(0, abs=1e-6)  # the same weights
     assert (tmp_path / "out" / page_module.OTHERS / "a.png").is_file()
+
+
+def test_maps_that_are_not_of_this_call_are_not_on_the_page(run, pictures, trained, tmp_path):
+    clip = write_film(tmp_path / "clip.mp4")
+    run(pictures / "a.jpg", clip, "--every", "4", "--page", "--against", trained)
+    records = [tmp_path / "out" / folder / RECORD for folder in ("", page_module.OTHERS)]
+    records[1].unlink()  # by other weights, for all that is known
+    code, said = run(pictures / "a.jpg", clip, "--every", "4", "--page", "--against", trained)
+    assert "pictures have no other map of this call: shown alone (a.jpg)" in said
+    assert "videos have no other maps of this call: shown alone (clip.mp4)" in said
+    data = data_of((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
+    assert {len(one["sides"]) for one in data["pictures"]} == {1}
+    (tmp_path / "out/clip.maps/note.png").write_bytes(b"")  # no frame
+    code, said = run(pictures / "a.jpg", clip, "--every", "4", "--page")
+    assert code == 0 and "4 pictures" in said
+    records[0].write_text("")
+    code, said = run(pictures / "a.jpg", clip, "--every", "4", "--page")
+    assert "videos have no maps of this call: left out (clip.mp4)" in said
+
+
+def test_a_video_that_cannot_be_read_is_left_out_alone(run, tmp_path):
+    clips = [write_film(tmp_path / name) for name in ("one.mp4", "two.mp4")]
+    run(*clips, "--every", "4", "--page")
+    real = key_frames.open_clip
+
+    def broken(path):
+        if path == clips[0]:
+            raise UserError("one.mp4 is not a video.")
+        return real(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(key_frames, "open_clip", broken)
+        said = run(*clips, "--every", "4", "--page")[1]
+    assert "videos cannot be read: left out: one.mp4 is not a video. (one.mp4)" in said
+    data = data_of((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
+    assert {one["name"].split(",")[0] for one in data["pictures"]} == {"two.mp4"}
+
+
+def test_a_video_whose_maps_are_where_those_of_the_other_version_go_is_refused(run, tmp_path):
+    clip = write_film(tmp_path / "against.mp4")
+    code, said = run(clip, "--every", "4", "--page", "--against", "mlnet-osie")
+    assert code == 2 and "Rename the video" in said
+
+
+def test_a_damaged_density_is_left_out_in_one_line(run, pictures, tmp_path):
+    (tmp_path / "regions.csv").write_text(REGIONS)
+    words = [pictures, "--page", "--regions", tmp_path / "regions.csv"]
+    run(*words)
+    file = tmp_path / "out/a.density.npy"
+    file.write_bytes(file.read_bytes()[:200])
+    said = run(*words)[1]
+    assert "a.density.npy is damaged" in said and "left out" in said
+
+
+def test_pictures_are_paired_by_their_path_before_their_name(run, tmp_path, picture):
+    for folder, suffix in (("own", "png"), ("own/sub", "png"), ("oth", "jpg"), ("oth/sub", "jpg")):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / f"a.{suffix}"), picture(30, 40))
+    code, said = run(tmp_path / "own", "--recursive", "--page", "--against", tmp_path / "oth")
+    assert code == 0, said
+    data = data_of((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
+    assert [len(one["sides"]) for one in data["pictures"]] == [2, 2]
+
+
+def test_names_on_the_page_are_those_of_the_pictures(tmp_path):
+    names = {"x.png": "x.png", "x.png.png": "x.png.png", "a.jpg.png": "a.jpg", "b.png": "b.jpg"}
+    for saliency_map, name in names.items():
+        job = Job(Path("in") / name, {"map": tmp_path / saliency_map})
+        assert page_module.name_of(job, tmp_path) == name
+
+
+def test_numbers_that_other_weights_do_not_have_are_left_out_for_them(trained, tmp_path):
+    settings = PredictConfig(
+        output=tmp_path,
+        page=True,
+        against=str(trained),
+        of_set="osie",
+        adaptation=Path("mine"),
+    )
+    notes = Notes()
+    own, _ = page_module.other_settings(settings, lambda: trained, notes, lambda line: None)
+    assert (own.of_set, own.adaptation) == (None, None)
+    told = "\n".join(notes.lines())
+    assert "--set is left out for" in told and "--adaptation is left out for" in told
 
 
 def test_key_frames_of_a_video_are_on_the_page(run, tmp_path):
