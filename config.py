@@ -10,6 +10,7 @@ import math
 import re
 import types
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -1195,7 +1196,17 @@ def is_same_data(trained: Config, name: str, root: Path | None) -> bool:
     if name not in OWN_SETS or before is None or root is None:
         return True
     files = split_pair(before) or (before,)
-    return real_path(before) == real_path(root) or not all(file.exists() for file in files)
+    is_there = all(file.exists() for file in files)
+    return not is_there or real_path(source_of(before)) == real_path(source_of(root))
+
+
+def source_of(root: Path) -> Path:
+    """Return the folder that a store was prepared from; any other folder is its own source."""
+    from salience.data import store  # here: it imports NumPy
+
+    with suppress(UserError):
+        return store.Store.open(root).source if store.is_store(root) else root
+    return root
 
 
 def lineage(trained: Config) -> tuple[list[Config], Path | None]:

@@ -23,9 +23,9 @@ run() {
         if [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ]; then
             words+=("$word")
         else
-            case "$before $word" in
+            case "$before ${word,,}" in
             *" --overwrite" | *" --overwrite="*) ;;
-            --overwrite\ [Tt]rue | --overwrite\ [Ff]alse | --overwrite\ [Yy]es | --overwrite\ [Nn]o | --overwrite\ [01]) ;;
+            --overwrite\ true | --overwrite\ false | --overwrite\ yes | --overwrite\ no | --overwrite\ [01]) ;;
             *) words+=("$word") ;;
             esac
         fi

@@ -203,7 +203,7 @@ def fitted_groups(
     needed = sorted({i for drawn in parts.values() for order in drawn for i in order})
     known_pictures = pictures_of_training(
         source.config, settings, [training[i] for i in needed], source.weights
-    )
+    )["train"]
     if known_pictures:
         notes.explain(
             f"The network was trained on {len(known_pictures)} of the {len(needed)} pictures to "

@@ -97,7 +97,7 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
     note_reading(evaluation)
     # runs of the same data set, split and initial weights share their training pictures: read once
     trainings = {
-        (run.config.sets_name, run.config.plan, run.config.init_weights): run for run in runs
+        (tuple(run.config.sets), run.config.plan, run.config.init_weights): run for run in runs
     }
     for run in trainings.values():
         note_training_pictures(run.config, settings, split.samples, notes, run.weights)

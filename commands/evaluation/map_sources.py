@@ -140,6 +140,8 @@ class ModelMaps:
 
     def finished(self, finish: Finish) -> "ModelMaps":
         """Return a source of the same network's maps to which something else is done."""
+        if finish == self.finish:
+            return self
         own = copy(self)
         own.finish = finish
         return own

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from commands.evaluation.map_sources import RowMaps, Source
 from commands.evaluation.score_log import Result, ScoreLog
 from salience.measures.adaptation import IDENTITY, Adaptation, SetNumbers
-from salience.measures.metrics import METRICS, PROFILES, Metric
+from salience.measures.metrics import METRICS, PROFILES, Metric, mean_scores
 from salience.measures.optimal import optimal_scores
 from salience.measures.references import (
     CENTRE_BIAS,
@@ -412,9 +412,7 @@ def attainable_share(
     key = mark[1]
     marked = ~np.isnan([picture[key] for picture in scores[mark[0]]])
     own, floor = (
-        mean_interval(np.array([picture[key] for picture in scores[row]])[marked], 0).mean
-        if not marked.all()
-        else means[row][key].mean
+        mean_scores([one for one, use in zip(scores[row], marked, strict=True) if use], [key])[key]
         for row in (name, CENTRE_BIAS)
     )
     best = means[mark[0]][key]

@@ -141,11 +141,11 @@ def note_training_pictures(
         notes: receives the result.
         weights: weights file; its card also identifies pictures in a copy or a subset.
     """
-    for part, use in USES.items():
+    for part, seen in pictures_of_training(trained, settings, samples, weights).items():
         if part == "val" and settings.split == "val":
             continue
-        for sample in pictures_of_training(trained, settings, samples, weights, part):
-            notes.add(warning(use), sample.name)
+        for sample in seen:
+            notes.add(warning(USES[part]), sample.name)
     if unknown := lineage(trained)[1]:
         notes.explain(
             f"Training began with {unknown}, which was removed or replaced since: it is unknown "
@@ -168,8 +168,7 @@ def pictures_of_training(
     where: ScoringConfig,
     samples: Sequence[Sample],
     weights: Path | None = None,
-    part: str = "train",
-) -> list[Sample]:
+) -> dict[str, list[Sample]]:
     """Return those of some pictures that a training, or one that it began with, has seen.
 
     They are found by path in the splits of the training, and by content in the card of the weights.
@@ -179,22 +178,31 @@ def pictures_of_training(
         where: the data set of the pictures, with its current folder.
         samples: the pictures.
         weights: weights file; None to look for paths only.
-        part: a key of USES.
+
+    Returns:
+        The pictures by part, a key of USES.
     """
     from salience.networks import provenance, weight_files
 
-    used: set[Path | Stored | str] = set()
+    card = weight_files.read_card(weights) if weights else {}
+    known = {part: provenance.hashes_in_card(card, part) for part in USES}
+    found: list[bytes | None] = [None] * len(samples)
+    if any(known.values()):
+        found = provenance.hashes(samples, where.workers)
     trainings = lineage(trained)[0]
-    for plan in {one.plan for one in trainings if is_same_data(one, where.dataset, where.data)}:
-        with suppress(UserError):  # the part has no pictures here
-            used |= {identity(sample) for sample in load_part(where, part, plan)}
-    known = provenance.hashes_in_card(weight_files.read_card(weights), part) if weights else set()
-    found = provenance.hashes(samples) if known else [None] * len(samples)
-    return [
-        sample
-        for sample, own in zip(samples, found, strict=True)
-        if identity(sample) in used or own in known
-    ]
+    plans = {one.plan for one in trainings if is_same_data(one, where.dataset, where.data)}
+    seen = {}
+    for part in USES:
+        used: set[Path | Stored | str] = set()
+        for plan in plans:
+            with suppress(UserError):  # the part has no pictures here
+                used |= {identity(sample) for sample in load_part(where, part, plan)}
+        seen[part] = [
+            sample
+            for sample, own in zip(samples, found, strict=True)
+            if identity(sample) in used or own in known[part]
+        ]
+    return seen
 
 
 def identity(sample: Sample) -> Path | Stored | str:

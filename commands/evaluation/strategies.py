@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,7 @@ def run_strategies(
     )
     runs = runs_of(dataclasses.replace(config, output=root), strategies, seeds)
     if config.overwrite:  # all, since the same command without --overwrite goes on after a stop
-        for run in runs:
-            clear_unless_locked(run.run_folder)
+        clear_all([run.run_folder for run in runs])
     for number, run in enumerate(runs, 1):
         if is_done(run):
             say(f"run {number} of {len(runs)}: {run.run_folder} is done")
@@ -137,21 +137,26 @@ def check_arms(
         )
 
 
-def clear_unless_locked(folder: Path) -> None:
-    """Remove the files of an earlier run.
+def clear_all(folders: list[Path]) -> None:
+    """Remove the files of earlier runs.
 
     Raises:
-        UserError: another training writes to the folder.
+        UserError: another training writes to one of the folders; nothing is removed.
     """
-    if not folder.exists():
-        return
-    try:
-        with filelock.FileLock(folder / LOCK, timeout=0):
+    there = [folder for folder in folders if folder.exists()]
+    with ExitStack() as locks:
+        for folder in there:
+            try:
+                locks.enter_context(filelock.FileLock(folder / LOCK, timeout=0))
+            except filelock.Timeout as error:
+                raise UserError(
+                    f"Another training writes to {folder}. Stop it, or choose another folder with "
+                    "--output."
+                ) from error
+            except OSError:
+                continue  # a file system without locks: the training says so
+        for folder in there:
             clear(folder)
-    except filelock.Timeout as error:
-        raise UserError(
-            f"Another training writes to {folder}. Stop it, or choose another folder with --output."
-        ) from error
 
 
 def is_done(run: Config) -> bool:
@@ -163,7 +168,7 @@ def is_done(run: Config) -> bool:
     if run.overwrite or not (run.run_folder / "config.json").exists():
         return False
     done = (run.run_folder / DONE).exists()
-    changed = changed_settings(run, moved=not done)
+    changed = changed_settings(run, moved=not done or (run.resume and not has_more_epochs(run)))
     if changed:
         raise UserError(
             f"{run.run_folder} holds a run with other settings: {changed}. Choose another folder "

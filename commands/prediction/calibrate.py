@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from commands.evaluation.map_sources import ModelMaps
 from commands.settings import CalibrateConfig
-from config import trained_config
+from config import is_same_data, trained_config
 from salience.data import loading
 from salience.measures.adaptation import (
     LEAST_PICTURES,
@@ -70,17 +70,24 @@ def run(settings: CalibrateConfig) -> bool:
             f"file and {weight_files.card_path(weights).name} to a folder of your own, and name "
             "the copy: --weights FILE."
         )
-    columns = trained_config(weights).columns  # as the training read its table
+    trained = trained_config(weights)
+    same = {name: is_same_data(trained, name, root) for name, root in settings.sets}
     sets = {
-        name: loading.load(name, root, settings.split, settings.plan, "drop", columns=columns)
+        name: loading.load(
+            name, root, settings.split, settings.plan, "drop",
+            columns=trained.columns if same[name] else "",
+        )
         for name, root in settings.sets
-    }
+    }  # fmt: skip
     source = ModelMaps(
         weights, weight_files.name_of(weights), settings.batch_size, settings.workers, keep=True
     )
     about = {"dataset": "+".join(sets), "split": settings.split}
     before = finish_of(card, weights).adaptation
-    found = fitted(source, sets, about, settings.seed, tell, before, calibrates=len(sets) == 1)
+    found = fitted(
+        source, sets, about, settings.seed, tell, before, calibrates=len(sets) == 1,
+        sigma_pixels=trained.gaussian_pixels if all(same.values()) else None,
+    )  # fmt: skip
     weight_files.amend(weights, found)
     tell(f"wrote {' and '.join(found)} into {weights} and {weight_files.card_path(weights)}")
     return True

@@ -79,29 +79,29 @@ def write_page(
     names = {job.source: name_of(job, settings.output) for job in jobs}
     assigned = assigned_regions(settings, list(names.values()), notes)
     others: dict[Path, Job] = {}
-    other_record = record_of(settings, weights)
+    other_record: MapRecord | None = None
     other_clips: dict[Path, tuple[Path, Path]] = {}
     if settings.against is not None:
         refuse_names_of_others(settings, clips)
         own, other_weights = other_settings(settings, weights, notes, say)
-        other_record = record_of(own, other_weights)
         say(f"against {settings.against}:")
         if jobs and has_video_suffix(Path(settings.against)):
             notes.explain("--against names videos: pictures are shown alone.")
         elif jobs:
             others, failed = other_versions(settings, own, jobs, other_weights, notes, say)
+            other_record = MapRecord(own, other_weights()) if others else None
         if clips:
             files = settings.against if are_files(settings.against) else None
             other_clips, missing = with_other_videos(clips, own, files, other_weights, notes, say)
             failed += missing
-    record = record_of(settings, weights)
+    record = MapRecord(settings, weights())
     shown: list[Shown] = []
 
     def made(job: Job) -> Shown | UserError | None:
         name, other = names[job.source], others.get(job.source)
-        if not is_current(record(), job):
+        if not is_current(record, job):
             return None
-        if other and not is_current(other_record(), other):
+        if other and other_record and not is_current(other_record, other):
             notes.add("pictures have no other map of this call: shown alone", name)
             other = None
         try:
@@ -118,7 +118,7 @@ def write_page(
                 notes.add(f"pictures have no map of this call: left out{reason}", names[job.source])
     for clip in clips:
         try:
-            shown += list(key_frames(clip, clips, settings, record(), other_clips.get(clip), notes))
+            shown += list(key_frames(clip, clips, settings, record, other_clips.get(clip), notes))
         except UserError as error:
             notes.add(f"videos cannot be read: left out: {error}", clip.name)
     path = settings.output / PAGE
@@ -139,11 +139,6 @@ def write_page(
         say(f"note: {line}")
     say(f"wrote {path}: {counted(len(shown), 'picture')}, {path.stat().st_size / 1e6:.1f} MB")
     return failed
-
-
-def record_of(settings: PredictConfig, weights: Choose) -> Callable[[], MapRecord]:
-    """Return a function that returns the record of an output folder, read when it is asked for."""
-    return cache(lambda: MapRecord(settings, weights()))
 
 
 def is_current(record: MapRecord, job: Job) -> bool:

@@ -101,7 +101,7 @@ def find_earlier_run(config: Config) -> EarlierRun:
             f"{folder} holds an earlier run, which cannot go on to {config.epochs} epochs: "
             f"{reason}. {REMEDY}"
         )
-    changed = changed_settings(config, moved=not done)
+    changed = changed_settings(config, moved=not done or (config.resume and not longer))
     if changed:
         raise UserError(f"{folder} holds an earlier run with other settings: {changed}. {REMEDY}")
     if done and config.resume and not longer:

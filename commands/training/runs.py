@@ -82,9 +82,9 @@ class Run:
 
 def clear(folder: Path) -> None:
     """Remove the files of an earlier run, so that files of two runs do not mix."""
-    for name in ("history.csv", "speed.csv", "*.weights.h5", "best.json", "last.json", "*.png",
-                 "nonfinite.json", DONE, STATE, ABOUT, "tensorboard/events.*",
-                 "checkpoints/*.npz"):  # fmt: skip
+    for name in ("config.json", "history.csv", "speed.csv", "*.weights.h5", "best.json",
+                 "last.json", "*.png", "nonfinite.json", DONE, STATE, ABOUT,
+                 "tensorboard/events.*", "checkpoints/*.npz"):  # fmt: skip
         for old in folder.glob(name):
             old.unlink()
 

@@ -238,11 +238,12 @@ def gains_remark(validation: SaliencyBatches, config: Config) -> str:
         for name, start, end in zip(config.dataset, [0, *ends], ends, strict=False)
         if all(sample.fixations is None for sample in validation.samples[start:end])
     ]
+    if not bare:
+        return ""
+    chosen = "without these pictures" if len(bare) < len(config.dataset) else "by the loss"
     return (
         f"{', '.join(bare)}: without fixations there is no information gain, so the best epoch is "
-        "chosen without these pictures"
-        if bare
-        else ""
+        f"chosen {chosen}"
     )
 
 
@@ -393,7 +394,13 @@ def load_start(model: keras.Model, config: Config, say: Callable[[str], None]) -
     if config.own.has_numbers and before.own.has_numbers and before.dataset != config.dataset:
         from model import load_model
 
-        start = load_model(config.init_weights)
+        # this process alone makes the second network: its variables are not those of all devices
+        spread = keras.distribution.distribution()
+        keras.distribution.set_distribution(None)
+        try:
+            start = load_model(config.init_weights)
+        finally:
+            keras.distribution.set_distribution(spread)
         say(system_module(config.model).begin_from(model, start, before.dataset, config.dataset))
     else:
         weight_files.load(model, config.init_weights)

@@ -16,7 +16,7 @@ from commands.evaluation.scored_split import pictures_of_training
 from commands.settings import EvaluateConfig
 from commands.training.devices import Devices
 from commands.training.objective import loss_function, own_maps, training_metrics
-from config import BUILT_IN, Config, trained_config
+from config import BUILT_IN, TABLE_SETS, Config, trained_config
 from salience.measures.metrics import METRICS, mean_scores, score
 from salience.networks import weight_files
 from salience.networks.losses import nll
@@ -123,9 +123,10 @@ def counts_of_training(weights: Path, config: Config, batches: SaliencyBatches) 
     """Yield for each data set of a run how many of its pictures other weights were trained on."""
     trained, ends = trained_config(weights), np.cumsum(batches.sizes).tolist()
     for (name, root), start, end in zip(config.sets, [0, *ends], ends, strict=False):
-        where = EvaluateConfig(dataset=name, data=root, columns=config.columns)
+        columns = config.columns if name in TABLE_SETS else ""
+        where = EvaluateConfig(dataset=name, data=root, columns=columns, workers=config.workers)
         own = batches.samples[start:end]
-        yield len(pictures_of_training(trained, where, own, weights))
+        yield len(pictures_of_training(trained, where, own, weights)["train"])
 
 
 class Validator:

@@ -552,7 +552,7 @@ def begin_from(
             "--readout as in their training."
         )
     for own, other in pairs:
-        own.assign(np.stack(rows) if own is numbers else other)
+        own.assign(np.stack(rows) if own is numbers else ops.convert_to_numpy(other))
     known = [name for name in now if name in before]
     new = [name for name in now if name not in before]
     told = [f"those of {', '.join(known)} are kept"] if known else []

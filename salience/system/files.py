@@ -74,7 +74,7 @@ PARTIAL = re.compile(r"\.partial-\d+-\d+(\..*)?", re.DOTALL)  # names of tempora
 LEFT_SECONDS = 86400.0  # age at which a temporary file counts as abandoned
 # files and folders that systems and archivers add, besides hidden ones
 CLUTTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
-SMALL_FILE = 2**24  # bytes: of pictures and maps, hashed in some ten milliseconds
+SMALL_FILE = 2**20  # bytes: as fast to read as to open
 # Windows has no O_NONBLOCK, and needs O_BINARY
 NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of formulas in spreadsheets
@@ -371,7 +371,7 @@ def read_text(path: Path, errors: str = "strict") -> str:
 def content_stamp(path: Path) -> str:
     """Return a digest that changes with a file's content, fast for large files, too.
 
-    A file of at most 16 MB is hashed whole. For a larger file, the digest includes size, time and
+    A file of at most 1 MB is hashed whole. For a larger file, the digest includes size, time and
     both ends. Size and time are not enough, since archives and copies restore times.
 
     Raises:

@@ -48,7 +48,8 @@ class Notes:
 
     def about(self, name: str) -> list[str]:
         """Return the kinds of the findings about a picture."""
-        return [kind for kind, names in self.found.items() if name in names]
+        with self._lock:
+            return [kind for kind, names in self.found.items() if name in names]
 
     def merge(self, other: "Notes", label: str) -> None:
         """Add all findings of other notes, each kind with a label in front."""

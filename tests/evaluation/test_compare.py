@@ -360,15 +360,17 @@ def test_no_run_of_before_is_left_where_a_study_that_overwrites_is_stopped(
     config = tiny(output=tmp_path / "study")
     strategies.run_strategies(config, ["frozen", "scratch"], [0], **QUIET)
 
+    other = dataclasses.replace(config, learning_rate=0.5)
+
     def stopped(run):
         raise Interrupted("the same command without --overwrite resumes the arms")
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(strategies, "train_in_subprocess", stopped)
-        again = dataclasses.replace(config, overwrite=True)
+        again = dataclasses.replace(other, overwrite=True)
         strategies.run_strategies(again, ["frozen", "scratch"], [0], **QUIET)
     trained_here.clear()
-    strategies.run_strategies(config, ["frozen", "scratch"], [0], **QUIET)
+    strategies.run_strategies(other, ["frozen", "scratch"], [0], **QUIET)
     assert trained_here == ["frozen-seed0", "scratch-seed0"]
 
 

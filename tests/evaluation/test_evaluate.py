@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import PROJECT
 
+from commands.curation.prepare import prepare
 from commands.evaluation import evaluate, map_sources, rows
 from commands.evaluation.map_sources import FolderMaps, ModelMaps, of_one_engine
 from commands.evaluation.score_log import LOG
@@ -22,9 +23,9 @@ from commands.evaluation.scored_split import (
 )
 from commands.prediction import engines
 from commands.settings import PROFILES as PROFILE_CHOICES
-from commands.settings import EvaluateConfig, data_of
+from commands.settings import EvaluateConfig, PrepareConfig, data_of
 from commands.training.train import train
-from config import PredictConfig, trained_config
+from config import PredictConfig, is_same_data, trained_config
 from salience.data import loading
 from salience.measures.adaptation import Adaptation, AdaptationFit
 from salience.measures.density import CALIBRATION, log_density
@@ -647,17 +648,27 @@ def test_another_folder_of_one_s_own_is_not_that_of_the_training(trained, tmp_pa
         for i in range(10):
             for kind in ("images", "maps"):
                 (tmp_path / name / kind).mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(tmp_path / f"{name}/{kind}/{i}.png"), picture())
+                value = picture() if kind == "images" else picture()[..., 0]
+                cv2.imwrite(str(tmp_path / f"{name}/{kind}/{i}.png"), value)
     own = replace(
         trained_config(trained), dataset=("folder",), data=(tmp_path / "a",), sigma_pixels=40.0
     )
     for name, is_same in (("a", True), ("b", False)):
         settings = EvaluateConfig(dataset="folder", data=tmp_path / name, metrics="cc")
         samples = load_split(settings, "train", Notes()).samples
-        assert bool(pictures_of_training(own, settings, samples)) == is_same
+        assert bool(pictures_of_training(own, settings, samples)["train"]) == is_same
         inherited = data_of(own, {"data": tmp_path / name})
         assert inherited["dataset"] == "folder"
         assert (inherited.get("sigma_pixels") == 40) == is_same
+    store = tmp_path / "store"
+    prepare(
+        PrepareConfig(dataset="folder", data=tmp_path / "a", output=store, rows=48, cols=64),
+        lambda line: None,
+    )
+    assert data_of(own, {"data": store})["sigma_pixels"] == 40  # prepared from it
+    of_store = replace(own, data=(store,))
+    assert is_same_data(of_store, "folder", tmp_path / "a")
+    assert not is_same_data(of_store, "folder", tmp_path / "b")
     (tmp_path / "a").rename(tmp_path / "moved")
     assert data_of(own, {"data": tmp_path / "moved"})["sigma_pixels"] == 40
 

@@ -452,11 +452,11 @@ def test_devices_and_processes_give_the_losses_of_one_device(tmp_path, own_set, 
     lines = [said[name][0].splitlines() for name in ("one", "two", "process0")]
     for some in lines[:2]:  # in a cluster, each process would say so
         assert some.pop(0).startswith("starting Keras")
-    assert [len(some) for some in lines] == [10, 11, 11], lines
+    assert [len(some) for some in lines] == [11, 12, 12], lines
     for some in lines[1:]:
         assert any("not scored in a training on several devices" in line for line in some)
-    assert lines[1][3] == "2 devices of 1 processes share each batch, by JAX"
-    assert lines[2][3] == "2 devices of 2 processes share each batch, by JAX"
+    assert "2 devices of 1 processes share each batch, by JAX" in lines[1]
+    assert "2 devices of 2 processes share each batch, by JAX" in lines[2]
 
     folders = {name: tmp_path / name for name in running} | {"process0": pair.folder / "process0"}
 
