@@ -128,7 +128,7 @@ class MapRecord:
         known = {kind: self._known(path) for kind, path in there.items()}
         if None in known.values():
             return State.UNRECORDED
-        wanted = self.digests(source, there)
+        wanted = self.digests(source, outputs)
         if any(known[kind] != int(wanted[kind], 16) for kind in there):
             return State.OUTDATED
         return State.UP_TO_DATE if len(there) == len(outputs) else State.MISSING

@@ -46,7 +46,7 @@ from salience.pictures.video_files import (
 )
 from salience.system.arrays import Array
 from salience.system.errors import NotBegun, UserError, printable
-from salience.system.files import make_folder, move, real_path, scratch
+from salience.system.files import is_clutter, make_folder, move, real_path, scratch
 from salience.system.signals import heeded
 from salience.system.terminal import REPORT_SECONDS, progress
 from salience.system.threads import groups, in_order
@@ -185,6 +185,7 @@ def predict_videos(
             continue
         if state is State.OUTDATED:
             say(outdated_message(outputs["overlay"]))
+        refuse_foreign(outputs.get("maps"))
         try:
             todo.append((open_clip(clip), outputs))
         except UserError as error:
@@ -239,7 +240,7 @@ def write(
             "maps": folder / f"maps{MAPS[writer.settings.video_maps].suffix}",
         }
         began = perf_counter()
-        count, varied = _make(clip, made, engine, writer, say)
+        count, written, varied = _make(clip, made, engine, writer, say)
         rate = count / (perf_counter() - began)
         why_silent = ""
         for kind in {"overlay", "contours"} & outputs.keys():
@@ -262,7 +263,8 @@ def write(
             f"{clip.path}: the frame rate varies; the overlay repeats or omits frames to keep time "
             f"at {clip.rate:g} frames/s"
         )
-    missing = clip.count - count
+    # some containers know the length alone, from which libav counts at the nominal rate
+    missing = clip.count - max(count, written)
     if missing <= max(clip.rate * TOLERATED_SECONDS, clip.count * TOLERATED_SHARE):
         return True
     say(
@@ -279,14 +281,29 @@ def _put(made: Path, path: Path, folder: Path) -> None:
         UserError: that folder holds files that are not maps.
     """
     if made.is_dir() and path.is_dir():
-        foreign = [own.name for own in path.iterdir() if not re.fullmatch(r"\d+\.png", own.name)]
-        if foreign:
-            raise UserError(
-                f"{path} holds {printable(foreign[0])}, which is not a map of a frame and would be "
-                "lost. Choose another folder with --output, or move the file."
-            )
+        refuse_foreign(path)
         os.replace(path, folder / "earlier")
     move(made, path)
+
+
+def refuse_foreign(maps: Path | None) -> None:
+    """Check that a folder of maps, which is to be replaced, holds nothing else.
+
+    Raises:
+        UserError: it does. Files that systems leave in every folder do not count.
+    """
+    if maps is None or not maps.is_dir():
+        return
+    foreign = [
+        own.name
+        for own in maps.iterdir()
+        if not re.fullmatch(r"\d+\.png", own.name) and not is_clutter(own.name)
+    ]
+    if foreign:
+        raise UserError(
+            f"{maps} holds {printable(foreign[0])}, which is not a map of a frame and would be "
+            "lost. Choose another folder with --output, or move the file."
+        )
 
 
 def _make(
@@ -295,8 +312,8 @@ def _make(
     engine: Engine,
     writer: OutputWriter,
     say: Callable[[str], None],
-) -> tuple[int, bool]:
-    """Write a video's outputs; return the number of frames and if the rate varied."""
+) -> tuple[int, int, bool]:
+    """Write a video's outputs; return the frames read and written, and if the rate varied."""
     settings = writer.settings
     bar = progress(clip.count, printable(str(clip.path)), "frames")
     bar.total = clip.count or None
@@ -320,7 +337,7 @@ def _make(
         movie.finish()
         outlined.finish()
         maps.finish()
-    return counter.done, varied
+    return counter.done, movie.count, varied
 
 
 class NoMovie:
@@ -377,7 +394,7 @@ def render_frames(
             outlined = draw_contours(frame, saliency_map) if settings.contours else None
         return RenderedFrame(picture, saliency_map, times, is_predicted, outlined)
 
-    frames = steady(clip.frames(), clip.rate)
+    frames = steady(clip.frames(), clip.rate, clip.count / clip.rate)
     maps = interpolated(keys)  # an endless iterator
     for _, made in in_order(pool, render, zip(frames, maps, strict=False), settings.workers):
         yield made

@@ -36,7 +36,8 @@ ONLY_FILES = {
 CODEC = "mp4v"  # MPEG-4 part 2, which OpenCV's wheels can write on every system
 MOST_SIDE = 8190  # pixels, limit of that codec, even
 RATES = 0.1, 1000.0  # frames a second
-LONGEST_PAUSE = 10.0  # seconds between two frames; a longer pause counts as a damaged time stamp
+# seconds between two frames; in a video of unknown length, a longer pause is a damaged time stamp
+LONGEST_PAUSE = 10.0
 ROOM_BYTES = 2**20
 
 Frame = TypeVar("Frame")
@@ -160,15 +161,18 @@ def _check_size(path: Path, rows: int, cols: int) -> None:
         )
 
 
-def steady(timed: Iterable[tuple[float, Frame]], rate: float) -> Iterator[tuple[Frame, int]]:
+def steady(
+    timed: Iterable[tuple[float, Frame]], rate: float, length: float = 0.0
+) -> Iterator[tuple[Frame, int]]:
     """Yield each frame and its number of repetitions at a constant frame rate.
 
     The number is 1 if the rate is constant already, and 0 for a frame too close to another. Time
-    stamps that are unknown, run backwards or jump are ignored.
+    stamps that are unknown, run backwards or jump beyond the end are ignored.
 
     Args:
         timed: times in seconds and frames.
         rate: constant rate, frames a second.
+        length: of the video, seconds; 0 if unknown: then no pause is longer than LONGEST_PAUSE.
 
     >>> list(steady([(0.0, "a"), (0.1, "b"), (0.4, "c"), (0.42, "d")], 10.0))
     [('a', 1), ('b', 3), ('c', 0), ('d', 1)]
@@ -179,7 +183,9 @@ def steady(timed: Iterable[tuple[float, Frame]], rate: float) -> Iterator[tuple[
         if waiting:
             before, last = waiting.pop()
             count = round((seconds - start) * rate) - done
-            if not 0 < seconds - before < LONGEST_PAUSE:
+            is_late = seconds - start > length + 1 if length else False
+            is_long = seconds - before >= LONGEST_PAUSE and (not length or is_late)
+            if seconds <= before or is_long:
                 count, start = 1, seconds - (done + 1) / rate
             yield last, count
             done += count

@@ -83,7 +83,14 @@ def test_a_varying_rate_keeps_time_to_half_a_frame(gaps, rate):
     ],
 )
 def test_times_that_cannot_be_true_repeat_nothing(times):
-    assert list(steady(zip(times, "abcde", strict=True), 25.0)) == [(c, 1) for c in "abcde"]
+    for length in (0.0, 0.2):
+        found = list(steady(zip(times, "abcde", strict=True), 25.0, length))
+        assert found == [(c, 1) for c in "abcde"]
+
+
+def test_a_long_still_is_kept_where_the_length_of_the_video_allows_it():
+    timed = [(0.0, "a"), (15.0, "b"), (15.1, "c")]
+    assert list(steady(timed, 10.0, 15.2)) == [("a", 150), ("b", 1), ("c", 1)]
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (47, 63), (1, 1), (33, 18)])

@@ -271,9 +271,9 @@ def test_memory_does_not_grow_with_the_number_of_frames(run, tmp_path, blob, mon
     held = peak = 0
     steady, write = video.steady, video.Movie.write
 
-    def counting(timed, rate):
+    def counting(timed, *about):
         nonlocal held, peak
-        for item in steady(timed, rate):
+        for item in steady(timed, *about):
             held += 1
             peak = max(peak, held)
             yield item
@@ -456,6 +456,42 @@ def test_a_failure_on_the_way_keeps_what_was_there(run, tmp_path, blob, monkeypa
         run(path, video_maps=maps, overwrite=True)
     after = {name: (tmp_path / "out" / name).read_bytes() for name in files(tmp_path / "out")}
     assert after == before
+
+
+def test_a_video_whose_frames_are_shown_longer_is_not_cut_off(run, tmp_path, blob, monkeypatch):
+    """Of a container that knows the length alone, libav counts frames at the nominal rate."""
+    path = write_film(tmp_path / "clip.mp4", count=8)  # 10 frames a second
+    clip = replace(open_clip(path), count=72)
+    pictures = pictures_of(path)  # one a second
+    monkeypatch.setattr(video, "open_clip", lambda path: clip)
+    monkeypatch.setattr(
+        type(clip), "frames", lambda self: iter(zip(range(8), pictures, strict=True))
+    )
+    failed, lines = run(path)
+    assert not failed and not any("cut off" in line for line in lines)
+    assert any("8 frames written" in line for line in lines)
+
+
+def test_files_that_systems_leave_do_not_stop_new_maps_and_others_do_before_a_frame_is_predicted(
+    run, tmp_path, blob
+):
+    path = write_film(tmp_path / "clip.mp4", count=4)
+    run(path)
+    maps = tmp_path / "out/clip.maps"
+    (maps / ".DS_Store").touch()
+    assert not run(path, overwrite=True)[0]
+    (maps / "notes.txt").touch()
+    blob.clear()
+    with pytest.raises(UserError, match=r"clip\.maps holds notes\.txt"):
+        run(path, overwrite=True)
+    assert not blob
+
+
+def test_a_missing_output_is_not_called_outdated(run, tmp_path, blob):
+    path = write_film(tmp_path / "clip.mp4", count=4)
+    run(path)
+    (tmp_path / "out/clip.overlay.mp4").unlink()
+    assert not any("other weights or settings" in line for line in run(path)[1])
 
 
 def test_sound_that_is_lost_is_said(run, tmp_path, blob, monkeypatch):
