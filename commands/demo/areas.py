@@ -84,11 +84,11 @@ def _parsed_line(line: str, number: int) -> tuple[str, NDArray[np.float64]]:
     if not all(abs(value) <= LARGEST for value in values):  # NaN is not either
         raise UserError(f"Line {number}: a number is not between -{LARGEST:g} and {LARGEST:g}.")
     if is_polygon:
-        return name[:LONGEST_NAME], np.array(values).reshape(-1, 2)
+        return name, np.array(values).reshape(-1, 2)
     x, y, width, height = values
     if min(width, height) <= 0:
         raise UserError(f"Line {number}: a box of {width:g} x {height:g} pixels is none.")
-    return name[:LONGEST_NAME], corners(x, y, width, height)
+    return name, corners(x, y, width, height)
 
 
 def text_of(found: Sequence[Region]) -> str:
@@ -108,7 +108,7 @@ def text_of(found: Sequence[Region]) -> str:
     return "\n".join(lines)
 
 
-def of_file(path: Path, picture: str) -> str:
+def of_file(path: Path, picture: str, shape: tuple[int, int] | None = None) -> str:
     """Return the regions of a picture in a file, as text.
 
     A file that names a single picture is taken for this one.
@@ -116,16 +116,19 @@ def of_file(path: Path, picture: str) -> str:
     Args:
         path: a table or COCO JSON, see `salience.data.regions.read`.
         picture: file name of the picture.
+        shape: its rows and columns; None if they are not known.
 
     Raises:
-        UserError: the file cannot be read, or holds no region of the picture.
+        UserError: the file cannot be read, or holds no region of the picture; or regions were drawn
+            on a picture of another aspect.
     """
     read = regions.read(path)
     found, _ = regions.assign(read, [picture], path.name)
     if not found and len(read) > 1:
         named = ", ".join(list(read)[:3])
         raise UserError(f"{path.name} names {named}, but not {picture}.")
-    text = text_of(next(iter((found or read).values())))
+    own = next(iter((found or read).values()))
+    text = text_of([one.on(shape) for one in own] if shape else own)
     parsed(text)  # there may be too many
     return text
 
@@ -206,16 +209,25 @@ def _label(picture: NDArray[np.uint8], text: str, at: tuple[float, float]) -> No
     cv2.putText(picture, text, origin, FONT, scale, WHITE, thickness, cv2.LINE_AA)
 
 
+def short(name: str) -> str:
+    """Return a name with at most LONGEST_NAME characters.
+
+    >>> len(short("a" * 99)), short("logo")
+    (60, 'logo')
+    """
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+
+
 def table(found: Sequence[Share]) -> str:
     """Return the shares of regions as an HTML table; "" without regions."""
     if not found:
         return ""
     rows = "".join(
-        f"<tr><th scope=row>{escape(one.region.name)}</th><td>{100 * one.share:.1f} %</td>"
+        f"<tr><th scope=row>{escape(short(one.region.name))}</th><td>{100 * one.share:.1f} %</td>"
         f"<td>{100 * one.area:.1f} %</td>"
         f"<td>{one.share / one.area:.2f}</td><td>{one.rank}</td></tr>"
         if one.area
-        else f"<tr><th scope=row>{escape(one.region.name)}</th>"
+        else f"<tr><th scope=row>{escape(short(one.region.name))}</th>"
         "<td colspan=4>outside the picture</td></tr>"
         for one in found
     )

@@ -12,6 +12,7 @@ from typing import Any
 from commands.demo import areas
 from commands.demo import view as panels
 from commands.demo.offered import Networks, Result, forget, overlay_file, predict_picture
+from salience.pictures.headers import header_shape
 from salience.pictures.marks import draw_peaks
 from salience.pictures.picture_files import to_8_bit
 from salience.system.errors import UserError
@@ -112,7 +113,10 @@ SCRIPT = """() => {
             const text = document.querySelector("#regions textarea");
             if (!text || (right - x) * scale < 5 || (bottom - y) * scale < 5) return;
             const lines = text.value.split("\\n").filter((line) => line.trim());
-            lines.push(`region ${lines.length + 1}, ${x}, ${y}, ${right - x}, ${bottom - y}`);
+            const used = new Set(lines.map((line) => line.split(",")[0].trim()));
+            let number = 1;
+            while (used.has(`region ${number}`)) number += 1;
+            lines.push(`region ${number}, ${x}, ${y}, ${right - x}, ${bottom - y}`);
             text.value = lines.join("\\n");
             text.dispatchEvent(new Event("input", { bubbles: true }));
         };
@@ -217,7 +221,8 @@ def compose(gr: Any, networks: Networks, folder: Path, colormap: str) -> Any:
             if not path:
                 return before
             try:
-                return areas.of_file(Path(path), Path(shown or "picture").name)
+                shape = header_shape(Path(shown)) if shown else None
+                return areas.of_file(Path(path), Path(shown or "picture").name, shape)
             except UserError as error:
                 gr.Warning(escape(str(error).replace(path, Path(path).name)), title="")
                 return before

@@ -24,7 +24,7 @@ from commands.prediction.key_frames import POINTS, key_frames, with_other_videos
 from commands.prediction.map_record import MapRecord, State
 from commands.prediction.outputs import OutputWriter, job_sample
 from commands.prediction.video import outputs_of
-from commands.regions.measured import outline, predicted_rows, windows_of
+from commands.regions.measured import on_picture, outline, predicted_rows, windows_of
 from commands.regions.pairs import Version
 from config import PredictConfig
 from salience.data import regions
@@ -215,11 +215,11 @@ def view_of(
         outlines: list[dict[str, Any]] = []
         if own_regions:
             logs = density_in(job.outputs["density"])
-            version = Version(job_sample(job), own_regions)
+            version = on_picture(Version(job_sample(job), own_regions), (rows, columns), notes)
             windows = windows_of(version, (rows, columns), notes)
             measured = predicted_rows(np.exp(logs, dtype=np.float64), windows)
             shares = {row["name"]: row["share"] for row in measured}
-            outlines = [outline(one, shares[one.name], (rows, columns)) for one in own_regions]
+            outlines = [outline(one, shares[one.name], (rows, columns)) for one in version.regions]
         points = peaks_of(job, saliency_map, settings)
         return view(picture, saliency_map, points, outlines), saliency_map
 

@@ -13,7 +13,7 @@ from commands.pages.regions_page import heat_png
 from commands.pages.report import thumbnail_jpeg
 from commands.prediction.engines import Engine
 from commands.regions.pairs import Pair, Version
-from salience.data.regions import Region, Window
+from salience.data.regions import SAME_ASPECT, Region, Window
 from salience.measures.density import log_density
 from salience.measures.region_shares import FixatedPixels, observed, predicted, ranks
 from salience.pictures.headers import room
@@ -121,18 +121,20 @@ def measure(
     """
     density = density_of(pair.own.sample)
     shape = density.shape[0], density.shape[1]
-    windows = windows_of(pair.own, shape, notes)
+    version = on_picture(pair.own, shape, notes)
+    windows = windows_of(version, shape, notes)
     rows = predicted_rows(density, windows)
     if pair.own.sample.fixations is not None:
         add_observed(rows, pair.own.sample, shape, windows)
-    shown = [picture(pair.own, density, rows)] if is_shown else []
+    shown = [picture(version, density, rows)] if is_shown else []
     if pair.other is None:
         return Measured(pair.own.sample.name, None, shape, None, rows, shown)
     density = density_of(pair.other.sample)
     other_shape = density.shape[0], density.shape[1]
-    windows = windows_of(pair.other, other_shape, notes)
+    version = on_picture(of_other(pair, shape, other_shape, notes), other_shape, notes)
+    windows = windows_of(version, other_shape, notes)
     others = predicted_rows(density, windows)
-    shown += [picture(pair.other, density, others)] if is_shown else []
+    shown += [picture(version, density, others)] if is_shown else []
     by_name = {row["name"]: row for row in others}
     for row in rows:
         other = by_name.get(row["name"], {})
@@ -144,6 +146,36 @@ def measure(
         notes.add(f"regions '{name}' are in the other version only: left out",
                   pair.other.sample.name)  # fmt: skip
     return Measured(pair.own.sample.name, pair.other.sample.name, shape, other_shape, rows, shown)
+
+
+def on_picture(version: Version, shape: tuple[int, int], notes: Notes) -> Version:
+    """Return a picture with its regions in its own pixels, with a note on those that are scaled.
+
+    Raises:
+        UserError: a region was drawn on a picture of another aspect.
+    """
+    made = tuple(region.on(shape) for region in version.regions)
+    if any(new is not old for new, old in zip(made, version.regions, strict=True)):
+        notes.add("regions drawn at another size are scaled to the picture", version.sample.name)
+    return Version(version.sample, made)
+
+
+def of_other(
+    pair: Pair, shape: tuple[int, int], other_shape: tuple[int, int], notes: Notes
+) -> Version:
+    """Return the other version; regions that were named for the first are in the first's pixels.
+
+    They are not scaled to another aspect: a longer page begins with the same pixels.
+    """
+    assert pair.other
+    if pair.other.regions is not pair.own.regions or shape == other_shape:
+        return pair.other
+    if abs(shape[0] * other_shape[1] / (shape[1] * other_shape[0]) - 1) > SAME_ASPECT - 1:
+        notes.add("pictures and their other version differ in aspect: regions are at the same "
+                  "pixels of both", pair.other.sample.name)  # fmt: skip
+        return pair.other
+    own = (dataclasses.replace(one, size=one.size or shape) for one in pair.other.regions)
+    return Version(pair.other.sample, tuple(own))
 
 
 def windows_of(version: Version, shape: tuple[int, int], notes: Notes) -> dict[str, Window]:

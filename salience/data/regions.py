@@ -31,6 +31,7 @@ COLUMNS = {
     "width": ("width", "w"),
     "height": ("height", "h"),
 }
+SAME_ASPECT = 1.02  # largest ratio of two aspects that count as equal
 LARGEST = 1e6  # coordinate, pixels; larger than any picture that is read
 JSON = ".json"
 
@@ -68,10 +69,30 @@ class Region:
     Attributes:
         name: its name.
         polygons: float64 [corners, 2] each, (x, y) in pixels from the picture's outer edge.
+        size: rows and columns of the picture that these pixels are of; None if that is not known.
     """
 
     name: str
     polygons: tuple[NDArray[np.float64], ...]
+    size: tuple[int, int] | None = None
+
+    def on(self, shape: tuple[int, int]) -> "Region":
+        """Return the region on a picture of a shape, scaled if it was drawn at another size.
+
+        Raises:
+            UserError: the picture that it was drawn on has another aspect.
+        """
+        if self.size in (None, shape):
+            return self
+        rows, columns = self.size  # pyright: ignore[reportGeneralTypeIssues]
+        scale = np.array([shape[1] / columns, shape[0] / rows])
+        if not 1 / SAME_ASPECT <= scale[0] / scale[1] <= SAME_ASPECT:
+            raise UserError(
+                f"the region {self.name} was drawn on {columns} x {rows} pixels, but the picture "
+                f"has {shape[1]} x {shape[0]}, which is another aspect. Name the regions of each "
+                "picture in its own pixels."
+            )
+        return Region(self.name, tuple(polygon * scale for polygon in self.polygons), shape)
 
     def window(self, shape: tuple[int, int]) -> Window:
         """Return the pixels of the region in a picture of a shape (rows, columns).
@@ -165,14 +186,17 @@ def read(path: Path) -> dict[str, tuple[Region, ...]]:
     Raises:
         UserError: the file cannot be read or is neither.
     """
-    pieces = _coco(path) if path.suffix.lower() == JSON else _table(path)
+    sizes: dict[str, tuple[int, int]] = {}
+    pieces = _coco(path, sizes) if path.suffix.lower() == JSON else _table(path)
     shapes: dict[str, dict[str, list[NDArray[np.float64]]]] = {}
     for image, name, polygons in pieces:
         shapes.setdefault(image, {}).setdefault(name, []).extend(polygons)
     if not shapes:
         raise UserError(f"{path} holds no region.")
     return {
-        image: tuple(Region(name, tuple(polygons)) for name, polygons in own.items())
+        image: tuple(
+            Region(name, tuple(polygons), sizes.get(image)) for name, polygons in own.items()
+        )
         for image, own in shapes.items()
     }
 
@@ -270,8 +294,8 @@ def _box(row: list[str], places: dict[str, int], delimiter: str) -> Piece:
     return cells["image"], cells["name"], [_checked(corners(x, y, width, height))]
 
 
-def _coco(path: Path) -> Iterable[Piece]:
-    """Yield the polygons of each annotation of a COCO file."""
+def _coco(path: Path, sizes: dict[str, tuple[int, int]]) -> Iterable[Piece]:
+    """Yield the polygons of each annotation of a COCO file; `sizes` gets rows and columns."""
     content = read_json(path)
     lists = {}
     for key in ("images", "annotations", "categories"):
@@ -283,6 +307,10 @@ def _coco(path: Path) -> Iterable[Piece]:
             )
     images = _names(lists["images"], "file_name", f"{path}, images")
     categories = _names(lists["categories"], "name", f"{path}, categories")
+    for entry in lists["images"]:
+        size = entry.get("height"), entry.get("width")
+        if all(type(side) is int and side > 0 for side in size):
+            sizes[entry["file_name"].strip()] = size
     for i, annotation in enumerate(lists["annotations"]):
         try:
             if not isinstance(annotation, dict):

@@ -165,6 +165,21 @@ def test_a_json_that_is_not_coco_is_told(tmp_path, changes, told):
         regions.read(coco(tmp_path / "r.json", **changes))
 
 
+def test_regions_drawn_at_another_size_are_scaled_and_another_aspect_is_refused(tmp_path):
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 80, "height": 60}],
+        "categories": [{"id": 1, "name": "logo"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [20, 10, 40, 20]}],
+    }
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    ((logo,),) = regions.read(tmp_path / "r.json").values()
+    assert logo.size == (60, 80) and logo.on((60, 80)) is logo
+    half = logo.on((30, 40))
+    assert half.polygons[0].tolist() == [[10, 5], [30, 5], [30, 15], [10, 15]]
+    with pytest.raises(UserError, match=r"logo was drawn on 80 x 60 pixels, .* another aspect"):
+        logo.on((40, 40))
+
+
 def test_pictures_are_found_by_path_name_or_stem():
     pictures = ["sub/a.jpg", "b.png", "Straße.png"]
 

@@ -112,6 +112,9 @@ def test_lines_are_boxes_and_polygons_and_what_is_none_is_named():
     assert [len(one.polygons) for one in found] == [2, 1]
     assert areas.parsed(areas.text_of(found))[1].polygons[0].tolist() == [[0, 0], [9, 0], [9, 9]]
     assert areas.text_of(areas.parsed(areas.text_of(found))) == areas.text_of(found)
+    long = "n" * 60
+    both = areas.parsed(f"{long}1, 0, 0, 1, 1\n{long}2, 0, 0, 1, 1")
+    assert [one.name for one in both] == [f"{long}1", f"{long}2"]
     (fine,) = areas.parsed("a, 1000.4996, 0, 1009.25, 0, 1009, 9.125")
     (again,) = areas.parsed(areas.text_of([fine]))
     assert (again.polygons[0] == fine.polygons[0]).all()

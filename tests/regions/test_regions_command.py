@@ -137,6 +137,19 @@ def test_another_version_gives_differences(regions, pictures, tmp_path, picture)
     assert "regions 'corner' are not in the other version" in done.stdout
 
 
+def test_regions_are_at_the_same_places_of_a_version_of_another_size(regions, pictures, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    image = cv2.imread(str(pictures / "a.jpg"))  # 30 x 40
+    for name, size in (("half", (20, 15)), ("longer", (40, 60))):
+        cv2.imwrite(str(other / "a.png"), cv2.resize(image, size))
+        done, found = regions("--against", other)
+        row = rows_of(found)["a.jpg", "logo"]
+        assert row["against_area"] == pytest.approx(row["area"] / (1 if name == "half" else 2))
+        note = "are scaled to the picture (a.png)" if name == "half" else "differ in aspect"
+        assert note in done.stdout
+
+
 def test_a_region_below_its_limit_fails_with_one_line(regions):
     done, found = regions("--fail_below", "logo=0.99", "corner=0", "price=0.000001", code=1)
     failing = [line for line in done.stdout.splitlines() if line.startswith("failing")]
