@@ -390,8 +390,8 @@ def load_start(model: keras.Model, config: Config, say: Callable[[str], None]) -
         return system_module(config.model).load_pretrained(model, config)
     card = weight_files.read_card(config.init_weights)
     say(weight_files.card_line(config.init_weights, card))
-    before = trained_config(config.init_weights)
-    if config.own.has_numbers and before.own.has_numbers and before.dataset != config.dataset:
+    before = trained_config(config.init_weights) if config.own.has_numbers else config
+    if before.own.has_numbers and before.dataset != config.dataset:
         from model import load_model
 
         # this process alone makes the second network: its variables are not those of all devices
