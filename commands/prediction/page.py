@@ -159,10 +159,9 @@ def refuse_names_of_others(settings: PredictConfig, clips: list[Path]) -> None:
 def name_of(job: Job, output: Path) -> str:
     """Return a picture's name on the page: the path of its map, with the picture's suffix."""
     path = job.outputs["map"].relative_to(output).with_suffix("")
-    is_whole = path.name == job.source.name or path.suffix == job.source.suffix
-    if path.name + job.source.suffix == job.source.name:  # x.png of a picture x.png.png
-        is_whole = False
-    return str(path) if is_whole else f"{path}{job.source.suffix}"
+    suffix = job.source.suffix
+    is_cut = path.name + suffix == job.source.name  # as x.png of a picture x.png.png
+    return str(path) if path.suffix == suffix and not is_cut else f"{path}{suffix}"
 
 
 def assigned_regions(
