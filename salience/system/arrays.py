@@ -73,12 +73,12 @@ def read_arrays(path: Path) -> dict[str, NDArray]:
         return arrays_in(file)
 
 
-def arrays_in(raw: BinaryIO, most_bytes: int = MOST_BYTES) -> dict[str, NDArray]:
+def arrays_in(raw: BinaryIO, most_bytes: int = 0) -> dict[str, NDArray]:
     """Return the arrays of an open .npz file by name.
 
     Args:
         raw: the file.
-        most_bytes: largest size of all arrays.
+        most_bytes: largest size of all arrays; 0 for MOST_BYTES.
 
     Raises:
         one of UNREADABLE: the file is damaged, or holds anything but numbers or text.
@@ -86,8 +86,9 @@ def arrays_in(raw: BinaryIO, most_bytes: int = MOST_BYTES) -> dict[str, NDArray]
     found = {}
     with ZipFile(raw) as file:
         members = file.infolist()
-        if sum(member.file_size for member in members) > most_bytes:
-            raise ValueError(f"its arrays take more than {most_bytes} bytes")
+        most = most_bytes or MOST_BYTES
+        if sum(member.file_size for member in members) > most:
+            raise ValueError(f"its arrays take more than {most} bytes")
         for member in members:  # read completely, which verifies the checksum
             found[member.filename.removesuffix(".npy")] = array_of(file.read(member))
     return found
