@@ -46,6 +46,8 @@ class FileGroup:
         maps: the density maps by key.
         read: function that reads the fixations.
         sigma_pixels: published Gaussian of the data set.
+        sigmas: the Gaussians of single pictures by key, where they differ.
+        turned: whether the EXIF rotation of the pictures' files applies.
         published: published numbers of pictures, one for each set of this layout; () if unknown.
         sought: expected place of the truth, for errors; "" if no truth is published.
         by_category: whether keys begin with a category, as in Action/001.
@@ -63,6 +65,8 @@ class FileGroup:
     maps: Mapping[str, Path | Stored] = field(default_factory=dict)
     read: Callable[[], Read] = Read
     sigma_pixels: float = 24.0
+    sigmas: Mapping[str, float] = field(default_factory=dict)
+    turned: bool = True
     published: tuple[int, ...] = ()
     sought: str = ""
     by_category: bool = False
@@ -123,11 +127,12 @@ def sample(part: FileGroup, key: str, looks: Looks | None) -> Sample:
         map=part.maps.get(key),
         fixations=looks.fixations if looks else None,
         subjects=looks.subjects if looks else None,
-        sigma_pixels=part.sigma_pixels,
+        sigma_pixels=part.sigmas.get(key, part.sigma_pixels),
         category=part.category(key),
         shape=shape,
         times=looks.times if looks else None,
         durations=looks.durations if looks else None,
+        turned=part.turned,
     )
 
 

@@ -183,8 +183,7 @@ def steady(
         if waiting:
             before, last = waiting.pop()
             count = round((seconds - start) * rate) - done
-            is_late = seconds - start > length + 1 if length else False
-            is_long = seconds - before >= LONGEST_PAUSE and (not length or is_late)
+            is_long = seconds - before >= LONGEST_PAUSE and seconds - start > length + 1
             if seconds <= before or is_long:
                 count, start = 1, seconds - (done + 1) / rate
             yield last, count

@@ -18,7 +18,6 @@ have the index of the fixation instead of a time: this is no time. The observer 
 What `data export` adds to the stimuli (split, and the Gaussian in pixels) is used if it is there.
 """
 
-import dataclasses
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -79,21 +78,10 @@ class Listed:
 def load(root: Path, split: str, plan: Plan = BY_SHARES) -> list[Sample]:
     """Return the samples of a split: the stored one, or a share that the plan divides.
 
-    The pictures are as pysaliency shows them: not turned by EXIF.
-
     Raises:
         UserError: a file is missing, damaged or of another type, or both do not match.
     """
-    groups = parts(root)
-    listed = listed_in(files_of(root)[0])
-    sigma_of = dict(zip(listed.keys, listed.sigmas, strict=False))
-    by_name = {
-        part.name(key): sigma_of.get(key, SIGMA_PIXELS) for part in groups for key in part.images
-    }
-    return [
-        dataclasses.replace(sample, sigma_pixels=by_name[sample.name], turned=False)
-        for sample in load_parts(groups, root, split, plan)
-    ]
+    return load_parts(parts(root), root, split, plan)
 
 
 def parts(root: Path) -> list[FileGroup]:
@@ -126,7 +114,9 @@ def parts(root: Path) -> list[FileGroup]:
                     stimuli,
                     {key: images[key] for key in own},
                     read=partial(read, fixations, stimuli, frozenset(own)),
-                    sigma_pixels=listed.sigmas[0] if listed.sigmas else SIGMA_PIXELS,
+                    sigma_pixels=SIGMA_PIXELS,
+                    sigmas=dict(zip(listed.keys, listed.sigmas, strict=False)),
+                    turned=False,  # pysaliency does not turn them
                     sought=fixations.name,
                     known=(stimuli, fixations),
                 )
@@ -528,7 +518,7 @@ def times_or_none(t: NDArray | None, n: NDArray) -> NDArray | None:
         t: of each fixation, seconds.
         n: stimulus of each fixation.
     """
-    if t is None or (len(t) and not t.any()):
+    if t is None:
         return None
     _, own, counts = np.unique(n, return_inverse=True, return_counts=True)
     is_index = bool(((t % 1 == 0) & (t >= 0) & (t < counts[own])).all())
