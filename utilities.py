@@ -252,6 +252,12 @@ class SaliencyBatches(keras.utils.PyDataset):
         """Return the truths of samples whose pictures have been read."""
         return [self.truth(i, self.boxes[i]) for i in indices]
 
+    @property
+    def samples_by_set(self) -> list[list[Sample]]:
+        """The samples of each data set."""
+        ends = np.cumsum(self.sizes).tolist()
+        return [self.samples[end - size : end] for size, end in zip(self.sizes, ends, strict=True)]
+
     def set_of(self, index: int) -> int:
         """Return the index of the data set of a sample."""
         return int(np.searchsorted(np.cumsum(self.sizes), index, side="right"))

@@ -572,8 +572,8 @@ class CalibrateConfig(PlanConfig):
         names = flags.get("dataset", training.dataset[:1])
         trained: dict[str, Any] = {"dataset": names}
         if set(names) <= set(training.dataset):  # else its paths and split do not apply
-            first = dict(zip(("data",), flags.get("data") or (), strict=False))
-            trained |= data_of(training, {"dataset": names[0], **first})
+            folder = next(iter(flags.get("data") or ()), None)
+            trained |= data_of(training, {"dataset": names[0], "data": folder})
             folders = [dict(training.sets)[name] for name in names]
             trained |= {"dataset": names, "data": tuple(f for f in folders if f is not None)}
         own = {field.name for field in dataclasses.fields(cls)}

@@ -34,6 +34,7 @@ from commands.evaluation.scored_split import (
 from commands.evaluation.tables import DIGITS, metric_definitions, write_per_image
 from commands.pages import figures
 from commands.pages.report import verdict
+from commands.prediction.engines import finish_for
 from commands.settings import AUTO, MAPS, NETWORK, AdaptConfig
 from config import trained_config
 from salience.measures.adaptation import (
@@ -46,7 +47,7 @@ from salience.measures.adaptation import (
     path_of,
     save,
 )
-from salience.measures.finish import UNFINISHED, finish_of
+from salience.measures.finish import UNFINISHED
 from salience.measures.metrics import Metric
 from salience.measures.row_fit import in_network
 from salience.measures.significance import Interval, mean_interval
@@ -126,7 +127,7 @@ def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str,
     source = sources[BEFORE]
     # numbers are fitted on the network's own maps, and compared with the maps that `test` writes
     by_card = {
-        name: one.finished(finish_of(weight_files.read_card(one.weights), one.weights))
+        name: one.finished(finish_for(one.weights, None, None, 0.0, lambda line: None))
         for name, one in sources.items()
     }
     for name, one in by_card.items():

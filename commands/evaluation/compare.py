@@ -29,14 +29,13 @@ from commands.evaluation.score_log import LOG, ScoreLog
 from commands.evaluation.scored_split import load_split, note_training_pictures, truth_of
 from commands.evaluation.tables import DIGITS, metric_definitions, score_table, write_per_image
 from commands.pages.report import map_png, thumbnail_jpeg, verdict, verdict_text, write_page
+from commands.prediction.engines import finish_for
 from commands.settings import CompareConfig, EvaluateConfig
 from commands.training.runs import Arm, Run, arms_of, differing_settings, run_of
 from salience.measures.density import LOG_DENSITY, density_kind
-from salience.measures.finish import finish_of
 from salience.measures.metrics import METRICS
 from salience.measures.references import CENTRE_BIAS, TruthSplit, model_name, observers_row
 from salience.measures.significance import Difference, compare_metrics
-from salience.networks.weight_files import read_card
 from salience.pictures.reading import sample_density, sample_image
 from salience.system.errors import UserError
 from salience.system.files import make_folder, write_json
@@ -73,9 +72,7 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
     split = load_split(settings, settings.split, notes)
 
     finishes = {
-        run.folder: finish_of(
-            read_card(run.weights), run.weights, settings.adaptation, say=notes.explain
-        )
+        run.folder: finish_for(run.weights, settings.adaptation, None, 0.0, notes.explain)
         for run in runs
     }
 

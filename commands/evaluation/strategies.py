@@ -13,12 +13,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 import config as config_files
 from commands.preflight import check_inputs, choose_engine
 from commands.settings import CompareConfig
-from commands.training.runs import DONE, LOCK, changed_settings, clear, has_more_epochs
+from commands.training.runs import DONE, changed_settings, clear, has_more_epochs, locked
 from config import STRATEGIES, Config, TrainConfig
 from salience.system.errors import Interrupted, StorageError, UserError
 from salience.system.files import make_folder
@@ -146,15 +144,8 @@ def clear_all(folders: list[Path]) -> None:
     there = [folder for folder in folders if folder.exists()]
     with ExitStack() as locks:
         for folder in there:
-            try:
-                locks.enter_context(filelock.FileLock(folder / LOCK, timeout=0))
-            except filelock.Timeout as error:
-                raise UserError(
-                    f"Another training writes to {folder}. Stop it, or choose another folder with "
-                    "--output."
-                ) from error
-            except OSError:
-                continue  # a file system without locks: the training says so
+            lock = locked(folder, lambda line: None)  # the training says what is odd
+            locks.callback(lock.release)
         for folder in there:
             clear(folder)
 
@@ -167,14 +158,13 @@ def is_done(run: Config) -> bool:
     """
     if run.overwrite or not (run.run_folder / "config.json").exists():
         return False
-    done = (run.run_folder / DONE).exists()
-    changed = changed_settings(run, moved=not done or (run.resume and not has_more_epochs(run)))
+    changed = changed_settings(run)
     if changed:
         raise UserError(
             f"{run.run_folder} holds a run with other settings: {changed}. Choose another folder "
             "with --output, or train again with --overwrite."
         )
-    return done and not has_more_epochs(run)
+    return (run.run_folder / DONE).exists() and not has_more_epochs(run)
 
 
 def train_in_subprocess(run: Config) -> None:

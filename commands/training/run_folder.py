@@ -14,7 +14,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import filelock
 import keras
 import numpy as np
 
@@ -24,7 +23,6 @@ from commands.training.checkpoint import Checkpoints, Standing
 from commands.training.runs import (
     ABOUT,
     DONE,
-    LOCK,
     STATE,
     badness,
     changed_settings,
@@ -32,6 +30,7 @@ from commands.training.runs import (
     has_more_epochs,
     has_schedule,
     history_of,
+    locked,
     reason_against_more_epochs,
 )
 from config import Config
@@ -101,7 +100,7 @@ def find_earlier_run(config: Config) -> EarlierRun:
             f"{folder} holds an earlier run, which cannot go on to {config.epochs} epochs: "
             f"{reason}. {REMEDY}"
         )
-    changed = changed_settings(config, moved=not done or (config.resume and not longer))
+    changed = changed_settings(config)
     if changed:
         raise UserError(f"{folder} holds an earlier run with other settings: {changed}. {REMEDY}")
     if done and config.resume and not longer:
@@ -180,7 +179,7 @@ class RunFolder:
             return
         make_folder(self.folder)
         make_folder(self.weights_dir, "--weights_dir")
-        self.lock = self._locked(say)
+        self.lock = locked(self.folder, say)
         try:
             self._open(same or {}, features, say)
         except BaseException:
@@ -219,7 +218,6 @@ class RunFolder:
         if self.resumed is None:
             self.started = _now()
             clear(self.folder)
-            self.checkpoints.clear()
         else:
             self.resume(checkpoint.read(self.resumed).standing)
             self.path(DONE).unlink(missing_ok=True)  # before the settings name more epochs
@@ -228,30 +226,6 @@ class RunFolder:
                 say(f"warning: the run began with other versions ({then}): rounding may differ")
         settings.save(config, self.path("config.json"))
         write_json(self.path(ABOUT), {"started": self.started, **about})
-
-    def _locked(self, say: Callable[[str], None]) -> filelock.BaseFileLock:
-        """Return the lock of the folder, acquired until it is released or this process ends.
-
-        Raises:
-            UserError: another process holds the lock.
-        """
-        lock = filelock.FileLock(self.path(LOCK), timeout=0)
-        try:
-            lock.acquire()
-        except OSError as error:
-            if isinstance(error, filelock.Timeout):
-                raise self._locked_error() from None
-            # a file system without locks: train without one
-            say(f"warning: {self.folder} cannot be locked against other runs: {error.strerror}")
-        return lock
-
-    def _locked_error(self) -> UserError:
-        """Return the error that names the process with the lock."""
-        about = read_json(self.path(ABOUT)) if self.path(ABOUT).exists() else {}
-        return UserError(
-            f"Another training writes to {self.folder} (process {about.get('process')} on "
-            f"{about.get('host')}). Choose another folder with --output, or stop that one."
-        )
 
     def resume(self, standing: Standing) -> None:
         """Continue from the position of an earlier process."""

@@ -3,23 +3,25 @@
 import csv
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 import config as config_files
 from config import OWN_SETS, Config
 from salience.measures.references import model_name
 from salience.networks import weight_files
 from salience.system.errors import UserError
-from salience.system.files import read_text, real_path
+from salience.system.files import read_json, read_text, real_path
 from salience.system.flags import to_json
 from salience.system.terminal import PROGRAM
 
 DONE = "done.json"  # marks the folder of a finished run
 ABOUT = "run.json"  # facts about a run besides its settings: pictures, start time, process
-LOCK = "run.lock"
 STATE = "state.npz"  # checkpoint after the last epoch of a finished run that can go on
 # settings that do not affect a run's results, or only their rounding (a resumed run keeps its
 # feature-cache mode)
@@ -80,6 +82,30 @@ class Run:
         return [] if self.is_file else history_of(self.folder)
 
 
+def locked(folder: Path, say: Callable[[str], None]) -> filelock.BaseFileLock:
+    """Return the lock of a run folder, acquired until it is released or this process ends.
+
+    Args:
+        folder: the run folder.
+        say: called with a warning on a file system without locks: there is none, then.
+
+    Raises:
+        UserError: another process holds the lock; the message names it.
+    """
+    lock = filelock.FileLock(folder / "run.lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        about = read_json(folder / ABOUT) if (folder / ABOUT).exists() else {}
+        raise UserError(
+            f"Another training writes to {folder} (process {about.get('process')} on "
+            f"{about.get('host')}). Choose another folder with --output, or stop that one."
+        ) from None
+    except OSError as error:
+        say(f"warning: {folder} cannot be locked against other runs: {error.strerror}")
+    return lock
+
+
 def clear(folder: Path) -> None:
     """Remove the files of an earlier run, so that files of two runs do not mix."""
     for name in ("config.json", "history.csv", "speed.csv", "*.weights.h5", "best.json",
@@ -106,19 +132,19 @@ def run_of(named: Path) -> Run:
         ) from error
 
 
-def changed_settings(config: Config, moved: bool = False) -> str:
+def changed_settings(config: Config) -> str:
     """Return the differences between the settings in a run folder and those of a run, as text.
 
-    Args:
-        config: settings of the run.
-        moved: whether the run is unfinished. Then its data may have moved, as resuming compares the
-            pictures, and `on_nan` may differ.
+    The data of an unfinished run may have moved, as resuming compares the pictures, and `on_nan`
+    may differ. So may they where a finished run is only found to be finished.
     """
     before = config_files.read_settings(config.run_folder / "config.json")
     longer = has_more_epochs(config) and not reason_against_more_epochs(config)
+    unfinished = not (config.run_folder / DONE).exists()
+    only_found = config.resume and not has_more_epochs(config)
     ignored = (
         *WITHOUT_EFFECT,
-        *(["data", "on_nan"] if moved else []),
+        *(["data", "on_nan"] if unfinished or only_found else []),
         *(["epochs"] if longer else []),
     )
     changed = [

@@ -147,11 +147,7 @@ def calibrate(
         say("densities are not calibrated in a training on several devices: run `calibrate`")
         return
     about = {"dataset": config.dataset_name, "split": "val"}
-    ends = np.cumsum(validation.sizes).tolist()
-    sets = {
-        name: samples[start:end]
-        for name, start, end in zip(config.dataset, [0, *ends], ends, strict=False)
-    }
+    sets = dict(zip(config.dataset, validation.samples_by_set, strict=True))
     try:
         source = ModelMaps(run.path("best.weights.h5"), "best", config.batch_size, config.workers)
         found = fitted(
@@ -232,11 +228,10 @@ def gains_remark(validation: SaliencyBatches, config: Config) -> str:
     """Return which data sets the best epoch is chosen without, if it is chosen by their gains."""
     if not validation.marks_sets:
         return ""
-    ends = np.cumsum(validation.sizes).tolist()
     bare = [
         name
-        for name, start, end in zip(config.dataset, [0, *ends], ends, strict=False)
-        if all(sample.fixations is None for sample in validation.samples[start:end])
+        for name, own in zip(config.dataset, validation.samples_by_set, strict=True)
+        if all(sample.fixations is None for sample in own)
     ]
     if not bare:
         return ""

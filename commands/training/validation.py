@@ -121,11 +121,10 @@ def score_shipped(
 
 def counts_of_training(weights: Path, config: Config, batches: SaliencyBatches) -> Iterator[int]:
     """Yield for each data set of a run how many of its pictures other weights were trained on."""
-    trained, ends = trained_config(weights), np.cumsum(batches.sizes).tolist()
-    for (name, root), start, end in zip(config.sets, [0, *ends], ends, strict=False):
+    trained = trained_config(weights)
+    for (name, root), own in zip(config.sets, batches.samples_by_set, strict=True):
         columns = config.columns if name in TABLE_SETS else ""
         where = EvaluateConfig(dataset=name, data=root, columns=columns, workers=config.workers)
-        own = batches.samples[start:end]
         yield len(pictures_of_training(trained, where, own, weights)["train"])
 
 
