@@ -220,7 +220,7 @@ ON_NAN = ("stop", "skip", "rewind")
 # fields that --config does not take from the file of an earlier run
 NOT_REPEATED = ("overwrite", "resume", "devices", "cluster")
 # inference engines of `test`
-ENGINES = ("auto", "openvino", "openvino-bf16", "onnx", "keras")
+ENGINES = ("auto", "ncnn", "openvino", "openvino-bf16", "onnx", "keras")
 VIDEO_MAPS = ("png", "npz", "video", "none")
 
 
@@ -244,8 +244,9 @@ SHARED: dict[str, dict[str, Any]] = {
     "engine": {
         "default": "auto",
         "help": "inference engine; auto: keras if there is a GPU or KERAS_BACKEND names jax or "
-        "torch, else the fastest exact engine installed; openvino-bf16 takes half the time on a "
-        "processor with bfloat16, and moves maps by about a percent of their maximum",
+        "torch, else the fastest exact engine installed, which is ncnn for ML-Net on a VGG and "
+        "openvino for other networks; openvino-bf16 takes half of openvino's time on a processor "
+        "with bfloat16, and moves maps by about a percent of their maximum",
         "choices": ENGINES,
     },
     "of_set": {

@@ -38,7 +38,7 @@ import numpy as np
 from benchmarks.engines import end, gflops, one_round, silent
 
 PEERS = ("MSI-Net", "UNISAL")
-ENGINES = ("keras", "onnx", "openvino")
+ENGINES = ("keras", "ncnn", "onnx", "openvino")
 MADE = 24  # pictures that are made if none are given
 # MobileNetV2's stages (Sandler et al., 2018, table 2): expansion, channels, blocks, stride
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),

@@ -20,7 +20,7 @@ from commands.evaluation.map_sources import (
     RowMaps,
     engine_for,
     maps_to_fit,
-    of_one_engine,
+    of_one_precision,
 )
 from commands.evaluation.rows import Evaluation, adapted_row, model_row, score_rows
 from commands.evaluation.score_log import LOG, ScoreLog
@@ -123,7 +123,7 @@ def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str,
 
     pictures = len(split.samples) + min(len(training), max(settings.n) * settings.draws)
     engine = "keras" if where == NETWORK else engine_for(settings.engine, pictures, say)
-    sources = of_one_engine(maps_by, engine)
+    sources = of_one_precision(maps_by, engine)
     source = sources[BEFORE]
     # numbers are fitted on the network's own maps, and compared with the maps that `test` writes
     by_card = {

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.evaluation.map_sources import ModelMaps, Source, engine_for, of_one_engine
+from commands.evaluation.map_sources import ModelMaps, Source, engine_for, of_one_precision
 from commands.evaluation.rows import (
     Evaluation,
     all_reference_rows,
@@ -84,7 +84,7 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
             for run in runs
         }  # fmt: skip
 
-    sources = of_one_engine(maps_by, engine_for(settings.engine, len(split.samples), say))
+    sources = of_one_precision(maps_by, engine_for(settings.engine, len(split.samples), say))
     rows = [model_row(source, split) for source in sources.values()]
     log = ScoreLog(settings.output / LOG, settings.overwrite)
     rows += all_reference_rows(split, notes)

@@ -334,22 +334,21 @@ class RowMaps(ModelMaps):
         return found
 
 
-def of_one_engine(
+def of_one_precision(
     maps_by: Callable[[str], dict[Key, ModelMaps]], engine: str
 ) -> dict[Key, ModelMaps]:
-    """Return the maps of several networks, all predicted by one engine.
+    """Return the maps of several networks, all predicted by exact engines, or all by one.
 
-    Where the engine does not run one of the networks, Keras predicts all of them: scores that are
-    compared do not differ by the engine's rounding.
+    Where an engine of reduced precision does not run one of the networks, Keras predicts all of
+    them: scores that are compared do not differ by the engine's rounding.
 
     Args:
         maps_by: returns the maps, given an engine's name.
         engine: the engine to try.
     """
     found = maps_by(engine)
-    return (
-        found if len({source.engine.name for source in found.values()}) == 1 else maps_by("keras")
-    )
+    names = {source.engine.name for source in found.values()}
+    return maps_by(engines.KERAS) if engines.REDUCED in names and len(names) > 1 else found
 
 
 @dataclass

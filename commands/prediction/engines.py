@@ -1,9 +1,8 @@
-"""Inference engines of `test`: Keras, OpenVINO and ONNX Runtime.
+"""Inference engines of `test`: Keras, ncnn, OpenVINO and ONNX Runtime.
 
-OpenVINO and ONNX Runtime run an exported copy of the network. `export` makes the copy once, in a
-process of its own, checks it against Keras, and keeps it in the user's cache. ML-Net on a VGG needs
-no export: its OpenVINO network is built from the weights file. Later runs import no backend and
-start within a second or two.
+The last three run a copy of the network, which is kept in the user's cache. For ncnn, ML-Net on a
+VGG is built from its weights file. For the others, `export` makes the copy once, in a process of
+its own, and checks it against Keras. Later runs import no backend and start within a second or two.
 """
 
 import os
@@ -38,7 +37,8 @@ Maps = Callable[[NDArray[np.uint8]], Array]
 # than all threads on one batch; more batches would only need more memory.
 AT_ONCE = 2
 # the modules that make an exported network; importing the first would import Keras
-EXPORTER, DIRECT = "commands.prediction.export", "salience.networks.mlnet_openvino"
+EXPORTER, DIRECT = "commands.prediction.export", "salience.networks.mlnet_ncnn"
+AUTO, KERAS, NCNN = "auto", "keras", "ncnn"
 REDUCED = "openvino-bf16"  # the engine whose maps are not Keras' to a grey level
 EXPORT_SECONDS = 40  # of an export and its check, on two cores
 
@@ -80,22 +80,53 @@ class Engine:
 
 @dataclass(frozen=True)
 class Runtime:
-    """A runtime for exported networks.
+    """A runtime for copies of networks.
 
     Attributes:
         package: name of its Python package.
-        format: format of `export` that it runs.
-        suffix: suffix of the exported file.
-        makers: the packages that an export is made by, besides the runtime. A package that is
+        extra: the extra of the installed program that brings the package, and the requirements.
+        format: format of `export` that it runs; ncnn's is not among them.
+        suffix: suffix of the file.
+        makers: the packages that a copy is made by, besides the runtime. A package that is
             installed later and is not among them does not remake what is there.
         open: loads a file for a number of concurrent calls; returns `Engine.maps`.
     """
 
     package: str
+    extra: tuple[str, str]
     format: str
     suffix: str
     makers: tuple[str, ...]
     open: Callable[[Path, int], Maps]
+
+
+def open_ncnn(path: Path, at_once: int = 1) -> Maps:
+    """Return the prediction function of a network of ncnn (.param)."""
+    import ncnn
+
+    from salience.networks.mlnet_ncnn import INPUT, OUTPUT
+
+    network = ncnn.Net()  # pyright: ignore[reportAttributeAccessIssue]
+    how = network.opt
+    how.num_threads = max(1, cores() // at_once)
+    # ncnn's default is half precision on processors that support it, which changes the maps
+    how.use_fp16_packed = how.use_fp16_storage = how.use_fp16_arithmetic = False
+    how.use_bf16_storage = how.use_bf16_packed = False
+    if network.load_param(str(path)) or network.load_model(str(path.with_suffix(".bin"))):
+        raise OSError(f"ncnn cannot load {path}")
+
+    def map_of(picture: NDArray[np.uint8]) -> Array:
+        planes = np.ascontiguousarray(picture.transpose(2, 0, 1), np.float32)
+        with network.create_extractor() as run:
+            # clone: ncnn neither keeps the array alive nor leaves its values as they are
+            given = ncnn.Mat(planes).clone()  # pyright: ignore[reportAttributeAccessIssue]
+            run.input(INPUT, given)
+            failed, found = run.extract(OUTPUT)
+            if failed:
+                raise OSError("ncnn failed to compute a map")
+            return np.array(found).transpose(1, 2, 0)
+
+    return lambda batch: np.stack([map_of(picture) for picture in batch])
 
 
 def open_openvino(path: Path, at_once: int = 1, precision: str = "f32") -> Maps:
@@ -138,13 +169,17 @@ def open_onnx(path: Path, at_once: int = 1) -> Maps:
     return lambda batch: np.asarray(session.run(None, {name: batch.astype(np.float32)})[0])
 
 
-EXACT = Runtime("openvino", "openvino", ".xml", ("keras", "tensorflow"), open_openvino)
+# extras of the installed program, with the requirements that hold the same packages
+BASE, TRAIN = ((extra, "pip install -r requirements.txt") for extra in ("", "train"))
+ONNX = "onnx", "pip install -r requirements/engines.txt"
+EXACT = Runtime("openvino", TRAIN, "openvino", ".xml", ("keras", "tensorflow"), open_openvino)
 # by engine, in order of preference
 RUNTIMES = {
+    NCNN: Runtime("ncnn", BASE, "ncnn", ".param", (), open_ncnn),
     "openvino": EXACT,
     REDUCED: replace(EXACT, open=partial(open_openvino, precision="bf16")),
     "onnx": Runtime(
-        "onnxruntime", "onnx", ".onnx", ("keras", "tensorflow", "tf2onnx", "onnx"), open_onnx
+        "onnxruntime", ONNX, "onnx", ".onnx", ("keras", "tensorflow", "tf2onnx", "onnx"), open_onnx
     ),
 }
 
@@ -166,21 +201,23 @@ def choose(name: str, say: Callable[[str], None] | None = None) -> str:
     """Return the name of an installed engine; Keras is imported if it is the engine.
 
     Args:
-        name: an engine of `config.ENGINES`. "auto" chooses the fastest installed engine, or Keras
-            if there is a GPU or if the user chose another backend than TensorFlow.
+        name: an engine of `config.ENGINES`. "auto" stays "auto" where a copy of the network will
+            run, since the weights decide which engine is the fastest; see `fastest`.
         say: called with a message if Keras is imported; None for no message.
 
     Raises:
         UserError: the engine is not installed, or the processor cannot run it.
     """
-    if name == "auto":
-        name = fastest()
-    if name == "keras":
+    if name == AUTO and fastest() == KERAS:
+        name = KERAS
+    if name == KERAS:
         quiet.start_keras(say)
+    elif name == AUTO:
+        pass
     elif not installed(RUNTIMES[name].package):
         raise UserError(
             f"--engine {name}: the package {RUNTIMES[name].package} is not installed. "
-            f"{how_to_install('onnx', 'pip install -r requirements/engines.txt')}, or choose "
+            f"{how_to_install(*RUNTIMES[name].extra)}, or choose "
             "--engine keras."
         )
     elif name == REDUCED and not has_bfloat16():
@@ -210,9 +247,12 @@ def load(
         UserError: the engine is not installed, or the weights cannot be used.
     """
     name = choose(name, say)
+    if name == AUTO:
+        name = fastest(weights)
     if of_set is not None:
         check_set(weights, of_set)
-    if name == "keras":
+    if name == KERAS:
+        require_keras(weights)
         return keras_engine(weights, of_set)
     try:
         return exported_engine(name, weights, say, of_set)
@@ -314,11 +354,38 @@ def calibration(weights: Path, say: Callable[[str], None]) -> Adaptation:
     return calibration_or_identity(weight_files.read_card(weights), weights, say)
 
 
-def fastest() -> str:
-    """Return the engine that "auto" chooses on this machine."""
+def fastest(weights: Path | None = None) -> str:
+    """Return the engine that "auto" chooses on this machine.
+
+    This is the first installed one of `RUNTIMES`; Keras if there is none, if there is a GPU, or if
+    the user chose another backend than TensorFlow.
+
+    Args:
+        weights: a weights file of `train`, whose network the engine must run; None for any.
+
+    Raises:
+        UserError: the weights file cannot be read.
+    """
     if os.environ.get("KERAS_BACKEND", "") not in ("", "tensorflow") or has_gpu():
-        return "keras"
-    return next((name for name in RUNTIMES if installed(RUNTIMES[name].package)), "keras")
+        return KERAS
+    found = [name for name, runtime in RUNTIMES.items() if installed(runtime.package)]
+    if found[:1] == [NCNN] and weights and not direct_settings(weights):
+        del found[0]
+    return found[0] if found else KERAS
+
+
+def require_keras(weights: Path) -> None:
+    """Check that Keras is installed, which some network needs.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not installed("keras"):
+        raise UserError(
+            f"The network of {weights} is run or converted by Keras, which is not installed: "
+            f"{how_to_install(*TRAIN)}. The included mlnet-osie "
+            "needs no Keras."
+        )
 
 
 def installed(package: str) -> bool:
@@ -338,8 +405,7 @@ def require_packages(format: str) -> None:
     missing = [package for package in FORMATS[format] if not installed(package)]
     if missing:
         raise UserError(
-            f"--format {format} needs {' and '.join(missing)}: "
-            f"{how_to_install('onnx', 'pip install -r requirements/engines.txt')}."
+            f"--format {format} needs {' and '.join(missing)}: {how_to_install(*ONNX)}."
         )
 
 
@@ -388,21 +454,17 @@ def exported_engine(
         Exception: of its runtime, which cannot run it.
     """
     file = f"network{RUNTIMES[name].suffix}"
-
-    direct = direct_settings(name, weights)
+    settings = direct_settings(weights) if name == NCNN else None
+    if name == NCNN and not settings:
+        raise UserError(f"{name} runs ML-Net on a VGG alone.")
 
     def made(folder: Path) -> None:
-        if direct:
-            from salience.networks import mlnet_openvino
+        if settings:
+            from salience.networks import mlnet_ncnn
 
             say(f"making the {name} network of {weights}, once")
-            return mlnet_openvino.write(weights, direct, folder / file)
-        if not installed("keras"):
-            raise UserError(
-                f"The network of {weights} is converted by Keras, once, which is not installed: "
-                f"{how_to_install('train', 'pip install -r requirements.txt')}. The included "
-                "mlnet-osie needs no Keras."
-            )
+            return mlnet_ncnn.write(weights, settings, folder / file)
+        require_keras(weights)
         say(
             f"making the {name} network of {weights}, once, and checking it against Keras: about "
             f"{EXPORT_SECONDS} s"
@@ -410,14 +472,14 @@ def exported_engine(
         with waiting("making the network", EXPORT_SECONDS):
             make(RUNTIMES[name].format, weights, folder / file, of_set)
 
-    shelf = cache.default_cache().shelf(key(name, weights, of_set, bool(direct)))
+    shelf = cache.default_cache().shelf(key(name, weights, of_set))
     path = shelf.files(made, lambda folder: whole(folder / file)) / file
     at_once = min(AT_ONCE, cores())
     return from_card(name, read_json(card_path(path)), RUNTIMES[name].open(path, at_once), at_once)
 
 
-def direct_settings(name: str, weights: Path) -> Any:
-    """Return the settings of a network that needs no export by Keras; None for other networks.
+def direct_settings(weights: Path) -> Any:
+    """Return the settings of a network that is built from its weights file; None for others.
 
     Raises:
         UserError: the weights file cannot be read.
@@ -426,8 +488,6 @@ def direct_settings(name: str, weights: Path) -> Any:
     from salience.networks.backbone_table import VGG_BLOCKS
     from salience.networks.weight_files import read_card
 
-    if RUNTIMES[name].format != "openvino":
-        return None
     card = read_card(weights)
     about = card.get("config")
     if card.get("model") != "mlnet" or not isinstance(about, dict):
@@ -471,25 +531,21 @@ def make(format: str, weights: Path, output: Path, of_set: str | SetNumbers | No
         raise UserError(lines[-1].removeprefix("error: "))
 
 
-def key(
-    name: str, weights: Path, of_set: str | SetNumbers | None = None, direct: bool = False
-) -> str:
-    """Return a name for an exported network, made from all that it depends on.
+def key(name: str, weights: Path, of_set: str | SetNumbers | None = None) -> str:
+    """Return a name for a copy of a network, made from all that it depends on.
 
     Args:
-        name: key of `RUNTIMES`; those of one format share their exports.
+        name: key of `RUNTIMES`; those of one format share their copies.
         weights: the weights file.
         of_set: see `load`.
-        direct: whether it is made without Keras.
     """
     parts = [RUNTIMES[name].format, file_digest(weights), *([f"set {of_set}"] if of_set else [])]
-    makers = () if direct else RUNTIMES[name].makers
-    for package in (*makers, RUNTIMES[name].package):
+    for package in (*RUNTIMES[name].makers, RUNTIMES[name].package):
         try:
             parts.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             parts.append(f"no {package}")
-    return cache.make_key(code_digest(DIRECT if direct else EXPORTER), *parts)
+    return cache.make_key(code_digest(DIRECT if name == NCNN else EXPORTER), *parts)
 
 
 def whole(path: Path) -> bool:

@@ -14,7 +14,7 @@ from conftest import PROJECT
 
 from commands.curation.prepare import prepare
 from commands.evaluation import evaluate, map_sources, rows
-from commands.evaluation.map_sources import FolderMaps, ModelMaps, of_one_engine
+from commands.evaluation.map_sources import FolderMaps, ModelMaps, of_one_precision
 from commands.evaluation.score_log import LOG
 from commands.evaluation.scored_split import (
     load_split,
@@ -269,16 +269,16 @@ def test_maps_that_test_wrote_score_as_their_weights_do(run, trained, tmp_path, 
 
 def test_scoring_maps_and_copies_of_networks_imports_no_backend(maps, trained, tmp_path):
     """Keras takes seconds and half a gigabyte; a copy of the network runs without."""
-    engines.load("openvino", trained, lambda line: None)  # made by now
+    engines.load("ncnn", trained, lambda line: None)  # made by now
     again = shutil.copy(trained, tmp_path / "again.weights.h5")
     about = ["--dataset", "synthetic", "--metrics", FEW]
     commands = [
         ["evaluate", "--maps", str(maps), *about],
-        ["evaluate", "--weights", str(trained), *about, "--engine", "openvino",
+        ["evaluate", "--weights", str(trained), *about, "--engine", "ncnn",
          "--output", str(tmp_path / "scores")],
-        ["compare", str(trained), str(again), *about, "--engine", "openvino", "--output",
+        ["compare", str(trained), str(again), *about, "--engine", "ncnn", "--output",
          str(tmp_path / "comparison")],
-        ["adapt", "--weights", str(again), *about, "--engine", "openvino", "--n", "4", "--output",
+        ["adapt", "--weights", str(again), *about, "--engine", "ncnn", "--n", "4", "--output",
          str(tmp_path / "adapted")],
     ]  # fmt: skip
     code = (
@@ -753,18 +753,22 @@ def test_the_page_shows_scored_maps_without_predicting_them_again(
         np.testing.assert_allclose(shown, once[0], atol=1e-5)
 
 
-def test_networks_that_are_compared_have_one_engine(trained, copies, tmp_path):
-    """Where there is no copy of one of them, Keras predicts all."""
+def test_networks_that_are_compared_are_predicted_exactly_or_by_one_engine(
+    trained, copies, tmp_path
+):
+    """Where there is no copy of reduced precision of one of them, Keras predicts all."""
     weights = [tmp_path / f"{name}.weights.h5" for name in ("a", "no-copy")]
     for path in weights:
         path.write_bytes(trained.read_bytes())
 
-    def maps_by(engine):
-        return {path: ModelMaps(path, "m", 2, 1, engine=engine) for path in weights}
+    def names(engine):
+        maps_by = lambda name: {path: ModelMaps(path, "m", 2, 1, engine=name) for path in weights}  # noqa: E731
+        return [one.engine.name for one in of_one_precision(maps_by, engine).values()]
 
-    assert {one.engine.name for one in of_one_engine(maps_by, "openvino").values()} == {"keras"}
+    assert names("openvino") == ["openvino", "keras"]
+    assert names(engines.REDUCED) == ["keras", "keras"]
     del weights[1]
-    assert {one.engine.name for one in of_one_engine(maps_by, "openvino").values()} == {"openvino"}
+    assert names(engines.REDUCED) == [engines.REDUCED]
 
 
 @pytest.mark.slow

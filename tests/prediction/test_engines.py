@@ -21,7 +21,8 @@ from salience.system.errors import UserError
 ABSENT = [] if "REQUIRE_BACKENDS" in os.environ else [
     package for package in ("onnx", "onnxruntime", "tf2onnx") if not find_spec(package)
 ]  # fmt: skip
-EXPORTED = [
+COPIED = [
+    "ncnn",
     "openvino",
     pytest.param("onnx", marks=pytest.mark.skipif(bool(ABSENT), reason=f"absent: {ABSENT}")),
 ]
@@ -35,10 +36,10 @@ def batch(picture):
 
 def network(weights):
     """Return the folder of an exported network in the tests' cache."""
-    return default_cache().shelf(engines.key("openvino", weights, direct=True)).folder / "made"
+    return default_cache().shelf(engines.key("ncnn", weights)).folder / "made"
 
 
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize("name", COPIED)
 def test_maps_are_keras_own_to_a_grey_level(trained, pictures, tmp_path, name):
     for engine in ("keras", name):
         settings = PredictConfig(
@@ -57,7 +58,7 @@ def test_maps_are_keras_own_to_a_grey_level(trained, pictures, tmp_path, name):
         assert np.abs(found - wanted).max() <= 1
 
 
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize("name", COPIED)
 def test_several_threads_and_batches_get_their_own_maps(trained, batch, name):
     engine = engines.load(name, trained, lambda line: None)
     wanted = engines.load("keras", trained, lambda line: None).maps(batch)
@@ -68,25 +69,28 @@ def test_several_threads_and_batches_get_their_own_maps(trained, batch, name):
     np.testing.assert_allclose(engine.maps(batch), wanted, rtol=1e-4, atol=1e-4 * wanted.max())
 
 
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize("name", COPIED)
 def test_geometry_is_the_networks_own(trained, name):
     engine, keras = (engines.load(n, trained, lambda line: None) for n in (name, "keras"))
     assert engine.input_shape == keras.input_shape == (48, 64)
     assert engine.grid == keras.grid
 
 
-def test_a_second_start_imports_no_backend_and_reports_to_nobody(trained, pictures, tmp_path):
-    engines.load("openvino", trained, lambda line: None)  # made by now
+@pytest.mark.parametrize("name", ["ncnn", "openvino"])
+def test_a_second_start_imports_no_backend_and_reports_to_nobody(trained, pictures, tmp_path, name):
+    engines.load(name, trained, lambda line: None)  # made by now
     code = (
         "import sys, main\n"
         "assert main.main(sys.argv[1:]) == 0\n"
         "heavy = {'keras', 'tensorflow', 'jax', 'torch'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
-        "assert not sys.modules['openvino_telemetry']\n"
+        "runtimes = {'ncnn', 'openvino', 'onnxruntime'} & set(sys.modules)\n"
+        f"assert runtimes == {{'{name}'}}, runtimes\n"
+        "assert not sys.modules.get('openvino_telemetry')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "test", str(pictures), "--weights", str(trained),
-         "--output", str(tmp_path / "out")],
+         "--output", str(tmp_path / "out"), *(["--engine", name] if name != "ncnn" else [])],
         cwd=PROJECT, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -97,12 +101,12 @@ def test_a_second_start_imports_no_backend_and_reports_to_nobody(trained, pictur
 
 def test_a_damaged_copy_is_made_again(trained, batch):
     lines = []
-    wanted = engines.load("openvino", trained, lines.append).maps(batch)
+    wanted = engines.load("ncnn", trained, lines.append).maps(batch)
     weights = network(trained) / "network.bin"
     weights.write_bytes(weights.read_bytes()[:-4] + b"oops")
     lines.clear()
-    found = engines.load("openvino", trained, lines.append)
-    assert [line.split()[:3] for line in lines] == [["making", "the", "openvino"]]
+    found = engines.load("ncnn", trained, lines.append)
+    assert [line.split()[:3] for line in lines] == [["making", "the", "ncnn"]]
     np.testing.assert_array_equal(found.maps(batch), wanted)
 
 
@@ -110,12 +114,12 @@ def test_what_fails_to_run_is_said_in_a_line_and_keras_does(trained, batch, monk
     def fails(path, at_once):
         raise RuntimeError("no such\ninstruction")
 
-    broken = replace(engines.RUNTIMES["openvino"], open=fails)
-    monkeypatch.setitem(engines.RUNTIMES, "openvino", broken)
+    broken = replace(engines.RUNTIMES["ncnn"], open=fails)
+    monkeypatch.setitem(engines.RUNTIMES, "ncnn", broken)
     lines = []
-    engine = engines.load("openvino", trained, lines.append)
+    engine = engines.load("ncnn", trained, lines.append)
     assert engine.name == "keras"
-    assert lines[-1] == f"openvino cannot run {trained}, Keras is used instead: no such instruction"
+    assert lines[-1] == f"ncnn cannot run {trained}, Keras is used instead: no such instruction"
     assert engine.maps(batch).shape == (3, 6, 8, 1)
 
 
@@ -124,7 +128,7 @@ def test_what_cannot_be_made_is_said_in_a_line_and_keras_does(trained, tmp_path,
     occupied.touch()
     monkeypatch.setenv("SALIENCY_CACHE", str(occupied))
     lines = []
-    assert engines.load("openvino", trained, lines.append).name == "keras"
+    assert engines.load("ncnn", trained, lines.append).name == "keras"
     assert "Keras is used instead: Cannot create the folder" in lines[-1]
     assert "$SALIENCY_CACHE" in lines[-1]
 
@@ -133,7 +137,6 @@ def test_why_an_export_failed_is_passed_on(tmp_path, monkeypatch):
     monkeypatch.setenv("SALIENCY_CACHE", str(tmp_path / "cache"))
     nothing = tmp_path / "nothing.weights.h5"
     nothing.touch()
-    monkeypatch.setattr(engines, "direct_settings", lambda *about: None)
     with pytest.raises(UserError, match="is not an HDF5 file"):
         engines.exported_engine("openvino", nothing, lambda line: None)
     assert list((tmp_path / "cache").iterdir()) == []
@@ -141,12 +144,18 @@ def test_why_an_export_failed_is_passed_on(tmp_path, monkeypatch):
 
 def test_without_keras_one_line_says_which_network_needs_it(trained, tmp_path, monkeypatch):
     monkeypatch.setenv("SALIENCY_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(engines, "find_spec", lambda name: True if name == "openvino" else None)
+    monkeypatch.setattr(engines, "has_gpu", lambda: False)
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    monkeypatch.setattr(engines, "find_spec", lambda name: True if name == "ncnn" else None)
     lines = []
-    assert engines.load("openvino", trained, lines.append).name == "openvino"  # ML-Net on VGG
-    assert [line.split()[:3] for line in lines] == [["making", "the", "openvino"]]
-    monkeypatch.setattr(engines, "direct_settings", lambda *about: None)  # any other network
-    with pytest.raises(UserError, match=r"converted by Keras, once, .*pip install"):
+    assert engines.load("auto", trained, lines.append).name == "ncnn"  # ML-Net on VGG
+    assert [line.split()[:3] for line in lines] == [["making", "the", "ncnn"]]
+    monkeypatch.setattr(engines, "direct_settings", lambda weights: None)  # any other network
+    with pytest.raises(UserError, match=r"run or converted by Keras, .*pip install"):
+        engines.load("auto", trained, lines.append)
+    with pytest.raises(UserError, match="ncnn runs ML-Net on a VGG alone"):
+        engines.load("ncnn", trained, lines.append)
+    with pytest.raises(UserError, match=r"openvino is not installed.*requirements\.txt"):
         engines.load("openvino", trained, lines.append)
 
 
@@ -173,10 +182,23 @@ def test_auto_is_the_first_that_is_installed_unless_a_backend_is_named(monkeypat
     assert engines.fastest() == "keras"
 
 
+def test_auto_is_ncnn_for_the_networks_that_it_runs(trained, monkeypatch):
+    monkeypatch.setattr(engines, "has_gpu", lambda: False)
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    assert engines.choose("auto") == "auto"  # without the weights it is open
+    assert engines.fastest(trained) == "ncnn"
+    monkeypatch.setattr(engines, "direct_settings", lambda weights: None)
+    assert engines.fastest(trained) == "openvino"
+    lines = []
+    found = engines.load("ncnn", trained, lines.append)
+    assert found.name == "keras"
+    assert lines[-1].endswith("Keras is used instead: ncnn runs ML-Net on a VGG alone.")
+
+
 def test_other_weights_are_another_network(trained, tmp_path):
     other = tmp_path / "other.weights.h5"
     other.write_bytes(trained.read_bytes() + b"x")
-    keys = {engines.key(name, path) for name in ("onnx", "openvino") for path in (trained, other)}
+    keys = {engines.key(name, path) for name in ("ncnn", "openvino") for path in (trained, other)}
     assert len(keys) == 4
 
 

@@ -118,7 +118,7 @@ def test_scoring_announces_keras_only_where_it_predicts(monkeypatch):
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
     monkeypatch.delitem(sys.modules, "keras")
     said = []
-    assert engine_for("auto", LEAST_FOR_COPY, said.append) == "openvino"
+    assert engine_for("auto", LEAST_FOR_COPY, said.append) == "auto"
     assert said == []
     assert engine_for("auto", LEAST_FOR_COPY - 1, said.append) == "keras"
     assert said == [quiet.STARTING]

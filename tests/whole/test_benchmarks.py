@@ -104,13 +104,13 @@ def test_peers_are_compared_in_one_table():
     needed("torch")
     done = run(
         *(sys.executable, PROJECT / "benchmarks" / "peers.py", "--pictures", 2, "--rounds", 1),
-        *("--rows", 48, "--cols", 64, "--engines", "openvino"),
+        *("--rows", 48, "--cols", 64, "--engines", "ncnn"),
     )
     lines = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][2:]
     assert [(name.strip("| "), engine) for name, engine, *_ in lines] == [
         ("MSI-Net", "PyTorch"),
         ("UNISAL", "PyTorch"),
-        ("ML-Net, ours", "openvino"),
+        ("ML-Net, ours", "ncnn"),
     ]
     for *_, speed, processor, memory, first, start in lines:
         assert min(map(float, (speed, processor, memory, first, start.strip("| ")))) > 0

@@ -1,26 +1,32 @@
-"""ML-Net as an OpenVINO network, built from its weights file without Keras or a backend.
+"""ML-Net as a network of ncnn, built from its weights file without Keras or a backend.
 
-`test` needs no more than OpenVINO for such weights, and starts in a second or two. The graph is
-that of `model.build` on a VGG; the tests hold its maps against Keras'. Other networks are exported
-by Keras (`export`).
+ncnn computes 3x3 convolutions in float32 by Winograd's algorithm, which needs a quarter of the
+multiplications. `test` needs no more than ncnn for such weights, and starts within a second. The
+graph is that of `model.build` on a VGG; the tests hold its maps against Keras'. Other networks are
+exported by Keras (`export`).
+
+The formats are ncnn's: a line of text for each layer, and the weights of all layers in their order.
 """
 
-import json
 from pathlib import Path
 from typing import Any, Protocol
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from salience.data import hdf5
 from salience.networks.backbone_table import CAFFE_MEAN_BGR, VGG_BLOCKS, VGG_CHANNELS
 from salience.pictures.letterbox import linear_sampling, prior_places
-from salience.system import quiet
 from salience.system.errors import UserError
 from salience.system.files import file_digest, write_json
 
 STRIDE = 8  # pixels of the input in a cell of the map
+INPUT, OUTPUT = "image", "map"  # names of the network's ends
+MAGIC = "7767517"  # the first line of ncnn's description of a network
+FLOAT32 = bytes(4)  # before weights of a convolution: they are not compressed
+MAXIMUM, MULTIPLY, RELU = 0, 2, 1  # as ncnn numbers poolings, operations and activations
+ENDS_ONLY, GIVEN = 2, 1  # paddings of a pooling: as Keras' "same", and as given
 
 
 class Settings(Protocol):
@@ -34,26 +40,24 @@ class Settings(Protocol):
 
 
 def write(weights: Path, settings: Settings, path: Path) -> None:
-    """Write the network of a weights file as .xml and .bin, with a card beside it.
+    """Write the network of a weights file as .param and .bin, with a card beside it.
 
     Args:
         weights: weights file of ML-Net.
         settings: its settings; the backbone is a VGG.
-        path: the .xml file.
+        path: the .param file.
 
     Raises:
         UserError: the weights cannot be read or do not fit the network.
     """
-    openvino = quiet.import_openvino()
     network = network_of(read(weights), settings, str(weights))
-    rows, cols = settings.rows, settings.cols
+    path.write_text(network.text())
+    path.with_suffix(".bin").write_bytes(b"".join(network.values))
     card: dict[str, Any] = {
-        "format": "openvino",
-        "input": {"rows": rows, "cols": cols},
+        "format": "ncnn",
+        "input": {"rows": settings.rows, "cols": settings.cols},
         "output": {"stride": STRIDE, "crop": 0, "blur": 0.0},
     }
-    network.set_rt_info(json.dumps(card), "saliency")
-    openvino.save_model(network, path, compress_to_fp16=False)
     files = {one.name: file_digest(one) for one in (path, path.with_suffix(".bin"))}
     write_json(path.with_name(f"{path.name}.json"), {**card, "files": files})
 
@@ -126,8 +130,52 @@ def check_shapes(weights: dict[str, list[NDArray]], settings: Settings, where: s
             )
 
 
-def network_of(weights: dict[str, list[NDArray]], settings: Settings, where: str) -> Any:
-    """Return the network as an OpenVINO model; input [b, rows, cols, 3], BGR, 0 to 255.
+class Network:
+    """A network of ncnn that is being described, layer by layer.
+
+    Attributes:
+        lines: a line for each layer.
+        values: the weights of the layers, in their order.
+        blobs: number of outputs of all layers.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.values: list[bytes] = []
+        self.blobs = 0
+
+    def layer(
+        self,
+        kind: str,
+        inputs: list[str],
+        outputs: list[str],
+        numbers: dict[int, int] | None = None,
+    ) -> str:
+        """Add a layer, named as its first output; return that name.
+
+        Args:
+            kind: ncnn's name of the layer's type.
+            inputs: names of its inputs.
+            outputs: names of its outputs.
+            numbers: its parameters, by ncnn's numbers of them.
+        """
+        words = [kind, outputs[0], len(inputs), len(outputs), *inputs, *outputs]
+        words += [f"{key}={value}" for key, value in (numbers or {}).items()]
+        self.lines.append(" ".join(map(str, words)))
+        self.blobs += len(outputs)
+        return outputs[0]
+
+    def add(self, values: ArrayLike) -> None:
+        """Add weights of the layer that was added last."""
+        self.values.append(np.ascontiguousarray(values, np.float32).tobytes())
+
+    def text(self) -> str:
+        """Return the description of the layers."""
+        return "\n".join([MAGIC, f"{len(self.lines)} {self.blobs}", *self.lines, ""])
+
+
+def network_of(weights: dict[str, list[NDArray]], settings: Settings, where: str) -> Network:
+    """Return the network; input [3, rows, cols], BGR, 0 to 255; output [1, rows/8, cols/8].
 
     Args:
         weights: from `read`.
@@ -138,30 +186,30 @@ def network_of(weights: dict[str, list[NDArray]], settings: Settings, where: str
         UserError: the weights do not fit the settings.
     """
     check_shapes(weights, settings, where)
-    openvino = quiet.import_openvino()
-    ops = openvino.opset13
-    rows, cols = settings.rows, settings.cols
+    network = Network()
+    layer, add = network.layer, network.add
 
-    def conv(x: Any, name: str) -> Any:
-        """Return a convolution with zero padding and ReLU, as Keras' "same"."""
+    def conv(x: str, name: str) -> str:
+        """Add a convolution with zero padding and ReLU, as Keras' "same"."""
         kernel, bias = weights[name]  # (rows, columns, in, out), (out,)
-        edge = kernel.shape[0] // 2
-        y = ops.convolution(
-            x, ops.constant(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))),
-            [1, 1], [edge, edge], [edge, edge], [1, 1],
-        )  # fmt: skip
-        return ops.relu(ops.add(y, ops.constant(bias[None, :, None, None])))
+        size, channels = kernel.shape[0], kernel.shape[3]
+        layer("Convolution", [x], [name],
+              {0: channels, 1: size, 4: size // 2, 5: 1, 6: kernel.size, 9: RELU})  # fmt: skip
+        network.values.append(FLOAT32)
+        add(kernel.transpose(3, 2, 0, 1))
+        add(bias)
+        return name
 
-    def pool(x: Any, stride: int) -> Any:
-        if settings.theano_pooling:  # windows begin a row and a column earlier; see `backbone.vgg`
-            return ops.max_pool(x, [stride] * 2, [1, 1], [1, 1], [0, 0], [2, 2], "floor").output(0)
-        # Keras' "same": padding at the end only
-        how = {"auto_pad": "same_upper"}
-        return ops.max_pool(x, [stride] * 2, [1, 1], [0, 0], [0, 0], [2, 2], **how).output(0)
+    def pool(x: str, name: str, stride: int) -> str:
+        """Add a pooling over 2x2 cells."""
+        # Theano's windows begin a row and a column earlier; see `backbone.vgg`
+        padding = (
+            {5: GIVEN, 3: 1, 13: 1, 14: 0, 15: 0} if settings.theano_pooling else {5: ENDS_ONLY}
+        )
+        return layer("Pooling", [x], [name], {0: MAXIMUM, 1: 2, 2: stride, **padding})
 
-    image = ops.parameter([-1, rows, cols, 3], np.float32, name="image")
-    mean = ops.constant(np.array(CAFFE_MEAN_BGR, np.float32))
-    x = ops.transpose(ops.subtract(image, mean), ops.constant(np.array([0, 3, 1, 2])))
+    x = layer("Bias", [layer("Input", [], [INPUT])], ["centred"], {0: len(CAFFE_MEAN_BGR)})
+    add(-np.array(CAFFE_MEAN_BGR))
     taps = []
     for block, count in enumerate(VGG_BLOCKS[settings.backbone], 1):
         for number in range(1, count + 1):
@@ -169,17 +217,18 @@ def network_of(weights: dict[str, list[NDArray]], settings: Settings, where: str
         if block == 5:
             taps.append(x)
             break
-        x = pool(x, 1 if block == 4 else 2)
-        if block >= 3:
-            taps.append(x)
-    x = conv(conv(ops.concat(taps, 1), "head_conv1"), "head_conv2")  # (b, 1, rows/8, cols/8)
+        x = pool(x, f"block{block}_pool", 1 if block == 4 else 2)
+        if block >= 3:  # ncnn wants a name for each of two uses
+            taps.append(layer("Split", [x], [f"block{block}_tap", f"block{block}_out"]))
+            x = f"block{block}_out"
+    x = conv(conv(layer("Concat", taps, ["taps"]), "head_conv1"), "head_conv2")
     (prior,) = weights["prior"]
-    shape = rows // STRIDE, cols // STRIDE
-    sampling = [
+    rows, cols = settings.rows // STRIDE, settings.cols // STRIDE
+    down, across = (
         linear_sampling(prior_places(length, cells, settings.theano_pooling), cells)
-        for length, cells in zip(shape, prior.shape, strict=True)
-    ]
-    gain = (sampling[0] @ (1 + prior) @ sampling[1].T).astype(np.float32)
-    x = ops.relu(ops.multiply(x, ops.constant(gain[None, None])))
-    x = ops.reshape(x, ops.constant(np.array([0, *shape, 1])), True)  # one channel: (b, r, c, 1)
-    return openvino.Model([x], [image], "mlnet")
+        for length, cells in zip((rows, cols), prior.shape, strict=True)
+    )
+    gain = layer("MemoryData", [], ["gain"], {0: cols, 1: rows, 2: 1})
+    add(down @ (1 + prior) @ across.T)
+    layer("ReLU", [layer("BinaryOp", [x, gain], ["scaled"], {0: MULTIPLY})], [OUTPUT])
+    return network
