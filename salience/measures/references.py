@@ -109,7 +109,7 @@ class Truth:
         subjects: [n], the observer of each fixation, or None.
         sigma_pixels: standard deviation of the density map's Gaussian.
         others: [m, 2], fixations of other pictures, scaled to this picture, or None.
-        baseline: centre bias of the other pictures, sum 1, or None.
+        baseline_of: `TruthSplit.baseline`, which is called if a metric or a row needs it.
         halves: density map of each half of the observers; empty for fewer than two observers, None
             if observers are not compared.
         names: metrics to compute.
@@ -124,7 +124,7 @@ class Truth:
     subjects: NDArray | None
     sigma_pixels: float
     others: NDArray | None
-    baseline: NDArray | None
+    baseline_of: Callable[[int], NDArray | None]
     halves: tuple[NDArray, ...] | None
     names: tuple[str, ...]
     seed: tuple[int, int]
@@ -134,6 +134,11 @@ class Truth:
     def index(self) -> int:
         """The picture's index in its split."""
         return self.seed[1]
+
+    @cached_property
+    def baseline(self) -> NDArray | None:
+        """The centre bias of the other pictures, sum 1, or None."""
+        return self.baseline_of(self.index)
 
     def score(self, saliency_map: NDArray) -> Scores:
         """Return the metrics of a map; those of HALVED also against half of the observers."""
@@ -152,13 +157,14 @@ class Truth:
         names: Sequence[str],
     ) -> Scores:
         """Return the named metrics of a map against a given density map and fixations."""
+        is_compared = any("baseline" in METRICS[name].extras for name in names)
         return metrics.score(
             saliency_map,
             density,
             fixations,
             names,
             others=self.others,
-            baseline=self.baseline,
+            baseline=self.baseline if is_compared else None,
             seed=self.seed,
             profile=self.profile,
         )
@@ -196,7 +202,7 @@ class TruthSplit:
     without_observers: bool = field(init=False)
     _gold: list[GoldStandard] = field(init=False, default_factory=list, repr=False)
     centre: CentreBias = field(init=False)
-    uniform_share: float = field(init=False, default=0.0)
+    _once: Lock = field(init=False, default_factory=Lock, repr=False)
 
     def __post_init__(self) -> None:
         with ThreadPoolExecutor(self.workers) as pool:
@@ -213,7 +219,6 @@ class TruthSplit:
         self.without_observers = self.human and not any(self.compared)
         self.human = self.human and any(self.compared)
         self.centre = CentreBias(self.pictures, self.sigma(0))
-        self.uniform_share = self._fitted_uniform_share() if self.centre.count else 0.0
 
     def sigma(self, index: int) -> float:
         """Return the standard deviation of a picture's Gaussian, pixels."""
@@ -233,9 +238,14 @@ class TruthSplit:
         with ThreadPoolExecutor(self.workers) as pool:
             return list(pool.map(function, among[::step]))
 
-    def _fitted_uniform_share(self) -> float:
-        """Return the likeliest share of a uniform density in its mixture with the centre bias."""
+    @property
+    def uniform_share(self) -> float:
+        """The likeliest share of a uniform density in its mixture with the centre bias."""
+        with self._once:  # the first thread that asks fits it
+            return self._fitted_share
 
+    @cached_property
+    def _fitted_share(self) -> float:
         def likelihoods(i: int) -> NDArray:
             fixations, shape = self.pictures[i]
             at = pixels(fixations, shape)
@@ -289,7 +299,8 @@ class TruthSplit:
         """Return the centre bias of all other pictures, mixed with a uniform density, sum 1."""
         if not self.centre.count:
             return None
-        return mixed([self.centre.without(index)], [1 - self.uniform_share], self.uniform_share)
+        share = self.uniform_share
+        return mixed([self.centre.without(index)], [1 - share], share)
 
     def truth(self, index: int) -> Truth:
         """Return the ground truth of a picture."""
@@ -311,7 +322,7 @@ class TruthSplit:
             sample.subjects,
             self.sigma(index),
             others,
-            self.baseline(index),
+            self.baseline,
             tuple(halves) if self.human else None,
             self.names,
             (self.seed, index),

@@ -100,6 +100,17 @@ def test_the_centre_bias_gains_nothing_over_itself_and_uniform_is_chance(agreein
         assert (uniform["nss"], uniform["auc_judd"], uniform["cc"]) == (0, 0.5, 0)
 
 
+def test_a_baseline_is_computed_only_for_what_is_compared_with_it(agreeing, monkeypatch):
+    asked = []
+    monkeypatch.setattr(TruthSplit, "baseline", lambda split, i: asked.append(i))
+    split = TruthSplit(agreeing.samples, names=("cc", "nss", "auc_judd"))
+    split.truth(1).score(agreeing.truth(1).density)
+    assert asked == []
+    with_ig = TruthSplit(agreeing.samples, names=("ig",)).truth(1)
+    assert with_ig.baseline is with_ig.baseline is None
+    assert asked == [1]
+
+
 def test_likelihood_gives_a_centre_bias_that_fits_badly_to_the_uniform(guessing):
     assert guessing.uniform_share > 0.5
     one_place = TruthSplit([sample_of(str(i), [[40, 30]] * 9) for i in range(5)])
