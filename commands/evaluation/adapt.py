@@ -122,7 +122,8 @@ def adapt(settings: AdaptConfig, say: Callable[[str], None] = tell) -> dict[str,
         }  # fmt: skip
 
     pictures = len(split.samples) + min(len(training), max(settings.n) * settings.draws)
-    engine = "keras" if where == NETWORK else engine_for(settings.engine, pictures, say)
+    files = list(named.values())
+    engine = "keras" if where == NETWORK else engine_for(settings.engine, pictures, files, say)
     sources = of_one_precision(maps_by, engine)
     source = sources[BEFORE]
     # numbers are fitted on the network's own maps, and compared with the maps that `test` writes

@@ -84,7 +84,9 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
             for run in runs
         }  # fmt: skip
 
-    sources = of_one_precision(maps_by, engine_for(settings.engine, len(split.samples), say))
+    files = [run.weights for run in runs]
+    engine = engine_for(settings.engine, len(split.samples), files, say)
+    sources = of_one_precision(maps_by, engine)
     rows = [model_row(source, split) for source in sources.values()]
     log = ScoreLog(settings.output / LOG, settings.overwrite)
     rows += all_reference_rows(split, notes)

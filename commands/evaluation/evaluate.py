@@ -148,7 +148,7 @@ def source_of(
             say,
         ),
         keep=settings.optimal,  # maps and densities come from one prediction
-        engine=engine_for(settings.engine, len(split.samples), say),
+        engine=engine_for(settings.engine, len(split.samples), [weights], say),
         say=say,
     )
 

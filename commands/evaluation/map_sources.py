@@ -52,19 +52,25 @@ REMEMBERED = 2**26
 Key = TypeVar("Key")
 
 
-def engine_for(name: str, pictures: int, say: Callable[[str], None]) -> str:
+def engine_for(
+    name: str, pictures: int, weights: Sequence[Path], say: Callable[[str], None]
+) -> str:
     """Return the engine that predicts a number of pictures to be scored.
 
     Args:
-        name: an engine of `config.ENGINES`; "auto" is Keras for fewer than LEAST_FOR_COPY pictures.
+        name: an engine of `config.ENGINES`; "auto" is Keras for fewer than LEAST_FOR_COPY pictures,
+            unless ncnn runs all networks, whose copies take a second.
         pictures: how many there are.
+        weights: the weights files of all networks.
         say: called with a message if Keras is imported.
 
     Raises:
-        UserError: the engine is not installed.
+        UserError: the engine is not installed, or a weights file cannot be read.
     """
-    few = name == "auto" and pictures < LEAST_FOR_COPY
-    return engines.choose("keras" if few else name, say)
+    few = name == engines.AUTO and pictures < LEAST_FOR_COPY
+    if few and any(engines.fastest(one) != engines.NCNN for one in weights):
+        name = engines.KERAS
+    return engines.choose(name, say)
 
 
 class Source(Protocol):

@@ -405,7 +405,7 @@ def test_evaluate_scores_what_the_pure_function_makes(weights, tmp_path):
     path = adaptation.path_of("there", weights)
     adaptation.save(path, CHANGED, weights, {})
     settings = EvaluateConfig(
-        dataset="synthetic", metrics="cc,nss,kld", human=False, weights=weights
+        dataset="synthetic", metrics="cc,nss,kld", human=False, weights=weights, engine="keras"
     )
     done, plain = (
         evaluate.evaluate(dataclasses.replace(settings, adaptation=name), say=lambda line: None)
@@ -502,7 +502,9 @@ def test_the_command_fits_scores_writes_and_sees_each_picture_once(
     monkeypatch.setattr(adaptation, "SIDE", 24)
     calls, lines = counted(monkeypatch), []
     flags = {"weights": weights, "n": (4, 8), "draws": 2, "output": tmp_path / "out", "seed": 3}
-    settings = AdaptConfig.from_flags({**flags, "metrics": "cc,nss", "reference": trained})
+    settings = AdaptConfig.from_flags(
+        {**flags, "metrics": "cc,nss", "reference": trained, "engine": "keras"}
+    )
     assert settings.dataset == "synthetic"  # what the weights were trained on
     found = adapt.adapt(settings, say=lines.append)
     assert sum(calls) == 12 + 4 + 4  # training, test, and the latter by the reference
@@ -527,7 +529,11 @@ def test_the_command_fits_scores_writes_and_sees_each_picture_once(
     # the scores told are those that `evaluate` gives the file
     done = evaluate.evaluate(
         EvaluateConfig(
-            dataset="synthetic", metrics="cc,nss", weights=weights, adaptation="synthetic"
+            dataset="synthetic",
+            metrics="cc,nss",
+            weights=weights,
+            adaptation="synthetic",
+            engine="keras",
         ),
         say=lambda line: None,
     )

@@ -596,7 +596,7 @@ def test_a_network_that_gives_no_numbers_is_an_error(run, trained, monkeypatch):
         "keras.Model.predict_on_batch", lambda self, x: np.full((len(x), 6, 8, 1), np.nan)
     )
     with pytest.raises(UserError, match="non-finite values for test_000"):
-        run(weights=trained)
+        run(weights=trained, engine="keras")
 
 
 def test_scoring_what_was_trained_on_is_said(run, trained):
@@ -722,6 +722,7 @@ def test_a_copy_predicts_ahead_what_keras_predicts(trained, copies):
 
 
 def test_a_copy_is_used_from_some_tens_of_pictures_on(run, trained, copies, monkeypatch):
+    monkeypatch.setattr(engines, "fastest", lambda weights=None: "openvino")
     run(weights=trained)
     run(weights=trained, engine="openvino")
     monkeypatch.setattr(map_sources, "LEAST_FOR_COPY", len(samples()))

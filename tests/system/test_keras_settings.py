@@ -112,13 +112,16 @@ def test_settings_that_come_from_weights_need_no_keras(monkeypatch, trained, cap
     assert capsys.readouterr().out == ""
 
 
-def test_scoring_announces_keras_only_where_it_predicts(monkeypatch):
+def test_scoring_announces_keras_only_where_it_predicts(monkeypatch, trained):
     monkeypatch.setattr(quiet, "import_keras", lambda: None)
     monkeypatch.setattr(engines, "has_gpu", lambda: False)
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
     monkeypatch.delitem(sys.modules, "keras")
     said = []
-    assert engine_for("auto", LEAST_FOR_COPY, said.append) == "auto"
+    few = LEAST_FOR_COPY - 1
+    assert engine_for("auto", few, [trained], said.append) == "auto"  # ncnn runs it
+    monkeypatch.setattr(engines, "direct_settings", lambda weights: None)
+    assert engine_for("auto", LEAST_FOR_COPY, [trained], said.append) == "auto"
     assert said == []
-    assert engine_for("auto", LEAST_FOR_COPY - 1, said.append) == "keras"
+    assert engine_for("auto", few, [trained], said.append) == "keras"
     assert said == [quiet.STARTING]
