@@ -93,13 +93,12 @@ def plain_loop(weights: Path, rows: int, cols: int, costs_nothing: bool):
 
 def by_engine(name: str, weights: Path, rows: int, cols: int):
     """Return a function that writes the maps of pictures as `test` does."""
-    from commands.prediction import engines
     from commands.prediction.inputs import Collection
     from commands.prediction.outputs import OutputWriter
     from commands.prediction.predict import PendingJobs, predict_and_write
     from config import PredictConfig
 
-    engine = stub(rows, cols) if name == STUB else engines.load(name, weights, silent)
+    engine = stub(rows, cols) if name == STUB else loaded(name, weights)
 
     def work(pictures: list[Path], output: Path) -> None:
         settings = PredictConfig(output=output)
@@ -130,6 +129,16 @@ def serve(given: argparse.Namespace, pictures: list[Path]) -> None:
         wall, processor = time.perf_counter() - wall, time.process_time() - processor
         memory = getrusage(RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({"wall": wall, "processor": processor, "memory": memory}), flush=True)
+
+
+def loaded(name: str, weights: Path) -> Any:
+    """Return an engine; end the program if another one takes its place."""
+    from commands.prediction import engines
+
+    engine = engines.load(name, weights, silent)
+    if engine.name != name:
+        raise SystemExit(f"{name} does not run {weights}.")
+    return engine
 
 
 def make_weights(path: Path, rows: int, cols: int) -> float:

@@ -35,7 +35,7 @@ if not __package__:  # run as a file: the program is not in this folder
 
 import numpy as np
 
-from benchmarks.engines import end, gflops, one_round, silent
+from benchmarks.engines import end, gflops, loaded, one_round
 
 PEERS = ("MSI-Net", "UNISAL")
 ENGINES = ("keras", "ncnn", "onnx", "openvino")
@@ -233,12 +233,7 @@ def serve(given: argparse.Namespace) -> None:
     from salience.pictures.picture_files import read_image
 
     size = given.rows, given.cols
-    if given.serve in PEERS:
-        maps = peer(given.serve)
-    else:
-        from commands.prediction import engines
-
-        maps = engines.load(given.serve, given.weights, silent).maps
+    maps = peer(given.serve) if given.serve in PEERS else loaded(given.serve, given.weights).maps
     paths = pictures_of(given.data, given.pictures)
 
     def work(path: Path) -> None:

@@ -7,6 +7,7 @@ The outputs are `comparison.json`, `per_image.csv` and `index.html`, a self-cont
 import dataclasses
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
@@ -37,11 +38,13 @@ from salience.measures.metrics import METRICS
 from salience.measures.references import CENTRE_BIAS, TruthSplit, model_name, observers_row
 from salience.measures.significance import Difference, compare_metrics
 from salience.pictures.reading import sample_density, sample_image
+from salience.pictures.sample import Sample
 from salience.system.errors import UserError
 from salience.system.files import make_folder, write_json
 from salience.system.flags import to_json, typed_flags
 from salience.system.notes import Notes
 from salience.system.terminal import COMMAND_LINE, counted, progress, tell
+from salience.system.threads import in_order
 
 # the summary is about the first of these metrics that was computed
 MAIN_METRICS = ("nss", "ig", "cc", "auc_judd")
@@ -429,20 +432,28 @@ def gallery(
     samples = [split.samples[i] for i in indices]
     shapes = [split.pictures[i][1] for i in indices]
     streams = {name: source.maps(samples, shapes) for name, source in sources.items()}
-    with progress(len(samples), "pictures of the page") as bar:
-        for sample, shape in zip(samples, shapes, strict=True):
-            density = sample_density(sample, shape, split.sigma_pixels)
-            fixations = [] if sample.fixations is None else sample.fixations.tolist()
-            yield {
-                "picture": sample.name,
-                "width": shape[1],
-                "height": shape[0],
-                "fixations": fixations,
-                "image": thumbnail_jpeg(sample_image(sample)),
-                "truth": map_png(density),
-                "maps": {name: map_png(not_negative(next(maps))) for name, maps in streams.items()},
-            }
+
+    def drawn(given: tuple[Sample, tuple[int, int], dict[str, NDArray | None]]) -> dict[str, Any]:
+        sample, shape, maps = given
+        return {
+            "picture": sample.name,
+            "width": shape[1],
+            "height": shape[0],
+            "fixations": [] if sample.fixations is None else sample.fixations.tolist(),
+            "image": thumbnail_jpeg(sample_image(sample)),
+            "truth": map_png(sample_density(sample, shape, split.sigma_pixels)),
+            "maps": {name: map_png(not_negative(values)) for name, values in maps.items()},
+        }
+
+    found = (
+        (sample, shape, {name: next(maps) for name, maps in streams.items()})
+        for sample, shape in zip(samples, shapes, strict=True)
+    )
+    bar = progress(len(samples), "pictures of the page")
+    with bar, ThreadPoolExecutor(split.workers) as pool:
+        for _, entry in in_order(pool, drawn, found, split.workers):
             bar.update()
+            yield entry
 
 
 def not_negative(saliency_map: NDArray | None) -> NDArray:

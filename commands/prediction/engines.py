@@ -488,12 +488,11 @@ def direct_settings(weights: Path) -> Any:
     from salience.networks.backbone_table import VGG_BLOCKS
     from salience.networks.weight_files import read_card
 
-    card = read_card(weights)
-    about = card.get("config")
-    if card.get("model") != "mlnet" or not isinstance(about, dict):
+    about = read_card(weights).get("config")
+    if not isinstance(about, dict):
         return None
     config = Config(**from_json(about, where=f"the card of {weights}"))
-    return config if config.backbone in VGG_BLOCKS else None
+    return config if config.model == "mlnet" and config.backbone in VGG_BLOCKS else None
 
 
 def from_card(name: str, card: dict[str, Any], maps: Maps, at_once: int = 1) -> Engine:
