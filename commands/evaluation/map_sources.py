@@ -133,8 +133,10 @@ class ModelMaps:
         # by the sample's id, with the sample, since the id of a freed one may be used again
         self.remembered: dict[int, tuple[Sample, NDArray]] = {}
         self.digest = file_digest(weights)
-        about = make_key(type(self), self.digest, mirror, self.of_set, self.engine.name)
-        self.kept: Shelf | None = default_cache().shelf(about, self.bulky) if keep else None
+        self.kept: Shelf | None = None
+        if keep:
+            about = make_key(type(self), self.digest, mirror, self.of_set, self.engine.name)
+            self.kept = default_cache().shelf(about, self.bulky)
 
     def _load(self, engine: str, say: Callable[[str], None]) -> engines.Engine:
         """Return the engine that predicts."""
