@@ -217,8 +217,7 @@ def choose(name: str, say: Callable[[str], None] | None = None) -> str:
     elif not installed(RUNTIMES[name].package):
         raise UserError(
             f"--engine {name}: the package {RUNTIMES[name].package} is not installed. "
-            f"{how_to_install(*RUNTIMES[name].extra)}, or choose "
-            "--engine keras."
+            f"{how_to_install(*RUNTIMES[name].extra)}, or leave --engine out."
         )
     elif name == REDUCED and not has_bfloat16():
         raise UserError(
