@@ -208,18 +208,17 @@ def choose(name: str, say: Callable[[str], None] | None = None) -> str:
     Raises:
         UserError: the engine is not installed, or the processor cannot run it.
     """
-    if name == AUTO and fastest() == KERAS:
-        name = KERAS
-    if name == KERAS:
+    if name == AUTO and fastest() != KERAS:
+        return AUTO
+    if name in (AUTO, KERAS):
         quiet.start_keras(say)
-    elif name == AUTO:
-        pass
-    elif not installed(RUNTIMES[name].package):
+        return KERAS
+    if not installed(RUNTIMES[name].package):
         raise UserError(
             f"--engine {name}: the package {RUNTIMES[name].package} is not installed. "
             f"{how_to_install(*RUNTIMES[name].extra)}, or leave --engine out."
         )
-    elif name == REDUCED and not has_bfloat16():
+    if name == REDUCED and not has_bfloat16():
         raise UserError(
             f"--engine {name}: this processor has no bfloat16. Choose --engine openvino."
         )
