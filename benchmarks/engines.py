@@ -36,6 +36,7 @@ if not __package__:  # run as a file: the program is not in this folder
 import numpy as np
 
 PLAIN, STUB, OTHER = "plain loop", "stub", "test of --main"
+ENGINES = ("keras", "ncnn", "onnx", "openvino")
 SIDE = 2048  # rows and columns of the matrices
 
 
@@ -174,7 +175,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=240)
     parser.add_argument("--cols", type=int, default=320)
-    parser.add_argument("--engines", nargs="+", default=["keras", "ncnn", "onnx", "openvino"])
+    parser.add_argument("--engines", nargs="+", default=ENGINES, choices=ENGINES)
     parser.add_argument("--stub", action="store_true", help="with a network that costs nothing")
     parser.add_argument("--main", type=Path, help="another checkout, to compare with --stub")
     parser.add_argument("--serve", help=argparse.SUPPRESS)  # internal: name of the side

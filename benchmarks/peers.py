@@ -35,10 +35,9 @@ if not __package__:  # run as a file: the program is not in this folder
 
 import numpy as np
 
-from benchmarks.engines import end, gflops, loaded, one_round
+from benchmarks.engines import ENGINES, end, gflops, loaded, one_round
 
 PEERS = ("MSI-Net", "UNISAL")
-ENGINES = ("keras", "ncnn", "onnx", "openvino")
 MADE = 24  # pictures that are made if none are given
 # MobileNetV2's stages (Sandler et al., 2018, table 2): expansion, channels, blocks, stride
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),

@@ -302,8 +302,8 @@ class CheckConfig(Checked):
 
 
 SCORING_ENGINE = (
-    "inference engine; auto: that of test, but keras for fewer than 40 pictures by a network that "
-    "ncnn does not run, since the copy for another engine takes half a minute to make"
+    "inference engine; auto: that of test, but keras for fewer than 40 pictures if ncnn does not "
+    "run all networks, since the copy for another engine takes half a minute to make"
 )
 
 

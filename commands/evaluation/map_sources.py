@@ -68,7 +68,7 @@ def engine_for(
         UserError: the engine is not installed, or a weights file cannot be read.
     """
     few = name == engines.AUTO and pictures < LEAST_FOR_COPY
-    if few and any(engines.fastest(one) != engines.NCNN for one in weights):
+    if few and any(engines.fastest(one, say) != engines.NCNN for one in weights):
         name = engines.KERAS
     return engines.choose(name, say)
 
@@ -122,7 +122,7 @@ class ModelMaps:
         mirror: bool = False,
         finish: Finish = UNFINISHED,
         keep: bool = False,
-        engine: str = "keras",
+        engine: str = engines.KERAS,
         say: Callable[[str], None] = tell,
     ) -> None:
         self.weights, self.name, self.smooth = weights, model_name(name), smooth
@@ -178,7 +178,7 @@ class ModelMaps:
         adapted = "" if self.finish == UNFINISHED else f" {self.finish}"
         own = f" set {self.of_set}" if self.of_set else ""
         # engines agree to about 1e-5, not to the bit
-        by = "" if self.engine.name == "keras" else f" by {self.engine.name}"
+        by = "" if self.engine.name == engines.KERAS else f" by {self.engine.name}"
         return f"weights {self.digest} {self.smooth}{' mirror' * self.mirror}{adapted}{own}{by}"
 
     def maps(
@@ -210,7 +210,7 @@ class ModelMaps:
         the caller scores. Keras predicts batches in the caller's thread: it keeps the devices of a
         training by thread.
         """
-        if self.engine.name == "keras":
+        if self.engine.name == engines.KERAS:
             for batch in groups(iter(samples), self.batch_size):
                 yield batch, self._predictions(batch, pool.map)
         else:
@@ -297,7 +297,9 @@ class RowMaps(ModelMaps):
             with self._lock:
                 return self.rows.features(batch)
 
-        return engines.Engine("keras", self.model.input_shape[1:3], grid_of(self.model), features)
+        return engines.Engine(
+            engines.KERAS, self.model.input_shape[1:3], grid_of(self.model), features
+        )
 
     def with_numbers(self, numbers: SetNumbers) -> "RowMaps":
         """Return a source of the maps by other numbers, which shares the features."""
@@ -348,7 +350,7 @@ def of_one_precision(
     """Return the maps of several networks, all predicted by exact engines, or all by one.
 
     Where an engine of reduced precision does not run one of the networks, Keras predicts all of
-    them: scores that are compared do not differ by the engine's rounding.
+    them: scores that are compared differ by no more than float32's rounding, about 1e-5.
 
     Args:
         maps_by: returns the maps, given an engine's name.

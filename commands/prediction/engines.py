@@ -13,7 +13,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Lock, local
+from threading import BoundedSemaphore, Lock, local
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ Maps = Callable[[NDArray[np.uint8]], Array]
 # than all threads on one batch; more batches would only need more memory.
 AT_ONCE = 2
 # the modules that make an exported network; importing the first would import Keras
-EXPORTER, DIRECT = "commands.prediction.export", "salience.networks.mlnet_ncnn"
+EXPORTER, DESCRIBER = "commands.prediction.export", "salience.networks.mlnet_ncnn"
 AUTO, KERAS, NCNN = "auto", "keras", "ncnn"
 REDUCED = "openvino-bf16"  # the engine whose maps are not Keras' to a grey level
 EXPORT_SECONDS = 40  # of an export and its check, on two cores
@@ -112,12 +112,15 @@ def open_ncnn(path: Path, at_once: int = 1) -> Maps:
     # ncnn's default is half precision on processors that support it, which changes the maps
     how.use_fp16_packed = how.use_fp16_storage = how.use_fp16_arithmetic = False
     how.use_bf16_storage = how.use_bf16_packed = False
-    if network.load_param(str(path)) or network.load_model(str(path.with_suffix(".bin"))):
+    files = path, path.with_suffix(".bin")
+    # bytes: a path need not be text
+    if network.load_param(os.fsencode(files[0])) or network.load_model(os.fsencode(files[1])):
         raise OSError(f"ncnn cannot load {path}")
+    slots = BoundedSemaphore(at_once)  # each call takes memory for all layers
 
     def map_of(picture: NDArray[np.uint8]) -> Array:
         planes = np.ascontiguousarray(picture.transpose(2, 0, 1), np.float32)
-        with network.create_extractor() as run:
+        with slots, network.create_extractor() as run:
             # clone: ncnn neither keeps the array alive nor leaves its values as they are
             given = ncnn.Mat(planes).clone()  # pyright: ignore[reportAttributeAccessIssue]
             run.input(INPUT, given)
@@ -172,12 +175,12 @@ def open_onnx(path: Path, at_once: int = 1) -> Maps:
 # extras of the installed program, with the requirements that hold the same packages
 BASE, TRAIN = ((extra, "pip install -r requirements.txt") for extra in ("", "train"))
 ONNX = "onnx", "pip install -r requirements/engines.txt"
-EXACT = Runtime("openvino", TRAIN, "openvino", ".xml", ("keras", "tensorflow"), open_openvino)
+OPENVINO = Runtime("openvino", TRAIN, "openvino", ".xml", ("keras", "tensorflow"), open_openvino)
 # by engine, in order of preference
 RUNTIMES = {
     NCNN: Runtime("ncnn", BASE, "ncnn", ".param", (), open_ncnn),
-    "openvino": EXACT,
-    REDUCED: replace(EXACT, open=partial(open_openvino, precision="bf16")),
+    "openvino": OPENVINO,
+    REDUCED: replace(OPENVINO, open=partial(open_openvino, precision="bf16")),
     "onnx": Runtime(
         "onnxruntime", ONNX, "onnx", ".onnx", ("keras", "tensorflow", "tf2onnx", "onnx"), open_onnx
     ),
@@ -198,7 +201,7 @@ def cores() -> int:
 
 
 def choose(name: str, say: Callable[[str], None] | None = None) -> str:
-    """Return the name of an installed engine; Keras is imported if it is the engine.
+    """Return an engine after its checks, or "auto"; Keras is imported if it is the engine.
 
     Args:
         name: an engine of `config.ENGINES`. "auto" stays "auto" where a copy of the network will
@@ -208,7 +211,7 @@ def choose(name: str, say: Callable[[str], None] | None = None) -> str:
     Raises:
         UserError: the engine is not installed, or the processor cannot run it.
     """
-    if name == AUTO and fastest() != KERAS:
+    if name == AUTO and fastest(say=say) != KERAS:
         return AUTO
     if name in (AUTO, KERAS):
         quiet.start_keras(say)
@@ -255,9 +258,11 @@ def load(
     try:
         return exported_engine(name, weights, say, of_set)
     except Exception as error:  # runtimes raise errors of many types
-        if isinstance(error, UserError) and not installed("keras"):
-            raise  # nothing else can run it
         reason = " ".join(str(error).split()) or type(error).__name__
+        if not installed(KERAS):  # nothing else can run it
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{name} cannot run {weights}: {reason}") from error
         say(f"{name} cannot run {weights}, Keras is used instead: {reason}")
         quiet.start_keras(say)
         return keras_engine(weights, of_set)
@@ -269,12 +274,9 @@ def check_set(weights: Path, of_set: str | SetNumbers) -> None:
     Raises:
         UserError: it cannot, or the file cannot be read.
     """
-    from config import Config, from_json
-    from salience.networks.weight_files import read_card
+    from config import trained_config
 
-    about = read_card(weights).get("config")
-    if isinstance(about, dict):
-        Config(**from_json(about, where=f"the card of {weights}")).check_set(of_set)
+    trained_config(weights).check_set(of_set)
 
 
 def load_adapted(
@@ -352,38 +354,49 @@ def calibration(weights: Path, say: Callable[[str], None]) -> Adaptation:
     return calibration_or_identity(weight_files.read_card(weights), weights, say)
 
 
-def fastest(weights: Path | None = None) -> str:
+def fastest(weights: Path | None = None, say: Callable[[str], None] | None = None) -> str:
     """Return the engine that "auto" chooses on this machine.
 
-    This is the first installed one of `RUNTIMES`; Keras if there is none, if there is a GPU, or if
-    the user chose another backend than TensorFlow.
+    This is the first installed one of `RUNTIMES` that runs the network. It is Keras if there is
+    none, if there is a GPU, or if the user chose another backend than TensorFlow.
 
     Args:
-        weights: a weights file of `train`, whose network the engine must run; None for any.
+        weights: a weights file of `train`; None for a network that every engine runs.
+        say: called with a message if Keras is imported to look for a GPU; None for no message.
 
     Raises:
         UserError: the weights file cannot be read.
     """
-    if os.environ.get("KERAS_BACKEND", "") not in ("", "tensorflow") or has_gpu():
+    if os.environ.get("KERAS_BACKEND", "") not in ("", "tensorflow") or has_gpu(say):
         return KERAS
-    found = [name for name, runtime in RUNTIMES.items() if installed(runtime.package)]
-    if found[:1] == [NCNN] and weights and not direct_settings(weights):
-        del found[0]
-    return found[0] if found else KERAS
+    is_direct = weights is None or bool(direct_settings(weights))
+    return next(
+        (
+            name
+            for name, runtime in RUNTIMES.items()
+            if installed(runtime.package) and (is_direct or name != NCNN)
+        ),
+        KERAS,
+    )
 
 
 def require_keras(weights: Path) -> None:
-    """Check that Keras is installed, which some network needs.
+    """Check that Keras is installed, which runs or converts a network.
 
     Raises:
-        UserError: it is not.
+        UserError: it is not, or the weights file cannot be read.
     """
-    if not installed("keras"):
+    if installed(KERAS):
+        return
+    if direct_settings(weights):
         raise UserError(
-            f"The network of {weights} is run or converted by Keras, which is not installed: "
-            f"{how_to_install(*TRAIN)}. The included mlnet-osie "
-            "needs no Keras."
+            f"Without Keras, which is not installed, only {NCNN} runs {weights}: leave --engine out"
+            + ("." if installed(NCNN) else f", and install {NCNN}: {how_to_install(*BASE)}.")
         )
+    raise UserError(
+        f"The network of {weights} is run or converted by Keras, which is not installed: "
+        f"{how_to_install(*TRAIN)}. The included mlnet-osie needs no Keras."
+    )
 
 
 def installed(package: str) -> bool:
@@ -402,16 +415,21 @@ def require_packages(format: str) -> None:
     """
     missing = [package for package in FORMATS[format] if not installed(package)]
     if missing:
+        bring = TRAIN if missing == [OPENVINO.package] else ONNX
         raise UserError(
-            f"--format {format} needs {' and '.join(missing)}: {how_to_install(*ONNX)}."
+            f"--format {format} needs {' and '.join(missing)}: {how_to_install(*bring)}."
         )
 
 
-def has_gpu() -> bool:
-    """Return True if Keras finds a GPU; Keras is imported only if there is a driver."""
-    if not Path("/dev/nvidiactl").exists() or not installed("keras"):
+def has_gpu(say: Callable[[str], None] | None = None) -> bool:
+    """Return True if Keras finds a GPU; Keras is imported only if there is a driver.
+
+    Args:
+        say: called with a message if Keras is imported; None for no message.
+    """
+    if not Path("/dev/nvidiactl").exists() or not installed(KERAS):
         return False
-    quiet.start_keras()
+    quiet.start_keras(say)
     import keras
 
     return bool(keras.distribution.list_devices("gpu"))
@@ -436,7 +454,7 @@ def keras_engine(weights: Path, of_set: str | SetNumbers | None = None) -> Engin
         with lock:
             return np.asarray(model.predict_on_batch(batch))
 
-    return Engine("keras", model.input_shape[1:3], grid_of(model), maps)
+    return Engine(KERAS, model.input_shape[1:3], grid_of(model), maps)
 
 
 def exported_engine(
@@ -454,7 +472,9 @@ def exported_engine(
     file = f"network{RUNTIMES[name].suffix}"
     settings = direct_settings(weights) if name == NCNN else None
     if name == NCNN and not settings:
-        raise UserError(f"{name} runs ML-Net on a VGG alone.")
+        raise UserError(
+            f"{name} runs ML-Net on a VGG, and {weights} holds another network. Leave --engine out."
+        )
 
     def made(folder: Path) -> None:
         if settings:
@@ -482,14 +502,10 @@ def direct_settings(weights: Path) -> Any:
     Raises:
         UserError: the weights file cannot be read.
     """
-    from config import Config, from_json
+    from config import trained_config
     from salience.networks.backbone_table import VGG_BLOCKS
-    from salience.networks.weight_files import read_card
 
-    about = read_card(weights).get("config")
-    if not isinstance(about, dict):
-        return None
-    config = Config(**from_json(about, where=f"the card of {weights}"))
+    config = trained_config(weights)
     return config if config.model == "mlnet" and config.backbone in VGG_BLOCKS else None
 
 
@@ -542,7 +558,7 @@ def key(name: str, weights: Path, of_set: str | SetNumbers | None = None) -> str
             parts.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             parts.append(f"no {package}")
-    return cache.make_key(code_digest(DIRECT if name == NCNN else EXPORTER), *parts)
+    return cache.make_key(code_digest(DESCRIBER if name == NCNN else EXPORTER), *parts)
 
 
 def whole(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """ML-Net as a network of ncnn, built from its weights file without Keras or a backend.
 
 ncnn computes 3x3 convolutions in float32 by Winograd's algorithm, which needs a quarter of the
-multiplications. `test` needs no more than ncnn for such weights, and starts within a second. The
+multiplications. `test` needs no more than ncnn for such weights, and starts in a second or two. The
 graph is that of `model.build` on a VGG; the tests hold its maps against Keras'. Other networks are
 exported by Keras (`export`).
 
@@ -26,7 +26,7 @@ INPUT, OUTPUT = "image", "map"  # names of the network's ends
 MAGIC = "7767517"  # the first line of ncnn's description of a network
 FLOAT32 = bytes(4)  # before weights of a convolution: they are not compressed
 MAXIMUM, MULTIPLY, RELU = 0, 2, 1  # as ncnn numbers poolings, operations and activations
-ENDS_ONLY, GIVEN = 2, 1  # paddings of a pooling: as Keras' "same", and as given
+AS_SAME, AS_GIVEN = 2, 1  # paddings of a pooling: as Keras' "same", and as given
 
 
 class Settings(Protocol):
@@ -204,7 +204,7 @@ def network_of(weights: dict[str, list[NDArray]], settings: Settings, where: str
         """Add a pooling over 2x2 cells."""
         # Theano's windows begin a row and a column earlier; see `backbone.vgg`
         padding = (
-            {5: GIVEN, 3: 1, 13: 1, 14: 0, 15: 0} if settings.theano_pooling else {5: ENDS_ONLY}
+            {5: AS_GIVEN, 3: 1, 13: 1, 14: 0, 15: 0} if settings.theano_pooling else {5: AS_SAME}
         )
         return layer("Pooling", [x], [name], {0: MAXIMUM, 1: 2, 2: stride, **padding})
 

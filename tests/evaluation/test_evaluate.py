@@ -722,7 +722,7 @@ def test_a_copy_predicts_ahead_what_keras_predicts(trained, copies):
 
 
 def test_a_copy_is_used_from_some_tens_of_pictures_on(run, trained, copies, monkeypatch):
-    monkeypatch.setattr(engines, "fastest", lambda weights=None: "openvino")
+    monkeypatch.setattr(engines, "fastest", lambda weights=None, say=None: "openvino")
     run(weights=trained)
     run(weights=trained, engine="openvino")
     monkeypatch.setattr(map_sources, "LEAST_FOR_COPY", len(samples()))
@@ -742,6 +742,8 @@ def test_the_page_shows_scored_maps_without_predicting_them_again(
     monkeypatch.setattr(engines, "load", counted)
     run(weights=trained, metrics="cc", output=tmp_path / "out")
     assert (tmp_path / "out/index.html").is_file()
+    written = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert written["settings"]["engine"] == "ncnn"  # what ran, not "auto"
     assert sum(predicted) == len(samples())
     found = samples()
     shapes = [sample_image(sample).shape[:2] for sample in found]

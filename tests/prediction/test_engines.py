@@ -123,6 +123,30 @@ def test_what_fails_to_run_is_said_in_a_line_and_keras_does(trained, batch, monk
     assert engine.maps(batch).shape == (3, 6, 8, 1)
 
 
+def test_without_keras_one_line_says_why_ncnn_fails(trained, monkeypatch):
+    def fails(path, at_once):
+        raise ImportError("libgomp.so.1")
+
+    monkeypatch.setattr(engines, "has_gpu", lambda say=None: False)
+    monkeypatch.setattr(engines, "find_spec", lambda name: True if name == "ncnn" else None)
+    broken = replace(engines.RUNTIMES["ncnn"], open=fails)
+    monkeypatch.setitem(engines.RUNTIMES, "ncnn", broken)
+    with pytest.raises(UserError, match=r"^ncnn cannot run .*: libgomp"):
+        engines.load("auto", trained, lambda line: None)
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"only ncnn runs .*leave --engine out, and install ncnn"):
+        engines.require_keras(trained)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="paths are text")
+def test_ncnn_reads_a_path_that_is_no_text(trained, batch, tmp_path, monkeypatch):
+    wanted = engines.load("ncnn", trained, lambda line: None).maps(batch)
+    monkeypatch.setenv("SALIENCY_CACHE", str(tmp_path / os.fsdecode(b"\xff")))
+    found = engines.load("ncnn", trained, lambda line: None)
+    assert found.name == "ncnn"
+    np.testing.assert_array_equal(found.maps(batch), wanted)
+
+
 def test_what_cannot_be_made_is_said_in_a_line_and_keras_does(trained, tmp_path, monkeypatch):
     occupied = tmp_path / "file"
     occupied.touch()
@@ -144,7 +168,7 @@ def test_why_an_export_failed_is_passed_on(tmp_path, monkeypatch):
 
 def test_without_keras_one_line_says_which_network_needs_it(trained, tmp_path, monkeypatch):
     monkeypatch.setenv("SALIENCY_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(engines, "has_gpu", lambda: False)
+    monkeypatch.setattr(engines, "has_gpu", lambda say=None: False)
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
     monkeypatch.setattr(engines, "find_spec", lambda name: True if name == "ncnn" else None)
     lines = []
@@ -153,7 +177,7 @@ def test_without_keras_one_line_says_which_network_needs_it(trained, tmp_path, m
     monkeypatch.setattr(engines, "direct_settings", lambda weights: None)  # any other network
     with pytest.raises(UserError, match=r"run or converted by Keras, .*pip install"):
         engines.load("auto", trained, lines.append)
-    with pytest.raises(UserError, match="ncnn runs ML-Net on a VGG alone"):
+    with pytest.raises(UserError, match=r"ncnn runs ML-Net on a VGG, and .* Leave --engine out"):
         engines.load("ncnn", trained, lines.append)
     with pytest.raises(UserError, match=r"openvino is not installed.*requirements\.txt"):
         engines.load("openvino", trained, lines.append)
@@ -167,7 +191,7 @@ def test_an_engine_that_is_not_installed_is_named(trained, monkeypatch):
 
 
 def test_auto_is_the_first_that_is_installed_unless_a_backend_is_named(monkeypatch):
-    monkeypatch.setattr(engines, "has_gpu", lambda: False)
+    monkeypatch.setattr(engines, "has_gpu", lambda say=None: False)
     monkeypatch.setattr(engines, "find_spec", lambda package: package == "onnxruntime" or None)
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
     assert engines.fastest() == "onnx"
@@ -178,12 +202,12 @@ def test_auto_is_the_first_that_is_installed_unless_a_backend_is_named(monkeypat
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     assert engines.fastest() == "keras"
     monkeypatch.delenv("KERAS_BACKEND")
-    monkeypatch.setattr(engines, "has_gpu", lambda: True)
+    monkeypatch.setattr(engines, "has_gpu", lambda say=None: True)
     assert engines.fastest() == "keras"
 
 
 def test_auto_is_ncnn_for_the_networks_that_it_runs(trained, monkeypatch):
-    monkeypatch.setattr(engines, "has_gpu", lambda: False)
+    monkeypatch.setattr(engines, "has_gpu", lambda say=None: False)
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
     assert engines.choose("auto") == "auto"  # without the weights it is open
     assert engines.fastest(trained) == "ncnn"
@@ -192,7 +216,7 @@ def test_auto_is_ncnn_for_the_networks_that_it_runs(trained, monkeypatch):
     lines = []
     found = engines.load("ncnn", trained, lines.append)
     assert found.name == "keras"
-    assert lines[-1].endswith("Keras is used instead: ncnn runs ML-Net on a VGG alone.")
+    assert "Keras is used instead: ncnn runs ML-Net on a VGG, and" in lines[-1]
 
 
 def test_other_weights_are_another_network(trained, tmp_path):

@@ -225,7 +225,7 @@ def test_what_cannot_be_exported_is_said_before_anything_is_loaded(
     with pytest.raises(UserError, match=r"a file that ends in \.tflite"):
         export(ExportConfig(format="litert", weights=weights_of("mlnet"), output=tmp_path / "a.x"))
     monkeypatch.setattr("commands.prediction.engines.installed", lambda package: False)
-    with pytest.raises(UserError, match="needs openvino: pip install"):
+    with pytest.raises(UserError, match=r"needs openvino: pip install -r requirements\.txt"):
         export(options(weights_of("mlnet"), "openvino", tmp_path))
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(UserError, match="KERAS_BACKEND=tensorflow"):

@@ -114,7 +114,7 @@ def test_settings_that_come_from_weights_need_no_keras(monkeypatch, trained, cap
 
 def test_scoring_announces_keras_only_where_it_predicts(monkeypatch, trained):
     monkeypatch.setattr(quiet, "import_keras", lambda: None)
-    monkeypatch.setattr(engines, "has_gpu", lambda: False)
+    monkeypatch.setattr(engines, "has_gpu", lambda say=None: False)
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
     monkeypatch.delitem(sys.modules, "keras")
     said = []
