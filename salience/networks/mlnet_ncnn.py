@@ -51,7 +51,7 @@ def write(weights: Path, settings: Settings, path: Path) -> None:
         UserError: the weights cannot be read or do not fit the network.
     """
     network = network_of(read(weights), settings, str(weights))
-    path.write_text(network.text())
+    path.write_text(network.text(), encoding="utf-8", newline="\n")
     path.with_suffix(".bin").write_bytes(b"".join(network.values))
     card: dict[str, Any] = {
         "format": "ncnn",
