@@ -107,6 +107,7 @@ def compare(settings: CompareConfig, say: Callable[[str], None] = tell) -> dict[
     comparison = comparison_values(evaluation, arms, sources, settings)
     comparison["command"] = shlex.join([*COMMAND_LINE, "compare", *typed_flags(settings)])
     comparison["truth"] = truth_of(split, settings)
+    comparison["engines"] = {str(folder): one.engine.name for folder, one in sources.items()}
     say(score_table(evaluation, f"{settings.dataset}, {settings.split} split"))
     for line in (*difference_lines(comparison), *(f"note: {n}" for n in notes.lines())):
         say(line)

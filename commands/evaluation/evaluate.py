@@ -81,7 +81,7 @@ def evaluate(settings: EvaluateConfig, say: Callable[[str], None] = tell) -> Eva
     for line in notes.lines():
         say(f"note: {line}")
     if settings.output:
-        ran = {"engine": source.engine.name} if isinstance(source, ModelMaps) else {}
+        ran = {"engine": source.engine.name if isinstance(source, ModelMaps) else None}
         write(settings.output, evaluation, to_json(settings) | ran, truth_of(split, settings))
         say(f"wrote {settings.output}/metrics.json and {settings.output}/per_image.csv")
         write_own_page(settings, evaluation, source, split, say)

@@ -29,7 +29,7 @@ from config import PredictConfig
 from salience.pictures.sample import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from salience.system.errors import UserError
 from salience.system.files import is_clutter, lies_in_clutter, real_path, telling
-from salience.system.terminal import tell
+from salience.system.terminal import counted, tell
 
 SPOOL_BYTES = 2**24  # paths beyond this size are kept on disk
 STANDARD_INPUT = Path("-")
@@ -418,7 +418,7 @@ class SkippedFiles:
         """Report the counts, the most frequent kind first."""
         if videos := self.counts.pop(VIDEOS, 0):
             self.say(
-                f"skipped: {videos} videos in {folder}; to predict one, name it: "
+                f"skipped: {counted(videos, 'video')} in {folder}; to predict one, name it: "
                 f"{self.first[VIDEOS]}"
             )
         ordered = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))

@@ -28,6 +28,7 @@ from salience.system.errors import UserError, did_you_mean
 from salience.system.files import (
     HERE,
     atomic,
+    file_digest,
     is_installed,
     open_regular,
     read_bytes,
@@ -298,12 +299,16 @@ def choose_default(
 def cards_in(folder: Path, say: Callable[[str], None]) -> dict[Path, dict[str, Any]]:
     """Return the cards of a folder's weights files and of the included weights, by path.
 
-    Files that cannot be read are left out and reported through `say`.
+    Files that cannot be read are left out and reported through `say`. A copy of an included file,
+    such as that of the project's folder beside an installed program, is left out, too.
     """
     cards: dict[Path, dict[str, Any]] = {}
     # names with a dot first are temporary files of interrupted writes
     found = {real_path(path): path for path in sorted(folder.glob("[!.]*" + SUFFIX))}
     for path in included():
+        twin = real_path(folder / path.name)
+        if twin in found and twin != real_path(path) and file_digest(twin) == file_digest(path):
+            del found[twin]
         found.setdefault(real_path(path), path)
     for path in found.values():
         try:

@@ -292,8 +292,14 @@ class Parser(argparse.ArgumentParser):
         """Print one line and exit with code 2."""
         typed = re.search(r"(?:unrecognized arguments: |invalid choice: '?)([^\s']+)", message)
         if typed:
+            of_flag = re.match(r"argument ([^:]+):", message)
             known = [flag for action in self._actions for flag in action.option_strings]
-            known += [str(c) for action in self._actions for c in action.choices or ()]
+            known += [
+                str(choice)
+                for action in self._actions
+                if not of_flag or of_flag[1] in action.option_strings
+                for choice in action.choices or ()
+            ]
             near = difflib.get_close_matches(typed[1], known, n=1)
             message += f". Did you mean '{near[0]}'?" if near else ""
         # a glob may have expanded to any file name

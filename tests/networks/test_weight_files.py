@@ -134,6 +134,22 @@ def test_the_box_is_better_only_if_it_is_in_all_metrics(nss, is_better, trained,
     assert not is_better or said in line
 
 
+def test_a_copy_of_an_included_file_is_not_ones_own(put, monkeypatch, tmp_path):
+    """The project's folder has one, beside an installed program."""
+    write, folder = put
+    box = tmp_path / "box"
+    box.mkdir()
+    shipped = write("mlnet-osie", to=box)
+    monkeypatch.setattr(weight_files, "SHIPPED", shipped)
+    copy = folder / shipped.name
+    copy.write_bytes(shipped.read_bytes())
+    lines = []
+    assert weight_files.choose(None, folder, lines.append) == shipped
+    assert "using the included weights" in lines[0]
+    write("mlnet-osie", cc=0.6)  # one's own, of the same name
+    assert weight_files.choose(None, folder, lines.append) == copy
+
+
 def test_of_two_included_networks_the_first_is_the_default(put, monkeypatch, tmp_path):
     write, folder = put
     (tmp_path / "box").mkdir()

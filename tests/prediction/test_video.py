@@ -328,8 +328,7 @@ def test_videos_in_a_folder_are_left_alone_and_named(run, tmp_path, pictures):
     assert failed == 0
     assert files(tmp_path / "out") == ["a.png", "b.png"]
     assert (
-        f"skipped: 1 videos in {pictures}; to predict one, name it: {pictures / 'clip.mp4'}"
-        in lines
+        f"skipped: 1 video in {pictures}; to predict one, name it: {pictures / 'clip.mp4'}" in lines
     )
 
 

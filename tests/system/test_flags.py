@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 from flag_parser import parse
 
+import main
 from commands.settings import EvaluateConfig
 from config import Config, PredictConfig
 from salience.system.flags import Parser, add_flags
@@ -46,3 +47,12 @@ def test_a_mistyped_flag_is_answered_with_the_nearest(capsys):
         parse("--learning-rat", "1")
     assert left.value.code == 2
     assert "Did you mean '--learning_rate'?" in capsys.readouterr().err
+
+
+def test_a_choice_of_another_flag_is_not_suggested(capsys):
+    with pytest.raises(SystemExit):
+        main.main(["test", "a.jpg", "--colormap", "nope"])  # near to none, a choice of --maps
+    assert "Did you mean" not in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main.main(["test", "a.jpg", "--colormap", "virids"])
+    assert "Did you mean 'viridis'?" in capsys.readouterr().err
