@@ -98,13 +98,15 @@ def read_image(
         UserError: the file is missing, empty, truncated or not a picture.
     """
     data, header = read_content(path)
-    if notes and header.remark:
-        notes.add(header.remark, str(path))
     with room(header.shape):
         if header.deep:
-            return _levels(path, _values(path, data, header, turn), header.most)
-        flags = REDUCED[reduction] | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION)
-        return _decode(path, data, header, flags)
+            image = _levels(path, _values(path, data, header, turn), header.most)
+        else:
+            flags = REDUCED[reduction] | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION)
+            image = _decode(path, data, header, flags)
+    if notes and header.remark:  # only now, since a picture that cannot be decoded is refused
+        notes.add(header.remark, str(path))
+    return image
 
 
 def _levels(path: Path, values: NDArray, most: int | None) -> NDArray[np.uint8]:

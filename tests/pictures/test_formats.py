@@ -335,6 +335,16 @@ def test_a_jpeg_that_lacks_its_end_marker_alone_is_read(tmp_path, kind, lacking,
     assert capfd.readouterr().err == ""
 
 
+def test_a_truncated_jpeg_is_not_called_whole(tmp_path):
+    path = tmp_path / "p.jpg"
+    data = saved(noise(), "JPEG")
+    path.write_bytes(data[: len(data) // 2])
+    notes = Notes()
+    with pytest.raises(UserError, match="truncated"):
+        read_image(path, notes=notes)
+    assert notes.lines() == []
+
+
 def test_a_marker_may_have_fill_bytes_and_restarts_do_not_end_a_scan():
     data = saved(noise(), "JPEG", restart_marker_blocks=2)
     scan = data.index(b"\xff\xda")
