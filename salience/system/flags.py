@@ -297,7 +297,8 @@ class Parser(argparse.ArgumentParser):
             known += [
                 str(choice)
                 for action in self._actions
-                if not of_flag or of_flag[1] in action.option_strings
+                if not of_flag
+                or of_flag[1] in (*action.option_strings, action.dest, action.metavar)
                 for choice in action.choices or ()
             ]
             near = difflib.get_close_matches(typed[1], known, n=1)
