@@ -173,7 +173,8 @@ def open_onnx(path: Path, at_once: int = 1) -> Maps:
 
 
 # extras of the installed program, with the requirements that hold the same packages
-BASE, TRAIN = ((extra, "pip install -r requirements.txt") for extra in ("", "train"))
+BASE = "", "pip install -r requirements.txt"
+TRAIN = "train", "pip install -r requirements.txt"
 ONNX = "onnx", "pip install -r requirements/engines.txt"
 OPENVINO = Runtime("openvino", TRAIN, "openvino", ".xml", ("keras", "tensorflow"), open_openvino)
 # by engine, in order of preference

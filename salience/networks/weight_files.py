@@ -306,15 +306,16 @@ def cards_in(folder: Path, say: Callable[[str], None]) -> dict[Path, dict[str, A
     # names with a dot first are temporary files of interrupted writes
     found = {real_path(path): path for path in sorted(folder.glob("[!.]*" + SUFFIX))}
     for path in included():
-        twin = real_path(folder / path.name)
-        if twin in found and twin != real_path(path) and file_digest(twin) == file_digest(path):
-            del found[twin]
         found.setdefault(real_path(path), path)
     for path in found.values():
         try:
             cards[path] = read_card(path)
         except UserError as error:
             say(f"passed over: {error}")
+    for path in included():
+        copy = folder / path.name
+        if {path, copy} <= cards.keys() and path != copy and file_digest(copy) == file_digest(path):
+            del cards[copy]
     return cards
 
 

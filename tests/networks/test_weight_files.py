@@ -148,6 +148,9 @@ def test_a_copy_of_an_included_file_is_not_ones_own(put, monkeypatch, tmp_path):
     assert "using the included weights" in lines[0]
     write("mlnet-osie", cc=0.6)  # one's own, of the same name
     assert weight_files.choose(None, folder, lines.append) == copy
+    copy.unlink()
+    copy.symlink_to(tmp_path / "nowhere")
+    assert weight_files.choose(None, folder, lines.append) == shipped
 
 
 def test_of_two_included_networks_the_first_is_the_default(put, monkeypatch, tmp_path):
