@@ -417,6 +417,8 @@ def test_the_page_sorts_filters_switches_views_and_obeys_the_keyboard(visit):
     assert page.locator("#stages .canvas").count() == 3  # both versions and their difference
     page.wait_for_selector("#stages .heat[data-painted='difference']")
     heat = "getComputedStyle(document.querySelector('#stages .heat')).opacity"
+    # a map is never painted before its picture, as in a screenshot or in print
+    assert page.evaluate("[...document.images].every((one) => one.decoding !== 'async')")
     assert page.evaluate(heat) == "0.8"
     page.fill("#detail .opacity input", "30")
     assert page.evaluate(heat) == "0.3"

@@ -101,7 +101,7 @@ function stage(name, side, other = null) {
   box.style.setProperty("--shape", side.width / side.height);
   const heat = element("canvas", { className: `heat${other ? " difference" : ""}`, role: "img",
     "aria-label": other ? `Difference of the two maps of ${name}` : `Map of ${name}` });
-  box.append(element("img", { src: side.image, alt: name, decoding: "async" }), heat);
+  box.append(element("img", { src: side.image, alt: name }), heat);
   paint(heat, side, other);
   if (other) return box;
   heat.repaint = () => paint(heat, side, null);

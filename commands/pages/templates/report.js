@@ -122,7 +122,7 @@ function card(row) {
   const picture = pictureOfRow.get(row);
   const { name } = rows[row];
   const image = element("img", {
-    src: picture.image, alt: "", width: picture.width, height: picture.height, decoding: "async",
+    src: picture.image, alt: "", width: picture.width, height: picture.height,
   });
   const open = element("button", { type: "button", className: "open", "aria-label": `Look at ${name}` }, image);
   open.addEventListener("click", () => openDetail(row));
